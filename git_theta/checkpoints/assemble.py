@@ -1,0 +1,67 @@
+"""From the tensors a parser found to a layout: order, names, and what is too long to be left to the skeleton."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from git_theta.core import dtypes
+from git_theta.core.layout import Checksum, Extent, Layout, unique_names
+
+SKELETON_LIMIT = 16 << 20  # bytes between two tensors that stay in the skeleton, which is held in memory
+PIECE = 64 << 20
+NAME_LIMIT = 1000  # characters of one name; a longer one is cut
+RANK_LIMIT = 64
+
+
+def raw(name: str, offset: int, length: int) -> Extent:
+    """Bytes whose meaning is not known."""
+    return Extent(name, "u8", (length,), offset, length)
+
+
+def shaped(name: str, dtype: str, shape: Sequence[int], offset: int, length: int) -> Extent:
+    """``length`` bytes as ``shape`` elements of ``dtype``, or flat, as plain bytes, where that cannot be said of them."""
+    if len(shape) <= RANK_LIMIT:
+        total = 1
+        for size in shape:
+            total *= size
+            if size < 0 or total > dtypes.MAX_BYTES:
+                return raw(name, offset, length)
+        known = dtypes.get(dtype)
+        if total * known.block_bytes == length * known.block_elements and total % known.block_elements == 0:
+            return Extent(name, dtype, tuple(shape), offset, length)
+    return raw(name, offset, length)
+
+
+def assemble(name: str, size: int, extents: Iterable[Extent], checksums: Iterable[Checksum] = ()) -> Layout:
+    """The layout of a file of ``size`` bytes, for the format ``name``, with ``extents`` in any order.
+
+    Names are made unique. What lies between tensors becomes tensors of plain bytes called ``rest`` where it is long.
+    :class:`~git_theta.errors.FormatError` when tensors overlap or reach beyond the file.
+    """
+    ordered = sorted(extents, key=lambda extent: (extent.offset, extent.end))
+    fields = sorted(set(checksums), key=lambda field: field.offset)
+    ordered += _rest(size, ordered, fields)
+    ordered.sort(key=lambda extent: (extent.offset, extent.end))
+    return Layout(name, size, tuple(_unique(ordered)), tuple(fields))
+
+
+def _rest(size: int, ordered: Sequence[Extent], fields: Sequence[Checksum]) -> list[Extent]:
+    taken = sorted([*((item.offset, item.end) for item in ordered), *((field.offset, field.offset + 4) for field in fields), (size, size)])
+    position, found = 0, []
+    for start, end in taken:
+        if start - position > SKELETON_LIMIT:
+            for first in range(position, start, PIECE):
+                found.append(raw("rest", first, min(PIECE, start - first)))
+        position = max(position, end)
+    return found
+
+
+def _unique(extents: Sequence[Extent]) -> Sequence[Extent]:
+    names = [name for extent in extents for name in (extent.name, *extent.aliases)]
+    if len(set(names)) == len(names) and all(len(name) <= NAME_LIMIT for name in names):
+        return extents
+    unique, result = iter(unique_names(name[:NAME_LIMIT] for name in names)), []
+    for extent in extents:
+        name, *aliases = [next(unique) for _ in range(1 + len(extent.aliases))]
+        result.append(Extent(name, extent.dtype, extent.shape, extent.offset, extent.length, tuple(aliases)))
+    return result

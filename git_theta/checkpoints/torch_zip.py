@@ -1,0 +1,45 @@
+"""Files of ``torch.save`` and TorchScript (since torch 1.6): a zip archive of a pickle and one entry per storage."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from git_theta.checkpoints import torch_archive, torch_build
+from git_theta.core.layout import Layout
+from git_theta.core.source import Source
+from git_theta.core.tensors import Buffer, Tensor
+
+_FIRST = re.compile(
+    rb"[^/]+/(?:data\.pkl|constants\.pkl|version|byteorder|\.format_version|\.data/.+|(?:data|constants)/\d+|(?:code|extra)/.+)\Z"
+)
+
+
+class TorchZipFormat:
+    """Checkpoints written by ``torch.save``, ``torch.jit.save`` and what builds on them."""
+
+    name = "torch-zip"
+    suffixes: tuple[str, ...] = (".pt", ".pth", ".ckpt", ".bin")
+
+    def sniff(self, head: bytes) -> bool:
+        """Whether the archive's first entry is one that torch writes first, or its pickle comes soon."""
+        if not head.startswith(b"PK\3\4"):
+            return False
+        end = 30 + int.from_bytes(head[26:28], "little")
+        padded = head[end : end + 2] == b"FB"  # the extra field with which torch aligns every entry
+        root = head[30:end].partition(b"/")[0]  # not that of a torch file which lies inside of another archive
+        return root + b"/data.pkl" in head or (padded and bool(_FIRST.match(head[30:end])))
+
+    def scan(self, source: Source) -> Layout:
+        """One extent per storage, or one per tensor where contiguous tensors tile a storage exactly.
+
+        :class:`FormatError` when the zip archive is not sound; a pickle that is not understood only costs the names.
+        """
+        return torch_archive.scan(self.name, source)
+
+    def build(self, tensors: Mapping[str, Tensor], like: Source | None) -> Buffer:
+        """A file that ``torch.load(weights_only=True)`` reads: a flat mapping, or with ``like`` that file's structure and values.
+
+        :class:`FormatError` when ``like`` cannot be changed so, or torch has no such type.
+        """
+        return torch_build.build(tensors, like)

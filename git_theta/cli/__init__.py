@@ -1,0 +1,1 @@
+"""The command line: one module a command. It alone reads arguments, environment and current folder."""

@@ -1,0 +1,84 @@
+"""``git theta add``: ``git add``, and changes handed over as factors, sparse values or an adapter."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+from git_theta.cli.output import Command, path, plural, size, warn
+from git_theta.errors import UsageError
+from git_theta.git.config import load_settings
+from git_theta.git.repository import discover
+
+
+@click.command(
+    cls=Command,
+    examples="""
+git theta add model.safetensors                                    # the same as git add
+git theta add model.safetensors --update-data path/to/adapter      # a PEFT adapter (LoRA, IA3)
+git theta add model.safetensors --update-type low-rank --update-data factors.safetensors
+git theta add model.pt --update-type sparse --update-data mask.npz
+""",
+)
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path())
+@click.option("--update-type", type=click.Choice(["low-rank", "sparse", "ia3"]), help="What the update's file holds.")
+@click.option(
+    "--update-data",
+    "--update-path",
+    "data",
+    metavar="FILE",
+    type=click.Path(exists=True, path_type=Path),
+    help="The update: a .safetensors, .pt or .npz, or a PEFT adapter's folder.",
+)
+def add(paths: tuple[str, ...], update_type: str | None, data: Path | None) -> int:
+    """Stage files, or a change to one model that is given as an update.
+
+    The update's file names the tensors it changes: <tensor>/R and <tensor>/C for low-rank (R is rows x rank, C rank x columns,
+    and R C is added), <tensor>/data, /indices, /indptr and /shape for sparse (compressed rows, added), <tensor>/ia3 for ia3
+    (multiplied). The new weights are computed the same way on every machine, staged, and written to the working file; what is
+    stored is the update.
+    """
+    if data is None:
+        if update_type is not None:
+            raise click.UsageError("--update-type needs --update-data")
+        sys.stdout.flush()
+        return subprocess.run(["git", "add", "--", *paths], check=False).returncode
+    if len(paths) != 1:
+        raise click.UsageError("an update changes one model: name just that")
+    from git_theta.workflows import adapters, sideload
+    from git_theta.workflows.session import Session
+
+    repository = discover()
+    if repository.worktree is None:
+        raise UsageError("this repository has no working tree")
+    name = _from_top(paths[0], repository.worktree)
+    with Session(repository, load_settings(repository), warn) as session:
+        before = session.manifest(f":{name}")
+        if before is None:
+            raise UsageError(f"{path(name)} is not a model in the index; 'git theta track' and 'git add' it first")
+        if update_type is None:
+            if not adapters.is_adapter(data):
+                raise click.UsageError("say what the update's file holds: --update-type low-rank, sparse or ia3 (adapters need none)")
+            changes = adapters.read(data, {name: entry.shape for name, entry in before.by_name.items()})
+        else:
+            if data.is_dir():
+                raise click.UsageError("--update-data must be a file; a PEFT adapter's folder needs no --update-type")
+            changes = sideload.from_file(update_type, sideload.read_tensors(data))
+        after = sideload.apply(session, name, changes)
+    old = before.objects()
+    stored = sum(count for oid, count in after.objects().items() if oid not in old)
+    changed = sum(a.digest != b.digest for a, b in zip(after.entries, before.entries, strict=True))
+    click.echo(f"Staged {path(name)}: {plural(changed, 'tensor')} changed, {size(stored)} to store.")
+    return 0
+
+
+def _from_top(given: str, worktree: Path) -> str:
+    """A path as git names it, from the top of the working tree."""
+    full = Path(given).parent.resolve() / Path(given).name
+    try:
+        return full.relative_to(worktree.resolve()).as_posix()
+    except ValueError:
+        raise UsageError(f"{path(given)} lies outside of the working tree {path(worktree)}") from None

@@ -1,0 +1,51 @@
+"""``git theta checkout``: write models into the working tree, faster and with less memory than git can."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from git_theta.cli.output import Command, path, plural, size, warn
+from git_theta.git.config import load_settings
+from git_theta.git.repository import discover
+
+
+@click.command(
+    cls=Command,
+    examples="""
+git theta checkout                     # every model that is not written yet
+git theta checkout model.safetensors   # restore one, as 'git checkout -- PATH' does
+GIT_THETA_SKIP_SMUDGE=1 git clone URL  # a clone with manifests only, to check out from
+""",
+)
+@click.argument("paths", metavar="[PATH]...", nargs=-1)
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing of files that were written.")
+def checkout(paths: tuple[str, ...], quiet: bool) -> int:
+    """Write models from the index into the working tree.
+
+    With PATH, what matches is restored, and changes to it are lost. Without, only models that are absent, or still in the form
+    of their manifests, are written. Git itself holds a whole model in memory while it checks it out; this writes the file directly, from
+    all processors. Each file appears complete and verified, or stays as it was.
+    """
+    from git_theta.workflows import checkout as work
+    from git_theta.workflows.progress import Progress
+    from git_theta.workflows.session import Session
+
+    repository = discover()
+    with Session(repository, load_settings(repository), warn) as session:
+        targets = work.plan(session, paths, Path.cwd())
+        progress = Progress()
+        progress.begin("Writing models", sum(target.manifest.size for target in targets))
+        try:
+            outcome = work.checkout(session, targets, progress.advance)
+        finally:
+            progress.end()
+    for name, error in outcome.failed:
+        click.echo(f"git-theta: {path(name)}: {error}", err=True)
+    if outcome.written and not quiet:
+        total = sum(target.manifest.size for target in outcome.written)
+        click.echo(f"Wrote {plural(len(outcome.written), 'model')}, {size(total)}.")
+    elif not outcome.failed and not quiet:
+        click.echo("Nothing to write: no model in the index matches." if paths else "Nothing to write: every model is in place.")
+    return 1 if outcome.failed else 0

@@ -1,0 +1,257 @@
+"""``git theta diff``: how two versions of models differ, tensor by tensor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from git_theta.cli import output
+from git_theta.cli.output import Command, path, warn
+from git_theta.core.manifest import Entry
+from git_theta.drivers import surroundings
+from git_theta.errors import GitError, UsageError
+from git_theta.git.changes import FileChange, Range, is_revision, resolve
+from git_theta.git.command import run
+from git_theta.git.config import load_settings
+from git_theta.git.repository import discover
+from git_theta.reports.report import ModelReport, Report, ordered
+from git_theta.workflows import versions
+from git_theta.workflows.compare import select
+from git_theta.workflows.progress import Progress
+from git_theta.workflows.session import Session
+from git_theta.workflows.statistics import Options, Result, measure_all, read_size
+from git_theta.workflows.versions import ModelDiff
+
+
+class _Diff(Command):
+    """Keeps what stands behind ``--``: these are paths, whatever they look like."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Split off the paths."""
+        if "--" in args:
+            place = args.index("--")
+            ctx.meta["git_theta.paths"] = args[place + 1 :]
+            args = args[:place]
+        return super().parse_args(ctx, args)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What to compare: revisions and pathspecs, or two files."""
+
+    range: Range | None
+    paths: tuple[str, ...]
+    files: tuple[Path, Path] | None
+    names: tuple[str, str]
+
+
+@click.command(
+    cls=_Diff,
+    examples="""
+git theta diff                                   # the working tree with the index
+git theta diff HEAD~3 HEAD -- model.safetensors
+git theta diff main... --params '*.attn.*' --sort change
+git theta diff --html change.html v1.0 v1.1
+git theta diff a.safetensors b.safetensors       # two files that are not in git
+""",
+)
+@click.argument("what", nargs=-1, metavar="[A [B]] [-- PATH]...")
+@click.option("--cached", "--staged", is_flag=True, help="Compare the index, not the working tree.")
+@click.option("--no-index", is_flag=True, help="Compare two files, in git or not.")
+@click.option("--params", "globs", multiple=True, metavar="GLOB", help="Only tensors whose name matches, or that lie in this module.")
+@click.option(
+    "--sort", type=click.Choice(["file", "name", "size", "change"]), default="file", show_default=True, help="The order of the tensors."
+)
+@click.option("--all", "everything", is_flag=True, help="A line for each tensor, however many there are.")
+@click.option("--stat", is_flag=True, help="One line for each model. No tensor is read.")
+@click.option("--manifest-only", is_flag=True, help="Tell what changed but not how far. No tensor is read.")
+@click.option("--json", "form", flag_value="json", help="Print JSON.")
+@click.option("--csv", "form", flag_value="csv", help="Print CSV, one row for each tensor.")
+@click.option("--markdown", "form", flag_value="markdown", help="Print Markdown, for a comment in a review.")
+@click.option("--html", metavar="FILE", type=click.Path(dir_okay=False), help="Write a page with figures; it needs nothing but a browser.")
+@click.option("--exit-code", is_flag=True, help="Exit with 1 if there are differences.")
+@click.pass_context
+def diff(ctx: click.Context, /, what: tuple[str, ...], exit_code: bool, **chosen: Any) -> int:
+    """Show how models changed, tensor by tensor.
+
+    Without revisions, the working tree is compared with the index; with one, with that revision; with two (or A..B, A...B), the one with
+    the other. PATHs are pathspecs, as for 'git diff'.
+
+    For each tensor that changed: the share of its elements that did, the size of the change relative to the tensor (Frobenius norms), the
+    cosine between old and new, the largest change of an element, and the rank of the change where it is low. Only changed tensors are read.
+    """
+    surroundings.limit_blas()
+    with ExitStack() as stack:
+        report = _report(_asked(what, ctx.meta.get("git_theta.paths"), chosen), chosen, stack)
+    _print(report, chosen)
+    return int(exit_code and bool(report.models))
+
+
+def _asked(words: Sequence[str], paths: Sequence[str] | None, chosen: dict[str, Any]) -> _Asked:
+    """What the command line means. Words that are revisions come first; the first that is a file instead, and all behind it, are paths."""
+    inside = _inside_git()
+    if paths is None:
+        count = 0
+        while inside and count < len(words) and _revision(words[count]):
+            count += 1
+        words, paths = words[:count], words[count:]
+        absent = next((word for word in paths if not os.path.lexists(word) and not word.startswith(":")), None)
+        if absent is not None and inside and not chosen["no_index"] and not any(c in absent for c in "*?["):
+            raise UsageError(f"'{path(absent)}' is neither a revision nor a file; paths that are gone come behind '--'")
+    if chosen["no_index"] or not inside or _are_plain_files(words, paths):
+        every = [*words, *paths]
+        if len(every) != 2:
+            raise UsageError("this is no git repository: name two files to compare" if not inside else "--no-index compares two files")
+        return _Asked(None, (), (Path(every[0]), Path(every[1])), (every[0], every[1]))
+    asked = resolve(words, chosen["cached"])
+    return _Asked(asked, tuple(paths), None, _names(asked, words))
+
+
+def _names(asked: Range, words: Sequence[str]) -> tuple[str, str]:
+    if asked.new is not None and len(words) == 1:
+        left, _, right = words[0].partition("...") if "..." in words[0] else words[0].partition("..")
+        return (left or "HEAD") if "..." not in words[0] else (asked.old or "")[:12], right or "HEAD"
+    new = asked.new or ("index" if asked.cached else "working tree")
+    return asked.old or ("index" if not asked.cached else "nothing"), new
+
+
+def _revision(word: str) -> bool:
+    if not is_revision(word):
+        return False
+    if os.path.lexists(word):
+        raise UsageError(f"'{path(word)}' is both a revision and a file; put '--' behind revisions and before paths")
+    return True
+
+
+def _inside_git() -> bool:
+    try:
+        run(["rev-parse", "--git-dir"])
+    except GitError:
+        return False
+    return True
+
+
+def _are_plain_files(words: Sequence[str], paths: Sequence[str]) -> bool:
+    """Two files of which git does not know one."""
+    if words or len(paths) != 2 or not all(os.path.isfile(name) for name in paths):
+        return False
+    try:
+        known = run(["ls-files", "-z", "--", *(f":(literal){name}" for name in paths)])
+    except GitError:  # outside of the working tree
+        return True
+    return known.count(b"\0") < 2
+
+
+def _report(asked: _Asked, chosen: dict[str, Any], stack: ExitStack) -> Report:
+    progress = stack.enter_context(closing(Progress()))
+    if asked.files is not None:
+        found: Iterator[ModelDiff] = iter([_files(asked.files, stack)])
+        pool = stack.enter_context(ThreadPoolExecutor(max(1, os.cpu_count() or 1)))
+    else:
+        session = stack.enter_context(Session(discover(), load_settings(), warn))
+        pool = session.pool()  # type: ignore[assignment]  # an executor of any kind
+        assert asked.range is not None
+        found = versions.diff(session, asked.range, asked.paths, stack)
+    measuring = not (chosen["stat"] or chosen["manifest_only"])
+    options = Options(histogram=bool(chosen["html"] or chosen["form"] == "json"))
+    compared = [(item, select(item.comparison.changes, chosen["globs"]) if item.comparison else []) for item in found]
+    compared = [(item, changes) for item, changes in compared if _counts(item, changes, chosen["globs"])]
+    progress.begin("Comparing", sum(read_size(change) for _, changes in compared for change in changes) if measuring else 0)
+    models = []
+    for item, changes in compared:
+        results: list[Result] = [None] * len(changes)
+        if measuring:
+            results = list(measure_all(changes, item.reader, pool, options, progress.advance))
+        entries = _entries(item) if chosen["html"] else ()
+        models.append(replace(model_report(item, changes, results, chosen["sort"], measuring), entries=entries))
+    return Report(*asked.names, tuple(models))
+
+
+def _entries(item: ModelDiff) -> tuple[Entry, ...]:
+    """All tensors, for a figure of the whole model."""
+    manifest = item.new.parsed or item.old.parsed if item.comparison else None
+    return manifest.entries if manifest else ()
+
+
+def _counts(item: ModelDiff, changes: Sequence[object], globs: Sequence[str]) -> bool:
+    if globs:
+        return bool(changes)
+    change = item.change
+    moved = (change.old_path, change.old_mode) != (change.new_path, change.new_mode)
+    return bool(item.problem) or item.comparison is None or not item.comparison.same or moved
+
+
+def model_report(
+    item: ModelDiff, changes: Sequence[Any], results: Sequence[Result], sort: str = "file", measured: bool = True
+) -> ModelReport:
+    """The report of one model."""
+    in_order, in_order_results = ordered(changes, results, sort)
+    change = item.change
+    return ModelReport(
+        path=change.new_path,
+        comparison=item.comparison,
+        changes=in_order,
+        results=in_order_results,
+        former_path=change.old_path if change.old_path != change.new_path else None,
+        modes=(_mode(change.old_mode), _mode(change.new_mode)),
+        problem=item.problem,
+        measured=measured,
+    )
+
+
+def _mode(mode: str) -> str | None:
+    return None if mode.strip("0") == "" else mode
+
+
+def _files(files: tuple[Path, Path], stack: ExitStack) -> ModelDiff:
+    session = None
+    if _inside_git():
+        session = stack.enter_context(Session(discover(), load_settings(), warn))
+    with ThreadPoolExecutor(max(1, os.cpu_count() or 1)) as pool:
+        old, new = (versions.file(name, session, pool, stack) for name in files)
+    change = FileChange(str(files[0]), str(files[1]), "100644", "100644", "", "", "M")
+    return versions.model_diff(change, old, new)
+
+
+def _print(report: Report, chosen: dict[str, Any]) -> None:
+    if chosen["html"]:
+        from git_theta.reports import page
+
+        Path(chosen["html"]).write_text(page.diff(report), encoding="utf-8")
+        if not chosen["form"]:
+            click.echo(f"Wrote {path(chosen['html'])}.")
+            return
+    if chosen["form"] == "json":
+        from git_theta.reports import records
+
+        click.echo(records.as_json(report))
+    elif chosen["form"] == "csv":
+        from git_theta.reports import records
+
+        click.echo(records.as_csv(report), nl=False)
+    elif chosen["form"] == "markdown":
+        from git_theta.reports import markdown
+
+        click.echo(markdown.diff(report))
+    else:
+        _show(report, chosen)
+
+
+def _show(report: Report, chosen: dict[str, Any]) -> None:
+    from git_theta.reports import table
+
+    style = surroundings.style("color.diff", folded=not chosen["everything"])
+    if chosen["stat"]:
+        lines = table.stat(report.models, style)
+    else:
+        lines = []
+        for model in report.models:
+            lines += [*([""] if lines else []), *table.model(model, style, in_order=chosen["sort"] != "file")]
+    output.page(lines)

@@ -1,0 +1,176 @@
+"""``git theta env``: what is installed, what is configured, and what is missing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+import git_theta
+from git_theta import settings
+from git_theta.cli import configuration
+from git_theta.cli.output import Command, bold, page, path, table
+from git_theta.errors import GitError, UsageError
+from git_theta.git import config
+from git_theta.git.command import run
+from git_theta.git.repository import Repository, discover
+
+_NEEDED = ("blake3", "click", "GitPython", "ml_dtypes", "numpy", "pluggy", "rich", "safetensors", "tensorstore", "zstandard")
+_OPTIONAL = {"torch": "not needed to store .pt files"}
+_GIT = (2, 36)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Sections of (name, value) rows, and what is missing or wrong, each with what to do."""
+
+    sections: dict[str, list[tuple[str, str]]]
+    problems: list[str]
+
+
+@click.command(cls=Command, examples="git theta env\ngit theta env --json")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def env(as_json: bool) -> int:
+    """Show versions, the repository, the settings in force and where they come from, and what is missing.
+
+    It starts the configured filter once to see whether it answers. The exit code is 1 if something is missing.
+    """
+    report = collect()
+    if as_json:
+        import json
+
+        click.echo(json.dumps({**{title: dict(rows) for title, rows in report.sections.items()}, "problems": report.problems}, indent=2))
+    else:
+        page(list(_text(report)))
+    return 1 if report.problems else 0
+
+
+def _text(report: Report) -> Iterator[str]:
+    for title, rows in report.sections.items():
+        yield bold(title)
+        yield from table([(name, path(value)) for name, value in rows], indent="  ")
+    yield bold("Missing")
+    yield from (f"  {path(problem)}" for problem in report.problems or ["nothing"])
+
+
+def collect() -> Report:
+    """Look at everything; never fails, whatever is broken."""
+    problems: list[str] = []
+    sections = {"Versions": list(_versions(problems))}
+    try:
+        repository: Repository | None = discover()
+    except GitError:
+        repository = None
+    sections["Repository"] = list(_repository(repository))
+    try:
+        sections["Settings"] = list(_settings(problems))
+        sections["Filter"] = list(_filter(problems))
+    except GitError as error:
+        problems.append(f"git's config cannot be read: {error}")
+    return Report(sections, problems)
+
+
+def _versions(problems: list[str]) -> Iterator[tuple[str, str]]:
+    yield "git-theta", f"{git_theta.__version__} ({Path(git_theta.__file__).parent})"
+    yield "python", f"{platform.python_version()} ({sys.executable})"
+    yield "system", platform.platform()
+    yield from _git(problems)
+    yield from _git_lfs()
+    from importlib.metadata import PackageNotFoundError, version
+
+    for name in (*_NEEDED, *_OPTIONAL):
+        try:
+            yield name, version(name)
+        except PackageNotFoundError:
+            if name in _OPTIONAL:
+                yield name, f"not installed: {_OPTIONAL[name]}"
+            else:
+                yield name, "not installed"
+                problems.append(f"the Python package {name} is not installed; 'pip install git-theta' brings it")
+
+
+def _git(problems: list[str]) -> Iterator[tuple[str, str]]:
+    try:
+        said = run(["--version"]).decode("utf-8", "replace").strip().removeprefix("git version ")
+    except GitError as error:
+        problems.append(str(error))
+        yield "git", "not installed"
+        return
+    yield "git", said
+    numbers = tuple(int(word) if word.isdecimal() else 0 for word in said.split(" ")[0].split(".")[:2])
+    if numbers < _GIT:
+        problems.append(f"git {'.'.join(map(str, _GIT))} or newer is needed; this is {said}")
+
+
+def _git_lfs() -> Iterator[tuple[str, str]]:
+    if shutil.which("git-lfs") is None:
+        yield "git-lfs", "not installed: it is needed only to push to and fetch from a Git LFS server (https://git-lfs.com)"
+        return
+    done = subprocess.run(["git-lfs", "version"], capture_output=True, check=False)
+    words = done.stdout.decode("utf-8", "replace").split()
+    yield "git-lfs", words[0].removeprefix("git-lfs/") if words else "does not work"
+
+
+def _repository(repository: Repository | None) -> Iterator[tuple[str, str]]:
+    if repository is None:
+        yield "none", "the current folder is in no git repository"
+        return
+    yield "working tree", str(repository.worktree or "none (bare)")
+    yield "git folder", str(repository.git_dir)
+    yield "objects", str(repository.objects) + ("" if repository.objects.is_dir() else " (none yet)")
+    for folder in repository.alternates():
+        yield "also reads", str(folder)
+
+
+def _settings(problems: list[str]) -> Iterator[tuple[str, str]]:
+    """Each setting with its value and origin; a value that is not allowed is a problem, not the end."""
+    found = {value.key.lower(): value for value in config.values(settings.PATTERN)}
+    for field in fields(settings.Settings):
+        key: settings.Key = field.metadata["key"]
+        value = found.pop(key.name.lower(), None)
+        if value is None:
+            default: Any = field.default
+            yield key.name, f"{default if default != '' else 'none'} (default)"
+            continue
+        try:
+            settings.parse(
+                f"{value.key}\n{value.text}\0".encode("utf-8", "surrogateescape") if value.text is not None else f"{value.key}\0".encode()
+            )
+        except UsageError as error:
+            problems.append(str(error))
+        yield key.name, f"{value.text or ''} ({value.place})"
+    for value in found.values():
+        yield value.key, f"{value.text or ''} ({value.place}; not a setting of this release)"
+
+
+def _filter(problems: list[str]) -> Iterator[tuple[str, str]]:
+    now = configuration.in_force()
+    process = now.get(configuration.PROCESS)
+    if process is None or not process.text:
+        yield "none", "git has no filter called theta"
+        problems.append("git is not configured to use Git-Theta; run 'git theta install'")
+        return
+    for value in now.values():
+        ours = "" if configuration.is_ours(value) or value.key == configuration.REQUIRED else "; not written by Git-Theta"
+        yield value.key, f"{configuration.summary(value)} ({value.place}{ours})"
+    answer = configuration.try_filter(process.text)
+    yield "it answers", "yes" if answer == "" else "no"
+    if answer:
+        problems.append(f"the configured filter does not work: {answer}")
+    lacking = [key for key in configuration.wanted(("git-theta",), False) if key not in now]
+    if lacking:
+        problems.append(f"git's config lacks {' and '.join(lacking)}; run 'git theta install' again")
+    elif not configuration.is_set_up(now):
+        problems.append(
+            "filter.theta.required is not true, so a failing filter would let whole models into git; run 'git theta install' again"
+        )
+    if os.environ.get("GIT_THETA_SKIP_SMUDGE", "") not in ("", "0"):
+        yield "GIT_THETA_SKIP_SMUDGE", "set: checkouts leave manifests"

@@ -1,0 +1,65 @@
+"""``git theta fsck``."""
+
+from __future__ import annotations
+
+import click
+
+from git_theta.cli.output import Command, plural, size
+from git_theta.cli.sharing import open_session, remote_or_default
+from git_theta.errors import UsageError
+
+
+@click.command(
+    cls=Command,
+    examples="""
+git theta fsck                    # what is checked out
+git theta fsck v1.0 main~5..main  # a tag, and each of five commits
+git theta fsck --all --repair     # everything, and mend what can be mended
+git theta fsck --remote           # what the default remote holds of it, too
+""",
+)
+@click.argument("revisions", metavar="[REV]...", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="What any ref, reflog, stash, index or worktree needs, in all of history.")
+@click.option("--remote", "remote_too", is_flag=True, help="Read the objects at the remote as well.")
+@click.option("--from", "remote_name", metavar="REMOTE", help="With --remote: another than the default one.")
+@click.option("--repair", is_flag=True, help="Fetch what is missing or damaged, or make it again from models at hand.")
+def fsck(revisions: tuple[str, ...], everything: bool, remote_too: bool, remote_name: str | None, repair: bool) -> int:
+    """Check that models can be rebuilt.
+
+    Every object that the manifests need must be here and be what its name says, and every tensor must decode to its digest. What is not is
+    listed by tensor, path and commit, and the exit code is 1. Without REV: HEAD and the index. A damaged object that is replaced
+    stays in .git/theta/damaged.
+    """
+    from git_theta.workflows import fsck as work
+    from git_theta.workflows.progress import Progress
+
+    if everything and revisions:
+        raise UsageError("--all means every revision; name none beside it")
+    with open_session() as session:
+        found = work.survey(session, revisions, everything)
+        progress = Progress()
+        progress.begin("Checking", sum(found.objects.values()))
+        try:
+            report = work.check(session, found, progress.advance)
+        finally:
+            progress.end()
+        if repair:
+            report = work.repair(session, found, report)
+        problems = list(report.problems)
+        if remote_too or remote_name is not None:
+            remote = remote_or_default(session.repository, remote_name)
+            problems += work.check_remote(session, found, remote)
+        problems = work.locate(session, found, problems)
+    for problem in problems:
+        click.echo(work.describe(problem))
+    if report.repaired:
+        click.echo(f"Repaired {plural(len(report.repaired), 'object')}.")
+    stored = f"{plural(report.objects, 'object')}, {size(report.bytes)}"
+    looked = f"{plural(report.tensors, 'tensor')} of {plural(report.manifests, 'manifest')}, {stored}"
+    if not problems:
+        click.echo(f"Checked {looked}: all is well.")
+        return 0
+    missing = len({problem.oid for problem in problems if problem.kind == "missing"})
+    hint = "; 'git theta fetch' or 'git theta fsck --repair' may bring what is missing" if missing and not repair else ""
+    click.echo(f"git-theta: checked {looked}: {plural(len(problems), 'problem')}{hint}", err=True)
+    return 1

@@ -1,0 +1,124 @@
+"""``git theta ls-files``: the tracked models of the index or of a revision."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+import click
+
+from git_theta.cli import models
+from git_theta.cli.models import Model
+from git_theta.cli.output import Command, bold, detail, page, path, plural, size, table
+from git_theta.cli.patterns import from_here
+from git_theta.errors import UsageError
+from git_theta.git.command import run_code
+from git_theta.git.repository import Repository, discover
+
+_PATHS = "git_theta.paths"
+
+
+class _LsFiles(Command):
+    """Keeps what follows ``--``, which click forgets: it tells paths from revisions, as for git."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if "--" in args:
+            cut = args.index("--")
+            ctx.meta[_PATHS] = args[cut + 1 :]
+            args = args[:cut]
+        return super().parse_args(ctx, args)
+
+
+@click.command(
+    name="ls-files",
+    cls=_LsFiles,
+    examples="""
+git theta ls-files                        # what the next commit holds
+git theta ls-files -l model.safetensors   # its tensors
+git theta ls-files v1.0 -- models/        # as of a tag
+""",
+)
+@click.argument("arguments", metavar="[REV] [--] [PATH]...", nargs=-1)
+@click.option("-l", "--long", "long", is_flag=True, help="List each model's tensors: name, type and shape, stored size, updates.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def ls_files(context: click.Context, arguments: tuple[str, ...], long: bool, as_json: bool) -> None:
+    """List the tracked models: format, number of tensors, size, and what is stored for them.
+
+    Without REV, those in the index. The stored size counts each object once; models that share tensors share objects, so the total
+    may be less than the sum. PATHs are as for 'git ls-files'.
+    """
+    repository = discover()
+    revision, paths = _split(arguments, context.meta.get(_PATHS))
+    if revision is None and repository.worktree is None:
+        revision = "HEAD"
+    found = list(models.find(repository, revision, paths))
+    if as_json:
+        import json
+
+        click.echo(json.dumps([models.model_data(model, long) for model in found], indent=2))
+    elif found:
+        page(list(_long(repository, found) if long else _short(repository, found)))
+    else:
+        click.echo(f"No tracked models {'match' if paths else 'are'} in {'the index' if revision is None else path(revision)}.")
+
+
+def _split(arguments: Sequence[str], after_dashes: Sequence[str] | None) -> tuple[str | None, list[str]]:
+    """The revision and the paths. As for git, what is both a file and a revision is neither without ``--``."""
+    if after_dashes is not None:
+        if len(arguments) > 1:
+            raise UsageError("only one revision may stand before '--'")
+        if arguments and not _is_revision(arguments[0]):
+            raise UsageError(f"'{path(arguments[0])}' is no revision of this repository")
+        return (arguments[0] if arguments else None), list(after_dashes)
+    if arguments and _is_revision(arguments[0]):
+        if os.path.lexists(arguments[0]):
+            raise UsageError(f"'{path(arguments[0])}' is both a revision and a file; put '--' behind a revision, before a file")
+        return arguments[0], list(arguments[1:])
+    return None, list(arguments)
+
+
+def _is_revision(text: str) -> bool:
+    asked = ["rev-parse", "--verify", "--quiet", "--end-of-options", f"{text}^{{tree}}"]
+    return not text.startswith("-") and run_code(asked, allowed=(0, 1, 128))[0] == 0
+
+
+def _short(repository: Repository, found: Sequence[Model]) -> Iterator[str]:
+    rows = []
+    for model in found:
+        name = path(from_here(repository, model.path))
+        if model.manifest is None:
+            rows.append((name, "-", "-", "-", "-", model.problem))
+        else:
+            stored = sum(model.manifest.objects().values())
+            rows.append(
+                (name, model.manifest.format, f"{len(model.manifest.entries):,}", size(model.manifest.size), size(stored), _absent(model))
+            )
+    yield from table(rows, ("path", "format", "tensors", "size", "stored", ""), right=(2, 3, 4))
+    manifests = [model.manifest for model in found if model.manifest]
+    if len(manifests) > 1:
+        objects = {oid: count for manifest in manifests for oid, count in manifest.objects().items()}
+        total = sum(manifest.size for manifest in manifests)
+        yield f"{len(manifests):,} models of {size(total)}, stored in {plural(len(objects), 'object')} of {size(sum(objects.values()))}"
+
+
+def _long(repository: Repository, found: Sequence[Model]) -> Iterator[str]:
+    for model in found:
+        name = bold(path(from_here(repository, model.path)))
+        if model.manifest is None:
+            yield f"{name}: {model.problem}"
+            continue
+        held = model.manifest
+        facts = [
+            held.format,
+            plural(len(held.entries), "tensor"),
+            size(held.size),
+            f"{size(sum(held.objects().values()))} stored",
+            _absent(model),
+        ]
+        yield f"{name}: {', '.join(fact for fact in facts if fact)}"
+        yield from table([detail(entry) for entry in held.entries], right=(2,), indent="    ")
+
+
+def _absent(model: Model) -> str:
+    return f"{plural(model.missing, 'object')} not in the local store" if model.missing else ""

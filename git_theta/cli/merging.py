@@ -1,0 +1,197 @@
+"""What ``git theta merge`` does: hand over to git, write the versions out, or choose by score."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+
+import click
+
+from git_theta.cli.output import path, table, warn
+from git_theta.core.names import display
+from git_theta.drivers.merge_driver import ENVIRONMENT, find_rules
+from git_theta.errors import UsageError
+from git_theta.git import merging
+from git_theta.git.config import load_settings
+from git_theta.git.repository import discover
+from git_theta.workflows import merge_branches, merge_rules, resolve, smudge
+from git_theta.workflows.fetch import fetch_missing
+from git_theta.workflows.merge import describe
+from git_theta.workflows.session import Session
+
+_STEPS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A merge as the user asked for it; ``passed`` are options for ``git merge``."""
+
+    branches: tuple[str, ...]
+    strategies: tuple[str, ...]
+    words: tuple[str, ...]
+    params: str
+    message: str | None
+    passed: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A candidate and what it scored; None: the command failed or printed no number."""
+
+    strategy: str
+    words: tuple[str, ...]
+    value: float | None
+
+
+def run_merge(request: Request, dry_run: bool) -> int:
+    """Let git merge, with the chosen strategy in the environment of our merge driver."""
+    rules: tuple[merge_rules.Rule, ...] = (
+        (merge_rules.from_words(request.strategies[0], request.words, request.params),) if request.strategies else ()
+    )
+    with _session() as session:
+        if dry_run:
+            return _preview(session, request, rules)
+        if rules and request.params != "*":
+            rules += find_rules(session, "", {}).rules
+    environment = dict(os.environ)
+    if rules:
+        environment[ENVIRONMENT] = merge_rules.Rules(rules).dump()
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
+    message = ["-m", request.message] if request.message is not None else []
+    several = ["-s", "theta"] if len(request.branches) > 1 or merge_rules.Rules(rules).keep_state else []
+    sys.stdout.flush()
+    return subprocess.run(["git", "merge", *several, *message, *request.passed, *request.branches], env=environment, check=False).returncode
+
+
+def _preview(session: Session, request: Request, rules: tuple[merge_rules.Rule, ...]) -> int:
+    conflicts = 0
+    for model in merge_branches.models(session, _commits(request)):
+        chosen = merge_rules.Rules(rules) if rules else find_rules(session, model.path, os.environ)
+        merged = merge_branches.merge_model(session, model, chosen)
+        session.store.discard()
+        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(merged.plan.counts.items()))
+        click.echo(f"{path(model.path)}: {counts}; {len(merged.resolved)} merged by strategy")
+        if merged.manifest is None:
+            conflicts += 1
+            for line in describe(model.path, merged)[:-2]:
+                click.echo(line)
+    if not conflicts:
+        click.echo("No tensor would be left in conflict.")
+    return 1 if conflicts else 0
+
+
+def write_models(request: Request, folder: str) -> int:
+    """Begin the merge with git and write base, ours and theirs of every model left in conflict, for the user's own code."""
+    code = run_merge(request, dry_run=False)
+    with _session() as session:
+        try:
+            found = resolve.conflicted(session, (), Path.cwd())
+        except UsageError:
+            return code
+        for name, versions in found.items():
+            target = Path(folder) / name
+            target.mkdir(parents=True, exist_ok=True)
+            for label, manifest in zip(("base", "ours", "theirs"), versions, strict=True):
+                if manifest is not None:
+                    file = target / f"{label}{Path(name).suffix}"
+                    file.unlink(missing_ok=True)
+                    fetch_missing(session, [manifest])
+                    smudge.write(session.store, manifest, file, session.pool())
+            click.echo(f"Wrote base, ours and theirs of {path(name)} to {path(target)}.")
+            click.echo(f"Put your result at {path(name)}, then: git add {shlex.quote(name)} && git commit")
+    return code
+
+
+def by_score(request: Request, sweeps: Sequence[str], command: str, minimize: bool, dry_run: bool, as_json: bool) -> int:
+    """Score every candidate with the user's command, outside of the working tree, and merge with the best."""
+    if not request.strategies:
+        raise click.UsageError("--eval needs at least one strategy to try: -s NAME[,NAME…]")
+    if "{checkpoint}" not in command:
+        raise click.UsageError("--eval needs {checkpoint} where the candidate's file name belongs")
+    steps = [parse_sweep(sweep) for sweep in sweeps]
+    with _session() as session:
+        found = merge_branches.models(session, _commits(request))
+        if len(found) != 1:
+            listed = ", ".join(path(model.path) for model in found) or "none"
+            raise UsageError(f"choosing by score needs exactly one model that changed on several sides, not {len(found)} ({listed})")
+        scores = []
+        for strategy, words in merge_branches.candidates(request.strategies, request.words, steps):
+            score = _score(session, found[0], strategy, words, request.params, command)
+            scores.append(score)
+            if not as_json:
+                click.echo(f"{strategy} {' '.join(words)}: {'failed' if score.value is None else f'{score.value:g}'}", err=True)
+    ranked = sorted((s for s in scores if s.value is not None), key=lambda s: s.value or 0.0, reverse=not minimize)
+    _show(scores, ranked[0] if ranked else None, as_json)
+    if not ranked:
+        raise UsageError("no candidate could be scored; run the --eval command by hand on a checkpoint to see why")
+    if dry_run:
+        return 0
+    best = ranked[0]
+    chosen = Request(request.branches, (best.strategy,), best.words, request.params, request.message, request.passed)
+    return run_merge(chosen, dry_run=False)
+
+
+def _score(session: Session, model: merge_branches.Model, strategy: str, words: Sequence[str], params: str, command: str) -> Score:
+    rules = merge_rules.Rules((merge_rules.from_words(strategy, words, params), *find_rules(session, model.path, {}).rules))
+    merged = merge_branches.merge_model(session, model, rules)
+    if merged.manifest is None:
+        session.store.discard()
+        warn(f"{strategy} {' '.join(words)}: {describe(model.path, merged)[0]}")
+        return Score(strategy, tuple(words), None)
+    with tempfile.TemporaryDirectory(prefix="git-theta-") as folder:
+        file = Path(folder) / Path(model.path).name
+        try:
+            smudge.write(session.store, merged.manifest, file, session.pool())
+        finally:
+            session.store.discard()
+        line = command.replace("{checkpoint}", shlex.quote(str(file)))
+        done = subprocess.run(line, shell=True, stdout=subprocess.PIPE, check=False)  # noqa: S602 - the user's own command line
+    numbers = re.findall(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", done.stdout.decode("utf-8", "replace"))
+    return Score(strategy, tuple(words), float(numbers[-1]) if numbers and done.returncode == 0 else None)
+
+
+def parse_sweep(text: str) -> tuple[str, list[str]]:
+    """``key=from:to:step`` (or ``key=a,b,c``) as the key and its values, both ends included; :class:`UsageError` otherwise."""
+    key, equals, span = text.partition("=")
+    if not equals or not key:
+        raise UsageError(f"'{display(text, 60)}' is not KEY=FROM:TO:STEP")
+    if ":" not in span:
+        return key, span.split(",")
+    try:
+        start, stop, step = (Decimal(part) for part in span.split(":"))
+        if step <= 0 or stop < start or not all(map(Decimal.is_finite, (start, stop, step))):
+            raise ValueError
+        count = int((stop - start) / step) + 1
+    except (ValueError, InvalidOperation, OverflowError):
+        raise UsageError(f"'{display(text, 60)}' is not KEY=FROM:TO:STEP with a step above 0") from None
+    if count > _STEPS:
+        raise UsageError(f"'{display(text, 60)}' asks for {count} candidates; at most {_STEPS} are tried")
+    return key, [str(start + number * step) for number in range(count)]
+
+
+def _show(scores: Sequence[Score], best: Score | None, as_json: bool) -> None:
+    if as_json:
+        rows = [{"strategy": s.strategy, "options": list(s.words), "score": s.value, "best": s is best} for s in scores]
+        click.echo(json.dumps(rows, indent=2))
+        return
+    lines = [(s.strategy, " ".join(s.words), "failed" if s.value is None else f"{s.value:g}", "*" if s is best else "") for s in scores]
+    for line in table(lines, ("strategy", "options", "score", ""), right=(2,)):
+        click.echo(line)
+
+
+def _commits(request: Request) -> list[str]:
+    return [merging.commit(name) for name in ("HEAD", *request.branches)]
+
+
+def _session() -> Session:
+    repository = discover()
+    return Session(repository, load_settings(repository), warn)

@@ -1,0 +1,122 @@
+"""The tracked models of the index or of a revision, and their tensors, as values to print or to give out as JSON."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from git_theta.cli.output import path, size
+from git_theta.core.manifest import Entry, Manifest, parse
+from git_theta.errors import ManifestError, UsageError
+from git_theta.git import attributes, contents
+from git_theta.git.command import run
+from git_theta.git.contents import Content
+from git_theta.git.repository import Repository
+from git_theta.store.local import LocalStore
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A tracked file: its path from the top, and what git holds for it.
+
+    Without ``manifest`` it is stored otherwise, and ``problem`` says how. ``missing`` objects are not in the local store.
+    """
+
+    path: str
+    blob: str
+    content: Content
+    manifest: Manifest | None
+    problem: str = ""
+    missing: int = 0
+
+
+def find(repository: Repository, revision: str | None, paths: Sequence[str]) -> Iterator[Model]:
+    """The tracked models at ``revision`` (None: in the index) that match the pathspecs ``paths``, seen from the current folder."""
+    with tempfile.TemporaryDirectory(prefix="git-theta-") as folder:
+        index = Path(folder, "index") if revision is not None else None
+        environment = {"GIT_INDEX_FILE": str(index)} if index is not None else None
+        if index is not None:  # up to 2.40 git reads the attributes of a revision from an index only
+            run(["-c", "core.splitIndex=false", "-c", "index.sparse=false", "read-tree", f"{revision}^{{tree}}"], environment=environment)
+        entries = contents.in_index(run(["ls-files", "--stage", "-z", "--full-name", "--", *paths], environment=environment))
+        values = attributes.check(repository, (entry.path for entry in entries), ["filter"], index=index)
+    if paths and not entries:
+        raise UsageError(f"nothing in {'the index' if revision is None else path(revision)} matches {' '.join(map(path, paths))}")
+    tracked = [entry for entry in entries if attributes.is_tracked(values[entry.path])]
+    held = dict(contents.read(repository, (entry.blob for entry in tracked)))
+    store = LocalStore(repository.objects, repository.alternates())
+    for entry in tracked:
+        if entry.blob in held:
+            yield _model(entry.path, entry.blob, held[entry.blob], store)
+        else:
+            yield Model(entry.path, entry.blob, Content(0, b""), None, "git has not fetched its manifest")
+
+
+def _model(name: str, blob: str, content: Content, store: LocalStore) -> Model:
+    if content.is_manifest:
+        try:
+            manifest = parse(content.data)
+        except ManifestError as error:
+            return Model(name, blob, content, None, f"broken manifest: {error}")
+        return Model(name, blob, content, manifest, "", len(missing(store, manifest)))
+    if not content.size:
+        return Model(name, blob, content, None, "empty")
+    how = "a Git LFS pointer" if content.is_lfs_pointer else f"as it is, {size(content.size)}"
+    return Model(name, blob, content, None, f"committed without Git-Theta ({how}); 'git add --renormalize' changes that")
+
+
+def missing(store: LocalStore, manifest: Manifest) -> list[str]:
+    """The objects that the manifest needs and the store has not."""
+    return [oid for oid, count in manifest.objects().items() if store.find(oid, count) is None]
+
+
+def model_data(model: Model, long: bool) -> dict[str, Any]:
+    """A model as JSON values, with ``long`` its tensors too."""
+    data: dict[str, Any] = {"path": model.path, "blob": model.blob, "tracked": model.manifest is not None}
+    if model.manifest is None:
+        return {**data, "problem": model.problem, "size": model.content.size}
+    manifest = model.manifest
+    objects = manifest.objects()
+    data |= {
+        "format": manifest.format,
+        "tensors": len(manifest.entries),
+        "size": manifest.size,
+        "stored": sum(objects.values()),
+        "objects": len(objects),
+        "missing": model.missing,
+    }
+    return {**data, "entries": [tensor_data(entry) for entry in manifest.entries]} if long else data
+
+
+def manifest_data(manifest: Manifest, lacking: Sequence[str]) -> dict[str, Any]:
+    """A manifest as JSON values, with the objects that are ``lacking``."""
+    objects = manifest.objects()
+    return {
+        "format": manifest.format,
+        "size": manifest.size,
+        "stored": sum(objects.values()),
+        "objects": len(objects),
+        "missing": sorted(lacking),
+        "headers": dict(manifest.headers),
+        "skeleton": tensor_data(manifest.skeleton),
+        "entries": [tensor_data(entry) for entry in manifest.entries],
+    }
+
+
+def tensor_data(entry: Entry) -> dict[str, Any]:
+    """A tensor as JSON values."""
+    return {
+        "name": entry.name,
+        "aliases": list(entry.aliases),
+        "dtype": entry.dtype,
+        "shape": list(entry.shape),
+        "size": entry.nbytes,
+        "digest": entry.digest,
+        "inline": entry.inline is not None,
+        "chain": [
+            {"update": link.update, "note": link.note, "objects": [{"oid": ref.oid, "size": ref.size} for ref in link.objects]}
+            for link in entry.chain
+        ],
+    }

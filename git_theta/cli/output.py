@@ -1,0 +1,136 @@
+"""Text for a person: commands' help with examples, tables, colour and a pager where the output is a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+
+from git_theta.core.manifest import Entry
+from git_theta.core.names import display
+from git_theta.errors import GitError
+from git_theta.git.command import run
+from git_theta.workflows.progress import size
+
+__all__ = ["Command", "chain", "detail", "page", "path", "plural", "size", "table", "warn"]
+
+
+class Command(click.Command):
+    """A command whose help ends with examples, printed as they are written."""
+
+    def __init__(self, *arguments: Any, examples: str = "", **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.examples = examples
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The examples, then whatever click adds."""
+        if self.examples:
+            write_verbatim(formatter, "Examples", self.examples)
+        super().format_epilog(ctx, formatter)
+
+
+def write_verbatim(formatter: click.HelpFormatter, title: str, text: str) -> None:
+    """A section of a command's help whose lines stay as they are."""
+    with formatter.section(title):
+        for line in text.strip("\n").splitlines():
+            formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
+
+
+def on_terminal() -> bool:
+    """Whether standard output is a terminal that wants colour."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def bold(text: str) -> str:
+    """``text``, bold on a terminal."""
+    return click.style(text, bold=True) if on_terminal() else text
+
+
+def yellow(text: str) -> str:
+    """``text``, yellow on a terminal."""
+    return click.style(text, fg="yellow") if on_terminal() else text
+
+
+def warn(message: str) -> None:
+    """One line on standard error."""
+    click.echo(f"git-theta: warning: {message}", err=True)
+
+
+def path(text: object) -> str:
+    """A path (or other text of a user's) for a person: printable ASCII as it is, other text escaped, so that it cannot move the cursor."""
+    plain = str(text)
+    return plain if re.fullmatch("[ -~]*", plain) else display(plain)
+
+
+def plural(count: int, what: str) -> str:
+    """For example ``1 file``, ``3 files``, ``12,000 objects``."""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
+def table(rows: Sequence[Sequence[str]], header: Sequence[str] = (), right: Iterable[int] = (), indent: str = "") -> list[str]:
+    """Lines with aligned columns; the columns ``right`` are aligned to the right. The last column is not padded."""
+    every = [header, *rows] if header else rows
+    if not every:
+        return []
+    widths = [max(len(row[column]) for row in every) for column in range(len(every[0]))]
+    aligned = set(right)
+    lines = []
+    for row in every:
+        cells = [
+            cell.rjust(width) if column in aligned else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append((indent + "  ".join(cells)).rstrip())
+    return [bold(lines[0]), *lines[1:]] if header else lines
+
+
+def chain(entry: Entry) -> str:
+    """How a tensor is stored: ``delta(changed=12) on 2 delta on dense``, newest first; ``inline`` when it stands in the manifest."""
+    if not entry.chain:
+        return "inline"
+    first = entry.chain[0]
+    text, names = first.update + (f"({first.note})" if first.note else ""), [link.update for link in entry.chain[1:]]
+    while names:
+        same = next((count for count, name in enumerate(names) if name != names[0]), len(names))
+        text += f" on {names[0]}" if same == 1 else f" on {same} {names[0]}"
+        names = names[same:]
+    return text
+
+
+def detail(entry: Entry) -> tuple[str, str, str, str]:
+    """A tensor's row: name (with its other names), type and shape, stored size, how it is stored."""
+    names = " = ".join(map(display, (entry.name, *entry.aliases)))
+    stored = "-" if entry.inline is not None else size(sum(link.size for link in entry.chain))
+    return names, str(entry.spec), stored, chain(entry)
+
+
+def page(lines: Sequence[str]) -> None:
+    """Print ``lines``, through git's pager if they do not fit the terminal."""
+    if os.name != "nt" and sys.stdout.isatty() and len(lines) >= shutil.get_terminal_size().lines:
+        try:
+            pager = run(["var", "GIT_PAGER"]).decode("utf-8", "surrogateescape").strip()
+        except GitError:
+            pager = ""
+        if pager not in ("", "cat") and _through(pager, lines):
+            return
+    for line in lines:
+        click.echo(line)
+
+
+def _through(pager: str, lines: Sequence[str]) -> bool:
+    """Whether the pager, run as git runs it, took the lines."""
+    environment = {"LESS": "FRX", "LV": "-c", **os.environ}
+    try:
+        process = subprocess.Popen(pager, shell=True, stdin=subprocess.PIPE, env=environment, text=True, errors="backslashreplace")  # noqa: S602 - the user's own
+    except OSError:
+        return False
+    with contextlib.suppress(BrokenPipeError):
+        process.communicate("".join(f"{line}\n" for line in lines))
+    return process.returncode != 127

@@ -1,0 +1,179 @@
+"""``git theta remote``: where a git remote's objects are."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+
+import click
+
+from git_theta.cli.configuration import program
+from git_theta.cli.output import Command, path, table
+from git_theta.errors import UsageError
+from git_theta.git import consent, remotes
+from git_theta.git.command import run
+from git_theta.git.remotes import Remote, without_secret
+from git_theta.git.repository import Repository, discover
+
+_LFS_AGENT = "git-theta"
+
+
+class _Group(click.Group):
+    """Without a subcommand it lists."""
+
+
+@click.group(cls=_Group, invoke_without_command=True)
+@click.pass_context
+def remote(context: click.Context) -> None:
+    """Say where a remote's objects are kept, or list it.
+
+    A git remote holds commits; models' objects are beside them: at its Git LFS server, in its own folder if it is one on this machine, or in
+    object storage named here. Without a subcommand: the list.
+    """
+    if context.invoked_subcommand is None:
+        context.invoke(show)
+
+
+@remote.command("list", cls=Command)
+def show() -> None:
+    """List the remotes and where their objects are."""
+    repository = discover()
+    every, offer = remotes.read(repository).every, consent.read(repository)
+    rows = []
+    for item in every:
+        for url in item.values("thetamirror"):
+            rows.append((item.title, path(without_secret(url)), "mirror, read first"))
+        own = item.values("thetaurl")
+        if own:
+            rows.append((item.title, path(without_secret(own[-1])), "object storage"))
+        elif offer.storage:
+            agreed = "" if offer.storage in offer.confirmed else "; not confirmed: 'git theta remote confirm'"
+            rows.append((item.title, path(without_secret(offer.storage)), f"object storage, named by {consent.FILE}{agreed}"))
+        elif remotes.local_path(item.push_url, remotes.base_folder(repository)) is not None and not offer.server_named(item):
+            rows.append((item.title, path(item.push_url), "its own folder"))
+        else:
+            rows.append((item.title, path(without_secret(item.push_url)), "its Git LFS server"))
+    for line in table(rows, ("remote", "objects at", "")) if rows else ["There is no remote; 'git remote add' makes one."]:
+        click.echo(line)
+
+
+@remote.command(
+    "set",
+    cls=Command,
+    examples="""
+git theta remote set origin s3://my-models/project
+git theta remote set origin "s3://models/p?endpoint=https://minio.example.com&region=eu-1"
+git theta remote set origin https://models.example.com/project --mirror
+""",
+)
+@click.argument("name")
+@click.argument("url")
+@click.option("--mirror", is_flag=True, help="Fetch from there first; pushes go where they went before.")
+@click.option("--share", is_flag=True, help=f"Write it into {consent.FILE} too, for everyone who clones (each confirms it once).")
+@click.option("--with-lfs", is_flag=True, help="Have ordinary Git LFS files of this repository kept there as well.")
+def set_(name: str, url: str, mirror: bool, share: bool, with_lfs: bool) -> None:
+    """Keep a remote's objects in object storage.
+
+    URL is file:///PATH, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, or http(s)://HOST/PATH, which is read-only. Credentials come from your own
+    environment and configuration, as for the AWS and Google Cloud tools; none are stored.
+    """
+    from git_theta.store.kvstore import parse_url
+
+    bucket, repository = parse_url(url), discover()
+    target = _existing(repository, name)
+    if mirror and with_lfs:
+        raise click.UsageError("--with-lfs needs a place to write to, not a mirror")
+    if bucket.read_only and with_lfs:
+        raise click.UsageError("http(s):// is read-only; --with-lfs needs a place to write to")
+    key = "thetaMirror" if mirror else "thetaUrl"
+    if not mirror or url not in target.values(key):
+        run(["config", "--local", "--add" if mirror else "--replace-all", f"remote.{target.name}.{key}", url])
+    if share:
+        _share(repository, "mirror" if mirror else "url", url)
+    if with_lfs:
+        words = program(sys.argv[0])
+        run(["config", "--local", f"lfs.customtransfer.{_LFS_AGENT}.path", words[0]])
+        run(["config", "--local", f"lfs.customtransfer.{_LFS_AGENT}.args", shlex.join([*words[1:], "transfer-agent"])])
+        run(["config", "--local", "lfs.standalonetransferagent", _LFS_AGENT])
+    if mirror:
+        click.echo(f"Objects of {target.title} are looked for at {path(without_secret(url))} first.")
+    elif bucket.read_only:
+        click.echo(
+            f"Objects of {target.title} come from {path(without_secret(url))}, which is read-only: pushes of models to it will fail."
+        )
+    else:
+        click.echo(f"Objects pushed to {target.title} now go to {path(without_secret(url))}.")
+        click.echo(f"For those of commits it has already: git theta fetch --all, then git theta push {target.title} --all")
+    if share:
+        click.echo(f"Now: git add {consent.FILE}")
+
+
+@remote.command("remove", cls=Command)
+@click.argument("name")
+@click.argument("url", required=False)
+def remove(name: str, url: str | None) -> None:
+    """Forget the object storage of a remote, and its mirrors.
+
+    With URL, that one alone. Nothing is deleted there. Objects are then at the remote's Git LFS server again.
+    """
+    repository = discover()
+    target = _existing(repository, name)
+    found = [(key, text) for key in ("thetaUrl", "thetaMirror") for text in target.values(key) if url in (None, text)]
+    if not found:
+        raise UsageError(f"{target.title} has no object storage{f' {path(url)}' if url else ''}; 'git theta remote' lists what there is")
+    for key, text in found:
+        run(["config", "--local", "--fixed-value", "--unset-all", f"remote.{target.name}.{key}", text], allowed=(0, 5))
+        click.echo(f"{target.title} no longer uses {path(without_secret(text))}.")
+    if any(key == "thetaUrl" for key, _ in found):
+        agent = run(["config", "--local", "--get", "lfs.standalonetransferagent"], allowed=(0, 1)).strip()
+        if agent == _LFS_AGENT.encode():
+            run(["config", "--local", "--unset", "lfs.standalonetransferagent"], allowed=(0, 5))
+            run(["config", "--local", "--remove-section", f"lfs.customtransfer.{_LFS_AGENT}"], allowed=(0, 128))
+
+
+@remote.command("confirm", cls=Command)
+@click.argument("url", required=False)
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+def confirm(url: str | None, yes: bool) -> int:
+    """Agree to servers and storage that the repository names.
+
+    A URL in the repository's own .thetaconfig or .lfsconfig is not used before you agreed to it, as others chose it. What you agree
+    to is noted in this repository's .git/config; should they change the URL, you are asked again.
+    """
+    repository = discover()
+    waiting = consent.read(repository).unconfirmed(list(remotes.read(repository).every))
+    if url is not None and url not in waiting:
+        raise UsageError(f"the repository does not name {path(url)}, or you agreed to it already")
+    chosen = [url] if url is not None else waiting
+    if not chosen:
+        click.echo("Nothing to confirm.")
+        return 0
+    agreed = 0
+    for item in chosen:
+        if yes or click.confirm(f"Use {path(without_secret(item))} for this repository's objects?"):
+            consent.confirm(repository, item)
+            agreed += 1
+    if agreed:
+        click.echo("Agreed. 'git theta pull' now fetches what is missing.")
+    return 0 if agreed == len(chosen) else 1
+
+
+def _existing(repository: Repository, name: str) -> Remote:
+    known = remotes.read(repository)
+    found = known.find(name)
+    if found is None:
+        names = ", ".join(item.title for item in known.every) or "none"
+        raise UsageError(f"there is no remote {path(name)!r} (configured: {names}); 'git remote add' makes one")
+    return found
+
+
+def _share(repository: Repository, key: str, url: str) -> None:
+    if repository.worktree is None:
+        raise UsageError(f"a bare repository has no {consent.FILE} to write")
+    file = repository.worktree / consent.FILE
+    if os.path.islink(file):
+        raise UsageError(f"{consent.FILE} is a symbolic link; it is not written")
+    run(["config", "--file", str(file), "--add" if key == "mirror" else "--replace-all", f"theta.{key}", url])
+    if url not in consent.read(repository).confirmed:
+        consent.confirm(repository, url)

@@ -1,0 +1,103 @@
+"""``git theta show``: one version of a model, described."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+
+import click
+
+from git_theta.cli import models
+from git_theta.cli.output import Command, bold, detail, page, path, plural, size, table
+from git_theta.core import dtypes
+from git_theta.core.manifest import Manifest, parse
+from git_theta.core.names import display
+from git_theta.errors import ManifestError, UsageError
+from git_theta.git import contents
+from git_theta.git.command import run_code
+from git_theta.git.repository import discover
+from git_theta.store.local import LocalStore
+
+
+@click.command(
+    cls=Command,
+    examples="""
+git theta show HEAD:model.safetensors     # as committed
+git theta show :model.safetensors         # as staged
+git theta show v1.0:./model.safetensors   # ./ counts from the current folder
+git theta show model.safetensors          # a plain path: as staged, from the current folder
+""",
+)
+@click.argument("name", metavar="REV:PATH")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def show(name: str, as_json: bool) -> None:
+    """Describe one version of a model: its header, then a line per tensor.
+
+    REV:PATH names it as for 'git show'. For each tensor it tells type and shape, the bytes stored for it, and the updates they are,
+    from the newest to the one that needs no other. Nothing is decoded; 'git show REV:PATH' prints the manifest itself.
+    """
+    repository = discover()
+    found = dict(contents.read(repository, [_resolve(name)]))
+    if not found:
+        raise UsageError(f"'{path(name)}' is not a file")
+    content = next(iter(found.values()))
+    if not content.is_manifest:
+        how = "a Git LFS pointer" if content.is_lfs_pointer else f"stored in git as it is ({size(content.size)})"
+        raise UsageError(f"'{path(name)}' is {how}, not a model of Git-Theta's; see 'git theta track -h'")
+    try:
+        manifest = parse(content.data)
+    except ManifestError as error:
+        raise ManifestError(f"the manifest of '{path(name)}' is broken: {error}") from None
+    lacking = models.missing(LocalStore(repository.objects, repository.alternates()), manifest)
+    if as_json:
+        click.echo(json.dumps(models.manifest_data(manifest, lacking), indent=2))
+    else:
+        page(list(text(manifest, name, len(lacking))))
+
+
+def _resolve(name: str) -> str:
+    """The object that ``name`` means; :class:`UsageError` says what there is not."""
+    plain = ":" not in name or os.path.lexists(name)
+    code, found = _parse(f":./{name}" if plain else name)
+    if code == 0:
+        return found
+    if plain:
+        raise UsageError(f"'{path(name)}' is not in the index; name a version as REV:PATH, for example HEAD:model.safetensors")
+    revision, _, file = name.partition(":")
+    if revision and _parse(revision)[0]:
+        raise UsageError(f"'{path(revision)}' is no revision of this repository")
+    raise UsageError(f"there is no '{path(file)}' in {path(revision) if revision else 'the index'}")
+
+
+def _parse(name: str) -> tuple[int, str]:
+    code, found = run_code(["rev-parse", "--verify", "--quiet", "--end-of-options", name], allowed=(0, 1, 128))
+    return code, found.decode("ascii", "replace").strip()
+
+
+def text(manifest: Manifest, name: str, lacking: int) -> Iterator[str]:
+    """The description, line by line. ``lacking`` objects are not in the local store."""
+    objects = manifest.objects()
+    stored = sum(objects.values())
+    yield bold(path(name))
+    yield f"format    {manifest.format}"
+    yield f"size      {size(manifest.size)} ({manifest.size:,} bytes)"
+    yield f"stored    {size(stored)} in {plural(len(objects), 'object')}" + (f" ({100 * stored / manifest.size:.1f} %)" if stored else "")
+    if lacking:
+        yield f"missing   {plural(lacking, 'object')} not in the local store"
+    kinds = Counter[str]()
+    for entry in manifest.entries:
+        kinds[entry.dtype] += dtypes.count(entry.shape)
+    each = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
+    yield f"tensors   {len(manifest.entries):,}" + (f" with {each} elements" if each else "")
+    updates = Counter(entry.chain[0].update if entry.chain else "inline" for entry in manifest.entries)
+    if updates:
+        yield f"updates   {', '.join(f'{count:,} {update}' for update, count in updates.most_common())}"
+    _, _, share, how = detail(manifest.skeleton)
+    yield f"skeleton  {size(manifest.skeleton.nbytes)}, {how}" + (f" in {share}" if manifest.skeleton.chain else "")
+    for key, value in manifest.headers.items():
+        yield f"{display(key):<8}  {display(json.dumps(value, sort_keys=True), 400)}"
+    if manifest.entries:
+        yield ""
+        yield from table([detail(entry) for entry in manifest.entries], ("tensor", "type and shape", "stored", "as"), right=(2,))

@@ -1,0 +1,283 @@
+"""``git theta track`` and ``untrack``: which files git hands to Git-Theta, as ``.gitattributes`` says it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import click
+
+from git_theta.cli import configuration
+from git_theta.cli.output import Command, bold, page, path, plural, size, table, warn
+from git_theta.cli.patterns import Place, from_here, inside, matched, resolve
+from git_theta.errors import UsageError
+from git_theta.git import attributes, contents
+from git_theta.git.attributes import BASE, TRACKING, Rule
+from git_theta.git.command import run
+from git_theta.git.repository import Repository, discover
+
+_SHOWN = 5
+
+
+@click.command(
+    cls=Command,
+    examples="""
+git theta track "*.safetensors" "*.pt"   # quotes: git is to see the pattern
+git theta track models/                  # everything below a folder
+git theta track "my model.pt"            # one file
+git theta track tuned.safetensors --base base.safetensors
+git theta track                          # list what is tracked
+""",
+)
+@click.argument("patterns", metavar="[PATTERN]...", nargs=-1)
+@click.option("--base", metavar="PATH", help="A tracked checkpoint that new versions of these files are stored as differences from.")
+def track(patterns: tuple[str, ...], base: str | None) -> int:
+    """Have files that match PATTERN stored by Git-Theta; without PATTERN list what is tracked.
+
+    A pattern means what it means in .gitignore, from the current folder: '*.pt' matches in every folder below it, 'models/*.pt' in
+    that folder only. It is written into the .gitattributes of the current folder, to be committed with the models. If 'git theta
+    install' was forgotten, this repository is configured as well.
+
+    --base names a checkpoint in this repository, for files that descend from it under another name. It is kept in .gitattributes
+    (as theta-base=PATH, from the top of the repository, with % escapes), so it holds in every clone.
+    """
+    repository, top = _with_worktree()
+    if not patterns:
+        if base is not None:
+            raise click.UsageError("--base needs the patterns it is for")
+        page(listing(repository))
+        return 0
+    places = [resolve(pattern, Path.cwd(), top) for pattern in patterns]
+    base_path = None if base is None else _base(base, top)
+    present = working_tree(top)
+    found = matched(repository, places, present)
+    _configure()
+    before = _attributes(repository, found)
+    changed = dict[str, None]()
+    for place, paths in zip(places, found, strict=True):
+        if paths and all(_as_wanted(before[name], base_path) for name in paths):
+            click.echo(f"{place} is already tracked.")
+            continue
+        file = attributes.read(top / place.file)
+        longer = file.having(place.pattern, base_path)
+        if longer != file:
+            attributes.write(longer)
+            changed[place.file] = None
+            click.echo(f"Tracking {place} ({path(from_here(repository, place.file))}).")
+    after = _attributes(repository, found)
+    effective = [_report(repository, place, paths, present, after) for place, paths in zip(places, found, strict=True)]
+    tracked = {name for paths in found for name in paths if attributes.is_tracked(after[name])}
+    if base_path is not None and not attributes.is_tracked(attributes.check(repository, [base_path], ["filter"])[base_path]):
+        warn(f"the base {path(base_path)} is not tracked itself, so nothing can be stored as a difference from it yet")
+    _warn_raw(repository, tracked)
+    _advise(repository, changed, tracked & present)
+    return 0 if all(effective) else 1
+
+
+@click.command(
+    cls=Command,
+    examples="""
+git theta untrack "*.pt"
+git add --renormalize .    # afterwards: have git store such files by itself again
+""",
+)
+@click.argument("patterns", metavar="PATTERN...", nargs=-1, required=True)
+def untrack(patterns: tuple[str, ...]) -> int:
+    """Take PATTERN out of the .gitattributes of the current folder.
+
+    What was committed stays as it is. Matching files are stored by git itself from their next 'git add' on.
+    """
+    repository, top = _with_worktree()
+    places = [resolve(pattern, Path.cwd(), top) for pattern in patterns]
+    present = working_tree(top)
+    rules = attributes.rules(repository, present)
+    changed, failed = dict[str, None](), False
+    for place in places:
+        file = attributes.read(top / place.file)
+        shorter = file.lacking(place.pattern)
+        if shorter == file:
+            failed = True
+            warn(_not_there(repository, place, rules))
+            continue
+        attributes.write(shorter)
+        changed[place.file] = None
+        click.echo(f"No longer tracking {place} ({path(from_here(repository, place.file))}).")
+    found = matched(repository, places, present)
+    after = _attributes(repository, found)
+    still = {name for paths in found for name in paths if name in present and attributes.is_tracked(after[name])}
+    if still and changed:
+        verb = "is" if len(still) == 1 else "are"
+        click.echo(f"{plural(len(still), 'matching file')} {verb} still tracked by other patterns; 'git theta track' lists them.")
+    _advise(repository, changed, set())
+    return 1 if failed else 0
+
+
+def listing(repository: Repository) -> list[str]:
+    """What is tracked: the patterns with the number of their files, then the files."""
+    assert repository.worktree is not None
+    present = working_tree(repository.worktree)
+    values = attributes.check(repository, present, ["filter", BASE])
+    tracked = sorted(name for name in present if attributes.is_tracked(values[name]))
+    rules = attributes.rules(repository, present)
+    if not rules and not tracked:
+        return ['Nothing is tracked yet. Start with: git theta track "*.safetensors"']
+    by_rule = attributes.matches(repository, [(rule.folder, rule.pattern) for rule in rules], tracked)
+    ruled = {name for paths in by_rule for name in paths}
+    patterns = [
+        (path(attributes.written(rule.pattern)), _at(repository, rule), plural(len(paths), "file"))
+        for rule, paths in zip(rules, by_rule, strict=True)
+    ]
+    files = [(path(from_here(repository, name)), _note(values[name], name in ruled)) for name in tracked]
+    lines = [bold("Patterns"), *table(patterns, indent="    ")] if patterns else []
+    return [*lines, bold("Files"), *table(files, indent="    ")] if files else lines
+
+
+def working_tree(top: Path) -> set[str]:
+    """The files of the working tree that git knows or could add, from its top."""
+    raw = run(["ls-files", "--cached", "--others", "--exclude-standard", "-z"], cwd=top)
+    return {os.fsdecode(name) for name in raw.split(b"\0") if name}
+
+
+def _with_worktree() -> tuple[Repository, Path]:
+    repository = discover()
+    if repository.worktree is None:
+        raise UsageError("there is no working tree here whose .gitattributes could be read; run this in one")
+    return repository, repository.worktree
+
+
+def _base(given: str, top: Path) -> str:
+    """The base's path from the top; :class:`UsageError` unless it is a file of this repository."""
+    absolute = Path(os.path.realpath(Path.cwd())) / given
+    where = inside(absolute.parent, top, given)
+    name = f"{where}/{absolute.name}" if where else absolute.name
+    if not absolute.is_file() and not run(["ls-files", "-z", "--", f":(literal,top){name}"], cwd=top):
+        raise UsageError(f"the base '{path(given)}' is no file of this repository")
+    return name
+
+
+def _attributes(repository: Repository, found: Sequence[Sequence[str]]) -> dict[str, dict[str, str]]:
+    return attributes.check(repository, sorted({name for paths in found for name in paths}), [*TRACKING, BASE])
+
+
+def _as_wanted(values: dict[str, str], base: str | None) -> bool:
+    return all(values[name] == value for name, value in TRACKING.items()) and (base is None or attributes.base_in(values) == base)
+
+
+# Telling the user
+
+
+def _report(repository: Repository, place: Place, paths: Sequence[str], present: set[str], after: dict[str, dict[str, str]]) -> bool:
+    """Say where a pattern does not have its effect; whether it has it for anything."""
+    untracked = [name for name in paths if not attributes.is_tracked(after[name])]
+    real = [name for name in untracked if name in present]
+    for name in real[:_SHOWN] or untracked[:1]:
+        _explain(repository, place, name, "filter", after[name]["filter"], present)
+    if len(real) > _SHOWN:
+        warn(f"... and {plural(len(real) - _SHOWN, 'file')} likewise")
+    if not untracked:
+        odd = [(name, attribute) for name in paths for attribute, value in TRACKING.items() if after[name][attribute] != value]
+        for name, attribute in odd[:1]:
+            _explain(repository, place, name, attribute, after[name][attribute], present)
+    return not paths or len(untracked) < len(paths)
+
+
+def _explain(repository: Repository, place: Place, name: str, attribute: str, value: str, present: set[str]) -> None:
+    where = attributes.settings_of(repository, present, name, attribute, value)
+    stated = {"unset": f"-{attribute}", "unspecified": f"!{attribute}", "set": attribute}.get(value, f"{attribute}={path(value)}")
+    origin = f" (see {', '.join(where[-3:])})" if where else ""
+    subject = path(name) if name in present else "a file it matches"
+    if attribute == "filter":
+        warn(f"{place} does not take effect: {subject} gets {stated}{origin}; remove that, or put it before the pattern")
+    else:
+        wanted = "-text" if attribute == "text" else f"{attribute}=theta"
+        warn(f"{place}: {subject} gets {stated}{origin} instead of {wanted}; remove that, or put it before the pattern")
+
+
+def _configure() -> None:
+    """Do what ``git theta install --local`` does, if nobody has installed."""
+    now = configuration.in_force()
+    process = now.get(configuration.PROCESS)
+    if process is not None and process.text:
+        where = path(process.place)
+        if not configuration.is_ours(process):
+            warn(f"filter.theta.process in {where} is not Git-Theta's; 'git theta install --local --force' would replace it")
+        elif configuration.is_lost(process.text):
+            program = path(configuration.recorded_program(process.text))
+            warn(f"the program that {where} names is gone ({program}); run 'git theta install' again")
+        elif not configuration.is_set_up(now):
+            warn("filter.theta.required is not true: git would commit whole models if the filter failed; run 'git theta install' again")
+        return
+    taken = configuration.ALIAS in now and not configuration.is_ours(now[configuration.ALIAS])
+    change = configuration.plan_install(list(now.values()), configuration.program(sys.argv[0]), False, taken)
+    if change.foreign:
+        value = change.foreign[0]
+        raise UsageError(f"{value.key} in {path(value.place)} is not Git-Theta's; 'git theta install --local --force' overrides it")
+    configuration.apply(change, "local")
+    click.echo("Git was not configured for Git-Theta; now it is, in this repository ('git theta install' configures it for all of yours).")
+
+
+def _warn_raw(repository: Repository, tracked: set[str]) -> None:
+    """Tell which of the files that are tracked now are in the index as they are."""
+    if not tracked:
+        return
+    listed = contents.in_index(run(["ls-files", "--stage", "-z"], cwd=repository.worktree))
+    entries = [entry for entry in listed if entry.path in tracked]
+    held = dict(contents.read(repository, (entry.blob for entry in entries)))
+    raw = [(entry.path, held[entry.blob]) for entry in entries if entry.blob in held and not held[entry.blob].is_manifest]
+    raw = [(name, content) for name, content in raw if content.size]
+    if not raw:
+        return
+    verb = "is" if len(raw) == 1 else "are"
+    warn(f"{plural(len(raw), 'matching file')} {verb} in git already, stored without Git-Theta:")
+    for name, content in raw[:_SHOWN]:
+        click.echo(f"    {path(name)} ({'a Git LFS pointer' if content.is_lfs_pointer else size(content.size)})", err=True)
+    if len(raw) > _SHOWN:
+        click.echo(f"    ... and {len(raw) - _SHOWN:,} more", err=True)
+    names = _shell(from_here(repository, name) for name, _ in raw) if len(raw) <= _SHOWN else "."
+    click.echo(f"To store them with Git-Theta from the next commit on: git add --renormalize {names}", err=True)
+
+
+def _advise(repository: Repository, changed: Iterable[str], tracked: set[str]) -> None:
+    known = {os.fsdecode(name) for name in run(["ls-files", "-z"], cwd=repository.worktree).split(b"\0")}
+    new = sorted(tracked - known)
+    words = [from_here(repository, name) for name in (*changed, *new[:_SHOWN])]
+    if words:
+        click.echo(f"Now: git add {_shell(words)}{' ...' if len(new) > _SHOWN else ''}")
+
+
+def _not_there(repository: Repository, place: Place, rules: Sequence[Rule]) -> str:
+    """Why a pattern cannot be taken out, and where to look."""
+    said = f"{place} is not in {path(from_here(repository, place.file))}"
+    same = [rule for rule in rules if rule.pattern == place.pattern]
+    if any(rule.folder == place.folder for rule in same):
+        return f"{place} is tracked through a macro in {_at(repository, same[-1])}; edit that line"
+    if same:
+        return f"{said}; it is in {_at(repository, same[-1])}"
+    there = [path(attributes.written(rule.pattern)) for rule in rules if rule.folder == place.folder]
+    return f"{said}; there {'is' if len(there) == 1 else 'are'}: {', '.join(there[:_SHOWN])}" if there else said
+
+
+def _note(values: dict[str, str], ruled: bool) -> str:
+    base = attributes.base_in(values)
+    notes = [f"base: {path(base)}"] if base else []
+    return ", ".join(notes if ruled else [*notes, "by an attributes file outside the repository"])
+
+
+def _at(repository: Repository, rule: Rule) -> str:
+    assert repository.worktree is not None
+    if rule.file.is_relative_to(repository.worktree):
+        return f"{path(from_here(repository, rule.file.relative_to(repository.worktree).as_posix()))}:{rule.number}"
+    return f"{path(rule.file)}:{rule.number}"
+
+
+def _shell(words: Iterable[str]) -> str:
+    """``words`` to be pasted into a shell, in printable ASCII whatever they hold."""
+    safe = (f"./{word}" if word.startswith("-") else word for word in words)
+    return " ".join(shlex.quote(word) if path(word) == word else f"$'{_octal(word)}'" for word in safe)
+
+
+def _octal(word: str) -> str:
+    return "".join(chr(b) if 32 <= b < 127 and b not in b"'\\" else f"\\{b:03o}" for b in os.fsencode(word))

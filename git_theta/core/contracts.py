@@ -1,0 +1,116 @@
+"""What a plugin provides. Plugins inherit from nothing; these protocols say what is called, and with what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+
+from git_theta.core.layout import Layout
+from git_theta.core.source import Source
+from git_theta.core.tensors import Buffer, Spec, Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Level = Literal["fast", "default", "best"]
+
+
+@runtime_checkable
+class CheckpointFormat(Protocol):
+    """One file format that holds tensors. ``name`` is stored in manifests; ``suffixes`` are lower-case with the dot."""
+
+    name: str
+    suffixes: tuple[str, ...]
+
+    def sniff(self, head: bytes) -> bool:
+        """Whether a file that starts with ``head`` (up to 4096 bytes) is of this format. Cheap, never raises."""
+
+    def scan(self, source: Source) -> Layout:
+        """Find the tensors. :class:`~git_theta.errors.FormatError` when the file is broken; nothing is ever executed."""
+
+
+@runtime_checkable
+class BuildsFiles(Protocol):
+    """A checkpoint format that can also write a file from tensors (needed when a merge changes names or shapes)."""
+
+    def build(self, tensors: Mapping[str, Tensor], like: Source | None) -> Buffer:
+        """A file of this format with exactly ``tensors``, in their order; other content is taken from ``like``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A payload as chunks (to be written one behind the other) and a ``note`` for the manifest's reader.
+
+    The note matches ``[A-Za-z0-9=.,%_-]*``, for example ``changed=1204`` or ``rank=16``.
+    """
+
+    chunks: Sequence[Buffer]
+    note: str = ""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the payload."""
+        return sum(memoryview(chunk).nbytes for chunk in self.chunks)
+
+
+@runtime_checkable
+class Update(Protocol):
+    """One way to store a tensor, exactly. ``needs_base``: it is stored as a difference from an earlier value."""
+
+    name: str
+    needs_base: bool
+
+    def encode(self, tensor: Tensor, base: Tensor | None, level: Level) -> Encoded | None:
+        """The payload, or None when this update cannot be exact or is pointless here.
+
+        The same arguments give the same bytes, whatever the thread count. ``base`` may differ in shape and dtype.
+        """
+
+    def decode(self, payload: memoryview, spec: Spec, base: Tensor | None) -> Buffer:
+        """The tensor's bytes. :class:`~git_theta.errors.PayloadError` for a payload that does not fit ``spec``.
+
+        Sizes the payload declares are checked against ``spec`` before anything is allocated.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A merge strategy's option: its type, default and allowed range."""
+
+    name: str
+    kind: Literal["float", "int", "bool", "str", "floats"]
+    default: object
+    summary: str
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MergeCase:
+    """One tensor to merge: its ``name``, the ``base`` (None where there is none) and each side's value.
+
+    All arrays have one shape and one dtype (the tensor's own). ``siblings`` holds, per statistic (``fisher``, ``gram``,
+    ``velocity``), one array a side or None where that side has none.
+    """
+
+    name: str
+    base: np.ndarray | None
+    sides: tuple[np.ndarray, ...]
+    siblings: Mapping[str, tuple[np.ndarray | None, ...]] = field(default_factory=dict)
+
+
+@runtime_checkable
+class MergeStrategy(Protocol):
+    """One way to combine the values of a tensor that changed on several sides."""
+
+    name: str
+    summary: str
+    options: tuple[Option, ...]
+    needs_base: bool
+    min_sides: int
+    max_sides: int | None
+
+    def merge(self, case: MergeCase, options: Mapping[str, object]) -> np.ndarray:
+        """The merged value, of the sides' shape and dtype. Deterministic; :class:`~git_theta.errors.MergeError` if impossible."""

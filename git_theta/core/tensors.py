@@ -1,0 +1,70 @@
+"""A tensor in memory, as bytes with a type and a shape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from git_theta.core import dtypes
+from git_theta.errors import FormatError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Buffer = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What a tensor is, without its bytes."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return dtypes.nbytes(self.dtype, self.shape)
+
+    def __str__(self) -> str:
+        return dtypes.describe(self.dtype, self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """``data`` (little-endian, C order, as in the file) of type ``dtype`` and ``shape``."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: Buffer
+
+    def __post_init__(self) -> None:
+        size = memoryview(self.data).nbytes
+        if size != self.spec.nbytes:
+            raise FormatError(f"{self.spec} needs {self.spec.nbytes} bytes, not {size}")
+
+    @property
+    def spec(self) -> Spec:
+        """Type and shape."""
+        return Spec(self.dtype, self.shape)
+
+    def bits(self) -> np.ndarray:
+        """The bytes as a flat array of unsigned integers of the element's width (complex: of each half; packed: bytes)."""
+        import numpy as np
+
+        return np.frombuffer(self.data, dtype=np.dtype(f"<u{dtypes.get(self.dtype).width}"))
+
+    def array(self) -> np.ndarray:
+        """The values as an array of ``shape`` (a view); :class:`FormatError` for packed types."""
+        import numpy as np
+
+        return np.frombuffer(self.data, dtype=dtypes.numpy_dtype(self.dtype)).reshape(self.shape)
+
+    @classmethod
+    def from_array(cls, array: np.ndarray) -> Tensor:
+        """The tensor that holds ``array``'s values in C order, little-endian; :class:`FormatError` for other types."""
+        import numpy as np
+
+        name = dtypes.from_numpy(array.dtype)
+        plain = np.ascontiguousarray(array, dtype=dtypes.numpy_dtype(name))
+        return cls(name, tuple(int(n) for n in array.shape), plain.reshape(-1).view(np.uint8).data)

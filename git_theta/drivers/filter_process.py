@@ -1,0 +1,184 @@
+"""The long-running filter: git starts it once a command and sends it every tracked file to clean or smudge.
+
+What it imports at the top is what git waits for before the first file; everything heavier comes with the first file that needs it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from io import FileIO
+from typing import TYPE_CHECKING
+
+from git_theta.errors import ThetaError
+from git_theta.git import pktline
+
+if TYPE_CHECKING:
+    from git_theta.drivers.filter_work import FilterWork
+    from git_theta.git.repository import Repository
+
+_PIPE = 1 << 20
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve git on standard input and output until it closes them; the exit code."""
+    skip = "--skip" in (arguments or ()) or os.environ.get("GIT_THETA_SKIP_SMUDGE", "") not in ("", "0")
+    stdin, stdout = _open_streams()
+    try:
+        _handshake(stdin, stdout)
+        _serve(stdin, stdout, skip)
+    except (EOFError, BrokenPipeError):
+        pass
+    except KeyboardInterrupt:
+        return 130
+    except ThetaError as error:
+        say(str(error))
+        return 1
+    return 0
+
+
+def say(message: str) -> None:
+    """One line for the user, on standard error (standard output is git's)."""
+    print(f"git-theta: {message}", file=sys.stderr, flush=True)
+
+
+def _open_streams() -> tuple[FileIO, FileIO]:
+    """Unbuffered ends of git's pipes, made as large as the system lets them be: fewer switches between git and us."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        for stream in (sys.stdin, sys.stdout):
+            msvcrt.setmode(stream.fileno(), os.O_BINARY)
+    elif sys.platform == "linux":
+        import fcntl
+
+        for descriptor in (0, 1):
+            with suppress(OSError):  # not a pipe, or the user's share of pipe memory is used up
+                fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE)
+    return open(0, "rb", buffering=0, closefd=False), open(1, "wb", buffering=0, closefd=False)
+
+
+class Input:
+    """Git's side of the conversation: small packets through a buffer, bulk data straight from the pipe."""
+
+    def __init__(self, stream: FileIO) -> None:
+        self._stream = stream
+        self._nowhere = -1
+
+    def read(self, count: int) -> bytes:
+        """Exactly ``count`` bytes, fewer only at the end of the stream."""
+        data = self._stream.read(count)
+        while data is not None and len(data) < count:
+            more = self._stream.read(count - len(data))
+            if not more:
+                break
+            data += more
+        return data or b""
+
+    def readinto(self, buffer: memoryview) -> int:
+        """What is there, up to the buffer's length; 0 at the end of the stream."""
+        return self._stream.readinto(buffer) or 0
+
+    def drop(self, count: int) -> None:
+        """Take ``count`` bytes and forget them; on Linux the kernel does it, without copying."""
+        while count and hasattr(os, "splice"):
+            if self._nowhere < 0:
+                self._nowhere = os.open(os.devnull, os.O_WRONLY)  # as long as the process
+            try:
+                taken = os.splice(self._stream.fileno(), self._nowhere, count)
+            except OSError:  # no pipe
+                break
+            if not taken:
+                raise EOFError
+            count -= taken
+        if count and len(self.read(count)) != count:
+            raise EOFError
+
+
+def write_all(stdout: FileIO, data: bytes) -> None:
+    """Write all of ``data``."""
+    view = memoryview(data)
+    while view:
+        view = view[stdout.write(view) :]
+
+
+def _handshake(stdin: FileIO, stdout: FileIO) -> None:
+    source = Input(stdin)
+    hello = pktline.read_list(source)
+    if hello[:1] != ["git-filter-client"] or "version=2" not in hello:
+        raise ThetaError("this command is for git to run; see 'git theta install --help'")
+    write_all(stdout, pktline.text("git-filter-server") + pktline.text("version=2") + pktline.FLUSH)
+    offered = pktline.read_list(source)
+    wanted = [f"capability={name}" for name in ("clean", "smudge", "delay") if f"capability={name}" in offered]
+    write_all(stdout, b"".join(map(pktline.text, wanted)) + pktline.FLUSH)
+
+
+def _serve(stdin: FileIO, stdout: FileIO, skip: bool) -> None:
+    source, work = Input(stdin), None
+    try:
+        while True:
+            request = dict(line.partition("=")[::2] for line in pktline.read_list(source))
+            asked_at = time.time_ns()
+            if work is None:
+                work = _start(source, stdout, skip)
+            work.answer(request, asked_at)
+    finally:
+        if work is not None:
+            work.close()
+
+
+def _start(source: Input, stdout: FileIO, skip: bool) -> FilterWork:
+    """Ask git about the repository while the modules that do the work are being imported."""
+    from threading import Thread
+
+    facts: list[object] = []
+    asking = Thread(target=_ask, args=(facts,))
+    asking.start()
+    from git_theta.drivers.filter_work import FilterWork
+    from git_theta.workflows import clean  # noqa: F401 - imported now, while git answers
+
+    asking.join()
+    if isinstance(facts[-1], BaseException):
+        raise facts[-1]
+    repository, settings = facts
+    return FilterWork(source, stdout, repository, settings, skip, say)  # type: ignore[arg-type]
+
+
+def _ask(facts: list[object]) -> None:
+    from git_theta.git.config import load_settings
+    from git_theta.git.repository import discover
+
+    try:
+        repository, settings = discover(), load_settings()
+        if settings.hook == "auto":
+            _look_after_hook(repository, settings.hooks_path)
+        facts += [repository, settings]
+    except BaseException as error:
+        facts.append(error)
+
+
+def _look_after_hook(repository: Repository, chosen: str) -> None:
+    """Whoever has models here will push them one day; trouble with the hook must not keep anyone from adding them."""
+    if not chosen and _is_called(repository):
+        return
+    from git_theta.git import hooks
+
+    try:
+        hooks.ensure(repository, say)
+    except ThetaError as error:
+        say(f"warning: {error}")
+
+
+def _is_called(repository: Repository) -> bool:
+    """Whether the hook in its usual place is seen at a glance to run ours: then there is nothing to ask git."""
+    try:
+        with open(repository.common_dir / "hooks" / "pre-push", "rb") as file:
+            return b"\n# >>> git-theta: " in file.read(4096)
+    except OSError:
+        return False
+
+
+Say = Callable[[str], None]

@@ -1,0 +1,104 @@
+"""git's merge driver: three manifests in, one out. Used by merge, rebase, cherry-pick, revert, stash pop and merge-tree alike."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from git_theta.core.manifest import Manifest, dump, is_manifest, parse
+from git_theta.core.names import display
+from git_theta.errors import ThetaError, UsageError
+from git_theta.git.config import load_settings
+from git_theta.git.repository import discover
+from git_theta.workflows import merge_rules
+from git_theta.workflows.merge import Merged, describe, merge
+from git_theta.workflows.merge_statistics import OfCommits
+from git_theta.workflows.session import Session
+
+ENVIRONMENT = "GIT_THETA_MERGE"
+
+
+def main(base: str, ours: str, theirs: str, path: str) -> int:
+    """Merge the files ``base``, ``ours`` and ``theirs`` into ``ours``; 0 when it is clean, 1 for a conflict, which leaves ours.
+
+    :class:`ThetaError` never leaves this function: whatever goes wrong is a conflict, with a line that says why.
+    """
+    try:
+        with Session(discover(), load_settings(), _say) as session:
+            versions = [_read(file) for file in (base, ours, theirs)]
+            return _merge(session, path, versions, Path(ours))
+    except ThetaError as error:
+        _say(f"{display(path)}: {error}")
+        return 1
+
+
+def _merge(session: Session, path: str, versions: Sequence[Manifest | str | None], target: Path) -> int:
+    base, ours, theirs = versions
+    if isinstance(base, str) or not isinstance(ours, Manifest) or not isinstance(theirs, Manifest):
+        reasons = [version for version in versions if isinstance(version, str)] or ["one side is empty"]
+        _say(f"{display(path)}: cannot be merged by tensor: {reasons[0]}; check out the side you want and 'git add' it")
+        return 1
+    rules = find_rules(session, path, os.environ)
+    merged = merge(session, path, base, [ours, theirs], rules, siblings=siblings(session, path))
+    for notice in merged.notices:
+        _say(f"{display(path)}: {notice}")
+    if merged.statistics:
+        names = ", ".join(sorted(merged.statistics))
+        _say(f"{display(path)}: the {names} kept beside it stays as it was; 'git theta merge' and 'git theta resolve' update it")
+    if merged.manifest is None:
+        _leave_conflict(session, path, merged)
+        return 1
+    session.store.flush()
+    target.write_bytes(dump(merged.manifest))
+    return 0
+
+
+def _leave_conflict(session: Session, path: str, merged: Merged) -> None:
+    if merged.resolved and session.repository.worktree is not None:
+        from git_theta.workflows.merge_state import MergeState
+
+        session.store.flush()
+        MergeState(session.repository).save(path, merged.plan, merged.progress)
+    for line in describe(path, merged):
+        _say(line)
+
+
+def _read(file: str) -> Manifest | str | None:
+    """The manifest in a file of git's; None for an empty one (there is no such version); words for anything else."""
+    content = Path(file).read_bytes()
+    if not content:
+        return None
+    if not is_manifest(content):
+        return "one version was committed without Git-Theta"
+    return parse(content)
+
+
+def find_rules(session: Session, path: str, environment: Mapping[str, str]) -> merge_rules.Rules:
+    """The rules in force: those of 'git theta merge', else a committed ``.theta.toml``'s, else ``theta.merge.strategy``."""
+    given = environment.get(ENVIRONMENT, "")
+    if given:
+        return merge_rules.load(given, "git theta merge")
+    text = session.blobs.read(f"HEAD:{merge_rules.FILE}", 1 << 20)
+    if text is not None:
+        try:
+            rules = merge_rules.parse_file(text.decode("utf-8"), path)
+        except UnicodeDecodeError:
+            raise UsageError(f"{merge_rules.FILE} is not UTF-8") from None
+        if rules.rules:
+            return rules
+    if session.settings.merge_strategy:
+        return merge_rules.Rules((merge_rules.from_words(session.settings.merge_strategy, ()),), "theta.merge.strategy")
+    return merge_rules.Rules()
+
+
+def siblings(session: Session, path: str) -> OfCommits:
+    """Statistics tracked beside the model, as ours and theirs have them in whatever git is doing."""
+    theirs = [name.removeprefix("GITHEAD_") for name in os.environ if name.startswith("GITHEAD_")]
+    known = theirs if len(theirs) == 1 else []
+    return OfCommits(session, path, (("HEAD",), (*known, "MERGE_HEAD", "CHERRY_PICK_HEAD", "REBASE_HEAD")))
+
+
+def _say(message: str) -> None:
+    print(f"git-theta: {message}", file=sys.stderr)

@@ -1,0 +1,81 @@
+"""``git-merge-theta``: git's merge strategy for several branches at once (``git merge -s theta A B C``).
+
+Git calls ``git-merge-theta BASE… -- HEAD REMOTE…`` and makes one commit with all of them as parents from what is then in the index.
+Models are merged by an N-way strategy; every other file as git merges it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+from git_theta.core.manifest import Manifest
+from git_theta.core.names import display
+from git_theta.drivers.merge_driver import ENVIRONMENT, find_rules
+from git_theta.errors import ThetaError
+from git_theta.git import merging
+from git_theta.git.command import run
+from git_theta.git.config import load_settings
+from git_theta.git.repository import discover
+from git_theta.workflows import merge_rules
+from git_theta.workflows.merge import describe
+from git_theta.workflows.merge_branches import merge_model, merged_tree, models, siblings
+from git_theta.workflows.merge_statistics import left_behind
+from git_theta.workflows.session import Session
+
+CANNOT = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0: index and working tree hold the merge. 2: it cannot be done, and nothing changed. One branch: git's own exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if "--" not in words:
+        _say("this command is for git to run: git merge -s theta BRANCH…")
+        return CANNOT
+    split = words.index("--")
+    heads = words[split + 1 :]
+    try:
+        if len(heads) == 2 and not keeps_state(os.environ):  # git's own merge calls our merge driver, and leaves conflicts as git does
+            return merging.merge_recursive(words)
+        with Session(discover(), load_settings(), _say) as session:
+            code = _merge(session, [merging.commit(head) for head in heads])
+        return merging.merge_recursive(words) if code and len(heads) == 2 else code
+    except ThetaError as error:
+        _say(str(error))
+        return CANNOT
+    except KeyboardInterrupt:
+        return 130
+
+
+def keeps_state(environment: Mapping[str, str]) -> bool:
+    """Whether 'git theta merge' was given a strategy that leaves a file beside the model, which a merge driver could not write."""
+    given = environment.get(ENVIRONMENT, "")
+    return bool(given) and merge_rules.load(given).keep_state
+
+
+def _merge(session: Session, commits: Sequence[str]) -> int:
+    files: dict[str, tuple[str, Manifest]] = {}
+    for model in models(session, commits):
+        merged = merge_model(session, model, find_rules(session, model.path, os.environ))
+        if merged.manifest is None and len(commits) == 2:
+            session.store.discard()
+            return CANNOT  # git will find the same, and leave a conflict
+        for notice in merged.notices:
+            _say(f"{display(model.path)}: {notice}")
+        if merged.manifest is None:
+            for line in describe(model.path, merged)[:-2]:
+                _say(line)
+            _say("several branches are merged at once only by a strategy: git theta merge A B C -s STRATEGY")
+            return CANNOT
+        files[model.path] = model.mode, merged.manifest
+        left = left_behind(session, model.path, merged, siblings(session, model))
+        files.update({place: ("100644", manifest) for place, manifest in left.items()})
+    session.store.flush()
+    tree = merged_tree(session, commits, files)
+    run(["read-tree", "-m", "-u", commits[0], tree], cwd=session.repository.worktree)
+    return 0
+
+
+def _say(message: str) -> None:
+    print(f"git-theta: {message}", file=sys.stderr)

@@ -1,0 +1,51 @@
+"""What a report finds around it: the screen it is read on, and the processors it may use."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+
+from git_theta.errors import GitError
+from git_theta.git.command import run
+from git_theta.reports.table import Style
+
+
+def style(colour_slot: str, folded: bool = True) -> Style:
+    """How to print on standard output, or on the pager that git has put behind it. ``colour_slot``: git's setting, ``color.diff`` for
+    one.
+    """
+    screen = sys.stdout.isatty() or os.environ.get("GIT_PAGER_IN_USE") == "true"
+    width, height = _size() if screen else (None, None)
+    encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "").replace("_", "")
+    return Style(width, height, _wants_colour(colour_slot, sys.stdout.isatty()), encoding.startswith(("utf", "gb18030")), folded)
+
+
+def _size() -> tuple[int, int]:
+    columns, lines = shutil.get_terminal_size((0, 0))
+    if not columns or not lines or not sys.stdout.isatty():  # a pager: the terminal is at another end
+        for descriptor in (2, 0):
+            with contextlib.suppress(OSError):
+                terminal = os.get_terminal_size(descriptor)
+                return columns or terminal.columns, terminal.lines
+    return columns or 80, lines or 40
+
+
+def _wants_colour(slot: str, terminal: bool) -> bool:
+    if os.environ.get("NO_COLOR"):
+        return False
+    try:
+        return run(["config", "--get-colorbool", slot, "true" if terminal else "false"], allowed=(0, 1)).strip() == b"true"
+    except GitError:
+        return False
+
+
+def limit_blas() -> None:
+    """Have numpy compute each product in the thread that asks for it; before numpy is imported.
+
+    Tensors are spread over threads already. With threads of its own in each, OpenBLAS spends its time waiting: on two busy processors
+    the ranks of 45 small matrices took 24 s instead of 1 s.
+    """
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
+        os.environ.setdefault(name, "1")

@@ -1,0 +1,63 @@
+"""Every error Git-Theta raises on purpose.
+
+All of them descend from :class:`ThetaError`, and each also inherits the built-in exception that fits, so that a caller
+of the Python API can catch either. A message says what happened, where, and what to do next, on one line.
+"""
+
+from __future__ import annotations
+
+
+class ThetaError(Exception):
+    """Root of all errors raised on purpose; its text is one line meant for a user."""
+
+
+class FormatError(ThetaError, ValueError):
+    """A checkpoint is recognised but broken: truncated, overlapping, or lying about its sizes."""
+
+
+class ManifestError(ThetaError, ValueError):
+    """A manifest is malformed; the message names the line and the reason."""
+
+
+class ManifestVersionError(ManifestError):
+    """A manifest was written by a release newer than this one."""
+
+
+class PayloadError(ThetaError, ValueError):
+    """The bytes of an object do not decode to what they promise."""
+
+
+class ObjectMissing(ThetaError, LookupError):  # noqa: N818 - reads as a fact about the store, like KeyError's kin
+    """An object that a manifest needs is not in the store."""
+
+
+class ObjectDamaged(ThetaError, ValueError):  # noqa: N818 - as above
+    """An object or tensor is here, but its bytes do not have the promised hash."""
+
+
+class StoreError(ThetaError, OSError):
+    """The object store cannot be read or written (disk full, permissions, …)."""
+
+
+class FileChanged(ThetaError, OSError):  # noqa: N818 - as above
+    """A file changed while it was being read."""
+
+
+class GitError(ThetaError, RuntimeError):
+    """A git command failed, or the current directory is not what a command needs."""
+
+
+class UsageError(ThetaError, ValueError):
+    """A command or function was called with arguments that cannot be served."""
+
+
+class PluginError(ThetaError, LookupError):
+    """A plugin is missing, broken, or clashes with another one."""
+
+
+class MergeError(ThetaError, ValueError):
+    """Tensors cannot be merged by the chosen strategy and options."""
+
+
+class TransferError(ThetaError, OSError):
+    """Objects could not be sent to, or brought from, where a remote keeps them."""

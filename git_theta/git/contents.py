@@ -1,0 +1,116 @@
+"""What git stores for many files at once: manifests whole, of everything else the beginning and the size."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, cast
+
+from git_theta.core.manifest import is_manifest
+from git_theta.errors import GitError
+from git_theta.git.command import run
+from git_theta.git.repository import Repository
+
+HEAD = 256
+_WHOLE = 16 << 20  # blobs up to this size come through one process; of larger ones, which git would send whole, the head is read alone
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file that git has at ``path`` (from the top): its mode and its blob."""
+
+    path: str
+    mode: str
+    blob: str
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A blob of ``size`` bytes; ``data`` is all of it if it is a manifest, else at least its first 256 bytes (fewer if it is shorter)."""
+
+    size: int
+    data: bytes
+
+    @property
+    def is_manifest(self) -> bool:
+        """Whether Git-Theta wrote it."""
+        return is_manifest(self.data)
+
+    @property
+    def is_lfs_pointer(self) -> bool:
+        """Whether Git LFS wrote it."""
+        return self.size < 1024 and self.data.startswith(b"version https://git-lfs.github.com/spec/")
+
+
+def in_index(listing: bytes) -> list[Entry]:
+    """The ordinary files in ``git ls-files --stage -z``, one entry for each path (of an unmerged one: our side's)."""
+    found: dict[str, Entry] = {}
+    for mode, blob, stage, path in _split(listing):
+        if mode.startswith("100") and (stage in ("0", "2") or path not in found):
+            found[path] = Entry(path, mode, blob)
+    return list(found.values())
+
+
+def _split(listing: bytes) -> Iterator[tuple[str, str, str, str]]:
+    for item in listing.split(b"\0"):
+        head, tab, path = item.partition(b"\t")
+        if tab:
+            first, second, third = head.decode("ascii").split(" ")
+            yield first, second, third, os.fsdecode(path)
+
+
+def read(repository: Repository, blobs: Iterable[str]) -> Iterator[tuple[str, Content]]:
+    """The contents of ``blobs``, each once; those that git has not (as in a partial clone that is offline) are left out."""
+    every = list(dict.fromkeys(blobs))
+    where = repository.git_dir
+    if not every:
+        return
+    sizes = {}
+    for line in run(["cat-file", "--batch-check"], cwd=where, stdin="\n".join(every).encode("ascii") + b"\n").decode("ascii").splitlines():
+        words = line.split(" ")
+        if len(words) == 3 and words[1] == "blob":
+            sizes[words[0]] = int(words[2])
+    yield from _batch(repository, [blob for blob in every if sizes.get(blob, _WHOLE + 1) <= _WHOLE])
+    for blob in every:
+        if sizes.get(blob, 0) > _WHOLE:
+            yield blob, Content(sizes[blob], _large(repository, blob))
+
+
+def _batch(repository: Repository, blobs: Sequence[str]) -> Iterator[tuple[str, Content]]:
+    if not blobs:
+        return
+    with subprocess.Popen(["git", "cat-file", "--batch"], cwd=repository.git_dir, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        stdin, stdout = cast(BinaryIO, process.stdin), cast(BinaryIO, process.stdout)
+        feeder = threading.Thread(target=_feed, args=(stdin, blobs), name="git-theta-feed")
+        feeder.start()
+        try:
+            for blob in blobs:
+                words = stdout.readline().split()
+                if len(words) != 3:
+                    raise GitError(f"git cat-file stopped at blob {blob}")
+                size = int(words[2])
+                data = stdout.read(size + 1)[:-1]
+                yield blob, Content(size, data if is_manifest(data) else data[:HEAD])
+        finally:
+            process.kill()
+            feeder.join()
+
+
+def _feed(stdin: BinaryIO, blobs: Sequence[str]) -> None:
+    try:
+        with stdin:
+            stdin.write("\n".join(blobs).encode("ascii") + b"\n")
+    except OSError:  # the reader has stopped
+        pass
+
+
+def _large(repository: Repository, blob: str) -> bytes:
+    with subprocess.Popen(["git", "cat-file", "blob", blob], cwd=repository.git_dir, stdout=subprocess.PIPE) as process:
+        stdout = cast(BinaryIO, process.stdout)
+        head = stdout.read(HEAD)
+        rest = stdout.read() if is_manifest(head) else b""
+        process.kill()
+    return head + rest

@@ -1,0 +1,214 @@
+"""The manifests in a part of history: found by content, as attributes may have said something else in an older commit.
+
+``git rev-list --objects`` names the blobs, one pass of ``git cat-file --batch`` reads them. Nothing is asked per commit.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import IO, cast
+
+from git_theta.core.manifest import MAGIC, is_manifest
+from git_theta.errors import GitError
+from git_theta.git.blobs import SIZE_LIMIT
+from git_theta.git.command import run, run_code
+from git_theta.git.repository import Repository
+
+_SMALLEST = len(MAGIC) + 60  # no manifest is shorter than its header
+_WHOLE = 16 << 20  # larger blobs are looked at one by one, so that git need not send them whole to be dropped
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A manifest that git stores: its blob, a path at which it was found, and its text."""
+
+    blob: str
+    path: str
+    text: bytes
+
+
+def blobs(repository: Repository, include: Iterable[str], exclude: Iterable[str] = (), options: Sequence[str] = ()) -> dict[str, str]:
+    """Blob → a path of it: what is reachable from ``include`` and not from ``exclude``, both object ids.
+
+    Those of ``exclude`` that are unknown here are ignored. ``options`` are further ones of ``git rev-list``.
+    """
+    wanted = [*include, *(f"^{oid}" for oid in exclude)]
+    if not wanted and not options:
+        return {}
+    arguments = ["rev-list", "--objects", "--ignore-missing", "--filter=object:type=blob", "--filter-provided-objects"]
+    listing = git(repository, [*arguments, *options, "--stdin"], ("\n".join(wanted) + "\n").encode("utf-8", "surrogateescape"))
+    found: dict[str, str] = {}
+    for line in listing.split(b"\n"):
+        oid, _, path = line.partition(b" ")
+        if oid:
+            found.setdefault(oid.decode("ascii"), path.decode("utf-8", "surrogateescape"))
+    return found
+
+
+def manifests(repository: Repository, named: dict[str, str]) -> Iterator[Found]:
+    """Those of the blobs ``named`` (blob → path) that are manifests, in their order."""
+    sizes = [(oid, size) for oid, size in _sizes(repository, named) if _SMALLEST <= size <= SIZE_LIMIT]
+    small = [oid for oid, size in sizes if size <= _WHOLE]
+    for oid, data in _contents(repository, small):
+        if is_manifest(data):
+            yield Found(oid, named[oid], data)
+    for oid, size in sizes:
+        if size > _WHOLE:
+            data = _large(repository, oid)
+            if data:
+                yield Found(oid, named[oid], data)
+
+
+def tree_blobs(repository: Repository, revision: str) -> dict[str, str]:
+    """Blob → path of the files in the tree of one revision."""
+    asked = ["ls-tree", "-r", "-z", "--full-tree", f"{revision}^{{tree}}"]
+    listing = run(["--git-dir", str(repository.git_dir), *asked])  # as 'git checkout' would have it, replacements included
+    return _listed(listing, 2)
+
+
+def index_blobs(repository: Repository) -> dict[str, str]:
+    """Blob → path of everything in the index in force, the sides of conflicts included."""
+    if repository.worktree is None:
+        return {}
+    return _listed(run(["ls-files", "--stage", "-z"], cwd=repository.worktree), 1)
+
+
+def resolve(repository: Repository, revision: str) -> str | None:
+    """The object that a revision names; None when there is none."""
+    asked = ["rev-parse", "-q", "--verify", "--end-of-options", f"{revision}^{{object}}"]
+    code, name = run_code(["--git-dir", str(repository.git_dir), *asked], allowed=(0, 1, 128))
+    return None if code else name.decode("ascii").strip()
+
+
+def commit_of(repository: Repository, blob: str) -> str:
+    """The abbreviated id of the newest commit, on any ref, that brought or took away a blob; empty when there is none."""
+    found = git(repository, ["log", "--all", "-1", "--format=%h", f"--find-object={blob}"])
+    return found.decode("ascii").strip()
+
+
+def commits_of(repository: Repository, wanted: set[str]) -> dict[str, str]:
+    """Blob → the abbreviated id of the newest commit, on any ref, that put it into the tree."""
+    if not wanted:
+        return {}
+    form = ["log", "--all", "--format=%H", "--raw", "-r", "-m", "--root", "--no-renames", "--no-abbrev", "-z"]
+    found: dict[str, str] = {}
+    commit = ""
+    fields = iter(git(repository, form).decode("utf-8", "surrogateescape").split("\0"))
+    for item in fields:
+        head = item.lstrip("\n")
+        if not head.startswith(":"):
+            commit = head or commit
+            continue
+        next(fields, "")  # the path
+        blob = head.split(" ")[3]
+        if blob in wanted:
+            found.setdefault(blob, commit[:12])
+    return found
+
+
+def recent_tips(repository: Repository, days: int) -> list[str]:
+    """What those branches, remote branches and tags name that moved in the last ``days`` days."""
+    limit = time.time() - days * 86400
+    form = "--format=%(objectname) %(creatordate:unix)"
+    listed = git(repository, ["for-each-ref", form, "refs/heads", "refs/remotes", "refs/tags"]).decode("ascii")
+    rows = (line.split(" ") for line in listed.splitlines())
+    return list(dict.fromkeys(row[0] for row in rows if len(row) == 2 and row[1] and int(row[1]) >= limit))
+
+
+def replaced(repository: Repository, include: Iterable[str], exclude: Iterable[str], new: Iterable[str]) -> dict[str, str]:
+    """What the manifests ``new`` came from: blob → path of the versions that stood in the parents of the new commits' files.
+
+    Those that are new themselves are left out, so all of these are reachable from ``exclude``.
+    """
+    fresh = set(new)
+    listed = git(
+        repository,
+        ["rev-list", "--ignore-missing", "--stdin"],
+        ("\n".join([*include, *(f"^{oid}" for oid in exclude)]) + "\n").encode("utf-8", "surrogateescape"),
+    )
+    changes = git(repository, ["diff-tree", "--stdin", "-r", "-m", "--root", "--no-renames", "--raw", "--abbrev=64", "-z"], listed)
+    found: dict[str, str] = {}
+    removed: dict[str, str] = {}
+    added = False
+    fields = iter(changes.decode("utf-8", "surrogateescape").split("\0"))
+    for head in fields:
+        if not head.startswith(":"):  # the commit that the changes behind it belong to
+            found.update(removed if added else {})
+            removed, added = {}, False
+            continue
+        path = next(fields)
+        _, _, old, after, status = head.split(" ")
+        if after in fresh and status == "A":
+            added = True
+        elif after in fresh and old not in fresh:
+            found[old] = path
+        elif status == "D" and old not in fresh:  # perhaps renamed
+            removed[old] = path
+    found.update(removed if added else {})
+    return found
+
+
+def _listed(listing: bytes, column: int) -> dict[str, str]:
+    """Blob → path of the ordinary files in what ``ls-tree`` or ``ls-files --stage`` printed, whose blob stands in ``column``."""
+    found: dict[str, str] = {}
+    for item in listing.split(b"\0"):
+        head, tab, path = item.partition(b"\t")
+        words = head.decode("ascii").split(" ")
+        if tab and words[0].startswith("100"):
+            found.setdefault(words[column], path.decode("utf-8", "surrogateescape"))
+    return found
+
+
+def git(repository: Repository, arguments: Sequence[str], stdin: bytes = b"") -> bytes:
+    """What a git command prints that looks at the repository's own objects (not at their replacements), wherever the current folder is."""
+    return run(["--git-dir", str(repository.git_dir), "--no-replace-objects", *arguments], stdin=stdin)
+
+
+def _sizes(repository: Repository, named: Iterable[str]) -> list[tuple[str, int]]:
+    listed = git(
+        repository,
+        ["cat-file", "--buffer", "--batch-check=%(objectname) %(objecttype) %(objectsize)"],
+        ("\n".join(named) + "\n").encode("ascii"),
+    )
+    rows = (line.split(" ") for line in listed.decode("ascii").splitlines())
+    return [(row[0], int(row[2])) for row in rows if len(row) == 3 and row[1] == "blob"]
+
+
+def _contents(repository: Repository, oids: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """The bytes of blobs, in order. The names go in through a file: nobody has to feed a pipe while the other is read."""
+    if not oids:
+        return
+    with tempfile.TemporaryFile() as names:
+        names.write("\n".join(oids).encode("ascii") + b"\n")
+        names.seek(0)
+        with subprocess.Popen(
+            ["git", "--git-dir", str(repository.git_dir), "cat-file", "--buffer", "--batch"], stdin=names, stdout=subprocess.PIPE
+        ) as process:
+            stdout = cast(IO[bytes], process.stdout)
+            try:
+                for oid in oids:
+                    words = stdout.readline().split()
+                    if len(words) != 3:
+                        raise GitError(f"git cat-file stopped at object {oid}; 'git fsck' may tell why")
+                    size = int(words[2])
+                    data = stdout.read(size + 1)
+                    if len(data) != size + 1:
+                        raise GitError(f"git cat-file stopped within object {oid}; 'git fsck' may tell why")
+                    yield oid, data[:-1]
+            finally:
+                process.kill()
+
+
+def _large(repository: Repository, oid: str) -> bytes:
+    """A large blob if it is a manifest, else nothing."""
+    command = ["git", "--git-dir", str(repository.git_dir), "cat-file", "blob", oid]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        stdout = cast(IO[bytes], process.stdout)
+        head = stdout.read(256)
+        data = head + stdout.read() if is_manifest(head) else b""
+        process.kill()
+    return data

@@ -1,0 +1,91 @@
+"""What a repository still needs: everything that some command could bring back without a remote.
+
+Refs, the reflogs and the indexes of all worktrees are git's own answer. Git's notes of unfinished and recent work (``MERGE_HEAD``,
+``ORIG_HEAD``, ``FETCH_HEAD``, ``AUTO_MERGE``, the state of a rebase, …) are read here, as ``rev-list`` knows nothing of them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from git_theta.core.manifest import MAGIC
+from git_theta.git.command import run
+from git_theta.git.history import Found, git
+from git_theta.git.repository import Repository
+
+OPTIONS = ("--all", "--reflog", "--indexed-objects")
+_STATE_FOLDERS = ("rebase-merge", "rebase-apply", "sequencer")
+_NOTE = re.compile(r"[A-Z][A-Z0-9_]*\Z")  # MERGE_HEAD and its kind
+_OBJECT = re.compile(rb"\b[0-9a-f]{7,64}\b")
+_LARGEST = 4 << 20
+
+
+def state_objects(repository: Repository) -> list[str]:
+    """The objects named in every worktree's notes of unfinished and recent work; those that do not exist are left out."""
+    words: set[bytes] = set()
+    for folder in git_dirs(repository):
+        for path in _notes(folder):
+            try:
+                if path.stat().st_size <= _LARGEST:
+                    words.update(_OBJECT.findall(path.read_bytes()))
+            except OSError:
+                continue
+    if not words:
+        return []
+    listed = git(repository, ["cat-file", "--buffer", "--batch-check=%(objectname) %(objecttype)"], b"\n".join(sorted(words)) + b"\n")
+    rows = (line.split() for line in listed.splitlines())
+    return sorted({row[0].decode("ascii") for row in rows if len(row) == 2 and row[1] in (b"commit", b"tree", b"blob", b"tag")})
+
+
+def git_dirs(repository: Repository) -> list[Path]:
+    """The folder of the main worktree's state and of each linked worktree's."""
+    linked = repository.common_dir / "worktrees"
+    return [repository.common_dir, *(sorted(path for path in linked.iterdir() if path.is_dir()) if linked.is_dir() else [])]
+
+
+def worktrees(repository: Repository) -> list[Path]:
+    """The working trees that exist."""
+    listed = git(repository, ["worktree", "list", "--porcelain"]).decode("utf-8", "surrogateescape")
+    found, current = [], Path()
+    for line in listed.splitlines():
+        if line.startswith("worktree "):
+            current = Path(line.removeprefix("worktree "))
+            found.append(current)
+        elif line == "bare" and found:
+            found.remove(current)
+    return [path for path in found if path.is_dir()]
+
+
+def written_manifests(repository: Repository) -> Iterator[Found]:
+    """Manifests that lie in working trees in place of models, whether git knows them or not."""
+    for tree in worktrees(repository):
+        if not (tree / ".git").exists():
+            continue
+        there = ["--git-dir", str(tree / ".git"), "--work-tree", str(tree)]
+        asked = ["ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", ":(top,attr:filter=theta)"]
+        for name in dict.fromkeys(run([*there, *asked], cwd=tree).split(b"\0")):
+            path = tree / os.fsdecode(name)
+            try:
+                if name and path.is_file() and not path.is_symlink() and _starts_like_a_manifest(path):
+                    yield Found("", os.fsdecode(name), path.read_bytes())
+            except OSError:
+                continue
+
+
+def _starts_like_a_manifest(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
+def _notes(folder: Path) -> Sequence[Path]:
+    """The files that hold such notes in one worktree's folder."""
+    try:
+        found = [Path(entry.path) for entry in os.scandir(folder) if _NOTE.match(entry.name) and entry.is_file()]
+    except OSError:
+        return []
+    for name in _STATE_FOLDERS:
+        found += [path for path in (folder / name).rglob("*") if path.is_file()]
+    return found

@@ -1,0 +1,42 @@
+"""The hooks a plugin may implement. Each returns what the plugin adds; a plugin implements those it needs.
+
+A package offers its plugin module by an entry point in the group ``git_theta``::
+
+    [project.entry-points.git_theta]
+    my-plugin = "my_package.git_theta_plugin"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import pluggy
+
+from git_theta.core.contracts import CheckpointFormat, MergeStrategy, Update
+
+if TYPE_CHECKING:
+    import click
+
+hookspec = pluggy.HookspecMarker("git_theta")
+hookimpl = pluggy.HookimplMarker("git_theta")
+
+
+@hookspec
+def register_checkpoint_formats() -> Iterable[CheckpointFormat]:  # type: ignore[empty-body]
+    """The checkpoint formats this plugin reads; they are tried after safetensors and torch, before zip and plain bytes."""
+
+
+@hookspec
+def register_updates() -> Iterable[Update]:  # type: ignore[empty-body]
+    """The updates (ways to store a tensor exactly) this plugin adds to those tried at ``git add``."""
+
+
+@hookspec
+def register_merge_strategies() -> Iterable[MergeStrategy]:  # type: ignore[empty-body]
+    """The merge strategies this plugin adds to those that can be chosen by name."""
+
+
+@hookspec
+def register_commands() -> Iterable[click.Command]:  # type: ignore[empty-body]
+    """The click commands this plugin adds below ``git theta``."""

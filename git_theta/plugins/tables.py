@@ -1,0 +1,79 @@
+"""What comes with Git-Theta, by name, without importing it. The registry's hot path imports the one that is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from git_theta.core.contracts import CheckpointFormat, MergeStrategy, Update
+
+
+@dataclass(frozen=True, slots=True)
+class FormatRow:
+    """A built-in checkpoint format. ``generic``: it takes what nobody else knows, so plugins come before it.
+
+    A suffix alone claims a file only when it starts with ``magic``: ``.bin`` and ``.pt`` are used for much else. Files whose
+    content is of this format begin with one of ``starts`` (if any are given): others need not import it to be told so.
+    """
+
+    target: str
+    suffixes: tuple[str, ...] = ()
+    magic: bytes = b""
+    generic: bool = False
+    starts: tuple[bytes, ...] = ()
+
+
+FORMATS = {
+    "safetensors": FormatRow("git_theta.checkpoints.safetensors:SafetensorsFormat", (".safetensors",)),
+    "torch-zip": FormatRow(
+        "git_theta.checkpoints.torch_zip:TorchZipFormat", (".pt", ".pth", ".ckpt", ".bin"), b"PK\x03\x04", starts=(b"PK\x03\x04",)
+    ),
+    "torch-legacy": FormatRow("git_theta.checkpoints.torch_legacy:TorchLegacyFormat", starts=(b"\x80",)),
+    "gguf": FormatRow("git_theta.checkpoints.gguf:GgufFormat", (".gguf",), b"GGUF", starts=(b"GGUF",)),
+    "npy": FormatRow("git_theta.checkpoints.numpy_files:NpyFormat", (".npy",), b"\x93NUMPY", starts=(b"\x93NUMPY",)),
+    "npz": FormatRow("git_theta.checkpoints.numpy_files:NpzFormat", (".npz",), b"PK\x03\x04", starts=(b"PK\x03\x04",)),
+    "hdf5": FormatRow("git_theta.checkpoints.hdf5:Hdf5Format", (".h5", ".hdf5"), b"\x89HDF", starts=(b"\x89HDF",)),
+    "onnx": FormatRow("git_theta.checkpoints.onnx:OnnxFormat", (".onnx",), starts=(b"\x08",)),
+    "flax-msgpack": FormatRow(
+        "git_theta.checkpoints.flax_msgpack:FlaxMsgpackFormat",
+        (".msgpack",),
+        starts=tuple(bytes([first]) for first in (*range(0x81, 0x90), 0xDE, 0xDF)),
+    ),
+    "tar": FormatRow("git_theta.checkpoints.tar_container:TarFormat", (".nemo", ".tar"), generic=True),
+    "stored-zip": FormatRow("git_theta.checkpoints.stored_zip:StoredZipFormat", generic=True),
+    "opaque": FormatRow("git_theta.checkpoints.opaque:OpaqueFormat", generic=True),
+}
+
+UPDATES = {
+    "dense": "git_theta.updates.dense:Dense",
+    "delta": "git_theta.updates.delta:Delta",
+    "sparse": "git_theta.updates.sparse:Sparse",
+    "low-rank": "git_theta.updates.low_rank:LowRank",
+    "ia3": "git_theta.updates.ia3:IA3",
+    "patch": "git_theta.updates.patch:Patch",
+}
+
+
+def make(target: str) -> object:
+    """An instance of the class that ``module:Class`` names."""
+    module, _, name = target.partition(":")
+    return getattr(import_module(module), name)()
+
+
+def checkpoint_format(name: str) -> CheckpointFormat:
+    """The built-in format called ``name``; :class:`KeyError` if there is none."""
+    return cast("CheckpointFormat", make(FORMATS[name].target))
+
+
+def update(name: str) -> Update:
+    """The built-in update called ``name``; :class:`KeyError` if there is none."""
+    return cast("Update", make(UPDATES[name]))
+
+
+def merge_strategies() -> tuple[MergeStrategy, ...]:
+    """All built-in merge strategies."""
+    from git_theta.merges import builtin
+
+    return tuple(builtin.strategies())

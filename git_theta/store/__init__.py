@@ -1,0 +1,1 @@
+"""Where objects are kept and how they travel. Knows objects, not manifests."""

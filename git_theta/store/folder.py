@@ -1,0 +1,138 @@
+"""Objects of another repository on this machine: read and written directly, with no server or other program, often without a copy."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from git_theta.core.manifest import ObjectRef
+from git_theta.errors import ObjectDamaged, ObjectMissing, StoreError, TransferError
+from git_theta.store.local import LocalStore
+
+_GROUP = 4096  # objects that become durable together, so that an interrupted transfer need not start again
+_GROUP_BYTES = 1 << 30
+_TOGETHER = 32  # objects that a thread takes at a time
+
+
+class FolderPlace:
+    """The objects of a repository in ``folders`` (laid out as Git LFS lays out its own); new ones go into ``target``."""
+
+    verifies = True  # every object is hashed on arrival
+
+    def __init__(self, folders: Sequence[Path], target: LocalStore, title: str) -> None:
+        self._folders = folders
+        self._target = target
+        self.title = title
+
+    def lacking(self, refs: Sequence[ObjectRef]) -> list[ObjectRef]:
+        """Those objects that are in none of the folders, by name and size."""
+        return [ref for ref in refs if self.find(ref) is None]
+
+    def find(self, ref: ObjectRef) -> Path | None:
+        """The file that claims to be an object."""
+        for folder in self._folders:
+            path = _place(folder, ref.oid)
+            try:
+                if os.stat(path).st_size == ref.size:
+                    return Path(path)
+            except OSError:
+                continue
+        return None
+
+    def bring(self, store: LocalStore, refs: Sequence[ObjectRef], advance: Callable[[int], None]) -> None:
+        """Take objects over into ``store``: by hard link where possible. :class:`TransferError` if any of them is damaged there."""
+        damaged = []
+        found = [(ref, path) for ref in refs if (path := self.find(ref)) is not None]
+        for ref, problem in _each(store, found, advance, store.adopt):
+            if isinstance(problem, ObjectDamaged):
+                damaged.append(ref)
+            elif problem is not None:
+                raise problem
+        if damaged:
+            many = f", and {len(damaged) - 1} others" if len(damaged) > 1 else ""
+            raise TransferError(f"{self.title}: object {damaged[0].oid}{many} is damaged there")
+
+    def audit(self, refs: Sequence[ObjectRef]) -> Iterator[tuple[ObjectRef, str]]:
+        """Read objects there; those that are missing or not what their name says, with the reason."""
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "git-theta-audit") as pool:
+            for ref, problem in zip(refs, pool.map(self._audit_one, refs), strict=True):
+                if problem:
+                    yield ref, problem
+
+    def _audit_one(self, ref: ObjectRef) -> str:
+        path = self.find(ref)
+        if path is None:
+            return "missing"
+        try:
+            with path.open("rb") as file:
+                right = hashlib.file_digest(file, "sha256").hexdigest() == ref.oid
+        except OSError as error:
+            return f"unreadable: {error.strerror or error}"
+        return "" if right else "damaged"
+
+    def send(self, store: LocalStore, refs: Sequence[ObjectRef], advance: Callable[[int], None]) -> None:
+        """Put objects of ``store`` there, by hard link where possible.
+
+        :class:`ObjectMissing`, :class:`ObjectDamaged` or :class:`TransferError` unless every one has arrived, durable and as its name says.
+        """
+        found = []
+        for ref in refs:
+            path = store.find(ref.oid, ref.size)
+            if path is None:
+                raise ObjectMissing(f"object {ref.oid} ({ref.size} bytes) is not in the store")
+            found.append((ref, path))
+        try:
+            for _, problem in _each(self._target, found, advance, self._target.link):
+                if problem is not None:
+                    raise problem
+        except StoreError as error:
+            raise TransferError(f"could not deliver to {self.title}: {error}") from None
+        finally:
+            self._target.close()
+
+
+Take = Callable[[Path, ObjectRef], None]
+
+
+def _each(
+    store: LocalStore, found: Sequence[tuple[ObjectRef, Path]], advance: Callable[[int], None], take: Take
+) -> Iterator[tuple[ObjectRef, Exception | None]]:
+    """Let ``store`` take files over, several at a time, and tell of each how it went once it is durable."""
+
+    def some(items: Sequence[tuple[ObjectRef, Path]]) -> list[Exception | None]:
+        return [one(ref, path) for ref, path in items]
+
+    def one(ref: ObjectRef, path: Path) -> Exception | None:
+        try:
+            take(path, ref)
+        except (ObjectDamaged, StoreError) as error:
+            return error
+        advance(ref.size)
+        return None
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "git-theta-adopt") as pool:
+        for group in _groups(found):
+            parts = [group[start : start + _TOGETHER] for start in range(0, len(group), _TOGETHER)]
+            outcomes = [outcome for part in pool.map(some, parts) for outcome in part]
+            store.flush()
+            yield from ((ref, outcome) for (ref, _), outcome in zip(group, outcomes, strict=True))
+
+
+def _groups(found: Sequence[tuple[ObjectRef, Path]]) -> Iterator[list[tuple[ObjectRef, Path]]]:
+    group: list[tuple[ObjectRef, Path]] = []
+    size = 0
+    for item in found:
+        if group and (len(group) >= _GROUP or size + item[0].size > _GROUP_BYTES):
+            yield group
+            group, size = [], 0
+        group.append(item)
+        size += item[0].size
+    if group:
+        yield group
+
+
+def _place(folder: Path, oid: str) -> str:
+    return f"{folder}{os.sep}{oid[:2]}{os.sep}{oid[2:4]}{os.sep}{oid}"

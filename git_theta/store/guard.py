@@ -1,0 +1,72 @@
+"""Keeping a deletion and the commands that store objects apart.
+
+Who stores objects holds the store for as long as its command runs, together with all others who do; who deletes needs it alone. Where
+the system has no such locks, only the age of objects protects them (see ``workflows/prune.py``).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from git_theta.errors import StoreError
+
+_PATIENCE = 10.0  # seconds
+
+
+def hold(folder: Path) -> int | None:
+    """Hold the store in ``folder`` until the returned descriptor is closed. None where that is not possible: then nobody is kept out.
+
+    The lock is on the folder itself, so that nothing is written for it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # there is nothing yet that could be deleted
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+    except OSError:  # a file system without locks
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Have the store alone. :class:`StoreError` when others use it for longer than a few seconds."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    if not folder.is_dir():
+        yield
+        return
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise StoreError(f"the store {folder} cannot be read: {error.strerror or error}") from None
+    try:
+        until = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise StoreError("another git command is using the store; try again when it has finished") from None
+                time.sleep(0.05)
+            except OSError:  # a file system without locks
+                break
+        yield
+    finally:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)

@@ -1,0 +1,392 @@
+"""Moving objects with Git LFS, whose ids and layout ours share.
+
+Git LFS's own storage is only the *dock*. To push, objects are linked there and git-lfs sends them by id. To fetch, git-lfs is
+asked for them in the protocol of a delayed filter, the one way to name single objects to it, and what it brings is linked over and
+verified. What was put into the dock on the way is taken out again: ``git lfs prune`` would remove it anyway, as no pointer file names it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, cast
+
+from git_theta.core.manifest import ObjectRef
+from git_theta.core.names import display
+from git_theta.errors import GitError, ObjectDamaged, ObjectMissing, TransferError
+from git_theta.git import pktline
+from git_theta.git.command import run, run_code
+from git_theta.git.remotes import Remote, base_folder, current_branch, local_path
+from git_theta.git.repository import Repository
+from git_theta.store.local import LocalStore
+
+INSTALL = "install it from https://git-lfs.com (or with your package manager: apt, dnf, brew, winget, conda: git-lfs)"
+_IDS_FROM_STDIN = (3, 3)  # the first release that takes them there
+_IDS_AT_ONCE = 400  # as arguments; 32,000 characters are the least that a command line holds anywhere
+_FLUSH_COUNT, _FLUSH_BYTES = 256, 1 << 30
+_URL_REMOTE = "git-theta-url"  # stands for a remote that is only a URL
+
+
+@dataclass(frozen=True, slots=True)
+class GitLfs:
+    """git-lfs in one repository: its version, and its own objects' folder."""
+
+    repository: Repository
+    version: tuple[int, ...]
+    dock: Path
+
+    @classmethod
+    def find(cls, repository: Repository) -> GitLfs:
+        """:class:`TransferError`, saying how to get it, where git-lfs is not installed."""
+        code, words = run_code(["lfs", "version"], cwd=base_folder(repository), allowed=range(256))
+        match = re.match(rb"git-lfs/(\d+)\.(\d+)", words)
+        if code or not match:
+            raise TransferError(f"git-lfs is not installed; {INSTALL}")
+        named = run(["config", "--show-scope", "--type=path", "--get", "lfs.storage"], cwd=base_folder(repository), allowed=(0, 1))
+        scope, _, storage = named.decode("utf-8", "surrogateescape").rstrip("\n").partition("\t")
+        if scope == "command":  # git-lfs would hand it on to the other side of a file:// transfer, deliver nothing and report success
+            raise TransferError("lfs.storage cannot be given on the command line; 'git config lfs.storage' sets it for the repository")
+        return cls(repository, (int(match[1]), int(match[2])), repository.common_dir / (storage or "lfs") / "objects")
+
+    def path(self, oid: str) -> Path:
+        """Where git-lfs keeps an object."""
+        return self.dock / oid[:2] / oid[2:4] / oid
+
+
+class LfsPlace:
+    """A remote's Git LFS server."""
+
+    verifies = False
+
+    def __init__(self, lfs: GitLfs, remote: Remote, settings: Mapping[str, str] | None = None) -> None:
+        self._lfs = lfs
+        self._remote = remote
+        self._more = dict(settings or {})
+        self.title = f"{remote.title} (Git LFS)"
+
+    def send(self, store: LocalStore, refs: Sequence[ObjectRef], advance: Callable[[int], None]) -> None:
+        """Deliver objects that are in ``store``; what the server has already it does not ask for.
+
+        :class:`TransferError` unless every one of them has arrived. :class:`ObjectMissing` or :class:`ObjectDamaged`
+        before anything is sent.
+        """
+        if not refs:
+            return
+        docked = []
+        try:
+            for ref in refs:
+                if self._dock(store, ref):
+                    docked.append(ref)
+            self._push([ref.oid for ref in refs])
+        finally:
+            for ref in docked:
+                self._undock(ref)
+        advance(sum(ref.size for ref in refs))
+
+    def bring(self, store: LocalStore, refs: Sequence[ObjectRef], advance: Callable[[int], None]) -> None:
+        """Fetch objects into ``store``. Those that cannot be had stay missing; :class:`TransferError` with git-lfs's words if any did."""
+        if not refs:
+            return
+        arriving = _Arrivals(store, self._lfs, advance)
+        wanted = [ref for ref in refs if not arriving.here_already(ref)]
+        words = ""
+        try:
+            if wanted:
+                words = self._fetch(wanted, arriving.take)
+        finally:
+            arriving.finish(wanted)
+        lacking = [ref for ref in wanted if ref.oid not in arriving.taken]
+        if lacking:
+            many = f"{len(lacking):,} of {len(refs):,} objects" if len(lacking) > 1 else f"object {lacking[0].oid}"
+            raise TransferError(f"{self.title} did not deliver {many}{f': {words}' if words else ''}")
+
+    def audit(self, refs: Sequence[ObjectRef]) -> Iterator[tuple[ObjectRef, str]]:
+        """Read objects at the server; those that are missing or not what their name says, with the reason.
+
+        They pass through a repository made for that, group by group, as git-lfs would not fetch what it has in the real one.
+        """
+        repository = self._lfs.repository
+        with tempfile.TemporaryDirectory(prefix="git-theta-", dir=repository.git_dir) as folder:
+            run(["init", "-q", "--bare", folder])
+            run(["--git-dir", folder, "config", "include.path", str(repository.common_dir / "config")])
+            own = GitLfs(
+                Repository(Path(folder), Path(folder), None, repository.hash_length), self._lfs.version, Path(folder, "lfs", "objects")
+            )
+            place = LfsPlace(own, self._remote, self._more | self._absolute())
+            for group in _groups(refs):
+                words = place._fetch(group, lambda _: None)
+                for ref in group:
+                    reason = _fault(own.path(ref.oid), ref)
+                    if reason:
+                        yield ref, f"missing ({words})" if reason == "missing" and words else reason
+                    own.path(ref.oid).unlink(missing_ok=True)
+
+    def _absolute(self) -> dict[str, str]:
+        """The remote's URL, where it is a relative path, as seen from anywhere."""
+        folder = local_path(self._remote.url, base_folder(self._lfs.repository))
+        return {f"remote.{self._remote.name}.url": folder.absolute().as_uri()} if folder is not None and self._remote.name else {}
+
+    # Sending
+
+    def _dock(self, store: LocalStore, ref: ObjectRef) -> bool:
+        """Whether the object had to be put into the dock."""
+        source, target = store.find(ref.oid, ref.size), self._lfs.path(ref.oid)
+        if source is None:
+            raise ObjectMissing(f"object {ref.oid} ({ref.size} bytes) is not in the store")
+        with contextlib.suppress(OSError):
+            if target.stat().st_size == ref.size:
+                return False
+        temporary = target.with_name(f".{ref.oid}.{uuid.uuid4().hex}")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(source, target)
+                return True
+            except OSError:  # another file system, or something of that name is in the way
+                with contextlib.suppress(OSError):
+                    os.link(source, temporary)
+                if not temporary.exists():
+                    _copy(source, temporary)
+            os.replace(temporary, target)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise TransferError(f"{self._lfs.dock} cannot be written: {error.strerror or error}") from None
+        return True
+
+    def _undock(self, ref: ObjectRef) -> None:
+        with contextlib.suppress(OSError):
+            self._lfs.path(ref.oid).unlink()
+
+    def _push(self, oids: Sequence[str]) -> None:
+        name, environment = self._addressed({"lfs.allowincompletepush": "false"})
+        if self._lfs.version >= _IDS_FROM_STDIN:
+            self._run_push(["lfs", "push", "--object-id", name, "--stdin"], "\n".join(oids) + "\n", environment)
+            return
+        for start in range(0, len(oids), _IDS_AT_ONCE):
+            self._run_push(["lfs", "push", "--object-id", name, *oids[start : start + _IDS_AT_ONCE]], "", environment)
+
+    def _run_push(self, arguments: Sequence[str], stdin: str, environment: Mapping[str, str]) -> None:
+        # git-lfs shows its own progress, on standard output; that belongs on standard error, where a terminal is.
+        watched = os.isatty(2)
+        with tempfile.TemporaryFile() as words:
+            target = 2 if watched else words
+            done = subprocess.run(
+                ["git", *arguments],
+                cwd=base_folder(self._lfs.repository),
+                input=stdin.encode("ascii"),
+                stdout=target,
+                stderr=target,
+                env=self._environment(environment),
+                check=False,
+            )
+            if done.returncode:
+                said = "" if watched else _reason(words)
+                raise TransferError(f"git-lfs could not deliver to {self._remote.title}{f': {said}' if said else ' (see above)'}")
+
+    # Fetching
+
+    def _fetch(self, refs: Sequence[ObjectRef], take: Callable[[ObjectRef], None]) -> str:
+        """Ask git-lfs for objects and tell ``take`` as they come; what it complained of."""
+        settings = {"lfs.fetchinclude": "", "lfs.fetchexclude": ""}
+        _, environment = self._addressed(settings, fetch=True)
+        with tempfile.TemporaryFile() as words:
+            process = subprocess.Popen(
+                ["git", "lfs", "filter-process"],
+                cwd=base_folder(self._lfs.repository),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=words,
+                env=self._environment({**environment, "GIT_LFS_SKIP_SMUDGE": "0"}),
+            )
+            stdin, stdout = cast(IO[bytes], process.stdin), cast(IO[bytes], process.stdout)
+            try:
+                _converse(stdin, stdout, refs, take)
+            except (EOFError, OSError, GitError) as error:
+                if isinstance(error, TransferError):
+                    raise
+                return _reason(words) or f"git-lfs stopped ({type(error).__name__})"
+            except BaseException:
+                process.kill()
+                raise
+            finally:
+                with contextlib.suppress(OSError):
+                    stdin.close()
+                process.wait()
+                stdout.close()
+            return _reason(words)
+
+    def _environment(self, more: Mapping[str, str]) -> dict[str, str]:
+        """What git-lfs is run with. Where it finds the repository by itself, git's word for it is left out: a transfer's other side,
+        which is another repository, would obey it too.
+        """
+        worktree = self._lfs.repository.worktree
+        hidden = ("GIT_DIR", "GIT_WORK_TREE") if worktree is not None and (worktree / ".git").exists() else ()
+        return {**{key: value for key, value in os.environ.items() if key not in hidden}, **more}
+
+    def _addressed(self, settings: Mapping[str, str], fetch: bool = False) -> tuple[str, dict[str, str]]:
+        """The name to call the remote, and the environment that makes git-lfs understand it (and use it, to fetch)."""
+        settings = {**self._more, **settings}
+        name = self._remote.name
+        if not name:
+            name, url = _URL_REMOTE, self._remote.push_url
+            folder = local_path(url, base_folder(self._lfs.repository))
+            settings[f"remote.{name}.url"] = folder.absolute().as_uri() if folder is not None else url
+        if fetch:
+            branch = current_branch(self._lfs.repository)
+            settings["remote.lfsdefault"] = name
+            if branch:
+                settings[f"branch.{branch}.remote"] = name
+        return name, configured(settings)
+
+
+def configured(settings: Mapping[str, str]) -> dict[str, str]:
+    """The environment that gives git (and git-lfs) further settings, beside those that the environment gives already."""
+    count = os.environ.get("GIT_CONFIG_COUNT", "")
+    first = int(count) if count.isdigit() else 0
+    environment = {"GIT_CONFIG_COUNT": str(first + len(settings))}
+    for number, (key, value) in enumerate(settings.items(), first):
+        environment[f"GIT_CONFIG_KEY_{number}"] = key
+        environment[f"GIT_CONFIG_VALUE_{number}"] = value
+    return environment
+
+
+def lfs_folder(git_dir: Path) -> Path:
+    """Where a repository on this machine keeps its Git LFS objects."""
+    named = run(["--git-dir", str(git_dir), "config", "--type=path", "--get", "lfs.storage"], allowed=(0, 1, 128))
+    return git_dir / (named.decode("utf-8", "surrogateescape").rstrip("\n") or "lfs") / "objects"
+
+
+class _Arrivals:
+    """Takes objects from the dock into the store, verified, and makes them durable by and by."""
+
+    def __init__(self, store: LocalStore, lfs: GitLfs, advance: Callable[[int], None]) -> None:
+        self._store = store
+        self._lfs = lfs
+        self._advance = advance
+        self._count = self._bytes = 0
+        self.taken: set[str] = set()
+
+    def here_already(self, ref: ObjectRef) -> bool:
+        """Whether the object was in the dock before; then it is taken, and stays there."""
+        return self._adopt(ref)
+
+    def take(self, ref: ObjectRef) -> None:
+        """Take what git-lfs has just brought, if it did."""
+        if ref.oid not in self.taken and self._adopt(ref):
+            with contextlib.suppress(OSError):
+                self._lfs.path(ref.oid).unlink()
+
+    def finish(self, refs: Iterable[ObjectRef]) -> None:
+        """Look for all of ``refs`` once more, and make what is here durable."""
+        for ref in refs:
+            self.take(ref)
+        self._store.flush()
+
+    def _adopt(self, ref: ObjectRef) -> bool:
+        path = self._lfs.path(ref.oid)
+        try:
+            if path.stat().st_size != ref.size:
+                return False
+            self._store.adopt(path, ref)
+        except ObjectDamaged:
+            with contextlib.suppress(OSError):
+                path.unlink()  # git-lfs would take it for the object and never fetch it again
+            return False
+        except FileNotFoundError:
+            return False
+        self.taken.add(ref.oid)
+        self._advance(ref.size)
+        self._count, self._bytes = self._count + 1, self._bytes + ref.size
+        if self._count >= _FLUSH_COUNT or self._bytes >= _FLUSH_BYTES:
+            self._store.flush()
+            self._count = self._bytes = 0
+        return True
+
+
+def _converse(stdin: IO[bytes], stdout: IO[bytes], refs: Sequence[ObjectRef], take: Callable[[ObjectRef], None]) -> None:
+    """Speak to ``git lfs filter-process`` as git does when it may delay: name every object, then wait for each.
+
+    Its content is never asked for: it is in the dock by then. To ask what is available once more than needed crashes git-lfs 3.3.0.
+    """
+
+    def say(*lines: str) -> None:
+        stdin.write(b"".join(map(pktline.text, lines)) + pktline.FLUSH)
+
+    say("git-filter-client", "version=2")
+    stdin.flush()
+    pktline.read_list(stdout)
+    say("capability=clean", "capability=smudge", "capability=delay")
+    stdin.flush()
+    if "capability=delay" not in pktline.read_list(stdout):
+        raise GitError("this git-lfs cannot delay; Git-Theta needs git-lfs 3.0 or newer")
+    waiting: dict[str, ObjectRef] = {}
+    for ref in refs:
+        pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{ref.oid}\nsize {ref.size}\n".encode("ascii")
+        say("command=smudge", f"pathname={ref.oid}", "can-delay=1")
+        stdin.write(b"%04x" % (len(pointer) + 4) + pointer + pktline.FLUSH)
+        stdin.flush()
+        status = pktline.read_list(stdout)
+        if "status=delayed" in status:
+            waiting[ref.oid] = ref
+            continue
+        if "status=success" in status:  # it came meanwhile, from someone else
+            while pktline.read_packet(stdout) is not None:
+                pass
+            pktline.read_list(stdout)
+        take(ref)
+    while waiting:
+        say("command=list_available_blobs")
+        stdin.flush()
+        listed = [line.removeprefix("pathname=") for line in pktline.read_list(stdout)]
+        pktline.read_list(stdout)
+        if not listed:
+            raise GitError("git-lfs knows no more of the objects it was asked for")
+        for oid in listed:
+            ref_or_none = waiting.pop(oid, None)
+            if ref_or_none is not None:
+                take(ref_or_none)
+
+
+def _groups(refs: Sequence[ObjectRef]) -> Iterator[list[ObjectRef]]:
+    group: list[ObjectRef] = []
+    size = 0
+    for ref in refs:
+        if group and (len(group) >= _FLUSH_COUNT or size + ref.size > _FLUSH_BYTES):
+            yield group
+            group, size = [], 0
+        group.append(ref)
+        size += ref.size
+    if group:
+        yield group
+
+
+def _fault(path: Path, ref: ObjectRef) -> str:
+    try:
+        with path.open("rb") as file:
+            right = hashlib.file_digest(file, "sha256").hexdigest() == ref.oid and path.stat().st_size == ref.size
+    except FileNotFoundError:
+        return "missing"
+    return "" if right else "damaged"
+
+
+def _copy(source: Path, target: Path) -> None:
+    import shutil
+
+    shutil.copyfile(source, target)
+
+
+def _reason(words: IO[bytes]) -> str:
+    """What a person should read of git-lfs's output: its first complaint, without progress and debris of the transfer agent."""
+    words.seek(0)
+    text = words.read(64 << 10).decode("utf-8", "replace").replace("\r", "\n")
+    lines = [line.strip() for line in text.split("\n")]
+    told = [line for line in lines if line and line != "EOF" and not re.match(r"(Uploading|Downloading) LFS objects:", line)]
+    return display(told[0], 300) if told else ""

@@ -1,0 +1,136 @@
+"""Which update stores a tensor smallest.
+
+Choosing must cost little beside coding, so samples decide what is worth encoding at all: the one that promises most, and another only
+where it might be smaller still. The same arguments give the same choice, on any number of threads.
+
+Nothing here needs numpy until a tensor is looked at as numbers, so that adding a small text-like change stays fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from git_theta.errors import PluginError
+from git_theta.updates.dense import Dense
+
+if TYPE_CHECKING:
+    from git_theta.core.contracts import Encoded, Level, Update
+    from git_theta.core.tensors import Spec, Tensor
+    from git_theta.updates.delta_plan import Plan
+
+BUILT_IN = ("dense", "delta", "sparse", "low-rank", "ia3", "patch")
+_TEXT = 16 << 20  # bytes up to which a row of u8 is taken for text or the like
+_FEW = 1 << 14  # elements up to which sampling is not worth it
+_SAMPLE = 1 << 16  # elements
+_CHEAP = 1.5  # bits an element: a delta as small as that leaves little to gain
+
+
+def choose(tensor: Tensor, base: Tensor | None, updates: Sequence[Update], level: Level) -> tuple[Update, Encoded]:
+    """The update that stores ``tensor`` smallest and its payload; ``base`` is the earlier value, if any, and may differ in shape and type.
+
+    ``updates`` are those that may be used; dense always may. Updates this module does not know are all tried in full and, since a plugin
+    made them, decoded again: :class:`PluginError` when one is not exact.
+    """
+    known = {update.name: update for update in updates if update.name in BUILT_IN}
+    dense = known.get("dense") or Dense()
+    race = _Race(tensor, base, level)
+    expected = _built_in(race, known) if base is not None else 0.0
+    for update in updates:
+        if update.name not in BUILT_IN and (base is not None or not update.needs_base):
+            race.enter(update, verify=True)
+    # Where dense is expected to be clearly larger, it need not be tried; else it has to be seen. (Samples mix what blocks keep apart,
+    # so a tensor of unlike parts takes less than expected.)
+    if not race.best or race.size > 0.75 * expected:
+        race.enter(dense, ties=True)
+    assert race.best is not None
+    return race.best
+
+
+def estimates(tensor: Tensor, bases: Sequence[Tensor]) -> list[float]:
+    """About how many bytes a delta from each of ``bases`` takes, judged by samples; infinity where one cannot predict it in place."""
+    from git_theta.updates import delta_plan
+
+    sizes = []
+    for base in bases:
+        alike = base.shape == tensor.shape and delta_plan.predictable(tensor.spec, base.spec)
+        sizes.append(delta_plan.estimate(tensor, base, delta_plan.Plan(), _FEW)[0] if alike else float("inf"))
+    return sizes
+
+
+def is_text(spec: Spec) -> bool:
+    """Whether a tensor is taken for text or the like (a file's header, a pickle): only dense and patch are tried then."""
+    return spec.dtype == "u8" and len(spec.shape) <= 1 and spec.nbytes <= _TEXT
+
+
+class _Race:
+    """What is being stored, and the smallest way found so far."""
+
+    def __init__(self, tensor: Tensor, base: Tensor | None, level: Level) -> None:
+        self.tensor, self.base, self.level = tensor, base, level
+        self.best: tuple[Update, Encoded] | None = None
+
+    @property
+    def size(self) -> float:
+        """Bytes of the smallest so far."""
+        return self.best[1].size if self.best else float("inf")
+
+    def enter(self, update: Update, encoded: Encoded | None = None, verify: bool = False, ties: bool = False) -> None:
+        """Encode with ``update`` (unless done already) and remember the result if there is one and it is the smallest."""
+        encoded = encoded or update.encode(self.tensor, self.base if update.needs_base else None, self.level)
+        if encoded is None:
+            return
+        if encoded.size < self.size or (ties and encoded.size == self.size):
+            if verify:
+                self._verify(update, encoded)
+            self.best = (update, encoded)
+
+    def _verify(self, update: Update, encoded: Encoded) -> None:
+        payload = memoryview(b"".join(encoded.chunks))
+        decoded = update.decode(payload, self.tensor.spec, self.base if update.needs_base else None)
+        if memoryview(decoded).cast("B") != memoryview(self.tensor.data).cast("B"):
+            raise PluginError(f"the update {update.name!r} does not give back what it stored; remove or mend the plugin it comes from")
+
+
+def _built_in(race: _Race, known: dict[str, Update]) -> float:
+    """Enter the built-in updates that may win, and return how large a dense payload is expected to be (0: unknown)."""
+    tensor, base = race.tensor, race.base
+    assert base is not None
+    if "patch" in known and tensor.dtype == base.dtype == "u8" and len(tensor.shape) <= 1:
+        text = is_text(tensor.spec)
+        if text or tensor.shape != base.shape:
+            race.enter(known["patch"])
+        if text:
+            return 0.0
+    if len(tensor.bits()) <= _FEW:
+        for name in ("delta", "sparse"):
+            if name in known:
+                race.enter(known[name])
+        return 0.0
+    from git_theta.updates import delta_plan, planes
+
+    sample = delta_plan.sample(tensor.bits(), _SAMPLE)
+    expected = sum(map(len, planes.encode(sample))) * len(tensor.bits()) / len(sample)
+    plan = delta_plan.make(tensor, base, race.level)
+    if plan is None or plan.runs is not None:
+        _enter_delta(race, known, plan)
+        return expected
+    promised, changed = delta_plan.estimate(tensor, base, plan, _SAMPLE)
+    if changed < 0.25 and "sparse" in known:
+        race.enter(known["sparse"])
+    explained = plan.decay is not None and plan.decay.steps > 1
+    if not explained and changed > 0.5 and race.level != "fast" and promised * 8 > _CHEAP * len(tensor.bits()):
+        for name in ("low-rank", "ia3"):
+            if name in known and race.size > 0.8 * promised:
+                race.enter(known[name])
+    margin = 1.3 if race.level == "best" else 1.1
+    if promised < margin * min(race.size, expected):
+        _enter_delta(race, known, plan)
+    return expected
+
+
+def _enter_delta(race: _Race, known: dict[str, Update], plan: Plan | None) -> None:
+    from git_theta.updates import delta
+
+    if plan is not None and race.base is not None and "delta" in known:
+        race.enter(known["delta"], delta.encode(race.tensor, race.base, plan, race.level))

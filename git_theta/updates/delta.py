@@ -1,0 +1,135 @@
+"""delta: the difference from the base, for every type and also for a base of other rows or of another float type.
+
+The base predicts the tensor; what is coded is the residual (see :mod:`git_theta.updates.residual`). How the base predicts is said by
+the payload:
+
+``flags`` byte | where flagged DECAY: factor (f64), steps (varint) | where flagged ROWS: the runs of rows that the base predicts |
+residual of the predicted elements | where flagged ROWS: byte planes of the elements in no run.
+
+GROUPED: elements are ordered by the prediction's exponent. CONVERTED: the base has another float type and is rounded to the tensor's.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+
+from git_theta.core import dtypes, varint
+from git_theta.core.contracts import Encoded, Level
+from git_theta.core.tensors import Buffer, Spec, Tensor
+from git_theta.errors import PayloadError
+from git_theta.updates import decay, delta_plan, floats, planes, residual, runs
+
+_GROUPED, _ROWS, _CONVERTED, _DECAY = 1, 2, 4, 8
+_FACTOR = struct.Struct("<d")
+
+
+class Delta:
+    """Stores a tensor as its difference from an earlier value."""
+
+    name = "delta"
+    needs_base = True
+
+    def encode(self, tensor: Tensor, base: Tensor | None, level: Level) -> Encoded | None:
+        """The payload; None without a base that could predict any of it."""
+        plan = None if base is None else delta_plan.make(tensor, base, level)
+        return None if base is None or plan is None else encode(tensor, base, plan, level)
+
+    def decode(self, payload: memoryview, spec: Spec, base: Tensor | None) -> Buffer:
+        """The tensor's bytes."""
+        if base is None:
+            raise PayloadError("a delta needs the value it is based on")
+        return _decode(payload, spec, base).data.cast("B")
+
+
+def encode(tensor: Tensor, base: Tensor, plan: delta_plan.Plan, level: Level) -> Encoded:
+    """The payload, as planned."""
+    head = _head(plan, tensor.spec, base.spec)
+    return _encode_in_place(head, tensor, base, plan, level) if plan.runs is None else _encode_rows(head, tensor, base, plan, level)
+
+
+def _encode_in_place(head: bytes, tensor: Tensor, base: Tensor, plan: delta_plan.Plan, level: Level) -> Encoded:
+    target, source, changed = tensor.bits(), base.bits(), 0
+    comparable = source.dtype == target.dtype
+
+    def read(start: int, stop: int) -> np.ndarray:
+        nonlocal changed
+        block = target[start:stop]
+        if comparable:
+            changed += int(np.count_nonzero(block != source[start:stop]))
+        return block
+
+    predict = plan.predict(residual.reading(source), tensor.spec, base.spec)
+    chunks = [head, *residual.encode(read, predict, len(target), level, plan.group)]
+    return Encoded(chunks, f"changed={changed}" if comparable else "")
+
+
+def _encode_rows(head: bytes, tensor: Tensor, base: Tensor, plan: delta_plan.Plan, level: Level) -> Encoded:
+    assert plan.runs is not None
+    width = delta_plan.row_width(tensor.spec, base.spec)
+    paired = runs.Gathered(tensor.bits(), [(run.start, run.length) for run in plan.runs], width)
+    source = runs.Gathered(base.bits(), [(run.source, run.length) for run in plan.runs], width)
+    added = runs.Gathered(tensor.bits(), runs.between(plan.runs, tensor.shape[0]), width)
+    predict = plan.predict(source, tensor.spec, base.spec)
+    chunks = [head, *residual.encode(paired, predict, paired.count, level, plan.group)]
+    for start in range(0, added.count, planes.BLOCK):
+        chunks += planes.encode_block(added(start, min(start + planes.BLOCK, added.count)), level)
+    return Encoded(chunks, f"kept={paired.count // width},new={added.count // width}")
+
+
+def _head(plan: delta_plan.Plan, spec: Spec, base: Spec) -> bytes:
+    flags = _GROUPED * bool(plan.group) | _ROWS * (plan.runs is not None)
+    flags |= _CONVERTED * delta_plan.converted(spec, base) | _DECAY * (plan.decay is not None)
+    fields = [bytes([flags])]
+    if plan.decay is not None:
+        fields += [_FACTOR.pack(plan.decay.factor), varint.dump(plan.decay.steps)]
+    if plan.runs is not None:
+        fields.append(runs.dump(plan.runs))
+    return b"".join(fields)
+
+
+def _decode(payload: memoryview, spec: Spec, base: Tensor) -> np.ndarray:
+    plan, position = _parse_head(payload, spec, base.spec)
+    width = dtypes.get(spec.dtype).width
+    source, count = base.bits(), spec.nbytes // width
+    out = residual.allocate(payload, position, count, width)
+    if plan.runs is None:
+        if len(source) != count:
+            raise PayloadError(f"a delta of {count} values is based on {len(source)}")
+        predict = plan.predict(residual.reading(source), spec, base.spec)
+        residual.finish(payload, residual.decode(payload, position, out, predict, plan.group))
+        return out
+    row = delta_plan.row_width(spec, base.spec)
+    gathered = runs.Gathered(source, [(run.source, run.length) for run in plan.runs], row)
+    predict, paired = plan.predict(gathered, spec, base.spec), gathered.count
+    position = residual.decode(payload, position, out[:paired], predict, plan.group)
+    for start in range(paired, count, planes.BLOCK):
+        position = planes.decode_block(payload, position, out[start : start + planes.BLOCK])
+    residual.finish(payload, position)
+    runs.put_in_place(out.reshape(-1, row), plan.runs)
+    return out
+
+
+def _parse_head(payload: memoryview, spec: Spec, base: Spec) -> tuple[delta_plan.Plan, int]:
+    if not len(payload) or payload[0] > 15:
+        raise PayloadError("this is not a delta, or one that a newer Git-Theta wrote")
+    flags, position = payload[0], 1
+    if not delta_plan.predictable(spec, base) or bool(flags & _CONVERTED) != delta_plan.converted(spec, base):
+        raise PayloadError(f"a delta for {spec} cannot be based on {base}")
+    if flags & _GROUPED and spec.dtype not in floats.EXPONENTS:
+        raise PayloadError(f"{spec.dtype} values have no exponents to group by")
+    found, aligned = None, None
+    if flags & _DECAY:
+        if position + _FACTOR.size > len(payload) or spec.dtype not in floats.KINDS or flags & _CONVERTED:
+            raise PayloadError("a delta's decay is cut short or out of place")
+        (factor,) = _FACTOR.unpack_from(payload, position)
+        steps, position = varint.parse(payload, position + _FACTOR.size)
+        found = decay.Decay(factor, steps)
+        if not found.valid:
+            raise PayloadError("a delta's decay is out of range")
+    if flags & _ROWS:
+        if not delta_plan.row_width(spec, base):
+            raise PayloadError(f"the rows of {spec} cannot be based on those of {base}")
+        aligned, position = runs.parse(payload, position, spec.shape[0], base.shape[0])
+    return delta_plan.Plan(found, aligned, spec.dtype if flags & _GROUPED else ""), position

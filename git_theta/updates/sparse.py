@@ -1,0 +1,183 @@
+"""sparse: where elements changed, and by how much. The smallest when few of them did.
+
+Positions are stored in whichever of two ways is smaller: the gaps between them, as byte planes of 32-bit (or, for a gap beyond that,
+64-bit) integers, or one bit an element through zstd. The changed elements follow as a residual against the base's elements in the same
+places.
+
+Payload: form byte (0 gaps of 32 bits, 1 gaps of 64 bits, 2 bits) | number of changes (varint) | length of the positions (varint) |
+positions | residual.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import zstandard
+
+from git_theta.core import dtypes, varint
+from git_theta.core.contracts import Encoded, Level
+from git_theta.core.tensors import Buffer, Spec, Tensor
+from git_theta.errors import PayloadError, UsageError
+from git_theta.updates import floats, planes, residual
+
+_BITS = 2
+_MOST = 0.25  # of the elements; above that it never pays
+_LIMIT = 1 << 24  # changes; so that their positions stay within 128 MiB
+
+
+class Sparse:
+    """Stores the elements that changed."""
+
+    name = "sparse"
+    needs_base = True
+
+    def encode(self, tensor: Tensor, base: Tensor | None, level: Level) -> Encoded | None:
+        """The payload; None unless the base has the same type and as many elements, of which at most a quarter (and 16 Mi) changed."""
+        if base is None or base.dtype != tensor.dtype or base.spec.nbytes != tensor.spec.nbytes:
+            return None
+        target, source = tensor.bits(), base.bits()
+        places = _changed(target, source, min(_LIMIT, int(_MOST * len(target))))
+        return None if places is None else _dump(target[places], source[places], places, len(target), level)
+
+    def decode(self, payload: memoryview, spec: Spec, base: Tensor | None) -> Buffer:
+        """The tensor's bytes."""
+        if base is None or base.dtype != spec.dtype or base.spec.nbytes != spec.nbytes:
+            raise PayloadError("a sparse update needs a base of the same type and size")
+        source = base.bits()
+        form, changed, length, position = _parse_head(payload, len(source))
+        places = _parse_places(payload[position : position + length], form, changed, len(source))
+        position += length
+        values = residual.allocate(payload, position, changed, source.itemsize)
+        residual.finish(payload, residual.decode(payload, position, values, residual.reading(source[places])))
+        out = source.copy()
+        out[places] = values
+        return out.data.cast("B")
+
+
+def encode_given(
+    base: Tensor, data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, shape: Sequence[int], level: Level = "default"
+) -> tuple[Tensor, Encoded]:
+    """Code ``base`` plus a sparse matrix in compressed rows (as scipy's ``csr_matrix``) of as many elements, taken in C order.
+
+    Sums are taken in float64 and rounded once; those of integer types wrap around. Returns the new tensor and its payload.
+    :class:`UsageError` when the matrix is malformed, does not fit, or holds NaN or infinity.
+    """
+    places = _flat_places(indices, indptr, shape, dtypes.count(base.shape))
+    values = np.asarray(data).reshape(-1)
+    if len(values) != len(places):
+        raise UsageError(f"a sparse update lists {len(values)} values for {len(places)} places")
+    if base.dtype in floats.KINDS:
+        with np.errstate(all="ignore"):
+            wide = values.astype(np.float64)
+        if not np.isfinite(wide).all():
+            raise UsageError("a sparse update holds NaN or infinity")
+        before = base.bits()[places]
+        with np.errstate(all="ignore"):
+            after = floats.settle(floats.widen(before, base.dtype) + wide, before, wide == 0, base.dtype)
+    elif dtypes.get(base.dtype).kind in "iu" and values.dtype.kind in "iu":
+        after = base.bits()[places] + values.astype(base.bits().dtype)
+    else:
+        raise UsageError(f"a sparse update of {values.dtype} cannot be added to {base.spec}")
+    bits = base.bits().copy()
+    bits[places] = after
+    new = Tensor(base.dtype, base.shape, bits.data.cast("B") if len(bits) else b"")
+    changed = _changed(bits, base.bits(), len(bits))
+    assert changed is not None
+    return new, _dump(bits[changed], base.bits()[changed], changed, len(bits), level)
+
+
+def _flat_places(indices: np.ndarray, indptr: np.ndarray, shape: Sequence[int], count: int) -> np.ndarray:
+    columns, ends = np.asarray(indices).reshape(-1), np.asarray(indptr).reshape(-1)
+    size = [int(n) for n in np.asarray(shape).reshape(-1)]
+    if len(size) != 2 or min(size) < 0 or size[0] * size[1] != count:
+        raise UsageError(f"a sparse update of shape {tuple(size)} does not fit a tensor of {count} elements")
+    if columns.dtype.kind not in "iu" or ends.dtype.kind not in "iu" or len(ends) != size[0] + 1:
+        raise UsageError(f"a sparse update of {size[0]} rows needs integer indices and {size[0] + 1} row pointers")
+    columns, ends = columns.astype(np.int64), ends.astype(np.int64)
+    if int(ends[0]) != 0 or int(ends[-1]) != len(columns) or (np.diff(ends) < 0).any():
+        raise UsageError("a sparse update's row pointers do not rise from 0 to the number of its values")
+    if len(columns) and (int(columns.min()) < 0 or int(columns.max()) >= size[1]):
+        raise UsageError(f"a sparse update's index lies outside its {size[1]} columns")
+    places = np.repeat(np.arange(size[0]), np.diff(ends)) * size[1] + columns
+    if len(np.unique(places)) != len(places):
+        raise UsageError("a sparse update lists an element twice")
+    return np.asarray(places)
+
+
+def _changed(target: np.ndarray, source: np.ndarray, limit: int) -> np.ndarray | None:
+    """Where the two differ; None in more than ``limit`` places."""
+    positions, count = [np.empty(0, np.int64)], 0
+    for start in range(0, len(target), planes.BLOCK):
+        found = np.flatnonzero(target[start : start + planes.BLOCK] != source[start : start + planes.BLOCK])
+        count += len(found)
+        if count > limit:
+            return None
+        positions.append(found + start)
+    return np.concatenate(positions)
+
+
+def _dump(target: np.ndarray, source: np.ndarray, places: np.ndarray, count: int, level: Level) -> Encoded:
+    form, position_chunks = _dump_places(places, count, level)
+    length = sum(memoryview(chunk).nbytes for chunk in position_chunks)
+    head = bytes([form]) + varint.dump(len(places)) + varint.dump(length)
+    values = residual.encode(residual.reading(target), residual.reading(source), len(target), level)
+    return Encoded([head, *position_chunks, *values], f"changed={len(places)}")
+
+
+def _dump_places(places: np.ndarray, count: int, level: Level) -> tuple[int, Sequence[Buffer]]:
+    gaps = np.diff(places, prepend=-1) - 1
+    form = 1 if len(gaps) and int(gaps.max()) > 0xFFFFFFFF else 0
+    best: Sequence[Buffer] = list(planes.encode(gaps.astype(np.uint64 if form else np.uint32), level))
+    if len(places) * 64 > count:
+        packed = _compressor(level).compress(_marks(places, count).tobytes())
+        if len(packed) < sum(memoryview(chunk).nbytes for chunk in best):
+            return _BITS, [packed]
+    return form, best
+
+
+def _marks(places: np.ndarray, count: int) -> np.ndarray:
+    starts = range(0, count, planes.BLOCK)
+    marks, edges = np.empty(-(-count // 8), np.uint8), np.searchsorted(places, [*starts, count])
+    for number, start in enumerate(starts):
+        block = np.zeros(min(planes.BLOCK, count - start), bool)
+        block[places[edges[number] : edges[number + 1]] - start] = True
+        packed = np.packbits(block, bitorder="little")
+        marks[start // 8 : start // 8 + len(packed)] = packed
+    return marks
+
+
+def _unmark(marks: np.ndarray, count: int) -> np.ndarray:
+    found = [np.empty(0, np.int64)]
+    for start in range(0, count, planes.BLOCK):
+        block = marks[start // 8 : (start + planes.BLOCK) // 8]
+        found.append(np.flatnonzero(np.unpackbits(block, count=min(planes.BLOCK, count - start), bitorder="little")) + start)
+    return np.concatenate(found)
+
+
+def _compressor(level: Level) -> zstandard.ZstdCompressor:
+    return zstandard.ZstdCompressor(level={"fast": 1, "default": 3, "best": 12}[level])
+
+
+def _parse_head(payload: memoryview, count: int) -> tuple[int, int, int, int]:
+    if not len(payload) or payload[0] > _BITS:
+        raise PayloadError("this is not a sparse update, or one that a newer Git-Theta wrote")
+    changed, position = varint.parse(payload, 1)
+    length, position = varint.parse(payload, position)
+    if changed > count or length > len(payload) - position:
+        raise PayloadError(f"{changed} changes in {length} bytes do not fit the update")
+    return payload[0], changed, length, position
+
+
+def _parse_places(data: memoryview, form: int, changed: int, count: int) -> np.ndarray:
+    if form == _BITS:
+        packed = np.frombuffer(planes.expand(data, -(-count // 8)), np.uint8)
+        places = _unmark(packed, count)
+    else:
+        gaps = planes.decode(data, changed, 8 if form else 4)
+        if changed and int(gaps.max()) >= count:
+            raise PayloadError("a changed element lies outside the tensor")
+        places = np.cumsum(gaps.astype(np.int64) + 1) - 1
+    if len(places) != changed or (changed and (int(places.max()) >= count or int(places.min()) < 0)):
+        raise PayloadError("the changed elements' places do not fit the tensor")
+    return places

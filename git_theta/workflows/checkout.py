@@ -1,0 +1,170 @@
+"""checkout: write checkpoints into the working tree directly, by all threads, without git holding them in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from git_theta.core.manifest import Manifest, dump
+from git_theta.core.names import display
+from git_theta.errors import GitError, ThetaError, UsageError
+from git_theta.git import index
+from git_theta.git.command import run
+from git_theta.workflows import smudge
+from git_theta.workflows.fetch import fetch_missing
+from git_theta.workflows.session import Session, parse_if_manifest
+from git_theta.workflows.statcache import StatCache, now
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A file to write: its path in the repository, its manifest, and whether it is to be executable."""
+
+    path: str
+    manifest: Manifest
+    executable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of the files: those written, with their stat data, and those that could not be, with the reason."""
+
+    written: tuple[Target, ...]
+    failed: tuple[tuple[str, ThetaError], ...]
+    stats: Mapping[str, os.stat_result]
+
+
+def plan(session: Session, pathspecs: Sequence[str], cwd: Path) -> list[Target]:
+    """The files to write.
+
+    With ``pathspecs`` (as git understands them, from ``cwd``): all models in the index that match, as ``git checkout -- PATH`` would
+    restore them; without: only those that are absent or still hold their manifest, so that no change of the user's is lost.
+    """
+    if session.repository.worktree is None:
+        raise GitError("this repository has no working tree to check out into")
+    listing = run(["ls-files", "--stage", "-z", "--full-name", "--", *(pathspecs or [":/"])], cwd=cwd)
+    found = index.entries(listing)
+    if pathspecs and not found:
+        raise UsageError(f"nothing in the index matches {' '.join(map(display, pathspecs))}")
+    targets = []
+    for path, (mode, blob) in found.items():
+        if not mode.startswith("100"):
+            continue
+        manifest = session.manifest(blob)
+        if manifest is not None and (pathspecs or _is_unwritten(session.full_path(path), manifest)):
+            targets.append(Target(path, manifest, mode == "100755"))
+    return targets
+
+
+def _is_unwritten(path: Path, manifest: Manifest) -> bool:
+    """Whether the file is absent, or is the manifest of this very content."""
+    try:
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode):
+            return False
+        if status.st_size > 256 << 20:
+            return False
+        with path.open("rb") as file:
+            if not file.read(4).startswith(b"git-"):
+                return False
+        held = parse_if_manifest(path.read_bytes())
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return held is not None and held.identity == manifest.identity
+
+
+def checkout(session: Session, targets: Sequence[Target], advance: Callable[[int], None] | None = None) -> Outcome:
+    """Write ``targets``: each appears complete and verified, or stays as it was. The index then knows them as unchanged."""
+    outcome = write_all(session, targets, advance)
+    mark(session, outcome)
+    return outcome
+
+
+def write_all(session: Session, targets: Sequence[Target], advance: Callable[[int], None] | None = None) -> Outcome:
+    """Write ``targets`` and leave the index alone."""
+    if any(smudge.missing(session.store, target.manifest) for target in targets):
+        fetch_missing(session, [target.manifest for target in targets])
+    done, failed = [], []
+    for target in targets:
+        try:
+            done.append((target, _write(session, target, advance)))
+        except ThetaError as error:
+            failed.append((target.path, error))
+    return Outcome(tuple(target for target, _ in done), tuple(failed), {target.path: status for target, status in done})
+
+
+def stage(session: Session, target: Target, mode: str) -> None:
+    """Write ``target`` into the working tree and put its manifest into the index, as resolved and unchanged; or neither."""
+    blob = run(["hash-object", "-w", "--stdin", "--no-filters"], stdin=dump(target.manifest)).decode("ascii").strip()
+    cwd, path = session.repository.worktree, target.path.encode("utf-8", "surrogateescape")
+    before = run(["ls-files", "--stage", "-z", "--", f":(top,literal){target.path}"], cwd=cwd)
+    run(["update-index", "--add", "-z", "--index-info"], cwd=cwd, stdin=b"%s %s\t%s\0" % (mode.encode(), blob.encode(), path))
+    outcome = write_all(session, [target])
+    if outcome.failed:
+        removal = b"0 %s\t%s\0" % (b"0" * len(blob), path)
+        run(["update-index", "-z", "--index-info"], cwd=cwd, stdin=removal + before)
+        raise outcome.failed[0][1]
+    mark(session, outcome)
+
+
+def mark(session: Session, outcome: Outcome) -> None:
+    """Tell the index, and the stat cache, that what was written is unchanged."""
+    written = outcome.stats
+    if not written:
+        return
+    index.settle(max(max(status.st_mtime_ns, status.st_ctime_ns) for status in written.values()))
+    cache = StatCache(session.repository.cache)
+    for target in outcome.written:
+        cache.put(target.path, written[target.path], now(), dump(target.manifest))
+    if not index.refresh(session.repository, written):
+        run(["update-index", "-q", "--refresh"], cwd=session.repository.worktree, allowed=(0, 1))
+
+
+def _write(session: Session, target: Target, advance: Callable[[int], None] | None) -> os.stat_result:
+    path = session.full_path(target.path)
+    _check_parents(session, target.path)
+    smudge.require(session.store, target.manifest)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = temporary_beside(session, path)
+        if path.is_dir() and not path.is_symlink():
+            raise GitError(f"a folder stands where {display(target.path)} should be; move it away first")
+        smudge.write(session.store, target.manifest, temporary, session.pool(), advance)
+        if target.executable:
+            mode = temporary.stat().st_mode
+            temporary.chmod(mode | (mode & 0o444) >> 2)
+        os.replace(temporary, path)
+        return path.lstat()
+    except OSError as error:
+        if isinstance(error, ThetaError):
+            raise
+        raise GitError(f"{display(target.path)} cannot be written: {error.strerror or error}") from None
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+
+def temporary_beside(session: Session, path: Path) -> Path:
+    """A fresh name from which a file can be renamed to ``path``: in the store where that is the same file system, else beside it."""
+    temporary = session.store.temporary_path()
+    if temporary.parent.stat().st_dev == path.parent.stat().st_dev:
+        return temporary
+    return path.with_name(f".{temporary.name}.git-theta")
+
+
+def _check_parents(session: Session, path: str) -> None:
+    """As git does, never write through a symbolic link: a cloned repository could lead it anywhere."""
+    assert session.repository.worktree is not None
+    folder = session.repository.worktree
+    for part in path.split("/")[:-1]:
+        folder = folder / part
+        if folder.is_symlink():
+            raise GitError(f"{display(path)} lies behind the symbolic link {display(str(folder))}; it is not written")

@@ -1,0 +1,297 @@
+"""clean: from a checkpoint's bytes to its manifest; what the manifest needs is then in the store."""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+from git_theta.core import dtypes
+from git_theta.core import skeleton as skeletons
+from git_theta.core.digest import digest
+from git_theta.core.layout import Extent, Layout
+from git_theta.core.manifest import INLINE_LIMIT, Entry, Link, Manifest, ObjectRef, dump, is_manifest, parse
+from git_theta.core.memory import Scratch
+from git_theta.core.source import Source
+from git_theta.core.tensors import Buffer, Spec, Tensor
+from git_theta.errors import FormatError, ManifestError, ThetaError
+from git_theta.plugins import registry
+from git_theta.workflows import tensors
+from git_theta.workflows.elsewhere import Elsewhere
+from git_theta.workflows.session import Session
+
+HEAD = 4096
+_SCRATCH = 64 << 20  # tensors up to this size are read once and held; larger ones are read twice, in blocks
+_BATCH = 4 << 20  # small tensors are handed to a thread together
+_BLOCK = 1 << 20
+_MANIFEST_LIMIT = 256 << 20
+
+
+class Cancelled(ThetaError):  # noqa: N818 - not an error, a way out
+    """The work was given up because its input turned out to be another one."""
+
+
+@dataclass(slots=True)
+class Job:
+    """Lets another thread follow a clean (``done`` bytes of ``total``) and stop it."""
+
+    total: int = 0
+    done: int = 0
+    cancelled: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def advance(self, count: int) -> None:
+        """Count ``count`` more bytes; :class:`Cancelled` when the work is no longer wanted."""
+        if self.cancelled:
+            raise Cancelled("cancelled")
+        with self.lock:
+            self.done += count
+
+
+def clean(session: Session, path: str, source: Source, known: Sequence[Manifest], job: Job | None = None) -> bytes:
+    """The manifest of the checkpoint in ``source``, which git calls ``path``.
+
+    ``known`` are manifests that the index and HEAD hold there: content that one of them describes gives that very manifest back,
+    and tensors that did not change keep their lines. A manifest passes through as it is. The objects are stored, but
+    neither durable nor visible before ``session.store.flush()``. :class:`FormatError` for a broken checkpoint.
+    """
+    job = job or Job()
+    job.total = source.size
+    head = source.read(0, min(HEAD, source.size))
+    if is_manifest(head):
+        return _pass_through(source)
+    layout = scan(session, path, source, head)
+    elsewhere = Elsewhere(session, path)
+    try:
+        manifest = _Work(session, source, layout, list(known), elsewhere, job).run()
+        for other in known:
+            if other.identity == manifest.identity:
+                return dump(other)
+        elsewhere.remember(manifest.entries)
+        return dump(manifest)
+    finally:
+        elsewhere.close()
+
+
+def scan(session: Session, path: str, source: Source, head: bytes) -> Layout:
+    """The layout of a checkpoint by the first format that recognises it: by content, then by the path's suffix."""
+    for candidate in registry.detect(head, PurePosixPath(path).suffix.lower()):
+        try:
+            layout = candidate.scan(source)
+        except FormatError as error:
+            if session.settings.on_invalid != "store":
+                raise FormatError(
+                    f"this looks like {candidate.name}, but is broken: {error}; "
+                    "'git config theta.onInvalid store' would store it as plain bytes"
+                ) from None
+            session.warn(f"{path}: broken {candidate.name} ({error}); stored as plain bytes")
+            layout = registry.checkpoint_format("opaque").scan(source)
+        if layout.size != source.size:
+            raise FormatError(f"format {candidate.name} describes {layout.size} bytes of a file of {source.size}")
+        if layout.format == "opaque" and layout.size:
+            session.warn(f"{path}: no known checkpoint format; stored as plain bytes")
+        return layout
+    raise FormatError("no checkpoint format is installed")  # pragma: no cover - opaque takes everything
+
+
+def _pass_through(source: Source) -> bytes:
+    if source.size > _MANIFEST_LIMIT:
+        raise ManifestError(f"a manifest of {source.size} bytes is too large to be one")
+    text = source.read(0, source.size)
+    parse(text)
+    return text
+
+
+@dataclass(slots=True)
+class _Result:
+    """A tensor's line, its CRC-32 where one was asked for, and what the user should know."""
+
+    entry: Entry
+    crc: int | None
+    notices: list[str]
+
+
+class _Work:
+    """One clean: the facts that its tasks share. Which task runs when changes nothing of the outcome."""
+
+    def __init__(self, session: Session, source: Source, layout: Layout, known: list[Manifest], elsewhere: Elsewhere, job: Job) -> None:
+        self.session = session
+        self.source = source
+        self.layout = layout
+        self.known = known
+        self.elsewhere = elsewhere
+        self.job = job
+        self.covered = skeletons.covered(layout)
+        self._scratch = Scratch()
+
+    def run(self) -> Manifest:
+        results = self._tensors(list(_batches(self.layout.extents)))
+        self._report(results)
+        entries = _share_equal(results)
+        skeleton = self._skeleton([result.crc for result in results])
+        return Manifest(self.layout.format, self.layout.size, skeleton, entries, {})
+
+    def _tensors(self, batches: Sequence[range]) -> list[_Result]:
+        if len(batches) < 2:  # threads would only cost their start
+            return [result for batch in batches for result in self._batch(batch)]
+        pool = self.session.pool()
+        futures = [pool.submit(self._batch, batch) for batch in batches]
+        try:
+            return [result for future in futures for result in future.result()]
+        except BaseException:
+            self.job.cancelled = True
+            for future in futures:
+                future.cancel()
+            for future in futures:
+                if not future.cancelled():
+                    future.exception()
+            raise
+
+    def _batch(self, numbers: range) -> list[_Result]:
+        return [self._tensor(self.layout.extents[number], self.covered[number]) for number in numbers]
+
+    def _tensor(self, extent: Extent, covered: bool) -> _Result:
+        if extent.length <= INLINE_LIMIT:
+            data = self.source.read(extent.offset, extent.length)
+            self.job.advance(extent.length)
+            entry = Entry.of_inline(extent.name, extent.dtype, extent.shape, data, extent.aliases)
+            return _Result(entry, zlib.crc32(data) if covered else None, [])
+        held = self._scratch.take(extent.length) if extent.length <= _SCRATCH else None
+        identity, crc = self._hash(extent, covered, held)
+        notices: list[str] = []
+        chain = self._known_chain(extent, identity)
+        if chain is None:
+            chain = self._store(extent, held, notices)
+        elif self._is_lost(chain):
+            tensors.save(self.session.store, "dense", Spec(extent.dtype, extent.shape), self._dense_blocks(extent))
+        return _Result(Entry(extent.name, extent.dtype, extent.shape, identity, chain, None, extent.aliases), crc, notices)
+
+    def _hash(self, extent: Extent, covered: bool, held: memoryview | None) -> tuple[str, int | None]:
+        import blake3
+
+        hasher, crc = blake3.blake3(), 0
+        block = memoryview(bytearray(min(_BLOCK, extent.length))) if held is None else held[:_BLOCK]
+        for start in range(0, extent.length, _BLOCK):
+            size = min(_BLOCK, extent.length - start)
+            block = block[:size] if held is None else held[start : start + size]
+            self.source.read_into(extent.offset + start, block)
+            hasher.update(block)
+            if covered:
+                crc = zlib.crc32(block, crc)
+            self.job.advance(size)
+        return hasher.hexdigest(), crc if covered else None
+
+    def _known_chain(self, extent: Extent, identity: str) -> tuple[Link, ...] | None:
+        """How the same bytes are stored already: under the same name, else under any."""
+        for manifest in self.known:
+            entry = manifest.by_name.get(extent.name)
+            if entry is None or entry.digest != identity or entry.dtype != extent.dtype or entry.shape != extent.shape:
+                entry = None
+            if entry is not None:
+                return entry.chain
+        for manifest in self.known:
+            entry = manifest.by_digest.get((identity, extent.dtype))
+            if entry is not None and entry.shape == extent.shape:
+                return entry.chain
+        return self.elsewhere.chain(identity, Spec(extent.dtype, extent.shape))
+
+    def _is_lost(self, chain: Sequence[Link]) -> bool:
+        """Whether a known tensor's objects are not here, and storing it again gives them back: so whoever has the file mends the store."""
+        return len(chain) == 1 and chain[0].update == "dense" and bool(self.session.store.missing(chain[0].objects))
+
+    def _store(self, extent: Extent, held: memoryview | None, notices: list[str]) -> tuple[Link, ...]:
+        settings, store = self.session.settings, self.session.store
+        earlier = [m.by_name[extent.name] for m in self.known if extent.name in m.by_name]
+        spec = Spec(extent.dtype, extent.shape)
+        earlier = earlier or self.elsewhere.bases(extent.name, spec)
+        bases = tensors.load_bases(store, [entry for entry in earlier if entry.chain], notices)
+        if held is None and not bases and not tensors.baseless():
+            return (tensors.save(store, "dense", spec, self._dense_blocks(extent)),)
+        if held is None:
+            held = memoryview(bytearray(extent.length))
+            self.source.read_into(extent.offset, held)
+        return tensors.encode(store, Tensor(extent.dtype, extent.shape, held), bases, settings.compression, settings.max_chain)
+
+    def _dense_blocks(self, extent: Extent) -> Iterator[Buffer]:
+        """The dense payload of a tensor too large to be held, block by block; the same bytes as ``Dense.encode`` gives."""
+        from git_theta.updates import dense, planes
+
+        step = planes.BLOCK * dtypes.get(extent.dtype).width
+        block = memoryview(bytearray(min(step, extent.length)))
+        for start in range(0, extent.length, step):
+            part = block[: min(step, extent.length - start)]
+            self.source.read_into(extent.offset + start, part)
+            if self.job.cancelled:
+                raise Cancelled("cancelled")
+            yield from dense.chunks(extent.dtype, part, self.session.settings.compression)
+
+    def _skeleton(self, sums: Sequence[int | None]) -> Entry:
+        data = skeletons.cut(self.layout, self.source, sums)
+        _check_skeleton(data, self.layout, self.source)
+        if len(data) <= INLINE_LIMIT:
+            return Entry.of_inline("skeleton", "u8", (len(data),), data)
+        settings, tensor, identity = self.session.settings, Tensor("u8", (len(data),), data), digest(data)
+        earlier = [manifest.skeleton for manifest in self.known] or self.elsewhere.skeletons()
+        for skeleton in earlier:
+            if skeleton.digest == identity:
+                if self._is_lost(skeleton.chain):
+                    tensors.encode(self.session.store, tensor, [], settings.compression, settings.max_chain)
+                return skeleton
+        notices: list[str] = []
+        bases = tensors.load_bases(self.session.store, [skeleton for skeleton in earlier if skeleton.chain], notices)
+        chain = tensors.encode(self.session.store, tensor, bases, settings.compression, settings.max_chain)
+        return Entry("skeleton", "u8", (len(data),), identity, chain)
+
+    def _report(self, results: Sequence[_Result]) -> None:
+        notices = [notice for result in results for notice in result.notices]
+        for notice in notices[:3]:
+            self.session.warn(notice)
+        if len(notices) > 3:
+            self.session.warn(f"… and {len(notices) - 3} more tensors likewise")
+
+
+def _batches(extents: Sequence[Extent]) -> Iterator[range]:
+    """Consecutive extents in runs of about :data:`_BATCH` bytes, at least one each and at most 1024."""
+    start = size = 0
+    for number, extent in enumerate(extents):
+        if number > start and (size + extent.length > _BATCH or number - start >= 1024):
+            yield range(start, number)
+            start, size = number, 0
+        size += extent.length
+    if start < len(extents):
+        yield range(start, len(extents))
+
+
+def _share_equal(results: Sequence[_Result]) -> tuple[Entry, ...]:
+    """Tensors of one file that are equal are stored as the first of them is, whichever was encoded first."""
+    first: dict[tuple[str, str, tuple[int, ...]], Entry] = {}
+    entries = []
+    for result in results:
+        entry = result.entry
+        if entry.chain:
+            twin = first.setdefault((entry.digest, entry.dtype, entry.shape), entry)
+            if twin.chain != entry.chain:
+                entry = Entry(entry.name, entry.dtype, entry.shape, entry.digest, twin.chain, None, entry.aliases)
+        entries.append(entry)
+    return tuple(entries)
+
+
+def _check_skeleton(data: bytes, layout: Layout, source: Source) -> None:
+    """Splice on paper: the skeleton just cut must give back every byte outside of the tensors."""
+    parsed = skeletons.parse(data, layout.size, [extent.length for extent in layout.extents])
+    for piece in parsed.pieces:
+        if piece.tensor >= 0:
+            extent = layout.extents[piece.tensor]
+            same = (piece.offset, piece.length) == (extent.offset, extent.length)
+        else:
+            same = piece.data is None or piece.data == source.read(piece.offset, piece.length)
+        if not same:
+            raise FormatError("the file changed while it was read, or its layout is not exact")
+
+
+def new_objects(manifest: Manifest, known: Sequence[Manifest]) -> list[ObjectRef]:
+    """The objects that ``manifest`` needs and none of ``known`` does."""
+    old = {oid for other in known for oid in other.objects()}
+    return [ObjectRef(oid, size) for oid, size in manifest.objects().items() if oid not in old]

@@ -1,0 +1,116 @@
+"""fetch: bring objects that manifests name into the local store."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import translate
+
+from git_theta.core.manifest import Manifest, ObjectRef, parse
+from git_theta.core.names import display
+from git_theta.core.references import References
+from git_theta.errors import ManifestError, UsageError
+from git_theta.git import history
+from git_theta.git.command import run_code
+from git_theta.git.remotes import Remote
+from git_theta.workflows import smudge, transfer
+from git_theta.workflows.session import Session
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a fetch did: the objects that were needed, those of them that were not here before, and those that still are not."""
+
+    needed: int
+    fetched: tuple[ObjectRef, ...]
+    lacking: tuple[ObjectRef, ...]
+
+
+def fetch_missing(session: Session, manifests: Sequence[Manifest]) -> None:
+    """Bring what ``manifests`` need and the store has not. What cannot be had stays missing: the caller looks again."""
+    transfer.bring(session, [ref for manifest in manifests for ref in smudge.missing(session.store, manifest)])
+
+
+def fetch(session: Session, needed: dict[str, int], remote: Remote | None = None) -> Outcome:
+    """Bring ``needed`` objects (id → size) from ``remote``, or from all remotes in turn."""
+    refs = [ObjectRef(oid, size) for oid, size in needed.items()]
+    absent = session.store.missing(refs)
+    lacking = transfer.bring(session, absent, remote)
+    left = {ref.oid for ref in lacking}
+    return Outcome(len(refs), tuple(ref for ref in absent if ref.oid not in left), tuple(lacking))
+
+
+def of_revisions(session: Session, revisions: Sequence[str], glob: str | None = None, whole_history: bool = False) -> dict[str, int]:
+    """The objects that revisions need: of one commit (or tree) its files', of a range ``A..B`` all of its commits'.
+
+    ``glob`` narrows it to tensors with a matching name (``*`` matches dots too). :class:`~git_theta.errors.UsageError` for a revision that
+    does not exist.
+    """
+    return _objects(session, blobs_of(session, revisions, ["--all"] if whole_history else []), glob)
+
+
+def blobs_of(session: Session, revisions: Sequence[str], options: Sequence[str] = ()) -> dict[str, str]:
+    """Blob → path of what revisions hold: single ones in their trees, ranges in all their commits, ``options`` (of rev-list) in history."""
+    options, single = list(options), list[str]()
+    for revision in revisions:
+        names = _resolve(session, revision)
+        if len(names) == 1 and ".." not in revision:
+            single.append(names[0])
+        else:
+            options += names
+    found: dict[str, str] = {}
+    if options:
+        found.update(history.blobs(session.repository, [], [], options))
+    for name in single:
+        found.update(history.tree_blobs(session.repository, name))
+    return found
+
+
+def blobs_of_checkout(session: Session) -> dict[str, str]:
+    """Blob → path of the index (all its stages) and HEAD."""
+    found = history.index_blobs(session.repository)
+    if history.resolve(session.repository, "HEAD") is not None:
+        found.update(history.tree_blobs(session.repository, "HEAD"))
+    return found
+
+
+def of_checkout(session: Session, glob: str | None = None) -> dict[str, int]:
+    """The objects that the index (all its stages) and HEAD need."""
+    return _objects(session, blobs_of_checkout(session), glob)
+
+
+def of_recent(session: Session, days: int, glob: str | None = None) -> dict[str, int]:
+    """The objects of every branch, remote branch and tag that moved in the last ``days`` days, and of their commits since."""
+    tips = history.recent_tips(session.repository, days)
+    found: dict[str, str] = {}
+    for tip in tips:
+        found.update(history.tree_blobs(session.repository, tip))
+    if tips:
+        found.update(history.blobs(session.repository, tips, [], [f"--since={days} days ago"]))
+    return _objects(session, found, glob)
+
+
+def _objects(session: Session, blobs: dict[str, str], glob: str | None) -> dict[str, int]:
+    references, chosen = References(), dict[str, int]()
+    matches = re.compile(translate(glob)).match if glob is not None else None
+    for found in history.manifests(session.repository, blobs):
+        try:
+            if matches is None:
+                references.add(found.text)
+                continue
+            for entry in parse(found.text).entries:
+                if any(matches(name) for name in (entry.name, *entry.aliases)):
+                    chosen.update((ref.oid, ref.size) for ref in entry.objects)
+        except ManifestError as error:
+            session.warn(f"{display(found.path)} (blob {found.blob[:12]}) is left out: {error}")
+    return references.objects if matches is None else chosen
+
+
+def _resolve(session: Session, revision: str) -> list[str]:
+    if revision.startswith("-"):
+        raise UsageError(f"{display(revision, 60)!r} is not a revision")
+    code, names = run_code(["--git-dir", str(session.repository.git_dir), "rev-parse", "--revs-only", revision], allowed=(0, 128))
+    if code or not names.strip():
+        raise UsageError(f"there is no revision {display(revision, 80)!r}; 'git fetch' brings those of a remote")
+    return names.decode("ascii").split()

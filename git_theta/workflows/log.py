@@ -1,0 +1,98 @@
+"""The history of a model by its manifests: per commit which tensors changed, how they are stored, and what that costs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from git_theta.core.manifest import Entry, is_manifest
+from git_theta.errors import ManifestError
+from git_theta.git.commits import Commit, of_file
+from git_theta.workflows.compare import Change, Comparison, compare_texts, select
+from git_theta.workflows.session import Session
+
+_KEPT = 16  # manifests held at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one commit did to the model, beside its first parent.
+
+    ``changes`` are those asked for. ``tensor_bytes`` counts the tensors that came in with new values, ``stored`` the bytes of objects
+    that no earlier commit needed. Without ``comparison`` the ``problem`` says why.
+    """
+
+    commit: Commit
+    comparison: Comparison | None
+    changes: tuple[Change, ...]
+    tensor_bytes: int = 0
+    stored: int = 0
+    problem: str = ""
+
+    @property
+    def updates(self) -> dict[str, int]:
+        """How the new values are stored: the number of tensors for each kind of update, the most frequent first."""
+        found = Counter(_update(change.new) for change in self.changes if change.new and change.kind != "renamed")
+        return dict(found.most_common())
+
+
+def _update(entry: Entry) -> str:
+    return entry.chain[0].update if entry.chain else "inline"
+
+
+def log(
+    session: Session, path: str, revisions: Sequence[str] = (), globs: Sequence[str] = (), count: int | None = None, cwd: Path | None = None
+) -> list[Step]:
+    """The commits that changed the model ``path`` (from the top), newest first; with ``globs`` only those that changed such a tensor.
+
+    One ``git log`` and one ``git cat-file`` tell it all; no tensor is read. Renames of the file are followed. A merge is told by what it
+    changed beside its first parent, yet costs only what neither side had.
+    """
+    commits = of_file(path, revisions, cwd, count)
+    text = reader(session)
+    seen: set[str] = set()
+    steps = []
+    for commit in reversed(commits):
+        step = _step(commit, text, globs, seen)
+        if step.changes or not globs:
+            steps.append(step)
+    return steps[::-1]
+
+
+def reader(session: Session) -> Callable[[str | None], bytes | None]:
+    """Reads manifests by their blobs and keeps the last few; None for what is no manifest."""
+
+    @lru_cache(maxsize=_KEPT)
+    def read(blob: str | None) -> bytes | None:
+        text = session.blobs.read(blob) if blob else None
+        return text if text is not None and is_manifest(text) else None
+
+    return read
+
+
+def _step(commit: Commit, text: Callable[[str | None], bytes | None], globs: Sequence[str], seen: set[str]) -> Step:
+    old, new = text(commit.old_blob), text(commit.blob)
+    if new is None and commit.blob is not None:
+        return Step(commit, None, (), problem="not stored by Git-Theta here")
+    try:
+        found = compare_texts(old, new)
+    except ManifestError as error:
+        return Step(commit, None, (), problem=f"its manifest cannot be read: {error}")
+    changes = select(found.changes, globs)
+    fresh = _new_objects(found, changes if globs else found.changes, not globs, seen)
+    seen.update(_new_objects(found, found.changes, True, seen))
+    tensors = sum(change.new.nbytes for change in changes if change.new and change.kind != "renamed")
+    return Step(commit, found, tuple(changes), tensors, sum(fresh.values()))
+
+
+def _new_objects(found: Comparison, changes: Sequence[Change], skeleton: bool, seen: set[str]) -> dict[str, int]:
+    """The objects, with their sizes, that the new version needs and neither the old one nor an earlier commit did."""
+    old = {ref.oid for change in found.changes if change.old for ref in change.old.objects}
+    entries = [change.new for change in changes if change.new]
+    if skeleton and found.new:
+        entries.append(found.new.skeleton)
+        old |= {ref.oid for ref in found.old.skeleton.objects} if found.old else set()
+    return {ref.oid: ref.size for entry in entries for ref in entry.objects if ref.oid not in old and ref.oid not in seen}

@@ -1,0 +1,394 @@
+"""merge: several versions of a model become one. Decided from manifests; only what really conflicts is read and computed."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, cast
+
+from git_theta.core.contracts import MergeCase, MergeStrategy
+from git_theta.core.digest import digest
+from git_theta.core.manifest import INLINE_LIMIT, Entry, Manifest
+from git_theta.core.names import display
+from git_theta.core.tensors import Tensor
+from git_theta.errors import MergeError, ThetaError
+from git_theta.merges import options as merge_options
+from git_theta.merges import plan
+from git_theta.workflows import tensors
+from git_theta.workflows.merge_rules import Rule, Rules, literal, strategy_of
+from git_theta.workflows.session import Session
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    import numpy as np
+
+    from git_theta.workflows.merge_statistics import Siblings
+
+# numpy, and the modules that compute or write files, are imported where something has to be computed: most merges only compare digests.
+PICKS = {"ours": 0, "theirs": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What is settled of a merge: per tensor its value (None: removed) and the rule that gave it; statistics that strategies left."""
+
+    resolved: Mapping[str, Entry | None] = field(default_factory=dict)
+    used: Mapping[str, Rule] = field(default_factory=dict)
+    statistics: Mapping[str, Mapping[str, Entry]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """A tensor that is left to the user, and why."""
+
+    item: plan.Item
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """The outcome: a manifest (None as long as there are conflicts), what strategies resolved so far, and what to tell."""
+
+    manifest: Manifest | None
+    progress: Progress
+    conflicts: tuple[Conflict, ...]
+    problems: tuple[str, ...]
+    notices: tuple[str, ...]
+    plan: plan.MergePlan
+
+    @property
+    def resolved(self) -> Mapping[str, Entry | None]:
+        """What each tensor that was in conflict became, as far as it is settled."""
+        return self.progress.resolved
+
+    @property
+    def statistics(self) -> Mapping[str, Mapping[str, Entry]]:
+        """The statistics that strategies left, by name and tensor."""
+        return self.progress.statistics
+
+
+def merge(
+    session: Session,
+    path: str,
+    base: Manifest | None,
+    sides: Sequence[Manifest],
+    rules: Rules,
+    kept: Progress | None = None,
+    siblings: Siblings | None = None,
+) -> Merged:
+    """Merge ``sides`` (the first is ours) of the model at ``path``.
+
+    ``kept`` is what was settled before. Objects are stored but not flushed. Nothing is raised for a conflict or a strategy
+    that cannot do its work: both leave the tensor to the user.
+    """
+    decided = plan.plan(base, sides)
+    before = kept or Progress()
+    work = _Work(session, path, decided, rules, before, siblings)
+    work.resolve()
+    problems = [work.format_problem()] if decided.format_conflict else []
+    if decided.skeleton.conflict and not (rules.rule(["*"]) or before.resolved):
+        problems.append("the file has no tensors and changed on several sides")
+    manifest = None
+    if not work.conflicts and not problems:
+        manifest = work.assemble()
+        if manifest is None:
+            problems.append(work.problem)
+    notices = (*decided.notices, *work.notices)
+    progress = Progress(work.resolved, work.used, work.statistics)
+    return Merged(manifest, progress, tuple(work.conflicts), tuple(problems), notices, decided)
+
+
+class _Work:
+    def __init__(
+        self,
+        session: Session,
+        path: str,
+        decided: plan.MergePlan,
+        rules: Rules,
+        before: Progress,
+        siblings: Siblings | None,
+    ) -> None:
+        self.session, self.path, self.plan, self.rules = session, path, decided, rules
+        self.resolved, self.used = dict(before.resolved), dict(before.used)
+        self.statistics = {name: dict(entries) for name, entries in before.statistics.items()}
+        self.conflicts: list[Conflict] = []
+        self.notices: list[str] = []
+        self.problem = ""
+        self._siblings = siblings
+        self._beside: dict[str, Sequence[Manifest | None]] = {}
+
+    def format_problem(self) -> str:
+        """Sides of different formats, in words."""
+        found = ", ".join(sorted({side.format for side in self.plan.sides}))
+        return f"the sides are files of different formats ({found}); convert one of them, or take one side whole"
+
+    # Resolving
+
+    def resolve(self) -> None:
+        """Let the rules decide every conflict that nothing decided yet."""
+        waiting: list[_Waiting] = []
+        for item in self.plan.conflicts:
+            if item.name in self.resolved:
+                continue
+            rule = self.rules.rule((item.name, *item.aliases))
+            if rule is None:
+                self.conflicts.append(Conflict(item, plan.reason(item)))
+            elif rule.strategy in PICKS or rule.strategy == "base":
+                self._pick(item, rule)
+            else:
+                waiting.append((item, rule, strategy_of(rule)))
+        if not waiting:
+            return
+        self._fetch([item for item, _, _ in waiting])
+        self._find_statistics({strategy.name for _, _, strategy in waiting})
+        waiting = self._whole(waiting)
+        submit = self.session.pool().submit
+        for item, rule, future in [(i, r, submit(self._compute, i, r, s)) for i, r, s in self._surveyed(waiting)]:
+            self._settle(item, rule, future)
+
+    def _settle(self, item: plan.Item, rule: Rule, future: Future[_Result]) -> None:
+        try:
+            result = future.result()
+        except ThetaError as error:
+            self._refuse([item], error)
+            return
+        self.resolved[item.name], self.used[item.name] = result.entry, rule
+        self.notices.extend(result.notices)
+        for name, entry in result.statistics.items():
+            self.statistics.setdefault(name, {})[item.name] = entry
+
+    def _refuse(self, items: Iterable[plan.Item], error: ThetaError) -> None:
+        self.conflicts += [Conflict(item, f"{plan.reason(item)}; {error}") for item in items]
+
+    def _pick(self, item: plan.Item, rule: Rule) -> None:
+        side = PICKS.get(rule.strategy)
+        if side is not None and side >= len(item.sides):
+            self.conflicts.append(Conflict(item, f"{plan.reason(item)}; there is no second side to take"))
+            return
+        self.resolved[item.name] = item.base if side is None else item.sides[side]
+        self.used[item.name] = rule
+
+    def _fetch(self, items: Iterable[plan.Item]) -> None:
+        """Bring every object that computing ``items`` will read, in one go."""
+        entries = [e for item in items for e in (item.base, *item.sides) if e is not None]
+        refs = [ref for entry in entries for ref in entry.objects]
+        if self.session.store.missing(refs):
+            from git_theta.workflows.fetch import fetch_missing
+
+            wanted = replace(self.plan.sides[0], entries=tuple({entry.digest: entry for entry in entries}.values()))
+            fetch_missing(self.session, [wanted])
+
+    def _surveyed(self, waiting: Sequence[_Waiting]) -> list[_Waiting]:
+        """Let strategies look over the whole model first where they ask for it."""
+        result, surveyed = list[_Waiting](), dict[int, Rule | ThetaError]()
+        for item, rule, strategy in waiting:
+            survey = getattr(strategy, "survey", None)
+            if survey is None:
+                result.append((item, rule, strategy))
+                continue
+            if id(rule) not in surveyed:
+                self._fetch(self.plan.items)
+                try:
+                    surveyed[id(rule)] = replace(rule, options=guarded(strategy, survey, self._every_case, rule.options))
+                except ThetaError as error:
+                    surveyed[id(rule)] = error
+            found = surveyed[id(rule)]
+            if isinstance(found, ThetaError):
+                self._refuse([item], found)
+            else:
+                result.append((item, found, strategy))
+        return result
+
+    def _every_case(self) -> Iterable[MergeCase]:
+        """Every tensor of the model that all sides have alike, conflict or not, one at a time."""
+        for item in self.plan.items:
+            entries = [item.base, *item.sides]
+            if all(entry is not None and entry.spec == entries[0].spec for entry in entries if entries[0] is not None) and item.base:
+                present = cast("list[Entry]", entries)
+                if present[0].dtype.startswith(("f", "bf")):
+                    arrays = [self._array(entry) for entry in present]
+                    yield MergeCase(item.name, arrays[0], tuple(arrays[1:]))
+
+    def _whole(self, waiting: list[_Waiting]) -> list[_Waiting]:
+        """Merge all that a strategy for whole models merges; what is left for the others."""
+        whole = [(item, rule, strategy) for item, rule, strategy in waiting if getattr(strategy, "whole_model", False)]
+        if not whole:
+            return waiting
+        from git_theta.workflows import merge_whole
+
+        _, rule, strategy = whole[0]
+        self._fetch(self.plan.items)
+        try:
+            merge_whole.check(self.plan, self.rules, rule, self.resolved)
+            cases = merge_whole.cases(self.plan, strategy, rule.options, self._array)
+        except ThetaError as error:
+            self._refuse([item for item, _, _ in whole], error)
+            return [one for one in waiting if one not in whole]
+        submit = self.session.pool().submit
+        for item, future in [(item, submit(self._merged, item, rule.options, strategy, case)) for item, case in cases]:
+            self._settle(item, rule, future)
+        return []
+
+    def _compute(self, item: plan.Item, rule: Rule, strategy: MergeStrategy) -> _Result:
+        """Merge one tensor by a strategy and store the result."""
+        rows = rule.options.get("rows") == "common"
+        if not item.entries or (not item.fits and not rows):
+            raise MergeError(f"'{rule.strategy}' needs one type and shape on all sides; take ours or theirs")
+        if len(item.entries) != len(item.active):
+            raise MergeError(f"'{rule.strategy}' cannot merge a tensor that one side removed; take ours or theirs")
+        base = item.base if item.base is not None and (item.base_fits or rows) else None
+        case = MergeCase(
+            item.name,
+            self._array(base) if base is not None else None,
+            tuple(self._array(entry) for entry in item.entries),
+            self._statistics(item),
+        )
+        return self._merged(item, merge_options.for_sides(rule.options, item.active, len(self.plan.sides)), strategy, case)
+
+    def _merged(self, item: plan.Item, options: Mapping[str, object], strategy: MergeStrategy, case: MergeCase) -> _Result:
+        from git_theta.merges import apply
+
+        outcome = apply.apply(strategy, case, options)
+        like = [side for side in (*item.entries, *item.sides) if side is not None]
+        entry = self._stored(Tensor.from_array(outcome.array), like, item)
+        left = {}
+        after = getattr(strategy, "after", None)
+        if after is not None and self._siblings is not None:
+            own = {key: value for key, value in options.items() if key != "rows"}
+            for name, array in guarded(strategy, after, case, own).items():
+                beside = [manifest.by_name for manifest in self._beside.get(name, ()) if manifest is not None]
+                old = [entries[item.name] for entries in beside if item.name in entries]
+                left[name] = self._stored(Tensor.from_array(array), old, replace(item, base=None, aliases=()))
+        return _Result(entry, outcome.notices, left)
+
+    def _array(self, entry: Entry) -> np.ndarray:
+        return Tensor(entry.dtype, entry.shape, tensors.load(self.session.store, entry)).array()
+
+    def _stored(self, tensor: Tensor, like: Sequence[Entry], item: plan.Item) -> Entry:
+        """The entry of a merged value: one that a side (or the base) has already, or an update against the first of ``like``."""
+        identity = digest(memoryview(tensor.data).cast("B"))
+        for known in (*like, item.base):
+            if known is not None and known.digest == identity and known.spec == tensor.spec:
+                return replace(known, name=item.name, aliases=item.aliases)
+        if tensor.spec.nbytes <= INLINE_LIMIT:
+            return Entry.of_inline(item.name, tensor.dtype, tensor.shape, bytes(tensor.data), item.aliases)
+        settings, store = self.session.settings, self.session.store
+        bases = tensors.bases(store, like[0]) if like else []
+        chain = tensors.encode(store, tensor, bases, settings.compression, settings.max_chain)
+        return Entry(item.name, tensor.dtype, tensor.shape, identity, chain, None, item.aliases)
+
+    def _find_statistics(self, strategies: set[str]) -> None:
+        """Where the sides track statistics that one of ``strategies`` uses."""
+        if self._siblings is None:
+            return
+        from git_theta.workflows.fetch import fetch_missing
+
+        for strategy in sorted(strategies):
+            for statistic in _STATISTICS_OF.get(strategy, ()):
+                self._beside[statistic] = self._siblings(statistic)
+                fetch_missing(self.session, [manifest for manifest in self._beside[statistic] if manifest is not None])
+
+    def _statistics(self, item: plan.Item) -> dict[str, tuple[np.ndarray | None, ...]]:
+        """The statistics of one tensor, an array a side, where any side tracks them."""
+        found: dict[str, tuple[np.ndarray | None, ...]] = {}
+        for statistic, manifests in self._beside.items():
+            entries = [manifests[i].by_name.get(item.name) if manifests[i] is not None else None for i in item.active]  # type: ignore[union-attr]
+            if any(entry is not None for entry in entries):
+                found[statistic] = tuple(self._array(entry) if entry is not None else None for entry in entries)
+        return found
+
+    # Assembling
+
+    def assemble(self) -> Manifest | None:
+        """The merged manifest: a side's skeleton around the merged tensors, or a new file that the format builds.
+
+        None, with ``problem`` set, when it cannot be built.
+        """
+        entries = plan.finish(self.plan, self.resolved)
+        file = plan.choose_file(self.plan, entries)
+        if file.notice:
+            self.notices.append(file.notice)
+        side = self.plan.sides[file.source]
+        merged = Manifest(side.format, side.size, side.skeleton, entries, self._headers())
+        if not file.build:
+            ordered = {entry.name: entry for entry in entries}
+            return replace(merged, entries=tuple(ordered[old.name] for old in side.entries))
+        return self._built(merged, side)
+
+    def _headers(self) -> dict[str, object]:
+        """The recipe: everything needed to compute the conflicts' values again."""
+        if not self.used:
+            return {}
+        recipe: dict[str, object] = {"rules": _recorded(self.used), "sides": [side.identity for side in self.plan.sides]}
+        if self.plan.base is not None:
+            recipe["base"] = self.plan.base.identity
+        beside = {name: [m.identity if m else None for m in found] for name, found in self._beside.items() if any(found)}
+        if beside:
+            recipe["statistics"] = beside
+        by_hand = sorted(name for name in self.resolved if name not in self.used)
+        if by_hand:
+            recipe["kept"] = by_hand
+        return {"merge": recipe}
+
+    def _built(self, merged: Manifest, like: Manifest) -> Manifest | None:
+        """Names or shapes differ from every side's: the format writes a new file, which is then cut like any other."""
+        from git_theta.workflows.merge_build import built
+
+        try:
+            return replace(built(self.session, self.path, like.format, merged.entries, like, self.plan.sides), headers=merged.headers)
+        except ThetaError as error:
+            self.problem = f"the merged file cannot be built: {error}"
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    entry: Entry
+    notices: tuple[str, ...]
+    statistics: Mapping[str, Entry]
+
+
+_Waiting = tuple[plan.Item, Rule, MergeStrategy]
+_STATISTICS_OF = {"fisher": ("fisher",), "regmean": ("gram",), "diloco": ("velocity",)}
+
+
+def guarded(strategy: MergeStrategy, call: Callable[..., Any], *arguments: object) -> Any:
+    """What a strategy's further method returns; :class:`MergeError` whatever goes wrong in it."""
+    try:
+        return call(*arguments)
+    except ThetaError:
+        raise
+    except Exception as error:
+        what = f"{type(error).__name__}: {display(str(error) or 'no message', 200)}"
+        raise MergeError(f"{strategy.name} failed with {what}; resolve it by another strategy") from error
+
+
+def _recorded(used: Mapping[str, Rule]) -> list[dict[str, object]]:
+    """Rules by which every tensor of ``used`` is merged as it was: those that were followed, behind ones for the exceptions."""
+    rules: list[Rule] = []
+    for rule in used.values():
+        if rule not in rules:
+            rules.append(rule)
+    followed = Rules(tuple(rules))
+    odd = [replace(rule, params=literal(name)) for name, rule in used.items() if followed.rule([name]) != rule]
+    return [rule.dump() for rule in (*odd, *rules)]
+
+
+def describe(path: str, merged: Merged, shown: int = 5) -> list[str]:
+    """What a user should read about a merge that is not finished: what conflicts, why, and the commands that go on."""
+    lines = [f"{display(path)}: {problem}" for problem in merged.problems]
+    if merged.conflicts:
+        count = len(merged.conflicts)
+        lines.append(f"{display(path)}: {count} tensor{'s' if count > 1 else ''} changed on several sides:")
+        lines += [f"    {display(c.item.name, 80)}: {c.reason}" for c in merged.conflicts[:shown]]
+        if count > shown:
+            lines.append(f"    … and {count - shown} more")
+    if lines:
+        quoted = display(shlex.quote(path))
+        lines.append(
+            f"resolve with: git theta resolve {quoted} -s STRATEGY    ('git theta strategies' lists them; also --ours, --theirs, --base)"
+        )
+        lines.append(f"or put the file you want there and run: git add {quoted}")
+    return lines

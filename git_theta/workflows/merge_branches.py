@@ -1,0 +1,101 @@
+"""Merging whole commits: which models conflict between them, and the one tree that several branches make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from git_theta.core.manifest import Manifest, dump
+from git_theta.core.names import display
+from git_theta.errors import GitError
+from git_theta.git import merging
+from git_theta.git.command import run
+from git_theta.workflows.merge import Merged, merge
+from git_theta.workflows.merge_rules import Rules
+from git_theta.workflows.merge_statistics import OfCommits
+from git_theta.workflows.session import Session
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One tracked model as the commits to merge have it; ``sides`` in the commits' order, all present."""
+
+    path: str
+    mode: str
+    base: Manifest | None
+    sides: tuple[Manifest, ...]
+    commits: tuple[str, ...]
+
+
+def models(session: Session, commits: Sequence[str]) -> list[Model]:
+    """The models that more than one of ``commits`` changed, each differently from another, since their common ancestor."""
+    base = merging.common_base(commits)
+    before = merging.blobs(base) if base is not None else {}
+    listings = [merging.blobs(commit) for commit in commits]
+    found = []
+    for path in dict.fromkeys(path for listing in listings for path in listing):
+        versions = [listing.get(path) for listing in listings]
+        old = before.get(path)
+        changed = {version for version in versions if version is not None and version != old}
+        if len(changed) < 2 or any(version is None for version in versions):
+            continue
+        sides = [session.manifest(version[1]) for version in versions if version is not None]
+        present = tuple(side for side in sides if side is not None)
+        if len(present) == len(versions):
+            earlier = session.manifest(old[1]) if old is not None else None
+            mode = next(version[0] for version in versions if version is not None)
+            found.append(Model(path, mode, earlier, present, tuple(commits)))
+    return found
+
+
+def siblings(session: Session, model: Model) -> OfCommits:
+    """Statistics tracked beside a model, as each of the merged commits has them."""
+    return OfCommits(session, model.path, tuple((commit,) for commit in model.commits))
+
+
+def merge_model(session: Session, model: Model, rules: Rules) -> Merged:
+    """Merge one model of several commits."""
+    return merge(session, model.path, model.base, model.sides, rules, siblings=siblings(session, model))
+
+
+def merged_tree(session: Session, commits: Sequence[str], merged: Mapping[str, tuple[str, Manifest]]) -> str:
+    """The tree of merging all ``commits``: models as given (path → mode, manifest), every other file as git merges it, in turn.
+
+    :class:`GitError` naming the files that conflict.
+    """
+    changes = {}
+    for path, (mode, manifest) in merged.items():
+        blob = run(["hash-object", "-w", "--stdin", "--no-filters"], stdin=dump(manifest)).decode("ascii").strip()
+        changes[path] = (mode, blob)
+    # In every commit the models are replaced by the result, so that git sees the same change on all sides.
+    scratch = _scratch(session)
+    try:
+        heads = [merging.scratch_commit(merging.with_blobs(commit, changes, scratch), [commit]) for commit in commits]
+    finally:
+        scratch.unlink(missing_ok=True)
+    result = heads[0]
+    tree = run(["rev-parse", f"{result}^{{tree}}"]).decode("ascii").strip()
+    for head in heads[1:]:
+        tree, conflicts = merging.merge_trees(result, head)
+        if conflicts:
+            shown = ", ".join(display(path, 80) for path in conflicts[:5]) + (", …" if len(conflicts) > 5 else "")
+            raise GitError(f"{len(conflicts)} other files conflict ({shown}); merge these branches one after the other")
+        result = merging.scratch_commit(tree, [result, head])
+    return tree
+
+
+def _scratch(session: Session) -> Path:
+    session.repository.cache.mkdir(parents=True, exist_ok=True)
+    return session.repository.cache / f"merge-index-{session.store.temporary_path().name}"
+
+
+def candidates(
+    strategies: Sequence[str], words: Sequence[str], sweeps: Sequence[tuple[str, Sequence[str]]]
+) -> Iterator[tuple[str, list[str]]]:
+    """Every combination of a strategy and swept option values: (strategy, ``key=value`` words)."""
+    from itertools import product
+
+    for strategy in strategies:
+        for values in product(*(steps for _, steps in sweeps)):
+            yield strategy, [*words, *(f"{key}={value}" for (key, _), value in zip(sweeps, values, strict=True))]

@@ -1,0 +1,67 @@
+"""Merging by a strategy that must see whole models (git re-basin reorders one side before anything is averaged)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Mapping
+from typing import TYPE_CHECKING, cast
+
+from git_theta.core.contracts import MergeCase, MergeStrategy
+from git_theta.core.manifest import Entry
+from git_theta.core.names import display
+from git_theta.errors import MergeError
+from git_theta.merges.plan import Item, MergePlan
+from git_theta.workflows.merge import guarded
+from git_theta.workflows.merge_rules import Rule, Rules
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def check(plan: MergePlan, rules: Rules, rule: Rule, resolved: Container[str]) -> None:
+    """:class:`MergeError` unless ``rule`` has the whole model to itself: reordering moves tensors that no side changed, too."""
+    for item in plan.items:
+        other = rules.rule((item.name, *item.aliases))
+        if item.name in resolved or other != rule:
+            what = f"'{display(item.name, 80)}' follows another choice"
+            raise MergeError(f"{rule.strategy} merges whole models, and {what}; let {rule.strategy} alone merge this model")
+
+
+def cases(
+    plan: MergePlan, strategy: MergeStrategy, options: Mapping[str, object], load: Callable[[Entry], np.ndarray]
+) -> list[tuple[Item, MergeCase]]:
+    """The tensors to merge, as the strategy prepared them: those whose prepared values differ.
+
+    What is not a matrix of numbers (counters) stays as the plan decided it. Holds all sides' models. :class:`MergeError` when the sides'
+    tensors differ in name, type or shape, or the strategy cannot prepare them.
+    """
+    import numpy as np
+
+    from git_theta.merges.formula import computable
+
+    models: list[dict[str, np.ndarray]] = [{} for _ in plan.sides]
+    for item in plan.items:
+        for model, entry in zip(models, item.sides, strict=True):
+            if entry is not None:
+                model.update(dict.fromkeys((item.name, *item.aliases), load(entry)))
+    prepared = guarded(strategy, getattr(strategy, "prepare"), models, options)  # noqa: B009 - not of the contract
+    found = []
+    for item in plan.items:
+        values = [model.get(item.name) for model in prepared]
+        if any(value is None for value in values):
+            continue
+        sides = cast("list[np.ndarray]", values)
+        for alias in item.aliases:
+            if any(not _same(side, model[alias]) for side, model in zip(sides, prepared, strict=True)):
+                tied = f"'{display(item.name, 80)}' and '{display(alias, 80)}'"
+                raise MergeError(f"{strategy.name} would reorder {tied}, which are tied, apart")
+        differ = any(not _same(side, sides[0]) for side in sides[1:])
+        if item.conflict or (differ and computable(sides[0].dtype)):
+            found.append((item, MergeCase(item.name, None, tuple(np.ascontiguousarray(side) for side in sides))))
+    return found
+
+
+def _same(one: np.ndarray, other: np.ndarray) -> bool:
+    import numpy as np
+
+    flat = (np.ascontiguousarray(one).reshape(-1).view(np.uint8), np.ascontiguousarray(other).reshape(-1).view(np.uint8))
+    return one.dtype == other.dtype and one.shape == other.shape and bool(np.array_equal(*flat))

@@ -1,0 +1,205 @@
+"""prune: delete the objects that nothing needs. First a plan, which is all that a dry run makes; a deletion makes it under a lock."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from git_theta.core.digest import HEX
+from git_theta.core.manifest import ObjectRef
+from git_theta.core.names import display
+from git_theta.core.references import References
+from git_theta.errors import ManifestError, ManifestVersionError, TransferError, UsageError
+from git_theta.git import history, remotes, roots
+from git_theta.git.command import run
+from git_theta.git.remotes import Remote
+from git_theta.git.repository import Repository
+from git_theta.store.guard import exclusive
+from git_theta.workflows import transfer
+from git_theta.workflows.session import Session
+
+GRACE = 24 * 3600  # seconds: a command may have written an object for a commit that is still to come
+
+
+class Why(Enum):
+    """Why an object may go."""
+
+    UNNEEDED = "needed by nothing"
+    REMOTE = "needed by older commits only, and verified to be at the remote"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What would be deleted and why; how many objects stay because something needs them, and how many because they are young."""
+
+    delete: tuple[tuple[ObjectRef, Why], ...]
+    needed: int
+    needed_bytes: int
+    young: tuple[ObjectRef, ...]
+    unverified: int = 0
+
+    def chosen(self, why: Why) -> list[ObjectRef]:
+        """The objects to delete for one reason."""
+        return [ref for ref, reason in self.delete if reason is why]
+
+
+def plan(session: Session, now: bool = False, verified_at: Remote | None = None) -> Plan:
+    """Which objects of this store nothing needs.
+
+    With ``now`` young ones too. With ``verified_at``, also those that are needed only by commits which that remote has and nobody has
+    checked out, as far as the remote is verified to hold them. :class:`~git_theta.errors.ManifestVersionError` when a manifest cannot be
+    understood.
+    """
+    repository = session.repository
+    needed = _needed(session, _manifests(repository))
+    own = list(_own_objects(session))
+    limit = time.time() - (0 if now else GRACE)
+    unneeded = [(ref, changed) for ref, changed in own if ref.oid not in needed]
+    delete = [(ref, Why.UNNEEDED) for ref, changed in unneeded if changed <= limit]
+    young = tuple(ref for ref, changed in unneeded if changed > limit)
+    stay = [ref for ref, _ in own if ref.oid in needed]
+    unverified = 0
+    if verified_at is not None:
+        kept = _needed(session, _here_to_stay(repository, verified_at))
+        old = [ref for ref in stay if ref.oid not in kept]
+        there = _verified(session, verified_at, old)
+        unverified = len(old) - len(there)
+        delete += [(ref, Why.REMOTE) for ref in there]
+        gone = {ref.oid for ref in there}
+        stay = [ref for ref in stay if ref.oid not in gone]
+    return Plan(tuple(delete), len(stay), sum(ref.size for ref in stay), young, unverified)
+
+
+def prune(session: Session, now: bool = False, verified_at: Remote | None = None) -> Plan:
+    """Delete what :func:`plan` names, while no other command uses the store; what was deleted.
+
+    :class:`~git_theta.errors.UsageError` where the repository forbids it (``extensions.preciousObjects``).
+    """
+    repository = session.repository
+    if (
+        run(["--git-dir", str(repository.git_dir), "config", "--type=bool", "--get", "extensions.preciousObjects"], allowed=(0, 1))
+        == b"true\n"
+    ):
+        raise UsageError("extensions.preciousObjects is set: other repositories borrow from this one, so nothing is deleted")
+    with exclusive(repository.objects.parent):
+        chosen = plan(session, now, verified_at)
+        if chosen.delete:
+            _forget_caches(repository)
+        for ref, _ in chosen.delete:
+            session.store.remove(ref.oid)
+        _remove_empty_folders(session)
+        return chosen
+
+
+def borrowers_possible(plan: Plan) -> bool:
+    """Whether a person should be reminded that other repositories may borrow from this one: nobody here can know."""
+    return bool(plan.chosen(Why.UNNEEDED))
+
+
+def needed_blobs(repository: Repository) -> dict[str, str]:
+    """Blob → path of everything that anything of this repository refers to."""
+    partial = ["--missing=allow-promisor"] if _is_partial(repository) else []
+    blobs = history.blobs(repository, roots.state_objects(repository), [], [*roots.OPTIONS, *partial])
+    blobs.update(history.index_blobs(repository))
+    return blobs
+
+
+def _manifests(repository: Repository) -> Iterator[history.Found]:
+    yield from history.manifests(repository, needed_blobs(repository))
+    yield from roots.written_manifests(repository)
+
+
+def _here_to_stay(repository: Repository, remote: Remote) -> Iterator[history.Found]:
+    """The manifests that are checked out, indexed, stashed, in the middle of something, or in commits that the remote does not have."""
+    found: dict[str, str] = {}
+    notes = roots.state_objects(repository)
+    for oid in (*_heads(repository), *notes, *_stashes(repository)):
+        if history.git(repository, ["cat-file", "-t", oid]).strip() in (b"commit", b"tag", b"tree"):
+            found.update(history.tree_blobs(repository, oid))
+    partial = ["--missing=allow-promisor"] if _is_partial(repository) else []
+    had = remotes.tracked_commits(repository, remote)
+    found.update(history.blobs(repository, notes, had, ["--all", "--reflog", *partial]))
+    found.update(history.blobs(repository, [], [], ["--indexed-objects", *partial]))
+    found.update(history.index_blobs(repository))
+    yield from history.manifests(repository, found)
+    yield from roots.written_manifests(repository)
+
+
+def _heads(repository: Repository) -> list[str]:
+    """The commits that are checked out in any worktree."""
+    listed = history.git(repository, ["worktree", "list", "--porcelain"]).decode("utf-8", "surrogateescape").splitlines()
+    return [line.removeprefix("HEAD ") for line in listed if line.startswith("HEAD ") and line.removeprefix("HEAD ").strip("0")]
+
+
+def _stashes(repository: Repository) -> list[str]:
+    return history.git(repository, ["stash", "list", "--format=%H"]).decode("ascii").split()
+
+
+def _is_partial(repository: Repository) -> bool:
+    return any(remote.values("promisor") == ["true"] for remote in remotes.read(repository).every)
+
+
+def _needed(session: Session, manifests: Iterable[history.Found]) -> dict[str, int]:
+    """The objects that manifests need; of a broken one whatever it seems to need."""
+    references = References()
+    for found in manifests:
+        try:
+            references.add(found.text)
+        except ManifestVersionError as error:
+            raise ManifestVersionError(f"{display(found.path)}: {error}; until then nothing can be deleted safely") from None
+        except ManifestError as error:
+            session.warn(f"{display(found.path)} is a broken manifest ({error}); the objects it names are kept")
+    return references.objects
+
+
+def _own_objects(session: Session) -> Iterator[tuple[ObjectRef, float]]:
+    """The objects of this store and when each was last written or linked."""
+    root = session.store.root
+    for first in _folders(root):
+        for second in _folders(first):
+            for entry in os.scandir(second):
+                if HEX.match(entry.name) and entry.is_file(follow_symlinks=False):
+                    status = entry.stat(follow_symlinks=False)
+                    yield ObjectRef(entry.name, status.st_size), max(status.st_mtime, status.st_ctime)
+
+
+def _folders(folder: str | os.PathLike[str]) -> list[str]:
+    try:
+        return sorted(entry.path for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False))
+    except FileNotFoundError:
+        return []
+
+
+def _verified(session: Session, remote: Remote, refs: Sequence[ObjectRef]) -> list[ObjectRef]:
+    """Those objects that the remote is sure to have."""
+    if not refs:
+        return []
+    place = transfer.Routes(session).destination(remote)
+    if isinstance(place, transfer.Auditable):
+        bad = {ref.oid for ref, _ in place.audit(refs)}
+        return [ref for ref in refs if ref.oid not in bad]
+    try:
+        place.send(session.store, refs, lambda _: None)  # a server asks for what it does not have
+    except TransferError as error:
+        session.warn(f"{error}; what only older commits need is kept")
+        return []
+    return list(refs)
+
+
+def _forget_caches(repository: Repository) -> None:
+    """A cache may say of a file that its objects are stored, without looking."""
+    for folder in roots.git_dirs(repository):
+        shutil.rmtree(folder / "theta" / "cache" / "stat", ignore_errors=True)
+
+
+def _remove_empty_folders(session: Session) -> None:
+    for first in _folders(session.store.root):
+        for folder in (*_folders(first), first):
+            try:
+                os.rmdir(folder)
+            except OSError:
+                continue

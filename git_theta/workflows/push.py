@@ -1,0 +1,224 @@
+"""push: deliver the objects of commits that a remote is about to get, or has got without them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from git_theta.core.manifest import ObjectRef
+from git_theta.core.names import display
+from git_theta.core.references import References
+from git_theta.errors import ManifestError, ManifestVersionError, ObjectDamaged, ObjectMissing, UsageError
+from git_theta.git import history, remotes
+from git_theta.git.remotes import Remote
+from git_theta.git.repository import Repository
+from git_theta.workflows import transfer
+from git_theta.workflows.progress import Progress
+from git_theta.workflows.session import Session
+
+
+@dataclass(frozen=True, slots=True)
+class RefUpdate:
+    """A line of what git tells a pre-push hook: which object goes to which ref, and what that ref holds now."""
+
+    local_ref: str
+    local_oid: str
+    remote_ref: str
+    remote_oid: str
+
+    @property
+    def deletes(self) -> bool:
+        """Whether the ref is to be deleted."""
+        return not self.local_oid.strip("0")
+
+    @property
+    def creates(self) -> bool:
+        """Whether the ref is new."""
+        return not self.remote_oid.strip("0")
+
+
+def parse_updates(stdin: bytes) -> list[RefUpdate]:
+    """What git writes to a pre-push hook; :class:`~git_theta.errors.UsageError` for anything else."""
+    updates = []
+    for line in stdin.decode("utf-8", "surrogateescape").splitlines():
+        words = line.split(" ")
+        if len(words) != 4 or not all(set(words[number]) <= set("0123456789abcdef") and words[number] for number in (1, 3)):
+            raise UsageError("a pre-push hook gets 'local-ref local-oid remote-ref remote-oid' lines; this command is for git to run")
+        updates.append(RefUpdate(*words))
+    return updates
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """An object that must be delivered, and whose it is: a tensor at a path."""
+
+    ref: ObjectRef
+    path: str
+    blob: str
+    tensor: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be delivered to ``remote``: the objects of ``manifests`` new manifests, without those it is known to have."""
+
+    remote: Remote
+    manifests: int
+    needs: tuple[Need, ...]
+    broken: tuple[str, ...] = ()
+
+    @property
+    def bytes(self) -> int:
+        """Their size."""
+        return sum(need.ref.size for need in self.needs)
+
+
+def plan_update(session: Session, remote: Remote, updates: Sequence[RefUpdate], subtract: bool) -> Plan:
+    """What ``remote`` needs before its refs may change: the objects of all manifests in commits that it does not have yet.
+
+    What it has is what its refs are known to reach: those that are being changed, and the tracking refs. With ``subtract``, objects
+    that the parents' versions have are taken to be there as well.
+    """
+    tips = [update.local_oid for update in updates if not update.deletes]
+    if not tips:
+        return Plan(remote, 0, ())
+    had = [update.remote_oid for update in updates if not update.creates]
+    had += remotes.tracked_commits(session.repository, remote)
+    return _plan(session, remote, tips, list(dict.fromkeys(had)), subtract)
+
+
+def plan_revisions(session: Session, remote: Remote, revisions: Sequence[str]) -> Plan:
+    """Everything that ``revisions`` need in their own files, and in the commits before them that ``remote`` is not known to have."""
+    tips = [_resolved(session.repository, revision) for revision in revisions]
+    had = remotes.tracked_commits(session.repository, remote)
+    plan = _plan(session, remote, tips, had, subtract=False)
+    blobs = {oid: path for tip in tips for oid, path in history.tree_blobs(session.repository, tip).items()}
+    more = _needs(history.manifests(session.repository, blobs))
+    needs = {need.ref.oid: need for need in (*more.needs, *plan.needs)}
+    return Plan(remote, max(plan.manifests, more.manifests), tuple(needs.values()), (*plan.broken, *more.broken))
+
+
+def plan_all(session: Session, remote: Remote) -> Plan:
+    """Everything that any ref of this repository needs, whatever ``remote`` is believed to have."""
+    blobs = history.blobs(session.repository, [], [], _options(remote, ["--all"]))
+    read = _needs(history.manifests(session.repository, blobs))
+    return Plan(remote, read.manifests, tuple(read.needs), tuple(read.broken))
+
+
+def deliver(session: Session, plan: Plan) -> int:
+    """Send what ``plan`` needs; the number of objects that were sent. Returning means that every one of them is there.
+
+    :class:`~git_theta.errors.ObjectMissing` when one is neither here nor to be had, naming path and tensor;
+    :class:`~git_theta.errors.TransferError` when one did not arrive.
+    """
+    for line in plan.broken:
+        session.warn(line)
+    if not plan.needs:
+        return 0
+    place = transfer.Routes(session).destination(plan.remote)
+    refs = [need.ref for need in plan.needs]
+    if isinstance(place, transfer.Checked):
+        refs = place.lacking(refs)
+    _complete(session, plan, refs)
+    if not place.verifies:
+        _verify(session, plan, refs)
+    progress = Progress()
+    progress.begin(f"Sending objects to {plan.remote.title}", sum(ref.size for ref in refs))
+    try:
+        place.send(session.store, refs, progress.advance)
+    except ObjectDamaged:
+        _verify(session, plan, refs)  # to say whose it is
+        raise
+    finally:
+        progress.end()
+    return len(refs)
+
+
+def _plan(session: Session, remote: Remote, tips: Sequence[str], had: Sequence[str], subtract: bool) -> Plan:
+    repository = session.repository
+    blobs = history.blobs(repository, tips, had, _options(remote, []))
+    new = list(history.manifests(repository, blobs))
+    read = _needs(new)
+    if not read.needs or not had or not subtract:
+        return Plan(remote, read.manifests, tuple(read.needs), tuple(read.broken))
+    known = References()
+    for found in history.manifests(repository, history.replaced(repository, tips, had, (found.blob for found in new))):
+        try:
+            known.add(found.text)
+        except ManifestError:
+            continue
+    needs = tuple(need for need in read.needs if need.ref.oid not in known.objects)
+    return Plan(remote, read.manifests, needs, tuple(read.broken))
+
+
+@dataclass(slots=True)
+class _Read:
+    manifests: int
+    needs: list[Need]
+    broken: list[str]
+
+
+def _needs(manifests: Iterable[history.Found]) -> _Read:
+    """The objects of manifests, each once. A text that is no manifest after all names no objects; one of a newer release might."""
+    references, seen, read = References(), set[str](), _Read(0, [], [])
+    for found in manifests:
+        read.manifests += 1
+        try:
+            entries = references.add(found.text)
+        except ManifestVersionError as error:
+            raise ManifestVersionError(f"{display(found.path)}: {error}; its objects cannot be sent by this one") from None
+        except ManifestError as error:
+            read.broken.append(f"{display(found.path)} (blob {found.blob[:12]}) is no valid manifest; nothing is sent for it: {error}")
+            continue
+        for entry in entries:
+            for ref in entry.objects:
+                if ref.oid not in seen:
+                    seen.add(ref.oid)
+                    read.needs.append(Need(ref, found.path, found.blob, entry.name))
+    return read
+
+
+def _complete(session: Session, plan: Plan, refs: Sequence[ObjectRef]) -> None:
+    """What is to be sent must be here. What is not may be at the remote already, unknown to us, or at another one: then it is fetched."""
+    lacking = {ref.oid for ref in transfer.bring(session, refs, what="Fetching objects that are not here")}
+    if not lacking:
+        return
+    absent = [need for need in plan.needs if need.ref.oid in lacking]
+    first = absent[0]
+    commit = history.commit_of(session.repository, first.blob)
+    where = f"{display(first.path)}{f' in commit {commit}' if commit else ''}"
+    more = f", and {len(absent) - 1:,} more objects," if len(absent) > 1 else ""
+    raise ObjectMissing(
+        f"{where}: object {first.ref.oid} of tensor {display(first.tensor, 120)}{more} is neither here nor at a remote; nothing "
+        "is pushed ('git theta fsck --repair' may find it, another clone may hold it)"
+    )
+
+
+def _verify(session: Session, plan: Plan, refs: Sequence[ObjectRef]) -> None:
+    """Nothing damaged leaves this machine: a server that does not check would hand it to everyone."""
+
+    def check(ref: ObjectRef) -> ObjectDamaged | None:
+        try:
+            session.store.verify(ref)
+        except ObjectDamaged as error:
+            return error
+        return None
+
+    for ref, error in zip(refs, session.pool().map(check, refs), strict=True):
+        if error is not None:
+            need = next(need for need in plan.needs if need.ref == ref)
+            raise ObjectDamaged(f"{display(need.path)}: tensor {display(need.tensor, 120)}: {error}; 'git theta fsck --repair' may mend it")
+
+
+def _options(remote: Remote, options: list[str]) -> list[str]:
+    """A partial clone has not all blobs; the remote that it is partial of has."""
+    return [*options, "--missing=allow-promisor"] if remote.values("promisor") == ["true"] else options
+
+
+def _resolved(repository: Repository, revision: str) -> str:
+    if revision.startswith("-"):
+        raise UsageError(f"{display(revision, 60)!r} is not a revision")
+    found = history.resolve(repository, revision)
+    if not found:
+        raise UsageError(f"there is no revision {display(revision, 80)!r} here")
+    return found

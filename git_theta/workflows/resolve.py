@@ -1,0 +1,73 @@
+"""resolve: go on with a model that git left in conflict, for all of its tensors or some."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from git_theta.core.manifest import Manifest
+from git_theta.core.names import display
+from git_theta.errors import UsageError
+from git_theta.git.command import run
+from git_theta.git.index import stages
+from git_theta.merges import plan
+from git_theta.workflows import checkout
+from git_theta.workflows.merge import Merged, merge
+from git_theta.workflows.merge_rules import Rules
+from git_theta.workflows.merge_state import MergeState
+from git_theta.workflows.merge_statistics import Siblings, left_behind
+from git_theta.workflows.session import Session
+
+
+def conflicted(session: Session, pathspecs: Sequence[str], cwd: Path) -> dict[str, tuple[Manifest | None, Manifest, Manifest]]:
+    """The models in conflict that ``pathspecs`` match (none: all): path → base, ours, theirs.
+
+    :class:`UsageError` when there is none.
+    """
+    listing = run(["ls-files", "--unmerged", "-z", "--full-name", "--", *(pathspecs or [":/"])], cwd=cwd)
+    found: dict[str, tuple[Manifest | None, Manifest, Manifest]] = {}
+    for path, blobs in stages(listing).items():
+        ours = session.manifest(blobs[2][1]) if 2 in blobs else None
+        theirs = session.manifest(blobs[3][1]) if 3 in blobs else None
+        if ours is not None and theirs is not None:
+            found[path] = (session.manifest(blobs[1][1]) if 1 in blobs else None, ours, theirs)
+    if not found:
+        where = f" at {', '.join(map(display, pathspecs))}" if pathspecs else ""
+        raise UsageError(f"no tracked model is in conflict{where} ('git status' shows what is)")
+    return found
+
+
+def resolve(
+    session: Session,
+    path: str,
+    versions: tuple[Manifest | None, Manifest, Manifest],
+    rules: Rules,
+    siblings: Siblings | None = None,
+) -> Merged:
+    """Apply ``rules`` to what is still open of the model at ``path``; finish it when nothing is left, else remember what is done.
+
+    Finished means: in the index without conflict, and written to the working tree.
+    """
+    base, ours, theirs = versions
+    state = MergeState(session.repository)
+    state.sweep()
+    kept = state.load(path, plan.plan(base, [ours, theirs]))
+    merged = merge(session, path, base, [ours, theirs], rules, kept, siblings)
+    session.store.flush()
+    if merged.manifest is None:
+        state.save(path, merged.plan, merged.progress)
+        return merged
+    finish(session, path, merged.manifest)
+    if siblings is not None:
+        for place, manifest in left_behind(session, path, merged, siblings).items():
+            session.store.flush()
+            checkout.stage(session, checkout.Target(place, manifest, False), "100644")
+    state.forget(path)
+    return merged
+
+
+def finish(session: Session, path: str, manifest: Manifest) -> None:
+    """Put ``manifest`` into the index as the resolved version of ``path``, and the model into the working tree."""
+    listing = stages(run(["ls-files", "--unmerged", "-z"], cwd=session.repository.worktree)).get(path, {})
+    mode = listing[2][0] if 2 in listing else "100644"
+    checkout.stage(session, checkout.Target(path, manifest, mode == "100755"), mode)

@@ -1,0 +1,103 @@
+"""What the verbs of one command share: repository, settings, store, threads, and what is known of earlier versions."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from git_theta.core.manifest import Manifest, is_manifest, parse
+from git_theta.core.memory import keep_buffers
+from git_theta.errors import ManifestError
+from git_theta.git.blobs import BlobReader
+from git_theta.git.repository import Repository
+from git_theta.store.local import LocalStore
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+    from types import TracebackType
+
+    from git_theta.settings import Settings
+
+
+@dataclass
+class Session:
+    """One command's view of a repository.
+
+    ``executor`` spreads the work on tensors; by default threads of this process. ``warn`` receives one-line messages for the user.
+    """
+
+    repository: Repository
+    settings: Settings
+    warn: Callable[[str], None]
+    executor: Executor | None = None
+    _own: list[Executor] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for executor in self._own:
+            executor.shutdown(wait=True, cancel_futures=True)
+        for name in ("store", "blobs"):
+            if name in self.__dict__:
+                self.__dict__[name].close()
+
+    @property
+    def threads(self) -> int:
+        """How many tensors are worked on at a time."""
+        return self.settings.threads or max(1, min(32, os.cpu_count() or 1))
+
+    @cached_property
+    def store(self) -> LocalStore:
+        """The local object store."""
+        return LocalStore(self.repository.objects, self.repository.alternates(), self.settings.shared_bits)
+
+    @cached_property
+    def blobs(self) -> BlobReader:
+        """Reads what git stores."""
+        return BlobReader(self.repository)
+
+    def pool(self) -> Executor:
+        """The executor to spread work on."""
+        with self._lock:
+            if self.executor is None:
+                from concurrent.futures import ThreadPoolExecutor
+
+                keep_buffers()
+                self.executor = ThreadPoolExecutor(self.threads, "git-theta")
+                self._own.append(self.executor)
+            return self.executor
+
+    def manifest(self, name: str) -> Manifest | None:
+        """The manifest that git stores under ``name`` (``HEAD:path``, ``:path``, a blob id); None if it is none."""
+        text = self.blobs.read(name)
+        return parse_if_manifest(text) if text is not None else None
+
+    def known_manifests(self, path: str) -> list[Manifest]:
+        """What the index and HEAD hold at ``path``, the index first: where lines are reused and bases are found."""
+        found: dict[str, Manifest] = {}
+        for name in (f":0:{path}", f":2:{path}", f":3:{path}", f"HEAD:{path}"):
+            manifest = self.manifest(name)
+            if manifest is not None:
+                found.setdefault(manifest.identity, manifest)
+        return list(found.values())
+
+    def full_path(self, path: str) -> Path:
+        """Where the file that git calls ``path`` lies in the working tree."""
+        return (self.repository.worktree or Path.cwd()) / path
+
+
+def parse_if_manifest(text: bytes) -> Manifest | None:
+    """The manifest in ``text``, None when it is something else or damaged."""
+    if not is_manifest(text):
+        return None
+    try:
+        return parse(text)
+    except ManifestError:
+        return None

@@ -1,0 +1,257 @@
+"""Side-loaded updates: the user hands over how tensors change (factors, sparse values, an adapter) instead of the changed checkpoint.
+
+The new values are computed as every machine computes them, and what is stored are the factors themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from git_theta.core import dtypes
+from git_theta.core.digest import digest
+from git_theta.core.manifest import INLINE_LIMIT, Entry, Manifest
+from git_theta.core.names import display
+from git_theta.core.source import FileSource
+from git_theta.core.tensors import Spec, Tensor
+from git_theta.errors import FormatError, ThetaError, UsageError
+from git_theta.git.command import run
+from git_theta.git.index import entries as index_entries
+from git_theta.plugins import registry
+from git_theta.workflows import clean, tensors
+from git_theta.workflows.checkout import Target, stage
+from git_theta.workflows.fetch import fetch_missing
+from git_theta.workflows.session import Session
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from git_theta.core.contracts import Encoded
+
+_UNPACKED = 1 << 30  # bytes that an .npz may always unpack to; beyond that, as many times its own size:
+_EXPANSION = 100
+_PARTS = {"low-rank": ("R", "C"), "sparse": ("data", "indices", "indptr", "shape"), "ia3": ("ia3",)}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """How one tensor changes: ``encode(base)`` gives its new value and, where the update itself can be stored, its payload."""
+
+    name: str
+    update: str
+    encode: Callable[[Tensor], tuple[Tensor, Encoded | None]]
+
+
+def read_tensors(file: Path) -> dict[str, np.ndarray]:
+    """The named arrays of numbers in a checkpoint of any known format, or in an .npz; nothing in it is executed.
+
+    :class:`FormatError` when there are none, or others; :class:`UsageError` when the file cannot be read.
+    """
+    found = _read_npz(file) if file.suffix == ".npz" else _read_checkpoint(file)
+    for name, array in found.items():
+        if dtypes.get(dtypes.from_numpy(array.dtype)).kind not in "biuf":
+            raise FormatError(f"'{display(name, 80)}' in {display(str(file))} holds {array.dtype}; an update is made of real numbers")
+    return found
+
+
+def _read_npz(file: Path) -> dict[str, np.ndarray]:
+    import zipfile
+    import zlib
+
+    import numpy as np
+
+    found = {}
+    try:
+        with file.open("rb") as opened, np.lib.npyio.NpzFile(opened, allow_pickle=False) as archive:
+            unpacked = sum(member.file_size for member in archive.zip.infolist()) if archive.zip else 0
+            if unpacked > max(_UNPACKED, _EXPANSION * file.stat().st_size):
+                raise ValueError(f"it would unpack to {unpacked} bytes")
+            for name in archive.files:
+                found[name] = archive[name]
+                if not isinstance(found[name], np.ndarray):
+                    raise ValueError(f"{name!a} in it is no array")
+                dtypes.from_numpy(found[name].dtype)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RuntimeError, NotImplementedError) as error:
+        raise FormatError(f"{display(str(file))} cannot be read as npz: {display(str(error), 120)}") from None
+    except (MemoryError, zipfile.BadZipFile, zlib.error):
+        raise FormatError(f"{display(str(file))} cannot be read as npz: it is damaged") from None
+    return found
+
+
+def _read_checkpoint(file: Path) -> dict[str, np.ndarray]:
+    try:
+        with FileSource(file) as source:
+            head = source.read(0, min(clean.HEAD, source.size))
+            layout = next(iter(registry.detect(head, file.suffix.lower()))).scan(source)
+            if layout.format in ("opaque", "stored-zip"):
+                raise FormatError("it holds no named tensors")
+            if layout.format == "torch-zip":
+                from git_theta.checkpoints import torch_values
+
+                return torch_values.arrays(source)
+            found = {}
+            for extent in layout.extents:
+                array = Tensor(extent.dtype, extent.shape, source.read(extent.offset, extent.length)).array()
+                found.update(dict.fromkeys((extent.name, *extent.aliases), array))
+            return found
+    except FormatError as error:
+        raise FormatError(f"{display(str(file))}: {error}") from None
+    except OSError as error:
+        if isinstance(error, ThetaError):
+            raise
+        raise UsageError(f"{display(str(file))} cannot be read: {error.strerror or error}") from None
+
+
+def from_file(update: str, arrays: Mapping[str, np.ndarray]) -> list[Change]:
+    """The changes in a file of ``<tensor>/R`` and ``/C`` (low-rank), ``<tensor>/data``, ``/indices``, ``/indptr`` and ``/shape`` (sparse),
+    or ``<tensor>/ia3``. :class:`UsageError` for any other name, and for parts that are missing.
+    """
+    parts = _PARTS[update]
+    grouped: dict[str, dict[str, np.ndarray]] = {}
+    for key, array in arrays.items():
+        name, _, part = key.rpartition("/")
+        if part not in parts or not name:
+            raise UsageError(f"'{display(key, 80)}' is no part of a {update} update; its parts are <tensor>/{', <tensor>/'.join(parts)}")
+        grouped.setdefault(name, {})[part] = array
+    changes = []
+    for name, found in grouped.items():
+        lacking = [part for part in parts if part not in found]
+        if lacking:
+            raise UsageError(f"'{display(name, 80)}' has no {', '.join(lacking)}; a {update} update needs all of {', '.join(parts)}")
+        changes.append(_change(update, name, found))
+    if not changes:
+        raise UsageError("the update's file holds no tensors")
+    return changes
+
+
+def _change(update: str, name: str, found: Mapping[str, np.ndarray]) -> Change:
+    if update == "low-rank":
+        return low_rank(name, found["R"], found["C"])
+    if update == "ia3":
+        return ia3(name, found["ia3"])
+    from git_theta.updates import sparse
+
+    if found["shape"].dtype.kind not in "iu":
+        raise UsageError(f"'{display(name, 80)}': the shape of a sparse update consists of integers")
+    shape = found["shape"].reshape(-1).tolist()
+    return Change(name, update, lambda base: sparse.encode_given(base, found["data"], found["indices"], found["indptr"], shape))
+
+
+def low_rank(name: str, left: np.ndarray, right: np.ndarray, scale: float = 1.0) -> Change:
+    """``name`` += ``scale`` * ``left`` (rows x rank) @ ``right`` (rank x columns)."""
+    from git_theta.updates import low_rank as update
+
+    return Change(name, "low-rank", lambda base: update.encode_given(None, base, left, right, scale))
+
+
+def ia3(name: str, factors: np.ndarray) -> Change:
+    """``name`` *= ``factors``, broadcast."""
+    from git_theta.updates import ia3 as update
+
+    return Change(name, "ia3", lambda base: update.encode_given(None, base, factors))
+
+
+def value(name: str, array: np.ndarray) -> Change:
+    """``name`` becomes ``array`` (rounded to the tensor's own type where both are floats)."""
+    return Change(name, "", lambda base: (_replaced(base, array), None))
+
+
+def on_top(array: np.ndarray, change: Change) -> Change:
+    """``change``, made to a tensor that became ``array`` before."""
+
+    def encode(base: Tensor) -> tuple[Tensor, Encoded | None]:
+        before = _replaced(base, array)
+        if memoryview(before.data).cast("B") == memoryview(base.data).cast("B"):
+            return change.encode(base)
+        return change.encode(before)[0], None
+
+    return Change(change.name, change.update, encode)
+
+
+def _replaced(base: Tensor, array: np.ndarray) -> Tensor:
+    import numpy as np
+
+    given, kept = dtypes.from_numpy(array.dtype), dtypes.get(base.dtype)
+    if array.shape != base.shape:
+        raise UsageError(f"its new value is {Spec(given, array.shape)}, the tensor {base.spec}")
+    floats = kept.kind == dtypes.get(given).kind == "f"
+    if given != base.dtype and not (floats or {kept.kind, dtypes.get(given).kind} <= set("biu")):
+        raise UsageError(f"its new value is {Spec(given, array.shape)}, the tensor {base.spec}")
+    with np.errstate(all="ignore"):
+        new = array.astype(dtypes.numpy_dtype(base.dtype))
+        if floats and not np.isfinite(new.astype(np.float64)).all():
+            raise UsageError(f"its new value holds NaN, infinity, or what {base.dtype} cannot hold")
+    if not floats and not np.array_equal(new, array):
+        raise UsageError(f"its new value holds what {base.dtype} cannot hold")
+    return Tensor.from_array(new)
+
+
+def apply(session: Session, path: str, changes: Sequence[Change]) -> Manifest:
+    """Change tensors of the model that the index holds at ``path``, stage the result, and rewrite the working file to match.
+
+    :class:`UsageError` when the model is not tracked, has changes that are not staged, or a change does not fit; nothing is staged then.
+    """
+    mode, manifest = _staged(session, path)
+    by_name: dict[str, Change] = {}
+    for change in changes:
+        entry = _find(manifest, change.name)
+        if entry.name in by_name:
+            raise UsageError(f"tensor '{display(entry.name, 80)}' is changed twice")
+        by_name[entry.name] = change
+    if session.store.missing(ref for entry in manifest.entries if entry.name in by_name for ref in entry.objects):
+        fetch_missing(session, [manifest])
+    chosen = [(number, entry) for number, entry in enumerate(manifest.entries) if entry.name in by_name]
+    futures = [(number, session.pool().submit(_changed, session, entry, by_name[entry.name])) for number, entry in chosen]
+    entries = list(manifest.entries)
+    for number, future in futures:
+        entries[number] = future.result()
+    changed = replace(manifest, entries=tuple(entries), headers={k: v for k, v in manifest.headers.items() if k != "merge"})
+    session.store.flush()
+    stage(session, Target(path, changed, mode == "100755"), mode)
+    return changed
+
+
+def _staged(session: Session, path: str) -> tuple[str, Manifest]:
+    cwd = session.repository.worktree
+    found = index_entries(run(["ls-files", "--stage", "-z", "--", f":(top,literal){path}"], cwd=cwd))
+    if path not in found:
+        raise UsageError(f"{display(path)} is not in the index; 'git add' it first")
+    mode, blob = found[path]
+    manifest = session.manifest(blob)
+    if manifest is None:
+        raise UsageError(f"{display(path)} is not stored by Git-Theta; 'git theta track' it and 'git add --renormalize' it first")
+    status = run(["status", "--porcelain", "-z", "--", f":(top,literal){path}"], cwd=cwd)
+    if status[1:2] not in (b"", b" "):
+        raise UsageError(f"{display(path)} has changes that are not staged; 'git add' or 'git restore' it first")
+    return mode, manifest
+
+
+def _find(manifest: Manifest, name: str) -> Entry:
+    for candidate in (name, name.replace("/", ".")):
+        if candidate in manifest.by_name:
+            return manifest.by_name[candidate]
+    raise UsageError(f"the model has no tensor '{display(name, 80)}'; 'git theta ls-files -l' lists what it has")
+
+
+def _changed(session: Session, entry: Entry, change: Change) -> Entry:
+    """The entry of a changed tensor: the given update on the old chain, or any update where that cannot be stored or is no smaller."""
+    store, settings = session.store, session.settings
+    bases = tensors.bases(store, entry)
+    base = bases[0].tensor if bases else Tensor(entry.dtype, entry.shape, tensors.load(store, entry))
+    try:
+        new, encoded = change.encode(base)
+    except (UsageError, FormatError) as error:
+        raise UsageError(f"tensor '{display(entry.name, 80)}': {error}") from None
+    data = memoryview(new.data).cast("B")
+    identity = digest(data)
+    if identity == entry.digest:
+        return entry
+    if len(data) <= INLINE_LIMIT:
+        return Entry.of_inline(entry.name, new.dtype, new.shape, bytes(data), entry.aliases)
+    if encoded is not None and bases and tensors.has_room(bases[0], encoded.size, settings.max_chain):
+        link = tensors.save(store, change.update, new.spec, encoded.chunks, encoded.note)
+        return Entry(entry.name, new.dtype, new.shape, identity, (link, *entry.chain), None, entry.aliases)
+    chain = tensors.encode(store, new, bases, settings.compression, settings.max_chain)
+    return Entry(entry.name, new.dtype, new.shape, identity, chain, None, entry.aliases)

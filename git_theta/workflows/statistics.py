@@ -1,0 +1,216 @@
+"""How far each changed tensor moved: their values are read, two at a time and only where they differ, and measured."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from typing import Protocol
+
+from git_theta.core.manifest import Entry
+from git_theta.core.tensors import Tensor
+from git_theta.errors import ObjectMissing, ThetaError
+from git_theta.workflows.compare import Change
+
+_IN_FLIGHT = 256 << 20  # bytes of tensors that are held at a time (more only for a single pair that is larger)
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """How one tensor moved; :mod:`git_theta.workflows.measure` defines each number.
+
+    ``elements`` were compared and ``changed`` of them differ. ``norm`` is ‖W‖, ``norm_new`` ‖W'‖ and ``moved`` ‖D‖; ``distance`` is 1 -
+    cosine (None: not defined), ``largest`` max |D|. ``histogram`` has (e, n, p) for each binary order: n elements of D in (-2^(e+1),
+    -2^e], p in [2^e, 2^(e+1)). ``partial``: the tensors have another number of rows, and only the leading ones that both have were
+    compared. Not ``comparable``: nothing but ``elements`` and ``changed`` could be told.
+    """
+
+    elements: int
+    changed: int
+    nonfinite: int = 0
+    norm: float = 0.0
+    norm_new: float = 0.0
+    moved: float = 0.0
+    distance: float | None = None
+    largest: float = 0.0
+    rank: int | None = None
+    histogram: tuple[tuple[int, int, int], ...] | None = None
+    partial: bool = False
+    comparable: bool = False
+
+    @property
+    def fraction(self) -> float:
+        """Changed elements in those compared, 0 to 1."""
+        return self.changed / self.elements if self.elements else 0.0
+
+    @property
+    def relative(self) -> float | None:
+        """‖D‖ / ‖W‖."""
+        if not self.comparable:
+            return None
+        if self.moved == 0.0:
+            return 0.0
+        return self.moved / self.norm if self.norm else math.inf
+
+    @property
+    def cosine(self) -> float | None:
+        """⟨W, W'⟩ / (‖W‖ ‖W'‖)."""
+        return None if self.distance is None else 1.0 - self.distance
+
+
+def together(parts: Sequence[Statistics]) -> Statistics | None:
+    """The statistics of several tensors as if they were one; None for none. The rank is told where all have the same."""
+    if not parts:
+        return None
+    values = [part for part in parts if part.comparable]
+    norm, norm_new, moved = (math.hypot(*(getattr(part, name) for part in values)) for name in ("norm", "norm_new", "moved"))
+    ranks = {part.rank for part in values if part.moved}
+    return Statistics(
+        elements=sum(part.elements for part in parts),
+        changed=sum(part.changed for part in parts),
+        nonfinite=sum(part.nonfinite for part in parts),
+        norm=norm,
+        norm_new=norm_new,
+        moved=moved,
+        distance=_distance_together(values, norm, norm_new, moved),
+        largest=max((part.largest for part in values), default=0.0),
+        rank=ranks.pop() if len(ranks) == 1 else None,
+        histogram=_histogram_together(values),
+        partial=any(part.partial for part in parts),
+        comparable=bool(values),
+    )
+
+
+def _distance_together(parts: Sequence[Statistics], norm: float, norm_new: float, moved: float) -> float | None:
+    if not norm or not norm_new or not math.isfinite(norm * norm_new):
+        return None
+    if moved < norm / 2:
+        a, b, d = 1.0, norm_new / norm, moved / norm
+        return min(max((d * d - (b - a) ** 2) / (2 * b), 0.0), 2.0)
+    inner = math.fsum((1 - part.distance) * (part.norm / norm) * (part.norm_new / norm_new) for part in parts if part.distance is not None)
+    return min(max(1 - inner, 0.0), 2.0)
+
+
+def _histogram_together(parts: Sequence[Statistics]) -> tuple[tuple[int, int, int], ...] | None:
+    known = [part.histogram for part in parts if part.histogram is not None]
+    if not known:
+        return None
+    orders: dict[int, list[int]] = {}
+    for histogram in known:
+        for order, negative, positive in histogram:
+            counts = orders.setdefault(order, [0, 0])
+            counts[0] += negative
+            counts[1] += positive
+    return tuple((order, *counts) for order, counts in sorted(orders.items()))  # type: ignore[misc]  # two of them
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """Why a tensor could not be measured, in a few words for the reader; ``missing``: its objects are not here."""
+
+    reason: str
+    missing: bool = False
+
+
+Result = Statistics | Unknown | None
+
+
+class PairReader(Protocol):
+    """Reads both values of a tensor. Used by several threads."""
+
+    def pair(self, old: Entry, new: Entry) -> tuple[Tensor, Tensor]:
+        """The old and the new value; an error of ours where one cannot be had."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What is asked for: histograms too, ranks, and at most ``limit`` bytes of tensors read (None: all)."""
+
+    histogram: bool = False
+    rank: bool = True
+    limit: int | None = None
+
+
+def measure_all(
+    changes: Sequence[Change],
+    reader: PairReader,
+    pool: Executor,
+    options: Options | None = None,
+    advance: Callable[[int], None] | None = None,
+) -> Iterator[Result]:
+    """For each change in turn its statistics, why there are none, or None where nothing is to be read (added, removed, renamed).
+
+    Tensors are read and measured by the pool, so many at a time as fit in memory; ``advance`` is told the bytes that were read.
+    """
+    options = options or Options()
+    waiting: deque[tuple[Future[Result] | Result, int]] = deque()
+    held = spent = 0
+    lock = threading.Lock()
+
+    def count(size: int) -> None:
+        with lock:
+            advance(size)  # type: ignore[misc]  # it is there
+
+    try:
+        for change in changes:
+            size = read_size(change)
+            if not size:
+                waiting.append((_nothing_to_read(change), 0))
+                continue
+            if options.limit is not None and spent + size > options.limit:
+                waiting.append((Unknown("not read"), 0))
+                continue
+            spent += size
+            while held and held + size > _IN_FLIGHT:
+                result, held = _next(waiting, held)
+                yield result
+            future = pool.submit(_measure, change, reader, options)
+            if advance is not None:
+                future.add_done_callback(lambda _, size=size: count(size))  # type: ignore[misc]
+            waiting.append((future, size))
+            held += size
+        while waiting:
+            result, held = _next(waiting, held)
+            yield result
+    finally:
+        for item, _ in waiting:
+            if isinstance(item, Future):
+                item.cancel()
+
+
+def _next(waiting: deque[tuple[Future[Result] | Result, int]], held: int) -> tuple[Result, int]:
+    item, size = waiting.popleft()
+    return item.result() if isinstance(item, Future) else item, held - size
+
+
+def read_size(change: Change) -> int:
+    """Bytes of tensors that measuring ``change`` reads."""
+    if not change.has_values or change.old is None or change.new is None:
+        return 0
+    if change.old.digest == change.new.digest and change.old.dtype == change.new.dtype:
+        return 0
+    return change.old.nbytes + change.new.nbytes
+
+
+def _nothing_to_read(change: Change) -> Result:
+    if change.kind == "reshaped":
+        return Statistics(change.elements, 0, distance=0.0, comparable=True)  # the same bytes in another shape
+    return None
+
+
+def _measure(change: Change, reader: PairReader, options: Options) -> Result:
+    from git_theta.workflows.measure import measure
+
+    assert change.old is not None
+    assert change.new is not None
+    try:
+        old, new = reader.pair(change.old, change.new)
+        found = measure(old, new, options.histogram, options.rank)
+    except ObjectMissing as error:
+        return Unknown(str(error), missing=True)
+    except (ThetaError, OSError) as error:
+        return Unknown(str(error))
+    return found or Unknown(f"{change.old.spec} and {change.new.spec} cannot be compared")

@@ -1,0 +1,171 @@
+"""Where a remote's objects are, and moving objects between there and the local store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
+from typing import Protocol, runtime_checkable
+
+from git_theta.core.manifest import ObjectRef
+from git_theta.core.names import display
+from git_theta.errors import ThetaError, TransferError
+from git_theta.git import consent, remotes
+from git_theta.git.config import shared_bits
+from git_theta.git.remotes import Remote, Remotes
+from git_theta.store.folder import FolderPlace
+from git_theta.store.local import LocalStore
+from git_theta.workflows.progress import Progress
+from git_theta.workflows.session import Session
+
+_REASONS = 3
+
+
+class Source(Protocol):
+    """A place that objects can be fetched from."""
+
+    title: str
+
+    def bring(self, store: LocalStore, refs: Sequence[ObjectRef], advance: Callable[[int], None]) -> None:
+        """Bring what is there of ``refs`` into ``store``, verified and durable. :class:`TransferError` tells why others were not."""
+
+
+class Destination(Source, Protocol):
+    """A place that objects can be sent to, too. With ``verifies``, it hashes each object on arrival."""
+
+    verifies: bool
+
+    def send(self, store: LocalStore, refs: Sequence[ObjectRef], advance: Callable[[int], None]) -> None:
+        """Deliver ``refs``, all of them in ``store``; :class:`TransferError` unless every one has arrived."""
+
+
+@runtime_checkable
+class Checked(Protocol):
+    """A place that tells what it has without sending it."""
+
+    def lacking(self, refs: Sequence[ObjectRef]) -> list[ObjectRef]:
+        """Those objects that are not there with their right size."""
+
+
+@runtime_checkable
+class Auditable(Protocol):
+    """A place whose objects can be read without bringing them here."""
+
+    def audit(self, refs: Sequence[ObjectRef]) -> Iterator[tuple[ObjectRef, str]]:
+        """Read objects there; those that are missing or not what their name says, with the reason."""
+
+
+class Routes:
+    """The places of each remote, found when they are first needed."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._base = remotes.base_folder(session.repository)
+
+    @cached_property
+    def remotes(self) -> Remotes:
+        """The repository's remotes."""
+        return remotes.read(self._session.repository)
+
+    @cached_property
+    def _offer(self) -> consent.Offer:
+        return consent.read(self._session.repository)
+
+    def storage(self, remote: Remote) -> str:
+        """The URL of the object storage that a remote's objects are in; empty where Git LFS has them.
+
+        :class:`~git_theta.errors.TransferError` when the repository names it and the user has not agreed to its use.
+        """
+        mine = remote.values("thetaurl")
+        return mine[-1] if mine else self._offer.agreed(self._offer.storage, "object storage")
+
+    def destination(self, remote: Remote) -> Destination:
+        """Where objects pushed to ``remote`` go. :class:`TransferError` when that cannot be."""
+        url = self.storage(remote)
+        if url:
+            return self._bucket(url)
+        return self._folder(remote, remote.push_url, alone=True) or self._lfs(remote, push=True)
+
+    def sources(self, remote: Remote) -> Iterator[Source]:
+        """Where objects of ``remote`` can be had, the nearest first. A place that cannot be used is left out with a warning."""
+        folder = self._folder(remote, remote.url)
+        if folder is not None:
+            yield folder
+        for url in self._mirrors(remote):
+            yield from self._attempt(lambda url=url: self._bucket(url))  # type: ignore[misc]
+        try:
+            url = self.storage(remote)
+        except TransferError as error:
+            self._session.warn(str(error))
+            return
+        if url:
+            yield from self._attempt(lambda: self._bucket(url))
+        elif folder is None or self._offer.server_named(remote):
+            yield from self._attempt(lambda: self._lfs(remote, push=False))
+
+    def _folder(self, remote: Remote, url: str, alone: bool = False) -> FolderPlace | None:
+        """The remote's own folder, where it is on this machine (and, with ``alone``, no Git LFS server has the objects in its place)."""
+        path = remotes.local_path(url, self._base)
+        git_dir = remotes.git_dir_of(path) if path is not None else None
+        if git_dir is None or (alone and self._offer.server_named(remote)):
+            return None
+        from git_theta.store.lfs import lfs_folder
+
+        own = git_dir / "theta" / "objects"
+        return FolderPlace([own, lfs_folder(git_dir)], LocalStore(own, (), shared_bits(git_dir)), remote.title)
+
+    def _mirrors(self, remote: Remote) -> Iterable[str]:
+        mine = remote.values("thetamirror")
+        if mine:
+            return mine
+        try:
+            return [self._offer.agreed(url, "mirror") for url in self._offer.mirrors]
+        except TransferError as error:
+            self._session.warn(str(error))
+            return []
+
+    def _bucket(self, url: str) -> Destination:
+        from git_theta.store.kvstore import BucketPlace
+
+        return BucketPlace(url)
+
+    def _lfs(self, remote: Remote, push: bool) -> Destination:
+        from git_theta.store.lfs import GitLfs, LfsPlace
+
+        lfs = GitLfs.find(self._session.repository)
+        self._offer.agreed_lfs(remote, push)
+        return LfsPlace(lfs, remote)
+
+    def _attempt(self, make: Callable[[], Source]) -> Iterator[Source]:
+        try:
+            yield make()
+        except ThetaError as error:
+            self._session.warn(str(error))
+
+
+def bring(session: Session, refs: Iterable[ObjectRef], only: Remote | None = None, what: str = "Fetching objects") -> list[ObjectRef]:
+    """Fetch those of ``refs`` that are not here: from ``only``, or from every remote in turn until all are.
+
+    The objects that could not be had; why is given to ``session.warn``.
+    """
+    wanted = session.store.missing({ref.oid: ref for ref in refs}.values())
+    if not wanted:
+        return []
+    routes = Routes(session)
+    reasons: list[str] = []
+    progress = Progress()
+    progress.begin(what, sum(ref.size for ref in wanted))
+    try:
+        for remote in (only,) if only is not None else routes.remotes.every:
+            for place in routes.sources(remote):
+                try:
+                    place.bring(session.store, wanted, progress.advance)
+                except TransferError as error:
+                    reasons.append(str(error))
+                wanted = session.store.missing(wanted)
+                if not wanted:
+                    return []
+    finally:
+        progress.end()
+    for reason in list(dict.fromkeys(reasons))[:_REASONS]:
+        session.warn(display(reason))
+    return wanted

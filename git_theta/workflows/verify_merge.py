@@ -1,0 +1,130 @@
+"""verify-merge: compute a recorded merge again from its inputs and compare, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from git_theta.core.manifest import Entry, Manifest
+from git_theta.core.tensors import Tensor
+from git_theta.errors import GitError, ThetaError, UsageError
+from git_theta.git.command import run
+from git_theta.workflows import tensors
+from git_theta.workflows.fetch import fetch_missing
+from git_theta.workflows.merge import Progress, merge
+from git_theta.workflows.merge_rules import Rule, Rules, rule, strategy_of
+from git_theta.workflows.merge_statistics import Siblings, sibling
+from git_theta.workflows.session import Session
+
+_CANDIDATES = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One model of a commit: whether its recorded merge gives its tensors again; if not, which differ, or why it cannot be told.
+
+    ``tolerance``: a strategy had a part that is not the same to the last bit on every machine.
+    """
+
+    path: str
+    same: bool
+    differing: tuple[str, ...] = ()
+    problem: str = ""
+    tolerance: bool = False
+
+
+def verify(session: Session, revision: str) -> list[Verdict]:
+    """Verify every model of commit ``revision`` whose manifest records a merge; empty when none does."""
+    listing = run(["ls-tree", "-r", "-z", revision])
+    verdicts = []
+    for line in listing.split(b"\0"):
+        head, _, path = line.partition(b"\t")
+        words = head.decode("ascii", "replace").split()
+        if len(words) == 3 and words[1] == "blob":
+            manifest = session.manifest(words[2])
+            if manifest is not None and "merge" in manifest.headers:
+                verdicts.append(_verify(session, revision, path.decode("utf-8", "surrogateescape"), manifest))
+    return verdicts
+
+
+def _verify(session: Session, revision: str, path: str, manifest: Manifest) -> Verdict:
+    try:
+        recipe = manifest.headers["merge"]
+        if not isinstance(recipe, dict) or not isinstance(recipe.get("rules"), list):
+            raise UsageError("its recipe is not one this release writes")
+        rules = Rules(tuple(rule(row["strategy"], row["options"], row["params"]) for row in recipe["rules"]), "recipe")
+        wanted = [*recipe["sides"], *([recipe["base"]] if "base" in recipe else [])]
+        found = _inputs(session, revision, path, wanted)
+        base = found[recipe["base"]] if "base" in recipe else None
+        sides = [found[identity] for identity in recipe["sides"]]
+        kept = Progress({name: manifest.by_name.get(name) for name in recipe.get("kept", [])})
+        again = merge(session, path, base, sides, rules, kept, _statistics(session, revision, path, recipe))
+    except (KeyError, TypeError, AttributeError):
+        return Verdict(path, False, problem="its recipe is not one this release writes")
+    except ThetaError as error:
+        return Verdict(path, False, problem=str(error))
+    if again.manifest is None:
+        session.store.discard()
+        reasons = [*again.problems, *(conflict.reason for conflict in again.conflicts)]
+        return Verdict(path, False, problem=reasons[0] if reasons else "it cannot be computed again")
+    theirs = again.manifest.by_name
+    names = sorted({*theirs, *manifest.by_name})
+    differing = [n for n in names if _digest(theirs, n) != _digest(manifest.by_name, n)]
+    near = [n for n in differing if _near(session, rules, theirs.get(n), manifest.by_name.get(n))]
+    session.store.discard()
+    left = tuple(name for name in differing if name not in near)
+    return Verdict(path, not left, left, tolerance=bool(near) or any(not _reproducible(r) for r in rules.rules))
+
+
+def _reproducible(rule: Rule) -> bool:
+    return bool(getattr(strategy_of(rule), "reproducible", True))
+
+
+def _near(session: Session, rules: Rules, one: Entry | None, other: Entry | None) -> bool:
+    """Whether two values are those of one merge by a strategy that is not the same on every machine."""
+    rule = rules.rule((one.name, *one.aliases)) if one is not None else None
+    if one is None or other is None or rule is None or one.spec != other.spec or _reproducible(rule):
+        return False
+    from git_theta.merges.check import same_merge
+
+    fetch_missing(session, [Manifest("none", 0, one, (one, other), {})])
+    try:
+        arrays = [Tensor(e.dtype, e.shape, tensors.load(session.store, e)).array() for e in (other, one)]
+    except ThetaError:
+        return False
+    return same_merge(strategy_of(rule), *arrays)
+
+
+def _statistics(session: Session, revision: str, path: str, recipe: Mapping[str, Any]) -> Siblings:
+    """The statistics that the recipe names, from the history of their files."""
+    found: dict[str, list[Manifest | None]] = {}
+    for statistic, wanted in recipe.get("statistics", {}).items():
+        known = _inputs(session, revision, sibling(path, statistic), [identity for identity in wanted if identity])
+        found[statistic] = [known[identity] if identity else None for identity in wanted]
+    return lambda statistic: found.get(statistic, [None] * len(recipe["sides"]))
+
+
+def _digest(table: Mapping[str, object], name: str) -> object:
+    return getattr(table.get(name), "digest", None)
+
+
+def _inputs(session: Session, revision: str, path: str, wanted: Sequence[str]) -> dict[str, Manifest]:
+    """The manifests with the identities ``wanted``, looked for in the history that leads to ``revision`` and in its own versions."""
+    left, found = set(wanted), dict[str, Manifest]()
+    log = run(
+        ["log", f"--max-count={_CANDIDATES}", "-m", "--format=", "--raw", "--no-abbrev", "-z", revision, "--", f":(top,literal){path}"]
+    )
+    fields = log.decode("utf-8", "surrogateescape").split("\0")
+    for field in fields:
+        if field.lstrip("\n").startswith(":"):
+            words = field.split()
+            for blob in words[2:4]:
+                if blob.strip("0") and left:
+                    manifest = session.manifest(blob)
+                    if manifest is not None and manifest.identity in left:
+                        found[manifest.identity] = manifest
+                        left.discard(manifest.identity)
+    if left:
+        raise GitError("its inputs are not in the history any more (a squash or rebase may have dropped them)")
+    return found
