@@ -1,0 +1,118 @@
+"""Repositories that share: a remote, clones of it, and models small enough to push by the hundred."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from gitrepo import Repo
+from small_models import safetensors_file
+
+from git_theta.core.manifest import parse
+
+
+def with_program(environment: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """``environment`` with ``git-theta`` on PATH, as an installation has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    script = folder / "git-theta"
+    script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m git_theta "$@"\n', encoding="utf-8")
+    script.chmod(0o755)
+    return {**environment, "PATH": os.pathsep.join([str(folder), environment["PATH"]])}
+
+
+def model(seed: int, tensors: int = 6, size: int = 400) -> bytes:
+    """A model of random fp32 tensors; the same seed gives the same bytes."""
+    random = np.random.default_rng(seed)
+    return safetensors_file({f"layer.{number}.weight": random.standard_normal(size).astype(np.float32) for number in range(tensors)})
+
+
+def changed(data: bytes, number: int, seed: int) -> bytes:
+    """The model with one tensor replaced."""
+    import safetensors.numpy
+
+    tensors = safetensors.numpy.load(data)
+    name = f"layer.{number}.weight"
+    tensors[name] = np.random.default_rng(seed).standard_normal(tensors[name].shape).astype(np.float32)
+    return safetensors_file(tensors)
+
+
+def bare(path: Path, environment: Mapping[str, str], *options: str) -> str:
+    """A new bare repository; its URL."""
+    path.mkdir(parents=True)
+    Repo(path, environment).git("init", "-q", "--bare", *options, ".")
+    return path.as_uri()
+
+
+def clone(url: str, path: Path, environment: Mapping[str, str], *options: str, **more: str) -> Repo:
+    """A clone, which must succeed."""
+    Repo(path.parent, environment).git("clone", "-q", *options, url, str(path), **more)
+    return Repo(path, environment)
+
+
+def objects_at(folder: Path) -> set[str]:
+    """The objects in a repository's folder, Git LFS's and Git-Theta's. Each must be what its name says."""
+    found = set()
+    for path in (*folder.glob("lfs/objects/*/*/*"), *folder.glob("theta/objects/*/*/*")):
+        if path.is_file() and "." not in path.name:
+            assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name, f"{path} is not what its name says"
+            found.add(path.name)
+    return found
+
+
+def needed_by(repo: Repo, *revisions: str) -> set[str]:
+    """The objects that the manifests in revisions' trees need."""
+    found = set()
+    for revision in revisions:
+        for line in repo.git("ls-tree", "-r", "-z", revision).split(b"\0"):
+            head, _, _ = line.partition(b"\t")
+            if head:
+                text = repo.git("cat-file", "blob", head.split()[2].decode())
+                if text.startswith(b"git-theta manifest "):
+                    found |= set(parse(text).objects())
+    return found
+
+
+class World:
+    """A bare remote and clones of it. With ``server``, its objects are not in its own folder, but at a Git LFS server."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str], server: bool) -> None:
+        self.folder = folder
+        self.environment = dict(environment)
+        self.remote = self.server = folder / "remote.git"
+        self.url = bare(self.remote, environment)
+        if server:
+            self.server = folder / "server.git"
+            config = folder / "gitconfig"
+            url = bare(self.server, environment)
+            config.write_text(Path(environment["GIT_CONFIG_GLOBAL"]).read_text() + f"[lfs]\n\turl = {url}\n")
+            self.environment["GIT_CONFIG_GLOBAL"] = str(config)
+
+    def start(self, name: str = "one") -> Repo:
+        repo = Repo.create(self.folder / name, self.environment)
+        repo.git("remote", "add", "origin", self.url)
+        return repo
+
+    def clone(self, name: str, *options: str, **more: str) -> Repo:
+        return clone(self.url, self.folder / name, self.environment, *options, **more)
+
+    def refs(self) -> str:
+        return Repo(self.remote, self.environment).git("for-each-ref").decode()
+
+    def objects(self) -> set[str]:
+        return objects_at(self.server)
+
+    def forget_objects(self) -> None:
+        for name in ("lfs", "theta"):
+            shutil.rmtree(self.server / name, ignore_errors=True)
+
+    def assert_complete(self) -> None:
+        """Every object of every commit that the remote has can be had."""
+        bare = Repo(self.remote, self.environment)
+        commits = bare.git("rev-list", "--all").decode().split()
+        assert needed_by(bare, *commits) <= self.objects()

@@ -1,0 +1,84 @@
+"""The example plugin, installed as pip installs it: listed, chosen by plain ``git add``, and missed where it is not installed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gitrepo import ROOT, Repo
+from small_models import safetensors_file
+
+EXAMPLE = ROOT / "examples" / "plugin-trim-rows"
+WORDS = np.random.default_rng(1).standard_normal((4000, 48)).astype(np.float32)
+
+
+def install(site: Path) -> None:
+    """What ``pip install --no-deps`` leaves in a site-packages folder, without a build backend and a network."""
+    project = tomllib.loads((EXAMPLE / "pyproject.toml").read_text())["project"]
+    info = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    lines = [f"{name} = {target}\n" for name, target in project["entry-points"]["git_theta"].items()]
+    (info / "entry_points.txt").write_text("".join(["[git_theta]\n", *lines]))
+    (site / "git_theta_trim_rows").symlink_to(EXAMPLE / "src" / "git_theta_trim_rows", target_is_directory=True)
+
+
+@pytest.fixture
+def with_plugin(repo: Repo, tmp_path: Path) -> Repo:
+    """The same repository, where the plugin is installed."""
+    install(tmp_path / "site")
+    path = os.pathsep.join([repo.environment["PYTHONPATH"], str(tmp_path / "site")])
+    return Repo(repo.path, {**repo.environment, "PYTHONPATH": path})
+
+
+def trimmed(*removed: int) -> bytes:
+    return safetensors_file({"word.weight": np.delete(WORDS, removed, axis=0), "bias": WORDS[0]})
+
+
+def test_it_is_listed(with_plugin: Repo, repo: Repo) -> None:
+    (line,) = [line for line in with_plugin.theta("plugins").decode().splitlines() if "trim-rows" in line]
+    assert "git-theta-trim-rows 1.0" in line
+    assert b"trim-rows" not in repo.theta("plugins")
+
+
+def test_git_add_chooses_it(with_plugin: Repo, repo: Repo) -> None:
+    contents = [trimmed(), trimmed(*range(3900, 4000)), trimmed(5, *range(700, 800), *range(3900, 4000))]
+    for number, content in enumerate(contents):
+        with_plugin.commit(str(number), m__safetensors=content)
+    chain = with_plugin.manifest("HEAD:m.safetensors").by_name["word.weight"].chain
+    assert [link.update for link in chain] == ["trim-rows", "trim-rows", "dense"]
+    assert [link.note for link in chain[:2]] == ["removed=101", "removed=100"]
+    assert chain[0].size < 100
+    with_plugin.assert_clean()
+    for back, content in enumerate(reversed(contents)):
+        with_plugin.git("checkout", "-q", f"HEAD~{back}", "--", "m.safetensors")
+        assert with_plugin.read("m.safetensors") == content
+    with_plugin.git("checkout", "-q", "HEAD", "--", "m.safetensors")
+    assert "trim-rows" in with_plugin.git("log", "-p", "--no-textconv").decode()
+
+    # Whoever has not installed it is told so, by name, and loses nothing.
+    (repo.path / "m.safetensors").unlink()
+    said = repo.git_fails("checkout", "--", "m.safetensors")
+    assert "'trim-rows'" in said
+    assert "install" in said
+    assert not (repo.path / "m.safetensors").exists()
+    assert "'trim-rows'" in repo.theta_run("checkout", "m.safetensors").stderr.decode()
+    repo.git("checkout", "-q", "HEAD~2", "--", "m.safetensors")
+    assert repo.read("m.safetensors") == contents[0]
+
+    # A change added without the plugin does not need it any more.
+    repo.write("m.safetensors", trimmed(1, 2))
+    repo.git("add", "m.safetensors")
+    assert not any(link.update == "trim-rows" for link in repo.manifest(":m.safetensors").by_name["word.weight"].chain)
+
+
+def test_its_own_tests_pass() -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(EXAMPLE / "src")])}
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", str(EXAMPLE / "pyproject.toml"), str(EXAMPLE)]
+    done = subprocess.run(words, cwd=EXAMPLE, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,214 @@
+"""What install writes and uninstall removes: ours, and nothing of anybody else's."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from git_theta.cli import configuration
+from git_theta.cli.configuration import ALIAS, MARK, PROCESS, REQUIRED, plan_install, plan_uninstall, program
+from git_theta.git.config import Value
+
+WORDS = ("/opt/it's here/git-theta",)
+KEYS = st.sampled_from([PROCESS, REQUIRED, ALIAS, "filter.theta.clean", "filter.theta.smudge", "diff.theta.command", "merge.theta.driver"])
+TEXTS = st.sampled_from(
+    [
+        "true",
+        "false",
+        "other --tool",
+        "git-theta-filter clean %f",
+        "git-theta-diff",
+        configuration.command(WORDS, "filter-process"),
+        configuration.command(("/elsewhere/git-theta",), "filter-process --skip"),
+        configuration.alias(("/elsewhere/git-theta",)),
+    ]
+)
+HELD = st.lists(st.builds(lambda key, text: Value(key, text, "global", "file:x"), KEYS, TEXTS | st.none()), max_size=6)
+
+
+def after(held: list[Value], change: configuration.Change, force: bool = False) -> list[Value]:
+    """What a scope holds once a plan was carried out, as git would do it."""
+    removed = [*change.remove, *(change.foreign if force else ())]
+    left = [value for value in held if not any((value.key, value.text) == (gone.key, gone.text) for gone in removed)]
+    for key, text in change.write:
+        left = [value for value in left if value.key != key] + [Value(key, text, "global", "file:x")]
+    return left
+
+
+@given(HELD, st.booleans(), st.booleans())
+def test_installing_twice_changes_nothing_more(held: list[Value], skip: bool, force: bool) -> None:
+    taken = any(value.key == ALIAS and not configuration.is_ours(value) for value in held)
+    change = plan_install(held, WORDS, skip, taken)
+    if change.foreign and not force:
+        return
+    done = after(held, change, force)
+    again = plan_install(done, WORDS, skip, taken)
+    assert again == configuration.Change()
+    found = {value.key: value.text for value in done}
+    assert found[PROCESS] == configuration.command(WORDS, "filter-process --skip" if skip else "filter-process")
+    assert found[REQUIRED] == "true"
+
+
+@given(HELD, st.booleans())
+def test_values_of_others_survive_install_and_uninstall(held: list[Value], skip: bool) -> None:
+    taken = any(value.key == ALIAS and not configuration.is_ours(value) for value in held)
+    change = plan_install(held, WORDS, skip, taken)
+    foreign = [value for value in held if not configuration.is_ours(value) and (value.key, value.text) != (REQUIRED, "true")]
+    if change.foreign:
+        assert set(change.foreign) <= set(foreign)
+        return
+    done = after(held, change)
+    left = after(done, plan_uninstall(done))
+    assert [(value.key, value.text) for value in left] == [(value.key, value.text) for value in foreign]
+
+
+def test_installing_in_an_empty_scope_and_removing_it_again() -> None:
+    change = plan_install([], WORDS, False, False)
+    assert dict(change.write) == {**configuration.wanted(WORDS, False), ALIAS: configuration.alias(WORDS)}
+    done = after([], change)
+    assert after(done, plan_uninstall(done)) == []
+
+
+def test_an_alias_of_the_users_own_is_left_alone() -> None:
+    mine = Value(ALIAS, "log --oneline", "global", "file:x")
+    change = plan_install([mine], WORDS, False, True)
+    assert ALIAS not in dict(change.write)
+    assert mine in after([mine], change)
+    assert mine in after([mine], change, force=True)
+
+
+def test_a_required_of_its_own_is_not_ours_to_remove() -> None:
+    held = [Value(PROCESS, "other", "local", "file:x"), Value(REQUIRED, "true", "local", "file:x")]
+    assert plan_uninstall(held) == configuration.Change(foreign=tuple(held))
+
+
+def test_what_the_first_git_theta_wrote_is_replaced() -> None:
+    old = [
+        Value("filter.theta.clean", "git-theta-filter clean %f", "global", "file:x"),
+        Value("filter.theta.smudge", "git-theta-filter smudge %f", "global", "file:x"),
+        Value(REQUIRED, "true", "global", "file:x"),
+        Value("merge.theta.name", "Merge Models with Git-Theta", "global", "file:x"),
+        Value("merge.theta.driver", "git-theta-merge %O %A %B %P", "global", "file:x"),
+        Value("diff.theta.command", "git-theta-diff", "global", "file:x"),
+    ]
+    change = plan_install(old, WORDS, False, False)
+    assert change.foreign == ()
+    assert {value.key for value in after(old, change)} == {*configuration.wanted(WORDS, False), ALIAS}
+    assert after(old, plan_uninstall(old)) == []
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\0\n"), min_size=1, max_size=30))
+def test_the_recorded_program_can_be_read_back(path: str) -> None:
+    if "'; test -x" in path:
+        return
+    for text in (configuration.command((path,), "filter-process"), configuration.alias((path, "-m", "x"))):
+        assert configuration.recorded_program(text) == path
+    assert configuration.recorded_program(path) is None
+
+
+def test_git_replaces_nothing_in_the_path_of_a_driver() -> None:
+    line = configuration.driver(("/100%O/git-theta",), "merge-driver %O %A")
+    assert "p='/100%%O/git-theta'" in line
+    assert 'exec "$p" merge-driver %O %A;' in line
+    assert configuration.summary(Value(configuration.MERGE, line, "global", "file:x")) == "/100%O/git-theta"
+
+
+def test_a_value_for_a_person() -> None:
+    process = Value(PROCESS, configuration.command(WORDS, "filter-process --skip"), "global", "file:x")
+    assert configuration.summary(process) == "/opt/it's here/git-theta --skip"
+    assert configuration.summary(Value(ALIAS, "log", "global", "file:x")) == "log"
+    assert configuration.summary(Value(REQUIRED, None, "global", "file:x")) == ""
+
+
+def test_the_program_is_the_script_that_was_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "git-theta.exe" if os.name == "nt" else "git-theta"
+    script = tmp_path / "link farm" / name
+    script.parent.mkdir()
+    script.write_text("")
+    script.chmod(0o755)
+    assert program(str(script)) == (script.as_posix(),)
+    monkeypatch.chdir(tmp_path)
+    assert program(os.path.join("link farm", "git-theta")) == (script.as_posix(),)
+
+
+def test_without_a_script_it_is_this_python_safe_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(configuration.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    for argv0 in ("/usr/bin/pytest", "git-theta", "-c", ""):
+        assert program(argv0) == ((tmp_path / "python").as_posix(), "-P", "-m", "git_theta")
+
+
+# The snippets, run by sh
+
+needs_sh = pytest.mark.skipif(shutil.which("sh") is None or os.name == "nt", reason="a POSIX shell is needed")
+
+
+def sh(line: str, path: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    words = [shutil.which("sh") or "sh", "-c", line]
+    return subprocess.run(words, env={"PATH": path or "/nonexistent", **environment}, capture_output=True, text=True, check=False)
+
+
+def script(path: Path, said: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f'#!/bin/sh\necho "{said}: $*"\nexit 7\n')
+    path.chmod(0o755)
+    return path
+
+
+@needs_sh
+@pytest.mark.parametrize("folder", ["plain", "with space", "quo'te", 'dou"ble', "dol$lar `tick` \\back", "-dash", "semi;colon&and", "über"])
+def test_the_command_finds_its_program_whatever_the_folder_is_called(folder: str, tmp_path: Path) -> None:
+    recorded = script(tmp_path / folder / "git-theta", "recorded")
+    other = script(tmp_path / "bin" / "git-theta", "on path")
+    line = configuration.command((str(recorded),), "filter-process --skip")
+    done = sh(line, str(other.parent))
+    assert (done.stdout, done.stderr, done.returncode) == ("recorded: filter-process --skip\n", "", 7)
+    recorded.unlink()
+    done = sh(line, str(other.parent))
+    assert (done.stdout, done.stderr, done.returncode) == ("on path: filter-process --skip\n", "", 7)
+    other.unlink()
+    done = sh(line)
+    assert (done.stdout, done.returncode) == ("", 127)
+    assert done.stderr.count("\n") == 1
+    assert "git-theta was moved or removed from PATH" in done.stderr
+    assert "run 'git-theta install' again" in done.stderr
+
+
+@needs_sh
+def test_the_command_with_a_python(tmp_path: Path) -> None:
+    python = script(tmp_path / "py thon", "python")
+    assert sh(configuration.command((str(python), "-P", "-m", "git_theta"), "x")).stdout == "python: -P -m git_theta x\n"
+
+
+@needs_sh
+def test_the_alias_passes_every_argument_and_goes_where_the_user_is(tmp_path: Path) -> None:
+    target = tmp_path / "git-theta"
+    target.write_text('#!/bin/sh\npwd\nprintf "<%s>" "$@" "$GIT_WORK_TREE"\n')
+    target.chmod(0o755)
+    (tmp_path / "sub dir").mkdir()
+    line = configuration.alias((str(target),)).removeprefix("!") + ' "$@"'
+
+    def run(**environment: str) -> str:
+        words = ["/bin/sh", "-c", line, "sh", "a b", "$c", ""]
+        return subprocess.run(
+            words, env={"PATH": "/nonexistent", **environment}, cwd=tmp_path, capture_output=True, text=True, check=True
+        ).stdout
+
+    top = os.path.realpath(tmp_path)
+    assert run() == f"{top}\n<a b><$c><><>"
+    assert run(GIT_PREFIX="sub dir/") == f"{top}/sub dir\n<a b><$c><><>"
+    assert run(GIT_PREFIX="sub dir/", GIT_DIR="/x") == f"{top}/sub dir\n<a b><$c><><{top}>"
+    assert run(GIT_DIR="/x", GIT_IMPLICIT_WORK_TREE="0") == f"{top}\n<a b><$c><><>"
+    assert run(GIT_DIR="/x", GIT_WORK_TREE="/y") == f"{top}\n<a b><$c><></y>"
+
+
+def test_the_mark_says_who_wrote_it() -> None:
+    assert configuration.command(WORDS, "x").startswith(MARK)
+    assert configuration.alias(WORDS).startswith("!" + MARK)

@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from git_theta.core import dtypes
+from git_theta.core.digest import digest
+from git_theta.core.manifest import (
+    CHAIN_LIMIT,
+    INLINE_LIMIT,
+    PARTS_LIMIT,
+    Entry,
+    Link,
+    Manifest,
+    ObjectRef,
+    dump,
+    dump_chain,
+    is_manifest,
+    parse,
+    parse_chain,
+    rename,
+)
+from git_theta.errors import FormatError, ManifestError, ManifestVersionError
+
+HEX64 = st.binary(min_size=32, max_size=32).map(bytes.hex)
+NAMES = st.text(st.characters(codec=None, categories=None), max_size=12)
+REFS = st.builds(ObjectRef, HEX64, st.integers(1, 2**63 - 1))
+LINKS = st.builds(
+    Link,
+    st.from_regex(r"[a-z][a-z0-9_-]{0,12}", fullmatch=True),
+    st.lists(REFS, min_size=1, max_size=3).map(tuple),
+    st.from_regex(r"[A-Za-z0-9=.,%_-]{0,12}", fullmatch=True),
+)
+CHAINS = st.lists(LINKS, min_size=1, max_size=4).map(tuple)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+HEADERS = st.dictionaries(st.from_regex(r"[a-z0-9][a-z0-9._-]{0,20}", fullmatch=True), JSON, max_size=3)
+
+
+@st.composite
+def entries(draw: st.DrawFn, name: str, aliases: tuple[str, ...] = ()) -> Entry:
+    dtype = draw(st.sampled_from(dtypes.names()))
+    shape = tuple(draw(st.lists(st.integers(0, 300), max_size=3)))
+    try:
+        size = dtypes.nbytes(dtype, shape)
+    except FormatError:
+        dtype, size = "u8", dtypes.nbytes("u8", shape)
+    if size <= INLINE_LIMIT:
+        return Entry.of_inline(name, dtype, shape, draw(st.binary(min_size=size, max_size=size)), aliases)
+    return Entry(name, dtype, shape, draw(HEX64), draw(CHAINS), None, aliases)
+
+
+@st.composite
+def manifests(draw: st.DrawFn) -> Manifest:
+    names = draw(st.lists(NAMES, unique=True, max_size=6))
+    aliases = draw(st.lists(NAMES.map(lambda name: "alias " + name), unique=True, max_size=3))
+    names = [name for name in names if name not in aliases]
+    found = [draw(entries(name, tuple(aliases) if number == 0 else ())) for number, name in enumerate(names)]
+    skeleton_size = draw(st.integers(0, 200))
+    if skeleton_size <= INLINE_LIMIT:
+        skeleton = Entry.of_inline("skeleton", "u8", (skeleton_size,), draw(st.binary(min_size=skeleton_size, max_size=skeleton_size)))
+    else:
+        skeleton = Entry("skeleton", "u8", (skeleton_size,), draw(HEX64), draw(CHAINS))
+    size = sum(entry.nbytes for entry in found) + draw(st.integers(0, 2**40))
+    format_name = draw(st.from_regex(r"[a-z0-9][a-z0-9._-]{0,20}", fullmatch=True))
+    return Manifest(format_name, size, skeleton, tuple(found), draw(HEADERS))
+
+
+@given(manifests())
+def test_parse_is_the_inverse_of_dump(manifest: Manifest) -> None:
+    text = dump(manifest)
+    assert is_manifest(text)
+    assert parse(text) == manifest
+    assert dump(parse(text)) == text
+    assert all(byte == 10 or 32 <= byte < 127 for byte in text)
+
+
+MUTATIONS = st.lists(
+    st.tuples(
+        st.sampled_from(["delete", "insert", "replace", "swap lines", "repeat line", "drop line", "cut"]),
+        st.integers(0, 10**6),
+        st.binary(max_size=6),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(manifests(), MUTATIONS)
+def test_mutated_text_is_refused_or_written_back_as_it_was(manifest: Manifest, mutations: list[tuple[str, int, bytes]]) -> None:
+    text = dump(manifest)
+    for kind, place, data in mutations:
+        text = mutate(text, kind, place, data)
+    check(text)
+
+
+def check(text: bytes) -> None:
+    """Whatever the text is: it is refused with one short line, or written back as it was."""
+    try:
+        found = parse(text)
+    except ManifestError as error:
+        reason = str(error)
+    else:
+        assert dump(found) == text
+        return
+    assert reason.startswith("line ")
+    assert "\n" not in reason
+    assert len(reason) < 400
+
+
+def mutate(text: bytes, kind: str, place: int, data: bytes) -> bytes:
+    lines = text.split(b"\n")
+    where, line = place % (len(text) + 1), place % len(lines)
+    match kind:
+        case "delete":
+            return text[:where] + text[where + 1 + len(data) :]
+        case "insert":
+            return text[:where] + data + text[where:]
+        case "replace":
+            return text[:where] + data + text[where + len(data) :]
+        case "swap lines":
+            lines[line], lines[0] = lines[0], lines[line]
+        case "repeat line":
+            lines.insert(line, lines[line])
+        case "drop line":
+            del lines[line]
+        case "cut":
+            return text[:where]
+    return b"\n".join(lines)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_behind_the_magic(data: bytes) -> None:
+    for text in (data, b"git-theta manifest 1\n" + data, b"git-theta manifest 1\nformat x\nsize 9\nskeleton u8[0] inline:\n" + data):
+        check(text)
+
+
+ID = "ab" * 32
+GOOD = f"""\
+git-theta manifest 1
+format safetensors
+size 1000
+skeleton u8[100] {ID} dense:{ID}:90
+merge {{"strategy":"ties"}}
+
+a f32[4,5] {ID} delta(changed=3):{ID}:7 dense:{ID}:55
+b u8[2] inline:0102 also:tied
+"""
+
+
+def test_what_it_looks_like() -> None:
+    manifest = parse(GOOD.encode())
+    a, b = manifest.entries
+    assert (manifest.format, manifest.size, manifest.headers) == ("safetensors", 1000, {"merge": {"strategy": "ties"}})
+    assert [(link.update, link.note, link.size) for link in a.chain] == [("delta", "changed=3", 7), ("dense", "", 55)]
+    assert (b.inline, b.digest, b.aliases) == (b"\1\2", digest(b"\1\2"), ("tied",))
+    assert manifest.by_name["tied"] is b
+    assert manifest.by_digest[ID, "f32"] is a
+    assert manifest.objects() == {ID: 55}
+    assert (a.nbytes, str(a.spec), a.objects[0]) == (80, "f32[4,5]", ObjectRef(ID, 7))
+
+
+BROKEN = [
+    (1, "this is not a Git-Theta manifest", "git-theta manifest 1\n", "git-theta  manifest 1\n"),
+    (1, "'01' is not a size", "manifest 1\n", "manifest 01\n"),
+    (1, "there is no manifest version 0", "manifest 1\n", "manifest 0\n"),
+    (2, "expected 'format", "format ", "Format "),
+    (2, "'x y' is not a plain word", "format safetensors", "format x y"),
+    (3, "'9223372036854775808' is not a size", "size 1000", f"size {2**63}"),
+    (3, "'-1' is not a size", "size 1000", "size -1"),
+    (3, "'1e3' is not a size", "size 1000", "size 1e3"),
+    (3, "the tensors hold 82 bytes, more than the file's 81", "size 1000", "size 81"),
+    (4, "the skeleton must be u8[N]", "skeleton u8[100]", "skeleton f32[100]"),
+    (4, "a digest of 64 hex digits", f"u8[100] {ID}", f"u8[100] {ID[:-1]}"),
+    (5, "header 'merge' is not JSON", '"ties"', '"ties" '),
+    (5, "header 'nan' is not JSON", 'merge {"strategy":"ties"}', "nan NaN"),
+    (5, "header 'deep' is not JSON", 'merge {"strategy":"ties"}', "deep " + "[" * 100_000),
+    (5, "header 'huge' is not JSON", 'merge {"strategy":"ties"}', "huge " + "9" * 100_000),
+    (6, "header 'a' is repeated or out of order", 'merge {"strategy":"ties"}', "b 1\na 2"),
+    (6, "header 'merge' is repeated", 'merge {"strategy":"ties"}', "merge 1\nmerge 1"),
+    (7, "a tensor's line needs", "a f32[4,5]", "\na f32[4,5]"),
+    (7, "'F32[4,5]' is not a type and shape", "f32[4,5]", "F32[4,5]"),
+    (7, "unknown element type 'f33'", "f32[4,5]", "f33[4,5]"),
+    (7, "'f32[4,-5]' is not a type", "f32[4,5]", "f32[4,-5]"),
+    (7, "'f32[4,05]' is not a type", "f32[4,5]", "f32[4,05]"),
+    (7, "overflows 63 bits", "f32[4,5]", f"f32[{2**62},{2**62}]"),
+    (7, "a tensor of 64 bytes stands inline", "f32[4,5]", "f32[4,4]"),
+    (7, "is not 'update:object:size'", f"dense:{ID}:55", f"dense:{ID}:0"),
+    (7, "is not 'update:object:size'", f"dense:{ID}:55", f"dense:{ID[:-1]}:55"),
+    (7, "'' is not 'update:object:size'", ":7 ", ":7  "),
+    (7, "'inline:00' is not 'update:object:size'", f" dense:{ID}:55", " inline:00"),
+    (7, "a tensor's name is not escaped", "a f32", "a\\x41 f32"),
+    (8, "a second tensor called 'a'", "b u8", "a u8"),
+    (8, "an inline value must be 2 bytes", "inline:0102", "inline:010203"),
+    (8, "an inline value must be 2 bytes", "inline:0102", "inline:0A02"),
+    (8, "an inline tensor has no objects", "inline:0102 ", f"inline:0102 dense:{ID}:3 "),
+    (8, "a second tensor called 'b'", "also:tied", "also:b"),
+    (8, "expected 'also:", "also:tied", "also:tied tied"),
+    (8, "a byte that is not ASCII", "also:tied", "also:é"),
+    (9, "the manifest ends in the middle of a line", "also:tied\n", "also:tied\nc"),
+    (9, "a tensor's line needs", "also:tied\n", "also:tied\n\n"),
+]
+
+
+@pytest.mark.parametrize(("line", "reason", "old", "new"), BROKEN, ids=range(len(BROKEN)))
+def test_errors_name_line_and_reason(line: int, reason: str, old: str, new: str) -> None:
+    assert GOOD.count(old) == 1
+    with pytest.raises(ManifestError) as caught:
+        parse(GOOD.replace(old, new).encode())
+    assert str(caught.value).startswith(f"line {line}: ")
+    assert reason in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_a_newer_version_names_the_release_needed() -> None:
+    with pytest.raises(ManifestVersionError, match=r"version 2 is newer.*upgrade git-theta"):
+        parse(b"git-theta manifest 2\nanything at all \xff")
+
+
+def test_limits() -> None:
+    link = f" dense:{ID}:55"
+    parse(GOOD.replace(link, link * (CHAIN_LIMIT - 1)).encode())
+    with pytest.raises(ManifestError, match="chain of 65"):
+        parse(GOOD.replace(link, link * CHAIN_LIMIT).encode())
+    part = f"+{ID}:1"
+    parse(GOOD.replace(link, link + part * (PARTS_LIMIT - 1)).encode())
+    with pytest.raises(ManifestError):
+        parse(GOOD.replace(link, link + part * PARTS_LIMIT).encode())
+    with pytest.raises(ManifestError, match="not a type and shape"):
+        parse(GOOD.replace("f32[4,5]", "f32[" + "1," * 64 + "20]").encode())
+
+
+def seconds(text: str) -> float:
+    """Processor time of reading or refusing a text."""
+    data, best = text.encode(), 9e9
+    for _ in range(3):
+        begun = time.process_time()
+        with suppress(ManifestError):
+            parse(data)
+        best = min(best, time.process_time() - begun)
+    return best
+
+
+@pytest.mark.parametrize(
+    ("field", "repeated"),
+    [
+        (f"dense:{ID}:55", f"+{ID}:1"),
+        (f"dense:{ID}:55", "a"),
+        (f"dense:{ID}:55", "a("),
+        (f"dense:{ID}:55", " "),
+        (f"dense:{ID}:55", " inline:"),
+        ("a f32", "\\"),
+        ("a f32", "\\x"),
+        ("a f32", "\\u{"),
+        ("a f32", "\\e"),
+        ("f32[4,5]", "1,"),
+        ("f32[4,5]", "f32[1"),
+        ("0102", "0"),
+        ("also:tied", "also:"),
+        ("also:tied", "also:x "),
+        ("size 1000", "9"),
+        ("merge {", "a"),
+        ('{"strategy":"ties"}', "["),
+        ('{"strategy":"ties"}', "9"),
+        ("\n\n", "\n"),
+    ],
+)
+def test_hostile_lines_take_linear_time(field: str, repeated: str) -> None:
+    few, many = (seconds(GOOD.replace(field, repeated * count)) for count in (5_000, 50_000))
+    assert many < 40 * max(few, 0.002)
+
+
+@given(CHAINS)
+def test_chains_alone(chain: tuple[Link, ...]) -> None:
+    assert parse_chain(dump_chain(chain)) == chain
+
+
+def test_identity_is_of_the_content_alone() -> None:
+    manifest = parse(GOOD.encode())
+    other = parse(GOOD.replace(f"delta(changed=3):{ID}:7 ", "").replace('merge {"strategy":"ties"}\n', "").encode())
+    assert other.identity == manifest.identity
+    renamed = Manifest(manifest.format, manifest.size, manifest.skeleton, (rename(manifest.entries[0], "c", ()), *manifest.entries[1:]), {})
+    assert renamed.identity != manifest.identity
+    for old, new in (("f32[4,5]", "f32[5,4]"), ("f32[4,5]", "i32[4,5]"), ("size 1000", "size 1001"), ("inline:0102", "inline:0103")):
+        assert parse(GOOD.replace(old, new).encode()).identity != manifest.identity
+
+
+def test_twenty_thousand_tensors() -> None:
+    lines = "".join(f"layer.{number}.weight f32[4,5] {ID} dense:{ID}:55\n" for number in range(20_000))
+    text = f"git-theta manifest 1\nformat x\nsize 9000000\nskeleton u8[1] inline:00\n\n{lines}".encode()
+    manifest = parse(text)
+    assert len(manifest.entries) == 20_000
+    assert dump(manifest) == text

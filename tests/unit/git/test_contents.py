@@ -1,0 +1,34 @@
+"""Reading git's listings."""
+
+from __future__ import annotations
+
+from git_theta.git.contents import Content, Entry, in_index
+
+A, B, C, D = (letter * 40 for letter in "abcd")
+
+
+def test_the_index() -> None:
+    rows = [
+        f"100644 {A} 0\tmodel.pt",
+        f"100755 {B} 0\tsub/my model\n.pt",
+        f"120000 {C} 0\tlink",
+        f"160000 {D} 0\tsubmodule",
+        *(f"100644 {blob} {stage}\tboth.pt" for stage, blob in ((1, A), (2, B), (3, C))),
+        *(f"100644 {blob} {stage}\ttheirs.pt" for stage, blob in ((1, A), (3, C))),
+    ]
+    listing = "".join(f"{row}\x00" for row in rows)
+    assert in_index(listing.encode()) == [
+        Entry("model.pt", "100644", A),
+        Entry("sub/my model\n.pt", "100755", B),
+        Entry("both.pt", "100644", B),
+        Entry("theirs.pt", "100644", A),
+    ]
+    assert in_index(b"") == []
+
+
+def test_what_a_blob_is() -> None:
+    assert Content(100, b"git-theta manifest 1\n").is_manifest
+    assert not Content(100, b"PK\3\4").is_manifest
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:"
+    assert Content(130, pointer).is_lfs_pointer
+    assert not Content(5000, pointer).is_lfs_pointer

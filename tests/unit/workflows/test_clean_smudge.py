@@ -1,0 +1,510 @@
+"""From a checkpoint to its manifest and back, in one process and without git."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from git_theta.core import objects
+from git_theta.core.manifest import Entry, Link, Manifest, ObjectRef, dump, parse
+from git_theta.core.names import escape
+from git_theta.core.source import BytesSource, FileSource
+from git_theta.errors import FileChanged, FormatError, ManifestError, ObjectDamaged, ObjectMissing, PluginError, StoreError
+from git_theta.git.repository import Repository
+from git_theta.settings import Settings
+from git_theta.workflows import clean, smudge
+from git_theta.workflows.elsewhere import Elsewhere
+from git_theta.workflows.session import Session
+
+Make = Callable[..., "Bench"]
+
+
+class Bench:
+    """A session over a folder that no git command ever sees, and the two verbs."""
+
+    def __init__(self, folder: Path, **chosen: object) -> None:
+        git = folder / ".git"
+        self.said: list[str] = []
+        self.session = Session(Repository(git, git, folder, 40), Settings(**chosen), self.said.append)  # type: ignore[arg-type]
+
+    @property
+    def store_objects(self) -> set[str]:
+        return {ref.oid for ref in self.session.store}
+
+    def clean(self, data: bytes, *known: Manifest, path: str = "model.safetensors") -> Manifest:
+        text = clean.clean(self.session, path, BytesSource(data), known)
+        self.session.store.flush()
+        manifest = parse(text)
+        assert dump(manifest) == text
+        assert smudge.missing(self.session.store, manifest) == []
+        return manifest
+
+    def stream(self, manifest: Manifest) -> bytes:
+        return b"".join(map(bytes, smudge.stream(self.session.store, manifest, self.session.pool(), self.session.threads)))
+
+    def write(self, manifest: Manifest, path: Path) -> bytes:
+        counted: list[int] = []
+        path.unlink(missing_ok=True)
+        smudge.write(self.session.store, manifest, path, self.session.pool(), counted.append)
+        assert sum(counted) == manifest.size
+        return path.read_bytes()
+
+    def path_of(self, ref: ObjectRef) -> Path:
+        found = self.session.store.find(ref.oid)
+        assert found is not None
+        return found
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+    monkeypatch.setattr(Elsewhere, "_read", lambda self: [])
+    made: list[Bench] = []
+
+    def create(name: str = "one", **chosen: object) -> Bench:
+        bench = Bench(tmp_path / name, **chosen)
+        made.append(bench)
+        return bench
+
+    yield create
+    for bench in made:
+        bench.session.__exit__(None, None, None)
+
+
+@pytest.fixture
+def bench(make: Make) -> Bench:
+    return make()
+
+
+def safetensors_file(tensors: dict[str, np.ndarray]) -> bytes:
+    return safetensors.numpy.save(tensors, {"format": "pt"})
+
+
+def model(seed: int = 0, dtype: object = np.float32, width: int = 64) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(seed)
+    shapes = {"embed": (20 * width,), "a.weight": (width, width), "b.weight": (width, width), "norm": (width,), "bias": (3,)}
+    tensors = {name: (random.standard_normal(shape) * 0.02).astype(dtype) for name, shape in shapes.items()}
+    return {**tensors, "mask": random.random(100) < 0.5, "step": np.array(seed, np.int64), "empty": np.zeros((0, 3), np.float32)}
+
+
+def zip_file(tensors: dict[str, np.ndarray]) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, array in tensors.items():
+            archive.writestr(f"{name}.bin", array.tobytes() * 20)
+    return out.getvalue()
+
+
+FILES = {
+    "model.safetensors": safetensors_file(model()),
+    "bf16.safetensors": safetensors_file(model(1, ml_dtypes.bfloat16)),
+    "nothing.safetensors": safetensors_file({}),
+    "archive.zip": zip_file(model()),
+    "text.bin": b"no checkpoint at all\n" * 1000,
+    "one byte": b"x",
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_round_trip(bench: Bench, tmp_path: Path, name: str) -> None:
+    data = FILES[name]
+    manifest = bench.clean(data, path=name)
+    assert manifest.size == len(data)
+    assert bench.stream(manifest) == data
+    assert bench.write(manifest, tmp_path / "out") == data
+    again = bench.clean(data, manifest, path=name)
+    assert again == manifest
+
+
+@st.composite
+def random_files(draw: st.DrawFn) -> bytes:
+    kinds = [np.float32, np.float16, ml_dtypes.bfloat16, np.uint8, np.int64, np.bool_, np.float64]
+    tensors = {}
+    for name in draw(st.lists(st.text(max_size=4), unique=True, max_size=6)):
+        dtype = np.dtype(draw(st.sampled_from(kinds)))
+        shape = draw(st.lists(st.integers(0, 9), max_size=3))
+        count = int(np.prod(shape)) * dtype.itemsize
+        raw = draw(st.binary(min_size=count, max_size=count) if dtype != np.bool_ else st.just(bytes(count)))
+        if name != "__metadata__":
+            tensors[name] = np.frombuffer(raw, dtype).reshape(shape)
+    return safetensors_file(tensors)
+
+
+@given(random_files() | st.binary(max_size=300), st.sampled_from(["x.safetensors", "x.bin", "x.pt"]))
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_file_comes_back_or_is_refused(bench: Bench, tmp_path: Path, data: bytes, path: str) -> None:
+    try:
+        manifest = bench.clean(data, path=path)
+    except (FormatError, ManifestError):
+        return
+    assert bench.stream(manifest) == data
+    assert bench.write(manifest, tmp_path / "out") == data
+
+
+LIMITS = {"_SCRATCH": (clean, 100), "_BATCH": (clean, 500), "_RUN": (smudge, 300), "_AHEAD": (smudge, 200), "_BLOCK": (clean, 700)}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "bf16.safetensors", "archive.zip", "text.bin"])
+def test_threads_and_limits_change_nothing(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """One thread or eight, large tensors held or read in blocks, many batches or one: the same manifest, objects and file."""
+    data, plain = FILES[name], make("plain", threads=1)
+    expected = plain.clean(data, path=name)
+    for limit, (module, value) in LIMITS.items():
+        monkeypatch.setattr(module, limit, value)
+        for threads in (1, 8):
+            bench = make(f"{limit}{threads}", threads=threads)
+            manifest = bench.clean(data, path=name)
+            assert manifest == expected
+            assert bench.store_objects == plain.store_objects
+            assert bench.stream(manifest) == data
+            assert bench.write(manifest, tmp_path / "out") == data
+
+
+@pytest.mark.parametrize("threads", [1, 8])
+def test_a_history(make: Make, tmp_path: Path, threads: int) -> None:
+    """Each version stands on the ones before; all of them can be had at any time, and chains stay within their bound."""
+    bench, random = make(threads=threads, max_chain=3), np.random.default_rng(5)
+    tensors, versions = model(), []
+    for number in range(8):
+        versions.append((safetensors_file(tensors), bench.clean(safetensors_file(tensors), *(known for _, known in versions[-1:]))))
+        change = (random.standard_normal(64 * 64) * 1e-4).astype(np.float32).reshape(64, 64)
+        tensors = {**tensors, "a.weight": tensors["a.weight"] + change, "step": np.array(number, np.int64)}
+    for data, manifest in versions:
+        assert bench.stream(manifest) == data
+        assert bench.write(manifest, tmp_path / "out") == data
+        assert all(len(entry.chain) <= 3 for entry in manifest.entries)
+        assert all(not link.update.startswith("delta") for entry in manifest.entries for link in entry.chain[-1:])
+    for (_, before), (_, after) in pairwise(versions):
+        changed = {entry.name for entry in after.entries if entry != before.by_name[entry.name]}
+        assert changed <= {"a.weight", "step"}
+        assert len(clean.new_objects(after, [before])) <= 1, "what did not change adds no object"
+
+
+def test_threads_change_nothing_in_a_history(make: Make) -> None:
+    texts = []
+    for threads in (1, 8):
+        bench, known = make(f"{threads}", threads=threads), []
+        for seed in range(3):
+            tensors = {name: value + np.float32(1e-4 * seed) if value.dtype == np.float32 else value for name, value in model().items()}
+            known.append(bench.clean(safetensors_file(tensors), *known[-1:]))
+        texts.append([dump(manifest) for manifest in known])
+    assert texts[0] == texts[1]
+
+
+def test_known_content_gives_the_very_manifest(make: Make) -> None:
+    """However it was once stored: by another release, at another level, as a longer chain."""
+    first, second = make("a", compression="best"), make("b", compression="fast")
+    data = safetensors_file(model())
+    best = first.clean(data)
+    assert clean.clean(second.session, "x", BytesSource(data), [best]) == dump(best)
+    annotated = Manifest(best.format, best.size, best.skeleton, best.entries, {"merge": {"strategy": "ties"}})
+    assert clean.clean(first.session, "x", BytesSource(data), [annotated]) == dump(annotated)
+
+
+def test_tensors_known_under_other_names_are_not_stored_again(bench: Bench) -> None:
+    tensors = model()
+    before = bench.clean(safetensors_file(tensors))
+    objects_before = bench.store_objects
+    renamed = {f"model.{name}": value for name, value in tensors.items()}
+    after = bench.clean(safetensors_file(renamed), before)
+    assert {entry.chain for entry in after.entries} == {entry.chain for entry in before.entries}
+    assert len(bench.store_objects - objects_before) <= 1, "but for the skeleton"
+
+
+def test_equal_tensors_of_one_file_share_their_objects(bench: Bench) -> None:
+    one = np.arange(5000, dtype=np.float32)
+    manifest = bench.clean(safetensors_file({f"tied.{number}": one for number in range(40)}))
+    assert len({entry.chain for entry in manifest.entries}) == 1
+    assert len(bench.store_objects) == 2
+
+
+def test_small_tensors_stand_in_the_manifest(bench: Bench) -> None:
+    manifest = bench.clean(safetensors_file({"a": np.arange(16, dtype=np.float32), "b": np.arange(17, dtype=np.float32)}))
+    assert manifest.by_name["a"].inline is not None
+    assert manifest.by_name["b"].inline is None
+
+
+def test_large_payloads_are_stored_in_parts(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects, "PART_SIZE", 1000)
+    data = safetensors_file(
+        {"noise": np.frombuffer(np.random.default_rng(1).bytes(20_000), np.uint8), "small": np.arange(100, dtype=np.uint8)}
+    )
+    manifest = bench.clean(data)
+    (link,) = manifest.by_name["noise"].chain
+    assert len(link.objects) == 21
+    assert all(ref.size <= 1000 for ref in link.objects)
+    assert bench.stream(manifest) == data
+    assert bench.write(manifest, tmp_path / "out") == data
+    for wrong in (link.objects[::-1], link.objects[:-1], (*link.objects, link.objects[-1])):
+        entry = manifest.by_name["noise"]
+        entries = [Entry(e.name, e.dtype, e.shape, e.digest, (Link("dense", wrong),)) if e is entry else e for e in manifest.entries]
+        with pytest.raises(ObjectDamaged, match="tensor noise"):
+            bench.stream(Manifest(manifest.format, manifest.size, manifest.skeleton, tuple(entries), {}))
+
+
+def test_manifests_pass_through(bench: Bench) -> None:
+    text = dump(bench.clean(safetensors_file(model())))
+    assert clean.clean(bench.session, "x.pt", BytesSource(text), []) == text
+    for broken in (text[:-1], text.replace(b"dense:", b"dense "), text + b"x"):
+        with pytest.raises(ManifestError, match="line "):
+            clean.clean(bench.session, "x.pt", BytesSource(broken), [])
+
+
+def test_broken_files(make: Make, tmp_path: Path) -> None:
+    data = safetensors_file(model())[:-1]
+    with pytest.raises(FormatError, match=r"looks like safetensors, but is broken: .*theta\.onInvalid store"):
+        make("refusing").clean(data)
+    bench = make("storing", on_invalid="store")
+    manifest = bench.clean(data)
+    assert bench.stream(manifest) == data
+    assert any("stored as plain bytes" in line for line in bench.said)
+
+
+def test_unknown_files_are_stored_with_a_warning(bench: Bench) -> None:
+    bench.clean(b"whatever" * 100, path="x.bin")
+    assert bench.said == ["x.bin: no known checkpoint format; stored as plain bytes"]
+
+
+class Restless:
+    """A file that someone else writes: what lies behind ``place`` is another byte at every reading."""
+
+    def __init__(self, data: bytes, places: Sequence[int]) -> None:
+        self.data, self.places, self.reads, self.size = bytearray(data), places, 0, len(data)
+
+    def read(self, offset: int, length: int) -> bytes:
+        self.reads += 1
+        for place in self.places:
+            self.data[place] = self.reads % 256
+        return bytes(self.data[offset : offset + length])
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        buffer[:] = self.read(offset, len(buffer))
+
+
+def test_a_skeleton_that_changes_while_it_is_cut_is_an_error(bench: Bench) -> None:
+    data = safetensors_file(model())
+    inside = data.index(b'"format":"pt"') + 10
+    with pytest.raises(FormatError):
+        clean.clean(bench.session, "x.safetensors", Restless(data, [inside]), [])
+
+
+def test_a_file_that_is_cut_while_it_is_read_is_an_error(bench: Bench, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(safetensors_file(model()))
+    with FileSource(path) as source, path.open("r+b") as file:
+        file.truncate(source.size - 100)
+        with pytest.raises(FileChanged):
+            clean.clean(bench.session, "x.safetensors", source, [])
+
+
+def test_following_and_stopping(make: Make) -> None:
+    data = safetensors_file(model())
+    job = clean.Job()
+    bench = make(threads=4)
+    clean.clean(bench.session, "x.safetensors", BytesSource(data), [], job)
+    assert job.total == len(data)
+    assert job.done == sum(value.nbytes for value in model().values())
+    stopped = clean.Job(cancelled=True)
+    with pytest.raises(clean.Cancelled):
+        clean.clean(bench.session, "x.safetensors", BytesSource(data), [], stopped)
+
+
+# Objects that are not what they should be
+
+
+def test_missing_objects_are_named(bench: Bench, tmp_path: Path) -> None:
+    manifest = bench.clean(safetensors_file({**model(), "odd\x1b[31m name": np.arange(100, dtype=np.float32)}))
+    for entry in (manifest.skeleton, *manifest.entries):
+        for ref in entry.objects:
+            data = bench.session.store.read(ref)
+            bench.session.store.remove(ref.oid)
+            assert smudge.missing(bench.session.store, manifest) == [ref]
+            name = "(the file's skeleton)" if entry is manifest.skeleton else entry.name.replace("\x1b", "\\x1b")
+            for attempt in (
+                lambda: smudge.require(bench.session.store, manifest),
+                lambda: bench.stream(manifest),
+                lambda: bench.write(manifest, tmp_path / "out"),
+            ):
+                with pytest.raises(ObjectMissing) as caught:
+                    attempt()
+                assert ref.oid in str(caught.value)
+                assert "\x1b" not in str(caught.value)
+            with pytest.raises(ObjectMissing, match="tensor") as caught:
+                smudge.require(bench.session.store, manifest)
+            assert name in str(caught.value)
+            bench.session.store.put([data])
+            bench.session.store.flush()
+    smudge.require(bench.session.store, manifest)
+
+
+@pytest.mark.parametrize("threads", [1, 8])
+def test_any_damage_to_an_object_is_found(make: Make, tmp_path: Path, threads: int) -> None:
+    """Every bit of a small object: an error that names tensor and object, or (where no decoder reads it) the right bytes."""
+    bench = make(threads=threads)
+    data = safetensors_file({"a": np.arange(40, dtype=np.uint16), "b": np.zeros(3000, np.float32)})
+    manifest = bench.clean(data)
+    for entry in manifest.entries:
+        (ref,) = entry.objects
+        path = bench.path_of(ref)
+        kept = path.read_bytes()
+        path.chmod(0o644)
+        for place in range(len(kept)):
+            path.write_bytes(kept[:place] + bytes([kept[place] ^ (1 << place % 8)]) + kept[place + 1 :])
+            for attempt in (lambda: bench.stream(manifest), lambda: bench.write(manifest, tmp_path / "out")):
+                try:
+                    result = attempt()
+                except ObjectDamaged as error:
+                    said = str(error)
+                    assert f"tensor {entry.name}" in said
+                    assert ref.oid in said
+                else:
+                    assert result == data
+        path.write_bytes(kept)
+    assert bench.stream(manifest) == data
+
+
+def lying(manifest: Manifest, **changes: object) -> Manifest:
+    """The manifest with another first tensor."""
+    entry = manifest.by_name["a"]
+    fields = {name: changes.get(name, getattr(entry, name)) for name in ("name", "dtype", "shape", "digest", "chain")}
+    changed = Entry(**fields)  # type: ignore[arg-type]
+    return Manifest(manifest.format, manifest.size, manifest.skeleton, tuple(changed if e is entry else e for e in manifest.entries), {})
+
+
+def test_manifests_that_lie(bench: Bench) -> None:
+    manifest = bench.clean(safetensors_file({"a": np.arange(100, dtype=np.float32), "b": np.arange(100, 200, dtype=np.float32)}))
+    chain, other = manifest.by_name["a"].chain, manifest.by_name["b"].chain
+    (ref,) = chain[0].objects
+    for wrong in (
+        lying(manifest, chain=other),
+        lying(manifest, digest="0" * 64),
+        lying(manifest, dtype="i32"),
+        lying(manifest, shape=(10, 10)),
+        lying(manifest, chain=(Link("delta", chain[0].objects),)),
+        lying(manifest, chain=(Link("delta", chain[0].objects), *chain)),
+        lying(manifest, chain=(Link("dense", (ObjectRef(ref.oid, ref.size), ObjectRef(ref.oid, ref.size))),)),
+        lying(manifest, shape=(1 << 30,)),
+        Manifest(manifest.format, manifest.size + 1, manifest.skeleton, manifest.entries, {}),
+        Manifest(manifest.format, manifest.size, manifest.skeleton, manifest.entries[:1], {}),
+        Manifest(manifest.format, manifest.size, manifest.skeleton, manifest.entries * 2, {}),
+        Manifest(manifest.format, 1 << 60, manifest.skeleton, manifest.entries, {}),
+    ):
+        with pytest.raises(ObjectDamaged) as caught:
+            bench.stream(wrong)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(PluginError, match="'unheard-of'"):
+        bench.stream(lying(manifest, chain=(Link("unheard-of", chain[0].objects),)))
+    with pytest.raises(ObjectDamaged, match="bytes instead of"):
+        bench.stream(lying(manifest, chain=(Link("dense", (ObjectRef(ref.oid, ref.size + 1),)),)))
+
+
+def test_a_skeleton_that_is_none(bench: Bench) -> None:
+    manifest = bench.clean(safetensors_file(model()))
+    for data in (b"", b"\xff" * 60, struct.pack("<Q", 2**63)):
+        skeleton = Entry.of_inline("skeleton", "u8", (len(data),), data)
+        with pytest.raises(ObjectDamaged, match="cannot be put together"):
+            bench.stream(Manifest(manifest.format, manifest.size, skeleton, manifest.entries, {}))
+
+
+def test_a_lost_base_is_told_and_done_without(bench: Bench) -> None:
+    tensors = model()
+    first = bench.clean(safetensors_file(tensors))
+    for ref in first.by_name["a.weight"].objects:
+        bench.session.store.remove(ref.oid)
+    changed = {**tensors, "a.weight": tensors["a.weight"] + np.float32(1e-5)}
+    second = bench.clean(safetensors_file(changed), first)
+    assert [link.update for link in second.by_name["a.weight"].chain] == ["dense"]
+    assert any("a.weight" in line and "not here" in line for line in bench.said)
+    assert bench.stream(second) == safetensors_file(changed)
+
+
+def test_a_damaged_base_is_told_and_done_without(bench: Bench) -> None:
+    tensors = model()
+    first = bench.clean(safetensors_file(tensors))
+    (ref,) = first.by_name["a.weight"].objects
+    path = bench.path_of(ref)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(data)
+    changed = {**tensors, "a.weight": tensors["a.weight"] + np.float32(1e-5)}
+    second = bench.clean(safetensors_file(changed), first)
+    assert [link.update for link in second.by_name["a.weight"].chain] == ["dense"]
+    assert any("a.weight" in line and ref.oid in line for line in bench.said)
+
+
+def test_many_losses_are_told_in_few_lines(bench: Bench) -> None:
+    tensors = {f"t{number}": np.full(100, number, np.float32) for number in range(50)}
+    first = bench.clean(safetensors_file(tensors))
+    for ref in list(bench.session.store):
+        bench.session.store.remove(ref.oid)
+    bench.clean(safetensors_file({name: value + np.float32(0.5) for name, value in tensors.items()}), first)
+    assert len(bench.said) <= 5
+    assert "more tensors likewise" in bench.said[-1]
+
+
+def test_writing_where_no_file_can_be(bench: Bench, tmp_path: Path) -> None:
+    manifest = bench.clean(safetensors_file(model()))
+    with pytest.raises(StoreError, match="cannot be written"):
+        smudge.write(bench.session.store, manifest, tmp_path / "no" / "folder", bench.session.pool())
+    (tmp_path / "there").write_bytes(b"precious")
+    with pytest.raises(StoreError, match="cannot be written"):
+        smudge.write(bench.session.store, manifest, tmp_path / "there", bench.session.pool())
+    assert (tmp_path / "there").read_bytes() == b"precious"
+
+
+def test_a_stream_that_is_given_up(make: Make) -> None:
+    """The reader goes away: what was decoded ahead is dropped, the pool stays usable."""
+    bench = make(threads=4)
+    data = safetensors_file({f"t{number}": np.full(300_000, number, np.float32) for number in range(20)})
+    manifest = bench.clean(data)
+    chunks = smudge.stream(bench.session.store, manifest, bench.session.pool(), 4)
+    next(chunks)
+    chunks.close()  # type: ignore[attr-defined]
+    assert bench.stream(manifest) == data
+
+
+def test_an_executor_of_the_callers(make: Make, tmp_path: Path) -> None:
+    """Work is spread through whatever executor the caller passes, here one that runs everything at once."""
+    from concurrent.futures import Executor, Future
+
+    class Inline(Executor):
+        count = 0
+
+        def submit(self, function: Callable[..., object], /, *arguments: object, **named: object) -> Future:
+            self.count += 1
+            future: Future = Future()
+            try:
+                future.set_result(function(*arguments, **named))
+            except BaseException as error:
+                future.set_exception(error)
+            return future
+
+    bench = make()
+    bench.session.executor = Inline()
+    data = safetensors_file({f"t{number}": np.full(300_000, number, np.float32) for number in range(20)})
+    manifest = bench.clean(data)
+    assert bench.stream(manifest) == data
+    assert bench.write(manifest, tmp_path / "out") == data
+    assert bench.session.executor.count > 20
+
+
+def test_names_of_every_kind(bench: Bench) -> None:
+    names = ["", " ", "a b", "line\nbreak", "\x1b[31m", "é", "漢", "also:x", "inline:00", "skeleton", "../../etc/x", "a" * 5000, "\\", '"']
+    data = safetensors_file({name: np.full(30, number, np.float32) for number, name in enumerate(names)})
+    manifest = bench.clean(data)
+    assert [entry.name for entry in manifest.entries] == sorted(names, key=[entry.name for entry in manifest.entries].index)
+    assert set(names) == {entry.name for entry in manifest.entries}
+    assert all(escape(name).encode() in dump(manifest) for name in names)
+    assert bench.stream(manifest) == data
