@@ -1,0 +1,189 @@
+"""What merging costs: one-sided changes, planning many tensors, averaging two large models. ``merge.py [--folder FOLDER]``.
+
+Needs 8 GiB of disk. Times are medians of a few runs in turn; merges are made by ``git merge-tree``, so no file is checked out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+from measuring import Side, Timing, in_turn, median, run
+
+ROOT = Path(__file__).resolve().parents[1]
+MIB = 1 << 20
+TENSORS = 32
+MODEL = "model.safetensors"
+
+
+def main() -> int:
+    """Measure and print a table; 1 when a bound is not kept."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
+    parser.add_argument("--mebibytes", type=int, default=1024, help="size of the models")
+    parser.add_argument("--runs", type=int, default=5)
+    arguments = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="git-theta-bench-", dir=arguments.folder))
+    try:
+        rows = measured(folder, arguments.mebibytes, arguments.runs)
+    finally:
+        for file in folder.rglob("*"):
+            file.chmod(file.stat().st_mode | 0o200)
+        shutil.rmtree(folder)
+    print("| what | measured | at most | |\n|---|---:|---:|---|")
+    for what, value, unit, bound in rows:
+        print(f"| {what} | {value:.3g} {unit} | {bound:g} {unit} | {'yes' if value <= bound else '**no**'} |")
+    return int(any(value > bound for _, value, _, bound in rows))
+
+
+def measured(folder: Path, mebibytes: int, runs: int) -> list[tuple[str, float, str, float]]:
+    """(what, value, unit, bound) of each measurement."""
+    repository, environment = prepared(folder, mebibytes)
+    objects = repository / ".git" / "theta" / "objects"
+    hidden = objects.with_name("hidden")
+
+    def merge_tree(branch: str) -> Timing:
+        return run(["git", "merge-tree", "--write-tree", "main", branch], repository, environment)
+
+    objects.rename(hidden)  # no object can be read
+    one_sided = median(in_turn(runs, merge=Side(lambda: None, lambda: merge_tree("one-side")))["merge"]).wall
+    hidden.rename(objects)
+
+    known = {path.name for path in objects.glob("*/*/*")}
+
+    def forget() -> None:
+        for path in objects.glob("*/*/*"):
+            if path.name not in known:
+                path.unlink()
+
+    def theta() -> Timing:
+        return run(["git", "-c", "theta.merge.strategy=average", "merge-tree", "--write-tree", "ours", "all"], repository, environment)
+
+    def plain() -> Timing:
+        files = [folder / "ours", folder / "theirs", folder / "averaged"]
+        return run([sys.executable, "-c", NUMPY, *map(str, files)], folder, environment)
+
+    timings = in_turn(runs, theta=Side(forget, theta), numpy=Side(lambda: (folder / "averaged").unlink(missing_ok=True), plain))
+    peaks = [int(line) for line in (folder / "peaks").read_text().split()]
+    ratio = median(timings["theta"]).wall / median(timings["numpy"]).wall
+    size = f"{mebibytes / 1024:g} GiB"
+    return [
+        (f"merge of one-sided changes, {size} bf16, its objects out of reach", one_sided, "s", 0.5),
+        ("plan of 20,000 tensors (processor time)", plan_seconds(runs), "s", 1.0),
+        (f"average of two {size} bf16 models, peak memory", max(peaks) / MIB, "MiB", 1024),
+        (f"the same, time / reading, averaging and writing with numpy ({median(timings['numpy']).wall:.1f} s)", ratio, "", 2.0),
+    ]
+
+
+NUMPY = """
+import sys, ml_dtypes, numpy as np
+one, other = (np.fromfile(name, ml_dtypes.bfloat16) for name in sys.argv[1:3])
+((one.astype(np.float32) + other.astype(np.float32)) / 2).astype(ml_dtypes.bfloat16).tofile(sys.argv[3])
+"""
+
+
+def prepared(folder: Path, mebibytes: int) -> tuple[Path, Mapping[str, str]]:
+    """A repository: ``main`` and ``one-side`` changed a tensor each, ``ours`` and ``all`` every tensor."""
+    repository = folder / "repository"
+    repository.mkdir()
+    python = shlex.quote(sys.executable)
+    config = folder / "gitconfig"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    environment |= {"GIT_CONFIG_GLOBAL": str(config), "GIT_CONFIG_NOSYSTEM": "1", "PYTHONPATH": str(ROOT)}
+    peak = shlex.join([sys.executable, str(ROOT / "benchmarks" / "peak.py"), str(folder / "peaks")])
+
+    def git(*words: str) -> None:
+        run(["git", *words], repository, environment)
+
+    git("init", "-q", "-b", "main", ".")
+    for key, value in (
+        ("user.name", "Bench"),
+        ("user.email", "bench@example.com"),
+        ("filter.theta.process", f"{python} -m git_theta filter-process"),
+        ("filter.theta.required", "true"),
+        ("merge.theta.driver", f"{peak} {python} -m git_theta merge-driver %O %A %B %P"),
+    ):
+        git("config", "--global", key, value)
+    (repository / ".gitattributes").write_text("*.safetensors filter=theta merge=theta -text\n")
+    elements = mebibytes * MIB // TENSORS // 2
+    random = np.random.default_rng(0)
+    base = [(random.standard_normal(elements, dtype=np.float32) * 0.02).astype(ml_dtypes.bfloat16) for _ in range(TENSORS)]
+
+    def trained(number: int) -> np.ndarray:
+        noise = np.random.default_rng(number).standard_normal(elements, dtype=np.float32) * 1e-4
+        return (base[number % TENSORS].astype(np.float32) + noise).astype(ml_dtypes.bfloat16)
+
+    write(repository / MODEL, base.__getitem__, elements)
+    git("add", "-A")
+    git("commit", "-qm", "base")
+    for branch, start, changed in (("one-side", "main", {TENSORS + 1}), ("all", "main", set(range(TENSORS, 2 * TENSORS)))):
+        git("checkout", "-q", "-b", branch, start)
+        write(repository / MODEL, lambda i, c=changed: trained(TENSORS + i) if TENSORS + i in c else base[i], elements)  # type: ignore[misc]
+        git("commit", "-qam", branch)
+        if branch == "all":
+            shutil.copyfile(repository / MODEL, folder / "theirs")
+        git("checkout", "-q", "-f", "main")
+    git("checkout", "-q", "-b", "ours")
+    write(repository / MODEL, lambda i: trained(2 * TENSORS + i), elements)
+    shutil.copyfile(repository / MODEL, folder / "ours")
+    git("commit", "-qam", "ours")
+    git("checkout", "-q", "-f", "main")
+    write(repository / MODEL, lambda i: trained(2 * TENSORS) if i == 0 else base[i], elements)
+    git("commit", "-qam", "one tensor")
+    return repository, environment
+
+
+def write(path: Path, tensor: Callable[[int], np.ndarray], elements: int) -> None:
+    """A safetensors file of ``TENSORS`` matrices, one at a time."""
+    import json
+
+    size = elements * 2
+    header = {
+        f"layer{i}.weight": {"dtype": "BF16", "shape": [elements // 1024, 1024], "data_offsets": [i * size, (i + 1) * size]}
+        for i in range(TENSORS)
+    }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for number in range(TENSORS):
+            file.write(tensor(number).view(np.uint8).data)
+
+
+def plan_seconds(runs: int) -> float:
+    """Planning a merge of three manifests of 20,000 tensors, a third of them changed on each side."""
+    sys.path.insert(0, str(ROOT))
+    from git_theta.core.manifest import Entry, Manifest, ObjectRef
+    from git_theta.core.manifest import Link as Step
+    from git_theta.merges.plan import plan
+
+    def manifest(side: int) -> Manifest:
+        entries = []
+        for number in range(20_000):
+            version = side if side and number % 3 in (0, side) else 0
+            identity = f"{number * 8 + version:064x}"
+            entries.append(Entry(f"layer{number}.weight", "f32", (64, 64), identity, (Step("dense", (ObjectRef(identity, 16384),)),)))
+        return Manifest("safetensors", 20_000 * 16384, Entry.of_inline("skeleton", "u8", (0,), b""), tuple(entries), {})
+
+    seconds = []
+    for _ in range(runs):
+        versions = [manifest(side) for side in range(3)]
+        start = time.process_time()
+        decided = plan(versions[0], versions[1:])
+        seconds.append(time.process_time() - start)
+        assert len(decided.conflicts) == 6667
+    return statistics.median(seconds)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
