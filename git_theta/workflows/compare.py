@@ -65,7 +65,7 @@ class Change:
 class Comparison:
     """Two versions of a model; None where there is no model on that side. ``unchanged`` counts the tensors that are the same.
 
-    ``changes`` are in the order of the new file; what was removed stands where it stood.
+    ``changes`` are in the order of the new file; what was removed comes before the next changed tensor that it stood before.
     """
 
     old: Manifest | None
@@ -259,9 +259,10 @@ class _Pairs:
         same = 0
         for new in self._news:
             olds = self._pairs.get(id(new), [])
-            while gone and olds and place[id(gone[0])] < place[id(olds[0])]:
-                found.append(Change("removed", gone.pop(0), None))
             changed = [change for old in olds for change in _classify(old, new)]
+            # Only changed tensors tell where a removed one stood: the unchanged ones may have been left out.
+            while gone and changed and place[id(gone[0])] < place[id(olds[0])]:
+                found.append(Change("removed", gone.pop(0), None))
             found += changed if olds else [Change("added", None, new)]
             same += bool(olds) and not changed
         found += [Change("removed", old, None) for old in gone]

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from git_theta.core.manifest import Entry, Link, Manifest, ObjectRef, dump, parse
@@ -135,6 +135,7 @@ def test_narrowing_keeps_the_result() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(0, 3), st.booleans()), unique_by=lambda item: item[0]),
        st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(0, 3), st.booleans()), unique_by=lambda item: item[0]))  # fmt: skip
+@example([("a", 0, False), ("b", 1, False)], [("b", 1, False), ("c", 1, False)])
 def test_every_tensor_is_accounted_for(first: list[tuple[str, int, bool]], second: list[tuple[str, int, bool]]) -> None:
     old, new = (manifest(*(entry(f"m.{n}", c, (8, 8) if wide else (4, 16)) for n, c, wide in side)) for side in (first, second))
     found = compare(old, new)
