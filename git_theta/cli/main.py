@@ -44,13 +44,16 @@ COMMANDS = {
         "push": ("git_theta.cli.push:push", "Send models' objects to a remote by hand."),
         "fetch": ("git_theta.cli.fetch:fetch", "Bring the objects that models need into the local store."),
         "pull": ("git_theta.cli.fetch:pull", "Fetch what the checked-out commit needs and write its models."),
+        "remote": ("git_theta.cli.remote:remote", "Say where a remote's objects are kept, or list it."),
     },
     "Look after the store": {
         "fsck": ("git_theta.cli.fsck:fsck", "Check that models can be rebuilt."),
         "prune": ("git_theta.cli.prune:prune", "Delete objects that nothing needs from the local store."),
+        "migrate": ("git_theta.cli.migrate:migrate", "Rewrite history to Git-Theta, or back."),
     },
     "Plumbing": {
         "pre-push": ("git_theta.cli.push:pre_push", "Send the objects of commits that git is about to push."),
+        "transfer-agent": ("git_theta.cli.transfer_agent:transfer_agent", "Move ordinary Git LFS files to and from object storage."),
         "merge-driver": ("git_theta.cli.merge_driver:merge_driver", "The merge driver that git runs by itself."),
         "diff-driver": ("git_theta.cli.diff_driver:diff_driver", "The diff driver that git runs by itself."),
         "filter-process": ("git_theta.cli.filter_process:filter_process", "The filter that git runs by itself."),

@@ -38,13 +38,15 @@ def page() -> str:
 
 def _command(command: click.Command, context: click.Context) -> list[str]:
     usage = " ".join(command.collect_usage_pieces(context))
-    lines = [".TP", f".B git theta {_plain(context.info_name or '')}", _plain(usage) or "\\&", ".RS", *_paragraphs(command.help or "")]
+    lines = [".TP", f".B {_plain(context.command_path)}", _plain(usage) or "\\&", ".RS", *_paragraphs(command.help or "")]
     for parameter in command.get_params(context):
         record = parameter.get_help_record(context) if isinstance(parameter, click.Option) else None
         if record is not None:
             lines += [".TP", f".B {_plain(record[0])}", _plain(" ".join(record[1].split())) or "\\&"]
     if isinstance(command, Command) and command.examples:
         lines += [".PP", "Examples:", ".nf", *(_plain(line) or "\\&" for line in command.examples.strip("\n").splitlines()), ".fi"]
+    for name, part in command.commands.items() if isinstance(command, click.Group) else ():
+        lines += _command(part, click.Context(part, info_name=name, parent=context))
     return [*lines, ".RE"]
 
 

@@ -19,7 +19,7 @@ from git_theta.errors import GitError
 from git_theta.git.command import run
 from git_theta.workflows.progress import size
 
-__all__ = ["Command", "chain", "detail", "page", "path", "plural", "size", "table", "warn"]
+__all__ = ["Command", "Group", "chain", "detail", "page", "path", "plural", "size", "table", "warn"]
 
 
 class Command(click.Command):
@@ -34,6 +34,10 @@ class Command(click.Command):
         if self.examples:
             write_verbatim(formatter, "Examples", self.examples)
         super().format_epilog(ctx, formatter)
+
+
+class Group(Command, click.Group):
+    """A command of several, likewise."""
 
 
 def write_verbatim(formatter: click.HelpFormatter, title: str, text: str) -> None:

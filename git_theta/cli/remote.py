@@ -9,7 +9,7 @@ import sys
 import click
 
 from git_theta.cli.configuration import program
-from git_theta.cli.output import Command, path, table
+from git_theta.cli.output import Command, Group, path, table
 from git_theta.errors import UsageError
 from git_theta.git import consent, remotes
 from git_theta.git.command import run
@@ -19,17 +19,21 @@ from git_theta.git.repository import Repository, discover
 _LFS_AGENT = "git-theta"
 
 
-class _Group(click.Group):
-    """Without a subcommand it lists."""
-
-
-@click.group(cls=_Group, invoke_without_command=True)
+@click.group(
+    cls=Group,
+    invoke_without_command=True,
+    examples="""
+git theta remote                                        # where the objects of each remote are
+git theta remote set origin s3://my-models/project
+git theta remote confirm                                # agree to what the repository names
+""",
+)
 @click.pass_context
 def remote(context: click.Context) -> None:
     """Say where a remote's objects are kept, or list it.
 
-    A git remote holds commits; models' objects are beside them: at its Git LFS server, in its own folder if it is one on this machine, or in
-    object storage named here. Without a subcommand: the list.
+    A git remote holds commits; models' objects are beside them: at its Git LFS server, in its own folder if it is one on this machine, or
+    in object storage named here. Without a subcommand: the list.
     """
     if context.invoked_subcommand is None:
         context.invoke(show)
@@ -78,7 +82,7 @@ def set_(name: str, url: str, mirror: bool, share: bool, with_lfs: bool) -> None
     URL is file:///PATH, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, or http(s)://HOST/PATH, which is read-only. Credentials come from your own
     environment and configuration, as for the AWS and Google Cloud tools; none are stored.
     """
-    from git_theta.store.kvstore import parse_url
+    from git_theta.store.storage_url import parse_url
 
     bucket, repository = parse_url(url), discover()
     target = _existing(repository, name)

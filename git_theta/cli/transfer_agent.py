@@ -11,7 +11,7 @@ from git_theta.cli.output import Command, warn
 
 @click.command("transfer-agent", cls=Command)
 def transfer_agent() -> int:
-    """Move ordinary Git LFS files to and from a remote's object storage.
+    """Move ordinary Git LFS files to and from object storage.
 
     git-lfs runs this, where 'git theta remote set --with-lfs' has set it up.
     """

@@ -1,4 +1,4 @@
-"""Objects of another repository on this machine: read and written directly, with no server or other program, often without a copy."""
+"""Objects in a folder, another repository's or storage of its own: read and written directly, with no server, often without a copy."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from git_theta.store.local import LocalStore
 
 _GROUP = 4096  # objects that become durable together, so that an interrupted transfer need not start again
 _GROUP_BYTES = 1 << 30
+_CHUNK = 1 << 20
 _TOGETHER = 32  # objects that a thread takes at a time
 
 
 class FolderPlace:
-    """The objects of a repository in ``folders`` (laid out as Git LFS lays out its own); new ones go into ``target``."""
+    """The objects in ``folders`` (laid out as Git LFS lays out its own); new ones go into ``target``."""
 
     verifies = True  # every object is hashed on arrival
 
@@ -92,6 +93,33 @@ class FolderPlace:
             raise TransferError(f"could not deliver to {self.title}: {error}") from None
         finally:
             self._target.close()
+
+    def upload(self, path: Path, ref: ObjectRef) -> None:
+        """Deliver a file, if it is not there already. A copy: the file is someone else's and may not be durable yet."""
+        if self.find(ref) is not None:
+            return
+        try:
+            with path.open("rb") as file:
+                stored = self._target.put(iter(lambda: file.read(_CHUNK), b""))
+            if stored != ref:
+                raise ObjectDamaged(f"object {ref.oid} is damaged: its bytes have another SHA-256 or size")
+            self._target.flush()
+        except StoreError as error:
+            raise TransferError(f"could not deliver to {self.title}: {error}") from None
+        finally:
+            self._target.close()
+
+    def download(self, ref: ObjectRef, path: Path) -> None:
+        """Fetch an object into a new file; :class:`TransferError` if it cannot be had as its name says."""
+        found, hasher = self.find(ref), hashlib.sha256()
+        if found is None:
+            raise TransferError(f"{self.title}: object {ref.oid}: missing")
+        with found.open("rb") as source, path.open("xb") as target:
+            while chunk := source.read(_CHUNK):
+                hasher.update(chunk)
+                target.write(chunk)
+        if hasher.hexdigest() != ref.oid:
+            raise TransferError(f"{self.title}: object {ref.oid}: damaged there: its bytes have another SHA-256")
 
 
 Take = Callable[[Path, ObjectRef], None]

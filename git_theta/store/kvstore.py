@@ -1,10 +1,7 @@
 """Object storage as the place of a remote's objects, through TensorStore's key-value stores. No server of ours, no git-lfs.
 
 Objects are keys laid out as everywhere else: ``PREFIX/aa/bb/<id>``. They are immutable and named by their content, so that several people
-may write at once, an interrupted transfer goes on where it stopped, and what is read can be checked. ``s3://BUCKET/PREFIX`` and
-``gs://BUCKET/PREFIX`` use the credentials of the user's own config and environment (as the AWS and Google Cloud tools do);
-``http(s)://HOST/PATH`` is read-only; ``file:///PATH`` is a folder. An S3-compatible service is named by ``?endpoint=URL`` and ``region=NAME``
-behind the URL, or by ``AWS_ENDPOINT_URL`` in the environment.
+may write at once, an interrupted transfer goes on where it stopped, and what is read can be checked. See :mod:`.storage_url` for the URLs.
 """
 
 from __future__ import annotations
@@ -12,137 +9,90 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from git_theta.core.manifest import ObjectRef
 from git_theta.core.names import display
-from git_theta.errors import ObjectDamaged, TransferError, UsageError
-from git_theta.git.remotes import without_secret
+from git_theta.errors import ObjectDamaged, ThetaError, TransferError
 from git_theta.store.folder import FolderPlace
 from git_theta.store.local import LocalStore
+from git_theta.store.storage_url import Storage, parse_url
 
 if TYPE_CHECKING:
     import tensorstore
 
+Item = TypeVar("Item")
+
 _IN_FLIGHT_BYTES = 256 << 20
 _IN_FLIGHT = 64  # requests; TensorStore itself opens fewer connections
 _FLUSH_COUNT, _FLUSH_BYTES = 256, 1 << 30
+_PIECE = 32 << 20  # what is read at a time of a single large file
+_LARGEST = 5 << 30  # the most that S3 takes in one request, in bytes
 _RETRIES = {"max_retries": 6, "initial_delay": "500ms", "max_delay": "8s"}
-_SCHEMES = ("file", "s3", "gs", "http", "https")
-
-
-@dataclass(frozen=True, slots=True)
-class Bucket:
-    """A parsed URL of object storage: its scheme, host or bucket, path (without slashes around it) and options."""
-
-    scheme: str
-    host: str
-    path: str
-    options: Mapping[str, str]
-
-    @property
-    def read_only(self) -> bool:
-        """Whether nothing can be written there."""
-        return self.scheme in ("http", "https")
-
-    def spec(self, environment: Mapping[str, str]) -> dict[str, Any]:
-        """What TensorStore calls it."""
-        path = f"{self.path}/" if self.path else ""
-        if self.scheme == "s3":
-            spec: dict[str, Any] = {"driver": "s3", "bucket": self.host, "path": path}
-            endpoint = self.options.get("endpoint") or environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
-            region = self.options.get("region") or environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
-            if endpoint:
-                spec |= {"endpoint": endpoint.rstrip("/"), "aws_region": region or "us-east-1"}
-            elif region:
-                spec["aws_region"] = region
-            return spec
-        if self.scheme == "gs":
-            return {"driver": "gcs", "bucket": self.host, "path": path}
-        return {"driver": "http", "base_url": f"{self.scheme}://{self.host}", "path": f"/{path}"}
-
-
-def parse_url(url: str) -> Bucket:
-    """The parts of a storage URL; :class:`UsageError`, saying what is allowed, for anything else."""
-    try:
-        parts = urlsplit(url)
-        host, secret = parts.hostname or "", parts.username or parts.password
-        port = f":{parts.port}" if parts.port else ""
-    except ValueError:
-        raise UsageError(f"{display(url, 120)!r} is not a URL") from None
-    if parts.scheme not in _SCHEMES:
-        raise UsageError(f"{display(url, 120)!r} is no object storage; it must start with file://, s3://, gs://, http:// or https://")
-    if secret:
-        raise UsageError("a storage URL holds no user name or password; credentials come from your own configuration and environment")
-    if parts.fragment or any(ord(c) <= 32 or ord(c) == 127 for c in url):
-        raise UsageError(f"{display(url, 120)!r} is not a plain URL")
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    if set(options) - ({"endpoint", "region"} if parts.scheme == "s3" else set()):
-        raise UsageError(f"{display(url, 120)!r} has options that {parts.scheme}:// does not take")
-    endpoint = options.get("endpoint")
-    if endpoint is not None and not endpoint.startswith(("http://", "https://")):
-        raise UsageError(f"the endpoint in {display(url, 120)!r} must start with https:// or http://")
-    path = unquote(parts.path, errors="surrogateescape")
-    if parts.scheme == "file":
-        if host or not os.path.isabs(path):
-            raise UsageError(f"{display(url, 120)!r} must name an absolute path: file:///...")
-        return Bucket("file", "", path, options)
-    if not host or ".." in path.split("/"):
-        raise UsageError(f"{display(url, 120)!r} names no {'host' if parts.scheme.startswith('http') else 'bucket'} or leads out of it")
-    # urlsplit lower-cases a host; S3's bucket names are lower-case by rule, and so are Google's.
-    return Bucket(parts.scheme, host + port, path.strip("/"), options)
+_PATIENCE = {"TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS": "60", "TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES": "1"}  # for a server that stalls
 
 
 def place(url: str, environment: Mapping[str, str] | None = None) -> BucketPlace | FolderPlace:
-    """The place that ``url`` names. Nothing is contacted yet. A folder is read and written directly."""
-    bucket = parse_url(url)
-    if bucket.scheme == "file":
-        folder = Path(bucket.path)
-        return FolderPlace([folder], LocalStore(folder, (), 0), url)
-    return BucketPlace(bucket, without_secret(url), os.environ if environment is None else environment)
+    """The place that ``url`` names; :class:`UsageError` if it names none, :class:`TransferError` for a folder that is not there.
+
+    Otherwise nothing is contacted yet. A folder is read and written directly.
+    """
+    storage = parse_url(url)
+    if storage.scheme == "file":
+        return _folder(Path(storage.path))
+    return BucketPlace(storage, url, os.environ if environment is None else environment)
+
+
+def _folder(folder: Path) -> FolderPlace:
+    try:
+        mode = folder.stat().st_mode
+        if not folder.is_dir():
+            raise NotADirectoryError
+    except OSError:  # not made here: a disk that is not mounted would be filled up in its place
+        raise TransferError(f"the folder {display(str(folder), 200)} is not there; mount it, or make it if it is new") from None
+    # Others may write where the folder's mode lets them, as in a repository that 'git init --shared' made.
+    shared = 0o666 if mode & 0o002 else 0o664 if mode & 0o024 == 0o024 else 0o660 if mode & 0o020 else 0
+    return FolderPlace([folder], LocalStore(folder, (), shared, folder / ".git-theta"), display(folder.as_uri(), 200))
 
 
 class BucketPlace:
     """Object storage behind a network."""
 
-    verifies = True  # every object is hashed before it is sent, and the service checks what it receives
+    verifies = True  # every object is hashed before it is sent, and what is sent is signed or checked on its way
 
-    def __init__(self, bucket: Bucket, title: str, environment: Mapping[str, str]) -> None:
-        self._bucket = bucket
+    def __init__(self, storage: Storage, title: str, environment: Mapping[str, str]) -> None:
+        self._storage = storage
         self._environment = environment
         self.title = display(title, 200)
         self._opened: tensorstore.KvStore | None = None
 
     def lacking(self, refs: Sequence[ObjectRef]) -> list[ObjectRef]:
-        """Those objects that are not there with their right size: the last byte of each is asked for."""
-        there = dict(self._each(refs, lambda store, ref: store.read(_key(ref), byte_range=slice(ref.size - 1, ref.size)), lambda _: 1))
-        return [ref for ref in refs if not _is_there(there[ref])]
+        """Those objects that are not there, or cut short: the last byte of each is asked for."""
+        absent = []
+        for ref, outcome in self._each(refs, lambda there, ref: there.read(_key(ref), byte_range=_last_byte(ref)), lambda _: 1):
+            if not self._is_there(outcome):
+                absent.append(ref)
+        return absent
 
     def send(self, store: LocalStore, refs: Sequence[ObjectRef], advance: Callable[[int], None]) -> None:
         """Deliver objects of ``store``; :class:`ObjectDamaged` or :class:`TransferError` unless every one has arrived."""
-        if self._bucket.read_only:
-            raise TransferError(f"{self.title} is read-only; objects can only be fetched from there")
 
         def write(there: tensorstore.KvStore, ref: ObjectRef) -> Any:
-            data = store.read(ref)
-            if hashlib.sha256(data).hexdigest() != ref.oid:
-                raise ObjectDamaged(f"object {ref.oid} is damaged: its bytes have another SHA-256")
-            return there.write(_key(ref), data)
+            return there.write(_key(ref), _checked(store.read(ref), ref))
 
+        if refs:
+            self._writable()
         for ref, outcome in self._each(refs, write, lambda ref: ref.size):
-            if isinstance(outcome, Exception):
-                raise TransferError(f"object {ref.oid} could not be delivered to {self.title}: {_reason(outcome)}")
+            self._arrived(ref, outcome)
             advance(ref.size)
 
     def bring(self, store: LocalStore, refs: Sequence[ObjectRef], advance: Callable[[int], None]) -> None:
         """Fetch what is there into ``store``. :class:`TransferError` with the first reason where something could not be had."""
         problem, failed, count, size = "", 0, 0, 0
         try:
-            for ref, outcome in self._each(refs, lambda there, ref: there.read(_key(ref)), lambda ref: ref.size):
+            for ref, outcome in self._each(refs, _read, lambda ref: ref.size):
                 reason = _fault(ref, outcome)
                 if reason:
                     problem, failed = problem or f"object {ref.oid}: {reason}", failed + 1
@@ -160,75 +110,149 @@ class BucketPlace:
             raise TransferError(f"{self.title}: {problem}{more}")
 
     def audit(self, refs: Sequence[ObjectRef]) -> Iterator[tuple[ObjectRef, str]]:
-        """Read objects there; those that are missing or not what their name says, with the reason."""
-        for ref, outcome in self._each(refs, lambda there, ref: there.read(_key(ref)), lambda ref: ref.size):
+        """Read objects there; those that are missing or not what their name says, with the reason.
+
+        :class:`TransferError` when that cannot be told.
+        """
+        for ref, outcome in self._each(refs, _read, lambda ref: ref.size):
             reason = _fault(ref, outcome)
-            if reason:
+            if reason.startswith(("missing", "damaged")):
                 yield ref, reason
+            elif reason:
+                raise TransferError(f"{self.title}: object {ref.oid}: {reason}")
+
+    def upload(self, path: Path, ref: ObjectRef) -> None:
+        """Deliver a file, if it is not there already. It is held in memory: the storage takes it in one request."""
+        self._writable()
+        if ref.size > _LARGEST:
+            raise TransferError(f"{self.title} takes files of at most {_LARGEST >> 30} GiB; this one has {ref.size:,} bytes")
+        if ref.size and not self.lacking([ref]):
+            return
+        data = _checked(path.read_bytes(), ref)
+        for _, outcome in self._each([ref], lambda there, ref: there.write(_key(ref), data), lambda ref: ref.size):
+            self._arrived(ref, outcome)
+
+    def download(self, ref: ObjectRef, path: Path) -> None:
+        """Fetch an object into a new file, piece by piece; :class:`TransferError` if it cannot be had as its name says."""
+        pieces = [slice(start, min(start + _PIECE, ref.size)) for start in range(0, ref.size, _PIECE)] or [slice(None)]
+        hasher, size = hashlib.sha256(), 0
+        with path.open("xb") as file:
+            for _, outcome in self._each(
+                pieces, lambda there, piece: there.read(_key(ref), byte_range=piece), lambda piece: (piece.stop or 0) - (piece.start or 0)
+            ):
+                reason = _unreadable(outcome)
+                if reason:
+                    raise TransferError(f"{self.title}: object {ref.oid}: {reason}")
+                hasher.update(outcome.value)
+                size += file.write(outcome.value)
+        if size != ref.size or hasher.hexdigest() != ref.oid:
+            raise TransferError(f"{self.title}: object {ref.oid}: {_DAMAGED}")
+
+    def _writable(self) -> None:
+        if self._storage.read_only:
+            raise TransferError(f"{self.title} is read-only; objects can only be fetched from there")
+
+    def _arrived(self, ref: ObjectRef, outcome: Any) -> None:
+        if isinstance(outcome, Exception):
+            raise TransferError(f"object {ref.oid} could not be delivered to {self.title}: {_reason(outcome)}")
+
+    def _is_there(self, outcome: Any) -> bool:
+        if not isinstance(outcome, Exception):
+            return bool(outcome.state == "value" and len(outcome.value) == 1)
+        if _code(outcome) == "OUT_OF_RANGE":
+            return False
+        if "was ignored by server" in str(outcome):  # a plain web server, which sends the whole or nothing
+            return True
+        raise TransferError(f"{self.title}: {_reason(outcome)}")
 
     def _store(self) -> tensorstore.KvStore:
         if self._opened is None:
+            for name, value in _PATIENCE.items():
+                os.environ.setdefault(name, value)
             import tensorstore
 
             context = {f"{kind}_request_retries": _RETRIES for kind in ("s3", "gcs", "http")}
             try:
-                spec = self._bucket.spec(self._environment)
+                spec = self._storage.spec(self._environment)
                 self._opened = tensorstore.KvStore.open(spec, context=tensorstore.Context(context)).result()
             except (ValueError, OSError) as error:
                 raise TransferError(f"{self.title} cannot be opened: {_reason(error)}") from None
         return self._opened
 
     def _each(
-        self, refs: Sequence[ObjectRef], begin: Callable[[tensorstore.KvStore, ObjectRef], Any], weight: Callable[[ObjectRef], int]
-    ) -> Iterator[tuple[ObjectRef, Any]]:
-        """Begin a request for each object, several under way at a time, and give the outcomes in order: a result or what went wrong."""
+        self, items: Iterable[Item], begin: Callable[[tensorstore.KvStore, Item], Any], weight: Callable[[Item], int]
+    ) -> Iterator[tuple[Item, Any]]:
+        """Begin a request for each item, several under way at a time, and give the outcomes in order: a result or what went wrong."""
         store = self._store()
-        under_way: deque[tuple[ObjectRef, Any]] = deque()
+        under_way: deque[tuple[Item, Any]] = deque()
         size = 0
         try:
-            for ref in refs:
-                while under_way and (len(under_way) >= _IN_FLIGHT or size + weight(ref) > _IN_FLIGHT_BYTES):
-                    size -= weight(under_way[0][0])
-                    yield _finish(*under_way.popleft())
-                under_way.append((ref, begin(store, ref)))
-                size += weight(ref)
+            for item in items:
+                while under_way and (len(under_way) >= _IN_FLIGHT or size + weight(item) > _IN_FLIGHT_BYTES):
+                    first, future = under_way.popleft()
+                    size -= weight(first)
+                    yield first, _finish(future)
+                under_way.append((item, begin(store, item)))
+                size += weight(item)
             while under_way:
-                yield _finish(*under_way.popleft())
+                first, future = under_way.popleft()
+                yield first, _finish(future)
         finally:
             for _, future in under_way:
                 future.cancel()
 
 
-def _finish(ref: ObjectRef, future: Any) -> tuple[ObjectRef, Any]:
+_DAMAGED = "damaged there: its bytes have another SHA-256 or size"
+
+
+def _finish(future: Any) -> Any:
     try:
-        return ref, future.result()
+        return future.result()
+    except ThetaError:
+        raise
     except (ValueError, OSError, RuntimeError, KeyError, IndexError) as error:  # what TensorStore's errors become in Python
-        return ref, error
+        return error
 
 
-def _is_there(outcome: Any) -> bool:
-    if isinstance(outcome, (ValueError, IndexError)):  # shorter than it should be: the range lies outside
-        return False
-    if isinstance(outcome, Exception):
-        raise TransferError(_reason(outcome))
-    return bool(outcome.state == "value" and len(outcome.value) == 1)
+def _read(there: tensorstore.KvStore, ref: ObjectRef) -> Any:
+    return there.read(_key(ref), byte_range=slice(0, ref.size))  # no more than that, whatever is there
+
+
+def _last_byte(ref: ObjectRef) -> slice:
+    return slice(max(ref.size - 1, 0), max(ref.size, 1))
+
+
+def _checked(data: bytes, ref: ObjectRef) -> bytes:
+    if len(data) != ref.size or hashlib.sha256(data).hexdigest() != ref.oid:
+        raise ObjectDamaged(f"object {ref.oid} is damaged: its bytes have another SHA-256 or size")
+    return data
 
 
 def _fault(ref: ObjectRef, outcome: Any) -> str:
-    if isinstance(outcome, Exception):
-        return _reason(outcome)
-    if outcome.state != "value":
-        return "missing"
-    if len(outcome.value) != ref.size or hashlib.sha256(outcome.value).hexdigest() != ref.oid:
-        return "damaged there: its bytes have another SHA-256 or size"
-    return ""
+    reason = _unreadable(outcome)
+    if not reason and (len(outcome.value) != ref.size or hashlib.sha256(outcome.value).hexdigest() != ref.oid):
+        return _DAMAGED
+    return reason
+
+
+def _unreadable(outcome: Any) -> str:
+    if not isinstance(outcome, Exception):
+        return "" if outcome.state == "value" else "missing"
+    if _code(outcome) == "OUT_OF_RANGE" or "was ignored by server" in str(outcome):  # it is shorter, or longer, than its name says
+        return _DAMAGED
+    return _reason(outcome)
 
 
 def _key(ref: ObjectRef) -> str:
     return f"{ref.oid[:2]}/{ref.oid[2:4]}/{ref.oid}"
 
 
+def _code(error: Exception) -> str:
+    """The status that begins a TensorStore error's text, such as ``OUT_OF_RANGE``."""
+    return str(error).partition(":")[0]
+
+
 def _reason(error: Exception) -> str:
-    """The first line of a TensorStore error, without the source positions it appends."""
-    text = str(error).split("[source locations=")[0].split("\n")[0]
-    return display(text.strip(), 300)
+    """The first line of a TensorStore error, without the responses and source positions it appends."""
+    text = str(error).split("\n")[0].split(" [")[0].strip()
+    return display(text, 300)

@@ -15,9 +15,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeVar
 
 from git_theta.core.manifest import ObjectRef
 from git_theta.core.tensors import Buffer
@@ -37,8 +36,7 @@ _STALE = 24 * 3600  # seconds after which a temporary file belongs to nobody
 _CHUNK = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class _Pending:
+class _Pending(NamedTuple):
     """A finished object that has no name yet, and the sync that is under way for it."""
 
     temporary: Path
@@ -49,12 +47,14 @@ class _Pending:
 class LocalStore:
     """Objects under ``root`` (``<git common dir>/theta/objects``); those of ``alternates`` are read as well.
 
-    ``shared`` holds the permission bits that ``core.sharedRepository`` adds to files (negative: the only ones they have). Safe to use from
-    several threads, and beside other processes.
+    ``shared`` holds the permission bits that ``core.sharedRepository`` adds to files (negative: the only ones they have). ``beside`` is the
+    folder for temporary files and the lock, in the same file system; without it, the one that ``root`` is in. Safe to use from several
+    threads, and beside other processes.
     """
 
-    def __init__(self, root: Path, alternates: Sequence[Path] = (), shared: int = 0) -> None:
+    def __init__(self, root: Path, alternates: Sequence[Path] = (), shared: int = 0, beside: Path | None = None) -> None:
         self.root = root
+        self._beside = beside or root.parent
         self.alternates = tuple(alternates)
         self._shared = shared
         self._lock = threading.Lock()
@@ -251,7 +251,7 @@ class LocalStore:
     def temporary_path(self) -> Path:
         """A fresh path in the store's file system, for a file that is to become an object or to be spooled."""
         if self._temporary is None:
-            folder = self.root.parent / "tmp"
+            folder = self._beside / "tmp"
             try:
                 self._make_folder(folder)
             except OSError as error:
@@ -264,7 +264,7 @@ class LocalStore:
     def hold(self) -> None:
         """Let nobody delete objects until :meth:`close`. Whoever relies on an object that no commit names yet calls this first."""
         if self._held is None:
-            self._held = hold(self.root.parent)
+            self._held = hold(self._beside)
 
     def _path(self, oid: str) -> Path:
         return self.root / oid[:2] / oid[2:4] / oid

@@ -179,10 +179,10 @@ def _verified(session: Session, remote: Remote, refs: Sequence[ObjectRef]) -> li
     if not refs:
         return []
     place = transfer.Routes(session).destination(remote)
-    if isinstance(place, transfer.Auditable):
-        bad = {ref.oid for ref, _ in place.audit(refs)}
-        return [ref for ref in refs if ref.oid not in bad]
     try:
+        if isinstance(place, transfer.Auditable):
+            bad = {ref.oid for ref, _ in place.audit(refs)}
+            return [ref for ref in refs if ref.oid not in bad]
         place.send(session.store, refs, lambda _: None)  # a server asks for what it does not have
     except TransferError as error:
         session.warn(f"{error}; what only older commits need is kept")

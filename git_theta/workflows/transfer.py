@@ -124,9 +124,9 @@ class Routes:
             return []
 
     def _bucket(self, url: str) -> Destination:
-        from git_theta.store.kvstore import BucketPlace
+        from git_theta.store import kvstore
 
-        return BucketPlace(url)
+        return kvstore.place(url)
 
     def _lfs(self, remote: Remote, push: bool) -> Destination:
         from git_theta.store.lfs import GitLfs, LfsPlace
