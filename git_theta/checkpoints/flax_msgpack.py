@@ -14,6 +14,7 @@ from typing import Any
 from git_theta.checkpoints.assemble import NAME_LIMIT, assemble, raw, shaped
 from git_theta.checkpoints.cursor import Cursor
 from git_theta.core import dtypes
+from git_theta.core.contracts import Contents
 from git_theta.core.layout import Extent, Layout
 from git_theta.core.names import display
 from git_theta.core.source import BytesSource, Source
@@ -67,6 +68,16 @@ class FlaxMsgpackFormat:
         cursor = Cursor(source, "MessagePack file")
         extents = [_extent(source, path, token) for path, token in _leaves(cursor) if token.code in (_ARRAY, _SCALAR)]
         return assemble(self.name, source.size, extents)
+
+    def contents(self, source: Source) -> Contents:
+        """The arrays, those in chunks put together, and the paths of the other values."""
+        tree = _tree(Cursor(source, "MessagePack file"), 0)
+        if not isinstance(tree, dict):
+            raise FormatError("this MessagePack file is no map, so its tensors have no names")
+        tensors: dict[str, Tensor] = {}
+        others: list[str] = []
+        _collect(tree, "", tensors, others)
+        return Contents(tensors, tuple(others))
 
     def build(self, tensors: Mapping[str, Tensor], like: Source | None) -> Buffer:
         """A file with ``tensors``: nested maps by the parts of their names, which keep the other values and the order of ``like``.
@@ -208,6 +219,48 @@ def _tree(cursor: Cursor, depth: int) -> dict[str, Any] | Tensor | bytes:
     if token.kind == "extension" and token.code in (_ARRAY, _SCALAR):
         return _Old(cursor.source.read(start, cursor.position - start), token.code)
     return cursor.source.read(start, cursor.position - start)
+
+
+def _collect(tree: dict[str, Any], path: str, tensors: dict[str, Tensor], others: list[str]) -> None:
+    for key, value in tree.items():
+        name = f"{path}/{key}" if path else key
+        if isinstance(value, dict):
+            joined = _joined(value) if _CHUNKED in value else None
+            if joined is not None:
+                tensors[name] = joined
+            else:
+                _collect(value, name, tensors, others)
+            continue
+        tensor = _array(value) if isinstance(value, _Old) else None
+        if tensor is not None:
+            tensors[name] = tensor
+        else:
+            others.append(name)
+
+
+def _array(value: bytes) -> Tensor | None:
+    """An extension as a tensor; None where it is nothing Flax writes."""
+    source = BytesSource(value)
+    extent = _extent(source, "", _token(Cursor(source, "array", order="big")))
+    if extent.dtype == "u8" and b"uint8" not in value[: extent.offset]:
+        return None
+    return Tensor(extent.dtype, extent.shape, source.read(extent.offset, extent.length))
+
+
+def _joined(tree: dict[str, Any]) -> Tensor | None:
+    """An array that lies in chunks; None for a map that only looks like one."""
+    shape, chunks = tree.get("shape"), tree.get("chunks")
+    if not isinstance(shape, dict) or not isinstance(chunks, dict) or not chunks:
+        return None
+    try:
+        sizes = tuple(_number(Cursor(BytesSource(shape[str(number)]), "shape", order="big")) for number in range(len(shape)))
+        parts = [_array(chunks[str(number)]) for number in range(len(chunks))]
+        first = parts[0]
+        if first is None or any(part is None or part.dtype != first.dtype for part in parts):
+            return None
+        return Tensor(first.dtype, sizes, b"".join(part.data for part in parts if part is not None))
+    except (KeyError, TypeError, FormatError):
+        return None
 
 
 class _Old(bytes):

@@ -13,6 +13,7 @@ from typing import Literal
 from git_theta.checkpoints.assemble import assemble, raw, shaped
 from git_theta.checkpoints.cursor import Cursor
 from git_theta.core import dtypes
+from git_theta.core.contracts import Contents
 from git_theta.core.layout import Extent, Layout
 from git_theta.core.names import display
 from git_theta.core.source import BytesSource, Source
@@ -79,12 +80,13 @@ class _Info:
 
 @dataclass(frozen=True, slots=True)
 class _Header:
-    """What stands before the tensors' bytes: keys and values lie from byte 24 to ``keys_end``, data starts at ``data``."""
+    """What stands before the tensors' bytes: keys (``names``) and values from byte 24 to ``keys_end``, data from ``data`` on."""
 
     order: Literal["little", "big"]
     version: int
     keys: int
     keys_end: int
+    names: tuple[str, ...]
     infos: tuple[_Info, ...]
     alignment: int
     data: int
@@ -113,6 +115,15 @@ class GgufFormat:
             if extent.end > source.size:
                 raise _broken(f"tensor {display(extent.name, 80)} reaches beyond the end of the file")
         return assemble(self.name, source.size, extents)
+
+    def contents(self, source: Source) -> Contents:
+        """The tensors as they lie, and the keys; of big-endian files and of types unknown here the tensors are not among them."""
+        header = _read(source)
+        strange = {info.name for info in header.infos if info.kind not in TYPES or header.order == "big"}
+        named = {info.name for info in header.infos} - strange
+        found = [extent for extent in self.scan(source).extents if extent.name in named]
+        tensors = {e.name: Tensor(e.dtype, e.shape, source.read(e.offset, e.length)) for e in found}
+        return Contents(tensors, (*(f"{name} (of an unknown type, or big-endian)" for name in sorted(strange)), *header.names))
 
     def build(self, tensors: Mapping[str, Tensor], like: Source | None) -> Buffer:
         """A file with ``tensors`` in their order; keys, values and alignment are those of ``like``.
@@ -154,7 +165,7 @@ def _read(source: Source) -> _Header:
     tensors, keys = cursor.uint(8), cursor.uint(8)
     if tensors > TENSORS_LIMIT or keys > KEYS_LIMIT:
         raise _broken(f"it claims {tensors} tensors and {keys} keys")
-    alignment = _read_keys(cursor, keys)
+    alignment, key_names = _read_keys(cursor, keys)
     keys_end = cursor.position
     infos = tuple(_read_info(cursor, alignment) for _ in range(tensors))
     names = set[str]()
@@ -162,7 +173,7 @@ def _read(source: Source) -> _Header:
         if info.name in names:
             raise _broken(f"two tensors are called {display(info.name, 80)}")
         names.add(info.name)
-    return _Header(order, version, keys, keys_end, infos, alignment, -(-cursor.position // alignment) * alignment)
+    return _Header(order, version, keys, keys_end, key_names, infos, alignment, -(-cursor.position // alignment) * alignment)
 
 
 def _name(cursor: Cursor) -> bytes:
@@ -172,14 +183,14 @@ def _name(cursor: Cursor) -> bytes:
     return cursor.take(length)
 
 
-def _read_keys(cursor: Cursor, count: int) -> int:
-    """Pass over all keys and values; the alignment they ask for (32 bytes if they do not)."""
-    alignment, seen, budget = 32, set[bytes](), STRINGS_LIMIT
+def _read_keys(cursor: Cursor, count: int) -> tuple[int, tuple[str, ...]]:
+    """Pass over all keys and values; the alignment they ask for (32 bytes if they do not), and the keys."""
+    alignment, seen, budget = 32, dict[bytes, None](), STRINGS_LIMIT
     for _ in range(count):
         key = _name(cursor)
         if key in seen:
             raise _broken(f"two keys are called {display(key.decode('utf-8', 'replace'), 80)}")
-        seen.add(key)
+        seen[key] = None
         kind = cursor.uint(4)
         if key == _ALIGNMENT:
             if kind != _U32:
@@ -189,7 +200,7 @@ def _read_keys(cursor: Cursor, count: int) -> int:
                 raise _broken(f"its alignment is {alignment}, which is no power of two (up to 2^20)")
         else:
             budget = _skip_value(cursor, kind, budget, ARRAY_DEPTH)
-    return alignment
+    return alignment, tuple(key.decode("utf-8", "replace") for key in seen)
 
 
 def _skip_value(cursor: Cursor, kind: int, budget: int, depth: int) -> int:

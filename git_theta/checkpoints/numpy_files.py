@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from git_theta.checkpoints.assemble import assemble, shaped
 from git_theta.checkpoints.cursor import Cursor
@@ -18,7 +18,8 @@ from git_theta.checkpoints.stored_zip import is_large, raw_extent
 from git_theta.checkpoints.zip_container import ZipEntry, checksums, read_archives
 from git_theta.checkpoints.zip_writer import write_archive
 from git_theta.core import dtypes
-from git_theta.core.layout import Extent, Layout
+from git_theta.core.contracts import Contents
+from git_theta.core.layout import Extent, Layout, unique_names
 from git_theta.core.names import display
 from git_theta.core.source import BytesSource, Source
 from git_theta.core.tensors import Buffer, Tensor
@@ -98,6 +99,11 @@ class NpyFormat:
         """
         return assemble(self.name, source.size, [array.extent(_ARRAY) for array in _arrays(source)])
 
+    def contents(self, source: Source) -> Contents:
+        """The arrays in C order."""
+        arrays = list(_arrays(source))
+        return _contents(source, zip(unique_names(_ARRAY for _ in arrays), arrays, strict=True))
+
     def build(self, tensors: Mapping[str, Tensor], like: Source | None) -> Buffer:
         """A file with the one tensor that ``tensors`` must hold, in the order of axes that ``like`` has."""
         if list(tensors) != [_ARRAY]:
@@ -126,6 +132,19 @@ class NpzFormat:
         entries = [entry for archive in archives for entry in archive.entries]
         extents = [extent for entry in entries for extent in _entry_extents(source, entry)]
         return assemble(self.name, source.size, extents, checksums(archives))
+
+    def contents(self, source: Source) -> Contents:
+        """The arrays in C order; those that are compressed are not read."""
+        arrays: list[tuple[str, _Array]] = []
+        others: list[str] = []
+        for entry in (entry for archive in read_archives(source) for entry in archive.entries):
+            if not entry.plain or not entry.name.endswith(".npy"):
+                others.append(f"{entry.name} ({'no array' if entry.plain else 'compressed'})")
+                continue
+            array = _read(Part(source, entry.offset, entry.length), 0)
+            arrays.append((entry.name.removesuffix(".npy"), replace(array, offset=entry.offset + array.offset)))
+        found = _contents(source, arrays)
+        return Contents(found.tensors, (*others, *found.others))
 
     def build(self, tensors: Mapping[str, Tensor], like: Source | None) -> Buffer:
         """An archive of ``tensors`` in their order, not compressed. From ``like``: which arrays have Fortran's order.
@@ -206,6 +225,23 @@ def _entry_extents(source: Source, entry: ZipEntry) -> list[Extent]:
         extent = array.extent(name)
         return [Extent(name, extent.dtype, extent.shape, entry.offset + extent.offset, extent.length)]
     return [raw_extent(entry.name, entry)]
+
+
+def _contents(source: Source, arrays: Iterable[tuple[str, _Array]]) -> Contents:
+    import numpy as np
+
+    tensors: dict[str, Tensor] = {}
+    others: list[str] = []
+    for name, array in arrays:
+        if not array.dtype:
+            others.append(f"{name} ({array.code or 'objects or records'})")
+            continue
+        data: Buffer = source.read(array.offset, array.length)
+        if array.fortran and len(array.shape) > 1:
+            width = dtypes.get(array.dtype).block_bytes
+            data = np.frombuffer(data, f"V{width}").reshape(array.shape[::-1]).T.tobytes()
+        tensors[name] = Tensor(array.dtype, array.shape, data)
+    return Contents(tensors, tuple(others))
 
 
 def _plain_arrays(like: Source) -> dict[str, _Array]:

@@ -15,6 +15,7 @@ import struct
 from collections.abc import Mapping
 
 from git_theta.core import dtypes
+from git_theta.core.contracts import Contents
 from git_theta.core.layout import Extent, Layout
 from git_theta.core.names import display
 from git_theta.core.source import Source
@@ -103,12 +104,22 @@ class SafetensorsFormat:
             raise _broken(f"its tensors hold {position} bytes, but {end} follow the header")
         return Layout(self.name, source.size, tuple(extents))
 
+    def contents(self, source: Source) -> Contents:
+        """The tensors as they lie, and the keys of ``__metadata__``."""
+        metadata = json.loads(_parse(_read_header(source)[0])[1] or "{}")
+        tensors = {e.name: Tensor(e.dtype, e.shape, source.read(e.offset, e.length)) for e in self.scan(source).extents}
+        return Contents(tensors, tuple(f"{_METADATA}.{key}" for key in metadata))
+
     def build(self, tensors: Mapping[str, Tensor], like: Source | None) -> Buffer:
         """A file with ``tensors`` in their order and the ``__metadata__`` of ``like``.
 
         Only where that order would leave a tensor unaligned are they sorted by falling element size, as the reference
         does. :class:`FormatError` for names or types the format cannot hold.
         """
+        return b"".join(self.pieces(tensors, like))
+
+    def pieces(self, tensors: Mapping[str, Tensor], like: Source | None) -> list[Buffer]:
+        """As :meth:`build`, in pieces that are not put together: the header, and each tensor's own bytes."""
         parts = []
         if like is not None:
             metadata = _parse(_read_header(like)[0])[1]
@@ -128,7 +139,7 @@ class SafetensorsFormat:
         header += b" " * (-len(header) % 8)
         if len(header) > HEADER_LIMIT:
             raise FormatError(f"a safetensors header of {len(header)} bytes is longer than the format allows")
-        return b"".join((struct.pack("<Q", len(header)), header, *(tensor.data for _, tensor in items)))
+        return [struct.pack("<Q", len(header)) + header, *(tensor.data for _, tensor in items)]
 
 
 _Entry = tuple[str, str, tuple[int, ...], int, int]

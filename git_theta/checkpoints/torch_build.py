@@ -48,11 +48,15 @@ def build(tensors: Mapping[str, Tensor], like: Source | None) -> Buffer:
 
 
 def _new_file(tensors: Mapping[str, Tensor]) -> bytes:
+    """Names of one and the same tensor share its storage, as those of tied weights do."""
     flat: list[Any] = []
     contents = []
-    for number, (name, tensor) in enumerate(tensors.items()):
-        flat += [name, _call(str(number), name, tensor)]
-        contents.append((str(number), [tensor.data]))
+    keys: dict[int, str] = {}
+    for name, tensor in tensors.items():
+        if id(tensor) not in keys:
+            keys[id(tensor)] = str(len(keys))
+            contents.append((keys[id(tensor)], [tensor.data]))
+        flat += [name, _call(keys[id(tensor)], name, tensor)]
     return _file("archive/", Pairs(flat), contents)
 
 

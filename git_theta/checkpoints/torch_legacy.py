@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from git_theta.checkpoints import pickle_machine, torch_archive
+from git_theta.checkpoints import pickle_machine, torch_archive, torch_contents
 from git_theta.checkpoints.assemble import assemble
 from git_theta.checkpoints.cursor import Cursor
 from git_theta.checkpoints.pickle_machine import Call, Pairs, Persistent, PickleError
@@ -16,6 +16,7 @@ from git_theta.checkpoints.torch_archive import TorchArchive
 from git_theta.checkpoints.torch_tree import Storage, View, storage_of, views
 from git_theta.checkpoints.zip_container import ZipEntry
 from git_theta.core import dtypes
+from git_theta.core.contracts import Contents
 from git_theta.core.layout import Layout
 from git_theta.core.source import Source
 from git_theta.errors import FormatError
@@ -41,26 +42,34 @@ class TorchLegacyFormat:
 
         Without what the pickles say of the storages, their lengths are not known: unlike in a zip archive, they must be understood.
         """
-        cursor = Cursor(source, "torch file")
-        magic, protocol, system, tree, keys = (_pickle(cursor) for _ in range(5))
-        if magic != int.from_bytes(MAGIC[2:], "little") or protocol != _PROTOCOL:
-            raise cursor.broken("it does not start with the numbers that torch writes")
-        if type(keys) is not list:
-            raise cursor.broken("the list of its storages is missing")
-        numbers: dict[str, int] = {}
-        for key in keys:
-            if type(key) is not str or key in numbers:
-                raise cursor.broken("its list of storages holds what is no key, or one key twice")
-            numbers[key] = len(numbers)
-        found = _storages(views(tree), numbers)
-        entries: dict[str, ZipEntry] = {}
-        for key, number in numbers.items():
-            if key not in found:
-                raise cursor.broken(f"storage {number} is listed, but nothing says what it is")
-            entries[f"data/{number}"] = _entry(cursor, f"data/{number}", found[key][0])
-        named = {f"data/{numbers[key]}": seen for key, (_, seen) in found.items()}
-        archive = TorchArchive("", entries, tree, named, _is_big_endian(system))
-        return assemble(self.name, source.size, torch_archive.extents(archive))
+        return assemble(self.name, source.size, torch_archive.extents(_read(source)))
+
+    def contents(self, source: Source) -> Contents:
+        """As that of a torch zip archive."""
+        return torch_contents.read(source, [_read(source)])
+
+
+def _read(source: Source) -> TorchArchive:
+    """The file as if it were a zip archive, with an entry for each storage."""
+    cursor = Cursor(source, "torch file")
+    magic, protocol, system, tree, keys = (_pickle(cursor) for _ in range(5))
+    if magic != int.from_bytes(MAGIC[2:], "little") or protocol != _PROTOCOL:
+        raise cursor.broken("it does not start with the numbers that torch writes")
+    if type(keys) is not list:
+        raise cursor.broken("the list of its storages is missing")
+    numbers: dict[str, int] = {}
+    for key in keys:
+        if type(key) is not str or key in numbers:
+            raise cursor.broken("its list of storages holds what is no key, or one key twice")
+        numbers[key] = len(numbers)
+    found = _storages(views(tree), numbers)
+    entries: dict[str, ZipEntry] = {}
+    for key, number in numbers.items():
+        if key not in found:
+            raise cursor.broken(f"storage {number} is listed, but nothing says what it is")
+        entries[f"data/{number}"] = _entry(cursor, f"data/{number}", found[key][0])
+    named = {f"data/{numbers[key]}": seen for key, (_, seen) in found.items()}
+    return TorchArchive("", entries, tree, named, _is_big_endian(system))
 
 
 def _pickle(cursor: Cursor) -> Any:

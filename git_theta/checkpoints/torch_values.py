@@ -36,11 +36,12 @@ def arrays(source: Source) -> dict[str, np.ndarray]:
             for view in views:
                 if view.name in found:
                     raise FormatError(f"two tensors are called {view.name!a}")
-                found[view.name] = _array(view, data)
+                found[view.name] = array(view, data)
     return found
 
 
-def _array(view: View, data: bytes | memoryview) -> np.ndarray:
+def array(view: View, data: bytes | memoryview) -> np.ndarray:
+    """A tensor over its storage's bytes; :class:`FormatError` as of :func:`arrays`."""
     import numpy as np
 
     dtype = dtypes.numpy_dtype(view.storage.dtype)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from git_theta.checkpoints import torch_archive, torch_build
+from git_theta.checkpoints import torch_archive, torch_build, torch_contents
+from git_theta.checkpoints.zip_container import read_archives
+from git_theta.core.contracts import Contents
 from git_theta.core.layout import Layout
 from git_theta.core.source import Source
 from git_theta.core.tensors import Buffer, Tensor
@@ -36,6 +38,10 @@ class TorchZipFormat:
         :class:`FormatError` when the zip archive is not sound; a pickle that is not understood only costs the names.
         """
         return torch_archive.scan(self.name, source)
+
+    def contents(self, source: Source) -> Contents:
+        """Every tensor that the file's pickle names, in C order, and the paths of its other values."""
+        return torch_contents.read(source, [torch_archive.understand(source, archive) for archive in read_archives(source)])
 
     def build(self, tensors: Mapping[str, Tensor], like: Source | None) -> Buffer:
         """A file that ``torch.load(weights_only=True)`` reads: a flat mapping, or with ``like`` that file's structure and values.

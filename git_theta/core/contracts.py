@@ -39,6 +39,25 @@ class BuildsFiles(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Contents:
+    """What a file holds, as its framework sees it: ``tensors`` by name, and ``others``, what it holds besides, told for a person.
+
+    Names that are tied have one and the same :class:`Tensor`.
+    """
+
+    tensors: Mapping[str, Tensor]
+    others: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class ReadsContents(Protocol):
+    """A checkpoint format whose files can be converted into others. Extents do not say all: there are transposed views or chunks."""
+
+    def contents(self, source: Source) -> Contents:
+        """All of a file; :class:`~git_theta.errors.FormatError` when it is broken, or its tensors cannot be told."""
+
+
+@dataclass(frozen=True, slots=True)
 class Encoded:
     """A payload as chunks (to be written one behind the other) and a ``note`` for the manifest's reader.
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from git_theta.checkpoints.torch_tree import Storage, View
-from git_theta.checkpoints.torch_values import _array
+from git_theta.checkpoints.torch_values import array
 from git_theta.errors import FormatError
 
 DATA = np.arange(24, dtype=np.float32)
@@ -32,7 +32,7 @@ def view(offset: int, shape: tuple[int, ...], strides: tuple[int, ...], numel: i
     ],
 )
 def test_views(offset: int, shape: tuple[int, ...], strides: tuple[int, ...], wanted: np.ndarray) -> None:
-    found = _array(view(offset, shape, strides), DATA.tobytes())
+    found = array(view(offset, shape, strides), DATA.tobytes())
     assert found.shape == wanted.shape
     assert np.array_equal(found, wanted)
 
@@ -45,7 +45,7 @@ def test_nothing_beyond_the_storage_is_read(offset: int, dimensions: list[tuple[
     shape, strides = tuple(size for size, _ in dimensions), tuple(stride for _, stride in dimensions)
     places = offset + sum((size - 1) * stride for size, stride in dimensions)
     try:
-        found = _array(view(offset, shape, strides, numel), DATA.tobytes())
+        found = array(view(offset, shape, strides, numel), DATA.tobytes())
     except FormatError:
         return
     assert numel == 24

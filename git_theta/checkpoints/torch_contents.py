@@ -1,0 +1,107 @@
+"""All of a torch file as torch would load it: tensors in their own shapes, ties kept, and the paths of the values that are no tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from git_theta.checkpoints import torch_values
+from git_theta.checkpoints.pickle_machine import Call, Global, Items, Pairs
+from git_theta.checkpoints.torch_archive import STORAGE_NAME, TorchArchive
+from git_theta.checkpoints.torch_tree import NAME_LIMIT, View, key_label
+from git_theta.checkpoints.zip_container import ZipEntry
+from git_theta.core import dtypes
+from git_theta.core.contracts import Contents
+from git_theta.core.layout import unique_names
+from git_theta.core.source import Source
+from git_theta.core.tensors import Buffer, Tensor
+from git_theta.errors import FormatError
+
+VALUES_LIMIT = 100_000
+_CARRIERS = {1: "u8", 2: "u16", 4: "u32", 8: "u64", 16: "c128"}  # types of every width that numpy has too
+_MAPPINGS = frozenset({"OrderedDict", "defaultdict"})
+
+
+def read(source: Source, archives: Sequence[TorchArchive]) -> Contents:
+    """The tensors of ``archives`` in ``source``, and what they hold besides; :class:`FormatError` for tensors beyond their storage."""
+    found: list[tuple[str, Tensor]] = []
+    others: list[str] = []
+    for archive in archives:
+        if archive.tree is None:
+            raise FormatError("this torch file's pickle is not understood, so its tensors have no names")
+        for place, views in archive.views.items():
+            entry, shown, data = archive.entries.get(place), dict[Any, Tensor](), b""
+            for view in views:
+                reason = _strange(view, archive, entry)
+                if reason or entry is None:
+                    others.append(f"{view.name} ({reason})")
+                    continue
+                if view[1:6] not in shown:
+                    data = data or source.read(entry.offset, entry.length)
+                    shown[view[1:6]] = Tensor(view.storage.dtype, view.shape, _bytes(view, data))
+                found.append((view.name, shown[view[1:6]]))
+        others += [name for name in archive.entries if STORAGE_NAME.match(name) and name not in archive.views]
+        others += _values(archive.tree)
+    names = unique_names(name for name, _ in found)
+    return Contents({name: tensor for name, (_, tensor) in zip(names, found, strict=True)}, tuple(others))
+
+
+def _strange(view: View, archive: TorchArchive, entry: ZipEntry | None) -> str:
+    """Why a tensor's bytes are not its values; empty if they are."""
+    if entry is None or not entry.plain:
+        return "its storage is not here, or compressed"
+    if archive.big_endian:
+        return "big-endian"
+    function = view.node.function.name if type(view.node) is Call else ""
+    if function == "_rebuild_qtensor":
+        return "quantized by torch"
+    arguments = view.node.arguments if function else ()
+    metadata = arguments[7 if function == "_rebuild_tensor_v3" else 6 :]
+    if metadata and not (metadata[0] is None or (type(metadata[0]) is Pairs and not metadata[0].flat)):
+        return "conjugated or negated lazily"
+    if view.numel > view.storage.numel:
+        return "expanded: it repeats elements"
+    return ""
+
+
+def _bytes(view: View, data: bytes) -> Buffer:
+    """The elements in C order."""
+    width = dtypes.get(view.storage.dtype).block_bytes
+    if len(data) != view.storage.numel * width:
+        raise FormatError(f"tensor {view.name[:80]!a} does not fit its storage")
+    if not view.contiguous:
+        storage = view.storage._replace(dtype=_CARRIERS[width])
+        return torch_values.array(view._replace(storage=storage), data).tobytes()
+    if view.offset + view.numel > view.storage.numel:
+        raise FormatError(f"tensor {view.name[:80]!a} reaches beyond its storage")
+    return memoryview(data)[view.offset * width : (view.offset + view.numel) * width]
+
+
+def _values(tree: Any) -> Iterator[str]:
+    """The paths of what is no tensor: numbers, texts, objects. Lists and mappings are entered once."""
+    todo, seen = [("", tree)], set[int]()
+    for _ in range(VALUES_LIMIT):
+        if not todo:
+            return
+        path, node = todo.pop()
+        function = node.function.name if type(node) is Call and type(node.function) is Global else ""
+        children: list[tuple[str, Any]] = []
+        if type(node) is Pairs:
+            children = _labelled(node.flat)
+        elif type(node) is list or type(node) is tuple:
+            children = [(str(number), value) for number, value in enumerate(node)]
+        elif function in _MAPPINGS:
+            children = _labelled(node.pairs)
+            children += [("(attributes)", None)] if node.states else []
+        elif function.startswith("_rebuild_"):
+            continue
+        elif type(node) is not Items or node.flat:
+            yield path or type(node).__name__
+            continue
+        if id(node) not in seen:
+            seen.add(id(node))
+            todo += [((f"{path}.{label}" if path else label)[:NAME_LIMIT], value) for label, value in reversed(children)]
+
+
+def _labelled(flat: Sequence[Any]) -> list[tuple[str, Any]]:
+    return [(key_label(flat[number], number // 2), flat[number + 1]) for number in range(0, len(flat) - 1, 2)]
