@@ -44,6 +44,7 @@ def _filter_process() -> NoReturn:
 
     gc.set_threshold(100_000)  # what is imported stays; looking through it for garbage is in vain
     _import_when_used("inspect")  # dataclasses imports it, but needs it only for classes without a docstring
+    _import_when_used("ipaddress")  # pathlib imports urllib.parse, which needs it only for URLs with an IPv6 host
     from git_theta.drivers.filter_process import main as serve
 
     code = serve(sys.argv[2:])

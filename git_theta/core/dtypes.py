@@ -9,8 +9,7 @@ many elements in so many bytes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from git_theta.errors import FormatError
 
@@ -20,8 +19,7 @@ if TYPE_CHECKING:
 MAX_BYTES = 2**63 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class DType:
+class DType(NamedTuple):
     """One element type.
 
     ``kind`` is ``b`` bool, ``i`` signed, ``u`` unsigned, ``f`` float, ``c`` complex, ``q`` packed or quantised.

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from git_theta.core import dtypes
 from git_theta.errors import FormatError
 
 
-@dataclass(frozen=True, slots=True)
-class Extent:
+class Extent(NamedTuple):
     """One tensor's place in a file: ``length`` bytes at ``offset`` that hold ``shape`` elements of ``dtype``.
 
     ``aliases`` are further names of the very same bytes (tied weights). Names are labels; they need not be valid paths.
@@ -34,8 +34,7 @@ class Extent:
         return self.offset + self.length
 
 
-@dataclass(frozen=True, slots=True)
-class Checksum:
+class Checksum(NamedTuple):
     """A field that can be recomputed: the 4 bytes (little-endian) at ``offset`` should be the CRC-32 of an earlier range.
 
     A format only proposes it. Where the file's value differs (torch can leave the field 0), the bytes are simply kept.

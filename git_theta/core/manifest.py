@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from git_theta.core import dtypes
 from git_theta.core.digest import HEX, digest
@@ -28,16 +28,14 @@ _LINK = re.compile(rf"([a-z][a-z0-9_-]*)(?:\(([A-Za-z0-9=.,%_-]+)\))?:({_REF}(?:
 _WORD = re.compile(r"[a-z0-9][a-z0-9._-]*\Z")
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectRef:
+class ObjectRef(NamedTuple):
     """A stored object: its SHA-256 in hex and its size in bytes."""
 
     oid: str
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(NamedTuple):
     """One step of a chain: how it is stored (``update``), a note for the reader, and the object(s) that hold it."""
 
     update: str
@@ -50,8 +48,7 @@ class Link:
         return sum(ref.size for ref in self.objects)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One tensor: what it is, its digest, and where it is stored.
 
     ``chain`` runs from the newest update down to one that needs no base. A tensor of at most 64 bytes has ``inline`` instead.
@@ -140,8 +137,7 @@ def dump(manifest: Manifest) -> bytes:
         _entry(manifest.skeleton, skeleton=True),
     ]
     for key in sorted(manifest.headers):
-        value = json.dumps(manifest.headers[key], ensure_ascii=True, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        lines.append(f"{key} {value}")
+        lines.append(f"{key} {_json(manifest.headers[key])}")
     lines.append("")
     lines.extend(map(_entry, manifest.entries))
     lines.append("")
@@ -263,18 +259,26 @@ def _number(text: str, where: str = "") -> int:
 
 
 def _header(line: str, known: Mapping[str, object]) -> tuple[str, object]:
+    from json import loads  # few manifests have headers, and git waits for each import
+
     key, _, text = line.partition(" ")
     _word(key)
     if key in known or (known and key < max(known)):
         raise ManifestError(f"header {key!r} is repeated or out of order")
     try:
-        value = json.loads(text)
-        same = json.dumps(value, ensure_ascii=True, sort_keys=True, separators=(",", ":"), allow_nan=False) == text
+        value = loads(text)
+        same = _json(value) == text
     except (ValueError, RecursionError):
         same = False
     if not same:
         raise ManifestError(f"header {key!r} is not JSON as this release writes it")
     return key, value
+
+
+def _json(value: object) -> str:
+    from json import dumps
+
+    return dumps(value, ensure_ascii=True, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def _parse_entry(line: str) -> Entry:

@@ -8,7 +8,7 @@ shape is one byte for the number of dimensions and a varint for each; the part n
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from git_theta.core import dtypes, varint
 from git_theta.core.tensors import Spec
@@ -19,8 +19,7 @@ PART_SIZE = 1 << 30
 _WORD = re.compile(rb"[a-z][a-z0-9_-]*\Z")
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """What an object says of itself."""
 
     update: str

@@ -15,6 +15,7 @@ import bisect
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from git_theta.core import crc32, varint
 from git_theta.core.layout import Checksum, Layout
@@ -25,8 +26,7 @@ _CHUNK = 1 << 20
 _COVER_LIMIT = 8  # containers nest a few times; more would only make splicing slow
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """A run of the file: bytes of the skeleton (``data``), or tensor number ``tensor``, or derived checksum ``checksum``."""
 
     offset: int
@@ -41,8 +41,7 @@ class Piece:
         return self.offset + self.length
 
 
-@dataclass(frozen=True, slots=True)
-class Skeleton:
+class Skeleton(NamedTuple):
     """The pieces of a file in file order (empty tensors have none), and the checksums to derive."""
 
     pieces: tuple[Piece, ...]

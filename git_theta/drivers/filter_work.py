@@ -6,10 +6,9 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from git_theta.core.manifest import Manifest, dump, is_manifest, parse
 from git_theta.core.names import display
@@ -32,8 +31,7 @@ _SMALL = 4 << 20  # content up to this size is collected in memory
 _TICK = 20_000_000  # ns: how far a file's times may lag behind the clock
 
 
-@dataclass(frozen=True, slots=True)
-class _Delayed:
+class _Delayed(NamedTuple):
     """A file whose objects are still to be fetched."""
 
     path: str

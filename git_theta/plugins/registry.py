@@ -11,8 +11,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from git_theta.errors import PluginError
 from git_theta.plugins import discovery, tables
@@ -28,8 +27,7 @@ HEAD = 4096
 _WORD = re.compile(r"[a-z][a-z0-9_-]{0,63}\Z")
 
 
-@dataclass(frozen=True, slots=True)
-class _Kind:
+class _Kind(NamedTuple):
     """One kind of thing that plugins provide: what it is called, its hook, and the attributes it must have."""
 
     title: str
@@ -46,8 +44,7 @@ _COMMAND = _Kind("command", "register_commands", ("name", "callback", "get_short
 _KINDS = (_FORMAT, _UPDATE, _STRATEGY, _COMMAND)
 
 
-@dataclass(frozen=True, slots=True)
-class Registered:
+class Registered(NamedTuple):
     """One registered thing: its kind, name, the distribution it comes from (or ``built in``), and its module."""
 
     kind: str

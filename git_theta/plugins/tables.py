@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 if TYPE_CHECKING:
     from git_theta.core.contracts import CheckpointFormat, MergeStrategy, Update
 
 
-@dataclass(frozen=True, slots=True)
-class FormatRow:
+class FormatRow(NamedTuple):
     """A built-in checkpoint format. ``generic``: it takes what nobody else knows, so plugins come before it.
 
     A suffix alone claims a file only when it starts with ``magic``: ``.bin`` and ``.pt`` are used for much else. Files whose

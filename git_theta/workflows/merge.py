@@ -271,7 +271,7 @@ class _Work:
         identity = digest(memoryview(tensor.data).cast("B"))
         for known in (*like, item.base):
             if known is not None and known.digest == identity and known.spec == tensor.spec:
-                return replace(known, name=item.name, aliases=item.aliases)
+                return known._replace(name=item.name, aliases=item.aliases)
         if tensor.spec.nbytes <= INLINE_LIMIT:
             return Entry.of_inline(item.name, tensor.dtype, tensor.shape, bytes(tensor.data), item.aliases)
         settings, store = self.session.settings, self.session.store

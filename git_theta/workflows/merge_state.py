@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 from git_theta.core.digest import digest
@@ -61,9 +60,9 @@ class MergeState:
             if record["path"] == path and record["inputs"] == _inputs(plan):
                 entries = parse(text).entries
                 return Progress(
-                    {name: None if at is None else replace(entries[at], name=name) for name, at in record["names"].items()},
+                    {name: None if at is None else entries[at]._replace(name=name) for name, at in record["names"].items()},
                     {name: rule(row["strategy"], row["options"], row["params"]) for name, row in record["rules"].items()},
-                    {what: {n: replace(entries[at], name=n) for n, at in found.items()} for what, found in record["statistics"].items()},
+                    {what: {n: entries[at]._replace(name=n) for n, at in found.items()} for what, found in record["statistics"].items()},
                 )
         return Progress()
 

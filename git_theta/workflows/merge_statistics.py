@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from git_theta.core.manifest import Entry, Manifest
@@ -69,7 +69,7 @@ def _placed(before: Manifest | None, entries: Mapping[str, Entry]) -> dict[str, 
 
 
 def _called(entry: Entry, like: Entry | None) -> Entry:
-    return entry if like is None else replace(entry, name=like.name, aliases=like.aliases)
+    return entry if like is None else entry._replace(name=like.name, aliases=like.aliases)
 
 
 def _would_be_tracked(session: Session, path: str) -> bool:

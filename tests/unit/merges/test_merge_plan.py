@@ -86,7 +86,7 @@ def test_many_sides_by_brute_force(count: int) -> None:
         if len(new) <= 1:
             value = new.pop() if new else before
             assert (found.result is None) == (value == "-")
-            assert value == "-" or found.result == replace(tensor(f"t{number}", value))
+            assert value == "-" or found.result == tensor(f"t{number}", value)
 
 
 @given(st.permutations(range(4)))
@@ -280,7 +280,7 @@ def test_another_name_added_or_dropped() -> None:
 
 
 def replace_digest(one: Manifest, value: str) -> Manifest:
-    return manifest(*(replace(entry, digest=tensor(entry.name, value).digest) for entry in one.entries))
+    return manifest(*(entry._replace(digest=tensor(entry.name, value).digest) for entry in one.entries))
 
 
 def test_sides_that_tie_differently_part_the_names() -> None:
@@ -345,7 +345,7 @@ def test_renames_that_conflict() -> None:
 
 
 def zeros(name: str, shape: tuple[int, ...] = (16, 16)) -> Entry:
-    return replace(tensor(name, "zero", shape=shape), digest=digest(bytes(dtypes.nbytes("f32", shape))))
+    return tensor(name, "zero", shape=shape)._replace(digest=digest(bytes(dtypes.nbytes("f32", shape))))
 
 
 def test_a_prefix_explains_what_digests_alone_cannot() -> None:
