@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
 import os
 import threading
+from collections.abc import Iterable, Iterator
+from itertools import accumulate
 from types import TracebackType
 from typing import Protocol
 
@@ -42,6 +45,36 @@ class BytesSource:
         """As :meth:`Source.read_into`."""
         _check(offset, len(buffer), self.size)
         buffer[:] = self._data[offset : offset + len(buffer)]
+
+
+class PiecesSource:
+    """A :class:`Source` over pieces in memory that follow one another, such as a header and tensors; they are not put together."""
+
+    def __init__(self, pieces: Iterable[bytes | bytearray | memoryview]) -> None:
+        self._pieces = [view for piece in pieces if (view := memoryview(piece).cast("B"))]
+        self._starts = [0, *accumulate(map(len, self._pieces))]
+        self.size = self._starts.pop()
+
+    def read(self, offset: int, length: int) -> bytes:
+        """As :meth:`Source.read`."""
+        _check(offset, length, self.size)
+        return b"".join(self._parts(offset, length))
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """As :meth:`Source.read_into`."""
+        _check(offset, len(buffer), self.size)
+        done = 0
+        for part in self._parts(offset, len(buffer)):
+            buffer[done : done + len(part)] = part
+            done += len(part)
+
+    def _parts(self, offset: int, length: int) -> Iterator[memoryview]:
+        number = bisect.bisect_right(self._starts, offset) - 1
+        while length:
+            start = offset - self._starts[number]
+            part = self._pieces[number][start : start + length]
+            yield part
+            offset, length, number = offset + len(part), length - len(part), number + 1
 
 
 class FileSource:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from git_theta.core.manifest import Manifest, dump, is_manifest, parse
 from git_theta.core.names import display
-from git_theta.errors import ThetaError, UsageError
+from git_theta.errors import ThetaError
 from git_theta.git.config import load_settings
 from git_theta.git.repository import discover
 from git_theta.workflows import merge_rules
@@ -80,17 +80,7 @@ def find_rules(session: Session, path: str, environment: Mapping[str, str]) -> m
     given = environment.get(ENVIRONMENT, "")
     if given:
         return merge_rules.load(given, "git theta merge")
-    text = session.blobs.read(f"HEAD:{merge_rules.FILE}", 1 << 20)
-    if text is not None:
-        try:
-            rules = merge_rules.parse_file(text.decode("utf-8"), path)
-        except UnicodeDecodeError:
-            raise UsageError(f"{merge_rules.FILE} is not UTF-8") from None
-        if rules.rules:
-            return rules
-    if session.settings.merge_strategy:
-        return merge_rules.Rules((merge_rules.from_words(session.settings.merge_strategy, ()),), "theta.merge.strategy")
-    return merge_rules.Rules()
+    return merge_rules.in_force(session, path)
 
 
 def siblings(session: Session, path: str) -> OfCommits:

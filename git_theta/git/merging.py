@@ -10,19 +10,19 @@ from git_theta.errors import GitError, UsageError
 from git_theta.git.command import run, run_code
 
 
-def commit(revision: str) -> str:
+def commit(revision: str, cwd: Path | None = None) -> str:
     """The commit that ``revision`` names; :class:`UsageError` when there is none."""
     if revision.startswith("-"):
         raise UsageError(f"{revision!a} is not a branch or commit")
-    code, out = run_code(["rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"], allowed=(0, 1, 128))
+    code, out = run_code(["rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"], cwd=cwd, allowed=(0, 1, 128))
     if code:
         raise UsageError(f"{revision!a} is not a branch or commit of this repository")
     return out.decode("ascii").strip()
 
 
-def common_base(commits: Sequence[str]) -> str | None:
+def common_base(commits: Sequence[str], cwd: Path | None = None) -> str | None:
     """The best common ancestor of all ``commits``; None where they have none."""
-    code, out = run_code(["merge-base", "--octopus", *commits], allowed=(0, 1))
+    code, out = run_code(["merge-base", "--octopus", *commits], cwd=cwd, allowed=(0, 1))
     words = out.decode("ascii").split()
     return words[0] if code == 0 and words else None
 
@@ -38,25 +38,25 @@ def blobs(tree: str, cwd: Path | None = None) -> dict[str, tuple[str, str]]:
     return found
 
 
-def with_blobs(tree: str, changes: Mapping[str, tuple[str, str]], scratch_index: Path) -> str:
-    """The tree that is ``tree`` with (mode, blob) of some paths replaced. ``scratch_index`` is a file of the caller's to work in."""
+def with_blobs(tree: str | None, changes: Mapping[str, tuple[str, str]], scratch_index: Path, cwd: Path | None = None) -> str:
+    """``tree`` (None: the empty one) with (mode, blob) of some paths set. ``scratch_index`` is a file of the caller's to work in."""
     environment = {"GIT_INDEX_FILE": str(scratch_index)}
-    run(["read-tree", tree], environment=environment)
+    run(["read-tree", tree or "--empty"], cwd=cwd, environment=environment)
     lines = "".join(f"{mode} {blob}\t{path}\0" for path, (mode, blob) in changes.items())
-    run(["update-index", "-z", "--index-info"], stdin=lines.encode("utf-8", "surrogateescape"), environment=environment)
-    return run(["write-tree"], environment=environment).decode("ascii").strip()
+    run(["update-index", "-z", "--index-info"], cwd=cwd, stdin=lines.encode("utf-8", "surrogateescape"), environment=environment)
+    return run(["write-tree"], cwd=cwd, environment=environment).decode("ascii").strip()
 
 
-def scratch_commit(tree: str, parents: Sequence[str]) -> str:
+def scratch_commit(tree: str, parents: Sequence[str], cwd: Path | None = None) -> str:
     """A commit that no ref will ever name."""
     who = {f"GIT_{role}_{what}": value for role in ("AUTHOR", "COMMITTER") for what, value in (("NAME", "git-theta"), ("EMAIL", "-"))}
     words = [word for parent in parents for word in ("-p", parent)]
-    return run(["commit-tree", tree, *words, "-m", "scratch"], environment=who).decode("ascii").strip()
+    return run(["commit-tree", tree, *words, "-m", "scratch"], cwd=cwd, environment=who).decode("ascii").strip()
 
 
-def merge_trees(ours: str, theirs: str) -> tuple[str, list[str]]:
+def merge_trees(ours: str, theirs: str, cwd: Path | None = None) -> tuple[str, list[str]]:
     """The tree of merging two commits as git would, and the paths in conflict; :class:`GitError` before git 2.38."""
-    code, out = run_code(["merge-tree", "--write-tree", "--name-only", "-z", ours, theirs], allowed=(0, 1, 128, 129))
+    code, out = run_code(["merge-tree", "--write-tree", "--name-only", "-z", ours, theirs], cwd=cwd, allowed=(0, 1, 128, 129))
     if code > 1:
         raise GitError("git cannot merge these without a working tree (git 2.38 or newer is needed)")
     fields = out.decode("utf-8", "surrogateescape").split("\0")

@@ -19,7 +19,7 @@ def log(steps: Sequence[Step], style: Style) -> list[str]:
     """A paragraph for each commit."""
     lines: list[str] = []
     for step in steps:
-        lines += [*([""] if lines else []), *_heading(step, style), *_what(step, style), *_changes(step, style)]
+        lines += [*([""] if lines else []), *_heading(step, style), *_what(step, style), *_metrics(step, style), *_changes(step, style)]
     return lines
 
 
@@ -48,6 +48,10 @@ def _what(step: Step, style: Style) -> list[str]:
     if how:
         parts.append(how)
     return ["  " + line for line in wrap("; ".join(parts), style)]
+
+
+def _metrics(step: Step, style: Style) -> list[str]:
+    return ["  " + line for line in wrap(numbers.metrics(step.metrics), style)] if step.metrics else []
 
 
 def _counts(step: Step) -> dict[str, int]:

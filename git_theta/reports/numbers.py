@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from git_theta.core.manifest import Entry
+from git_theta.core.names import display
 
 _BARS = "▁▂▃▄▅▆▇█"
 
@@ -19,6 +21,11 @@ def percent(fraction: float) -> str:
     if value > 99.95:
         return ">99.9 %"
     return f"{value:.2f} %" if value < 9.995 else f"{value:.1f} %"
+
+
+def metrics(values: Mapping[str, float]) -> str:
+    """Named numbers with six digits: ``eval_loss 0.25, epoch 3``."""
+    return ", ".join(f"{display(name, 60)} {value:.6g}" for name, value in values.items())
 
 
 def short(value: float | None, infinity: str = "inf") -> str:

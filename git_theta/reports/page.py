@@ -22,6 +22,7 @@ from git_theta import __version__
 from git_theta.core import dtypes
 from git_theta.core.manifest import Entry
 from git_theta.core.names import display
+from git_theta.reports import numbers
 from git_theta.reports.folding import noted, types
 from git_theta.reports.naming import KINDS, Place, place
 from git_theta.reports.report import ModelReport, Report
@@ -321,6 +322,8 @@ def _step(number: int, step: Step) -> dict[str, Any]:
         what = ", ".join(f"{count:,} {kind}" for kind, count in counts.items()) or (
             "other content" if found.other_content else "no tensor changed"
         )
+    if step.metrics:
+        what += f"; {numbers.metrics(step.metrics)}"
     return {
         "index": number,
         "commit": commit.oid,

@@ -176,6 +176,7 @@ def step_data(step: Step) -> dict[str, Any]:
         "subject": commit.subject,
         "path": commit.path,
         "problem": step.problem or None,
+        "metrics": {name: _finite(value) for name, value in step.metrics.items()},
     }
     if found is None:
         return data

@@ -101,8 +101,8 @@ def write_all(session: Session, targets: Sequence[Target], advance: Callable[[in
 
 def stage(session: Session, target: Target, mode: str) -> None:
     """Write ``target`` into the working tree and put its manifest into the index, as resolved and unchanged; or neither."""
-    blob = run(["hash-object", "-w", "--stdin", "--no-filters"], stdin=dump(target.manifest)).decode("ascii").strip()
     cwd, path = session.repository.worktree, target.path.encode("utf-8", "surrogateescape")
+    blob = run(["hash-object", "-w", "--stdin", "--no-filters"], cwd=cwd, stdin=dump(target.manifest)).decode("ascii").strip()
     before = run(["ls-files", "--stage", "-z", "--", f":(top,literal){target.path}"], cwd=cwd)
     run(["update-index", "--add", "-z", "--index-info"], cwd=cwd, stdin=b"%s %s\t%s\0" % (mode.encode(), blob.encode(), path))
     outcome = write_all(session, [target])

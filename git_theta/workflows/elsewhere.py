@@ -78,7 +78,7 @@ class Elsewhere:
             return self._models
 
     def _read(self) -> list[Manifest]:
-        listing = run(["ls-files", "--stage", "-z", "--", ":(top,attr:filter=theta)"])
+        listing = run(["ls-files", "--stage", "-z", "--", ":(top,attr:filter=theta)"], cwd=self._session.cwd)
         found = index.entries(listing)
         paths = [path for path in found if path != self._path]
         base = self._named_base() if paths else None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from git_theta.core.manifest import Entry, is_manifest
 from git_theta.errors import ManifestError
 from git_theta.git.commits import Commit, of_file
 from git_theta.workflows.compare import Change, Comparison, compare_texts, select
+from git_theta.workflows.metrics import of_commits
 from git_theta.workflows.session import Session
 
 _KEPT = 16  # manifests held at a time
@@ -22,7 +23,7 @@ class Step:
     """What one commit did to the model, beside its first parent.
 
     ``changes`` are those asked for. ``tensor_bytes`` counts the tensors that came in with new values, ``stored`` the bytes of objects
-    that no earlier commit needed. Without ``comparison`` the ``problem`` says why.
+    that no earlier commit needed. Without ``comparison`` the ``problem`` says why. ``metrics`` are those noted on the commit.
     """
 
     commit: Commit
@@ -31,6 +32,7 @@ class Step:
     tensor_bytes: int = 0
     stored: int = 0
     problem: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def updates(self) -> dict[str, int]:
@@ -48,8 +50,8 @@ def log(
 ) -> list[Step]:
     """The commits that changed the model ``path`` (from the top), newest first; with ``globs`` only those that changed such a tensor.
 
-    One ``git log`` and one ``git cat-file`` tell it all; no tensor is read. Renames of the file are followed. A merge is told by what it
-    changed beside its first parent, yet costs only what neither side had.
+    One ``git log``, one ``git cat-file`` and notes tell it all; no tensor is read. Renames of the file are followed. A merge is told by
+    what it changed beside its first parent, yet costs only what neither side had.
     """
     commits = of_file(path, revisions, cwd, count)
     text = reader(session)
@@ -59,7 +61,8 @@ def log(
         step = _step(commit, text, globs, seen)
         if step.changes or not globs:
             steps.append(step)
-    return steps[::-1]
+    noted = of_commits(session, [step.commit.oid for step in steps])
+    return [replace(step, metrics=noted.get(step.commit.oid, {})) for step in reversed(steps)]
 
 
 def reader(session: Session) -> Callable[[str | None], bytes | None]:

@@ -9,8 +9,7 @@ from pathlib import Path
 from git_theta.core.manifest import Manifest, dump
 from git_theta.core.names import display
 from git_theta.errors import GitError
-from git_theta.git import merging
-from git_theta.git.command import run
+from git_theta.git import merging, writing
 from git_theta.workflows.merge import Merged, merge
 from git_theta.workflows.merge_rules import Rules
 from git_theta.workflows.merge_statistics import OfCommits
@@ -30,9 +29,9 @@ class Model:
 
 def models(session: Session, commits: Sequence[str]) -> list[Model]:
     """The models that more than one of ``commits`` changed, each differently from another, since their common ancestor."""
-    base = merging.common_base(commits)
-    before = merging.blobs(base) if base is not None else {}
-    listings = [merging.blobs(commit) for commit in commits]
+    base = merging.common_base(commits, session.cwd)
+    before = merging.blobs(base, session.cwd) if base is not None else {}
+    listings = [merging.blobs(commit, session.cwd) for commit in commits]
     found = []
     for path in dict.fromkeys(path for listing in listings for path in listing):
         versions = [listing.get(path) for listing in listings]
@@ -66,26 +65,26 @@ def merged_tree(session: Session, commits: Sequence[str], merged: Mapping[str, t
     """
     changes = {}
     for path, (mode, manifest) in merged.items():
-        blob = run(["hash-object", "-w", "--stdin", "--no-filters"], stdin=dump(manifest)).decode("ascii").strip()
-        changes[path] = (mode, blob)
+        changes[path] = (mode, writing.blob(dump(manifest), session.cwd))
     # In every commit the models are replaced by the result, so that git sees the same change on all sides.
-    scratch = _scratch(session)
+    scratch = scratch_index(session)
     try:
-        heads = [merging.scratch_commit(merging.with_blobs(commit, changes, scratch), [commit]) for commit in commits]
+        trees = [merging.with_blobs(commit, changes, scratch, session.cwd) for commit in commits]
     finally:
         scratch.unlink(missing_ok=True)
-    result = heads[0]
-    tree = run(["rev-parse", f"{result}^{{tree}}"]).decode("ascii").strip()
+    heads = [merging.scratch_commit(tree, [commit], session.cwd) for tree, commit in zip(trees, commits, strict=True)]
+    result, tree = heads[0], trees[0]
     for head in heads[1:]:
-        tree, conflicts = merging.merge_trees(result, head)
+        tree, conflicts = merging.merge_trees(result, head, session.cwd)
         if conflicts:
             shown = ", ".join(display(path, 80) for path in conflicts[:5]) + (", …" if len(conflicts) > 5 else "")
             raise GitError(f"{len(conflicts)} other files conflict ({shown}); merge these branches one after the other")
-        result = merging.scratch_commit(tree, [result, head])
+        result = merging.scratch_commit(tree, [result, head], session.cwd)
     return tree
 
 
-def _scratch(session: Session) -> Path:
+def scratch_index(session: Session) -> Path:
+    """A fresh path for an index that is thrown away."""
     session.repository.cache.mkdir(parents=True, exist_ok=True)
     return session.repository.cache / f"merge-index-{session.store.temporary_path().name}"
 

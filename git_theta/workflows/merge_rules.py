@@ -31,6 +31,7 @@ from git_theta.plugins import registry
 
 if TYPE_CHECKING:
     from git_theta.core.contracts import MergeStrategy
+    from git_theta.workflows.session import Session
 
 FILE = ".theta.toml"
 _KEYS = {"params": str, "path": str, "strategy": str, "options": dict}
@@ -127,6 +128,21 @@ def parse_file(text: str, path: str) -> Rules:
             except ThetaError as error:
                 raise UsageError(f"{where}: {error}") from None
     return Rules(tuple(found), FILE)
+
+
+def in_force(session: Session, path: str, revision: str = "HEAD") -> Rules:
+    """The rules for the model at ``path`` where none are given: a committed ``.theta.toml``'s, else that of ``theta.merge.strategy``."""
+    text = session.blobs.read(f"{revision}:{FILE}", 1 << 20)
+    if text is not None:
+        try:
+            rules = parse_file(text.decode("utf-8"), path)
+        except UnicodeDecodeError:
+            raise UsageError(f"{FILE} is not UTF-8") from None
+        if rules.rules:
+            return rules
+    if session.settings.merge_strategy:
+        return Rules((from_words(session.settings.merge_strategy, ()),), "theta.merge.strategy")
+    return Rules()
 
 
 def _checked(table: object, text: str, where: str, starts: Sequence[int], number: int) -> dict[str, object]:

@@ -29,12 +29,14 @@ class Session:
     """One command's view of a repository.
 
     ``executor`` spreads the work on tensors; by default threads of this process. ``warn`` receives one-line messages for the user.
+    ``cwd`` is where git is run; None: the current directory (for git's own children it has set everything up there).
     """
 
     repository: Repository
     settings: Settings
     warn: Callable[[str], None]
     executor: Executor | None = None
+    cwd: Path | None = None
     _own: list[Executor] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -61,7 +63,7 @@ class Session:
     @cached_property
     def blobs(self) -> BlobReader:
         """Reads what git stores."""
-        return BlobReader(self.repository)
+        return BlobReader(self.repository, self.cwd)
 
     def pool(self) -> Executor:
         """The executor to spread work on."""

@@ -20,7 +20,7 @@ ROOT = PACKAGE.parent
 # From the top down: a module imports from its own package and from layers below.
 LAYERS = (
     ("__main__",),
-    ("cli",),
+    ("cli", "training"),
     ("drivers", "api", "testing"),
     ("reports",),
     ("workflows",),

@@ -1,0 +1,139 @@
+"""Committing models from memory: ``save`` and ``save_files``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from git_theta.api import arrays, sessions
+from git_theta.api.sessions import StrPath
+from git_theta.core.contracts import BuildsFiles
+from git_theta.core.names import display
+from git_theta.core.source import BytesSource, FileSource, PiecesSource, Source
+from git_theta.core.tensors import Buffer
+from git_theta.errors import ThetaError, UsageError
+from git_theta.plugins import registry
+from git_theta.workflows import commit
+from git_theta.workflows.reading import StoredSource
+from git_theta.workflows.session import Session
+
+Content = Mapping[str, Any] | Buffer | StrPath
+
+
+def save(
+    state_dict: Content,
+    path: StrPath,
+    *,
+    message: str | None = None,
+    branch: str | None = None,
+    worktree: bool = True,
+    repo: StrPath | None = None,
+) -> str:
+    """Commit ``state_dict`` as the model at ``path`` to ``branch``, straight from memory, and return the commit's id.
+
+    ``state_dict`` maps names to arrays of numpy, torch or jax; the suffix of ``path`` says what file it becomes: ``.safetensors``,
+    ``.pt`` (with torch imported, all that ``torch.save`` takes), or any other format that Git-Theta can build. Bytes are committed as the
+    file's content, and a :class:`~pathlib.Path` as that of the file it names. What is stored is what ``git add`` would store: the smallest
+    exact difference from the branch's version. ``path`` counts from the top of the repository that ``repo`` (default: the current
+    directory) lies in, and must be tracked by Git-Theta on the branch.
+
+    ``branch`` need not exist: it then starts at HEAD. It is moved by compare-and-swap, so that nobody's commit is lost; where nothing
+    changed, no commit is made and the branch's own is returned. Where ``branch`` (default: the current one) is checked out, its index and
+    working tree follow, as after ``git merge``, and files with changes that are not committed are refused; ``worktree=False`` leaves the
+    file as it is, so ``git status`` shows it as changed. On any other branch neither is touched. Git's commit hooks do not run.
+
+    :class:`~git_theta.errors.UsageError` for what cannot be stored, or a path that is not tracked;
+    :class:`~git_theta.errors.GitError` when somebody else changed the model on the branch meanwhile.
+    """
+    return save_files({path: state_dict}, message=message or f"Save {Path(path).name}", branch=branch, worktree=worktree, repo=repo)
+
+
+def save_to_git(state_dict: Content, path: StrPath, message: str | None = None, *, repo: StrPath | None = None) -> str:
+    """:func:`save` to the current branch, under the name it had in the first Git-Theta."""
+    return save(state_dict, path, message=message, repo=repo)
+
+
+def save_files(
+    files: Mapping[StrPath, Content], *, message: str, branch: str | None = None, worktree: bool = True, repo: StrPath | None = None
+) -> str:
+    """As :func:`save`, for several files in one commit.
+
+    Of those that Git-Theta does not track, bytes and files are stored as git stores them (a ``config.json`` beside the model); state dicts
+    are refused.
+    """
+    with sessions.session(repo) as session, ExitStack() as stack:
+        sources: dict[str, Source] = {}
+        for path, content in files.items():
+            name = sessions.from_top(session.repository, path)
+            if isinstance(content, Mapping) or len(files) == 1:
+                commit.require_tracked(session, name, branch)
+            sources[name] = _source(session, name, content, branch, stack)
+        return commit.commit(session, sources, message, branch, worktree)
+
+
+def _source(session: Session, path: str, content: Content, branch: str | None, stack: ExitStack) -> Source:
+    if isinstance(content, bytes | bytearray | memoryview):
+        return BytesSource(content)
+    if isinstance(content, Mapping):
+        return _built(session, path, content, branch)
+    if isinstance(content, str | os.PathLike):
+        try:
+            return stack.enter_context(FileSource(content))
+        except OSError as error:
+            if isinstance(error, ThetaError):
+                raise
+            raise UsageError(f"{display(os.fspath(content))} cannot be read: {error.strerror or error}") from None
+    raise UsageError(f"{display(path)}: a state dict, bytes or a file's path can be saved, not {type(content).__qualname__}")
+
+
+def _built(session: Session, path: str, state_dict: Mapping[str, Any], branch: str | None) -> Source:
+    """The file that ``state_dict`` becomes, without putting it together where that can be avoided."""
+    suffix = PurePosixPath(path).suffix.lower()
+    builders = [known for known in registry.checkpoint_formats() if suffix in known.suffixes and isinstance(known, BuildsFiles)]
+    if not builders:
+        suffixes = sorted({s for known in registry.checkpoint_formats() if isinstance(known, BuildsFiles) for s in known.suffixes})
+        raise UsageError(f"{display(path)}: a state dict can be saved as {', '.join(suffixes)}; give other files as bytes or as a path")
+    if builders[0].name == "torch-zip" and any(arrays.is_torch(value) or isinstance(value, Mapping) for value in state_dict.values()):
+        return PiecesSource(_torch_file(state_dict))
+    tensors = arrays.to_tensors(state_dict)
+    like = _before(session, path, branch, builders[0].name)
+    pieces = getattr(builders[0], "pieces", None)
+    return PiecesSource([builders[0].build(tensors, None)] if pieces is None else pieces(tensors, like))
+
+
+def _before(session: Session, path: str, branch: str | None, form: str) -> Source | None:
+    """The branch's version of the file, where it is of the same format and can be read: what is no tensor is taken from there."""
+    manifest = commit.version(session, path, branch)
+    if manifest is None or manifest.format != form:
+        return None
+    try:
+        return StoredSource(session, manifest)
+    except ThetaError:
+        return None
+
+
+def _torch_file(state_dict: Mapping[str, Any]) -> list[Buffer]:
+    """What ``torch.save`` writes, in the pieces in which it comes."""
+    import torch
+
+    pieces = _Pieces()
+    torch.save(state_dict, pieces)  # type: ignore[arg-type]  # all that torch asks of a file is that it can be written
+    return pieces.written
+
+
+class _Pieces:
+    """A file in memory that keeps what is written piece by piece."""
+
+    def __init__(self) -> None:
+        self.written: list[Buffer] = []
+
+    def write(self, data: Buffer) -> int:
+        """Keep a copy of ``data``, which belongs to the writer."""
+        self.written.append(bytes(data))
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing is waiting."""

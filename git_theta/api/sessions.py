@@ -1,0 +1,46 @@
+"""Opening the repository that a call is about."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import warnings
+from pathlib import Path
+
+from git_theta.core.names import display
+from git_theta.errors import UsageError
+from git_theta.git.config import load_settings
+from git_theta.git.repository import Repository, discover
+from git_theta.workflows.session import Session
+
+StrPath = str | os.PathLike[str]
+
+
+class ThetaWarning(UserWarning):
+    """Something worth knowing that is no error, such as a checkpoint of no known format that is stored whole."""
+
+
+def session(repo: StrPath | None) -> Session:
+    """A session in the repository that ``repo`` lies in (None: the current directory); the caller closes it."""
+    repository = discover(None if repo is None else Path(repo))
+    return Session(repository, load_settings(repository), _warn, cwd=repository.worktree or repository.git_dir)
+
+
+def from_top(repository: Repository, path: StrPath) -> str:
+    """``path`` as git calls it: from the top of the repository, which it counts from unless it is absolute.
+
+    :class:`UsageError` when it leads outside.
+    """
+    text = os.fspath(path)
+    if os.path.isabs(text):
+        if repository.worktree is None:
+            raise UsageError(f"{display(text)}: in a repository without a working tree, give the path from its top")
+        text = os.path.relpath(os.path.realpath(text), os.path.realpath(repository.worktree))
+    name = posixpath.normpath(text.replace(os.sep, "/"))
+    if name in (".", "..") or name.startswith(("../", "/")):
+        raise UsageError(f"{display(os.fspath(path))} is not a file of the repository")
+    return name
+
+
+def _warn(line: str) -> None:
+    warnings.warn(line, ThetaWarning, stacklevel=2)

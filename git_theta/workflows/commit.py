@@ -1,0 +1,167 @@
+"""commit: put checkpoints on a branch from memory. The working tree is not read, and only written where that branch is checked out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from git_theta.core.manifest import Manifest
+from git_theta.core.names import display
+from git_theta.core.source import Source
+from git_theta.errors import GitError, ThetaError, UsageError
+from git_theta.git import attributes, merging, writing
+from git_theta.git.command import run
+from git_theta.git.writing import Branch
+from git_theta.workflows import checkout
+from git_theta.workflows.clean import clean
+from git_theta.workflows.merge_branches import scratch_index
+from git_theta.workflows.session import Session
+
+_ATTEMPTS = 5  # at a branch that others move meanwhile
+_UNFINISHED = ("MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD", "rebase-merge", "rebase-apply")
+_PLAIN_LIMIT = 16 << 20  # bytes of a file that Git-Theta does not track
+
+Files = Mapping[str, Source]
+Blobs = Mapping[str, tuple[str, str]]
+
+
+def commit(session: Session, files: Files, message: str, name: str | None = None, worktree: bool = True) -> str:
+    """Commit ``files`` (path from the top → content) to the branch ``name`` (None: the one checked out) and return the commit.
+
+    What Git-Theta tracks there is stored as ``git add`` would store it on that branch; other files, as git stores them. The branch moves
+    by compare-and-swap: where somebody else moved it meanwhile, the files go on top, unless one of them was changed too. Without any
+    change nothing is committed, and the branch's commit is returned.
+
+    Where the branch is checked out, its index entries follow; so do the files of the working tree, unless ``worktree`` is False.
+    Files with changes that are not committed are never overwritten: :class:`UsageError`.
+    """
+    cwd = _folder(session)
+    branch = writing.branch(session.repository, name, cwd)
+    if branch.here:
+        _check_unchanged(session, branch, list(files), worktree)
+    tracked = _tracked(session, branch, list(files))
+    before = _versions(branch.start, list(files), cwd)
+    blobs = {path: (before[path][0], _blob(session, path, source, path in tracked, before[path][1])) for path, source in files.items()}
+    session.store.flush()
+    made = _on_top(session, branch, blobs, before, message)
+    if branch.here and made != branch.tip:
+        _follow(session, blobs, tracked, worktree, made)
+    return made
+
+
+def _folder(session: Session) -> Path:
+    return session.cwd or session.repository.worktree or session.repository.git_dir
+
+
+def _check_unchanged(session: Session, branch: Branch, paths: Sequence[str], worktree: bool) -> None:
+    """As git's own commands that move the branch checked out: refuse to overwrite what is not committed."""
+    for name in _UNFINISHED:
+        if (session.repository.git_dir / name).exists():
+            raise UsageError(f"{branch.shown} is checked out and in the middle of something (see 'git status'); finish that first")
+    specs = [f":(top,literal){path}" for path in paths]
+    fields = run(["status", "--porcelain", "-z", "--no-renames", "-uall", "--", *specs], cwd=_folder(session)).split(b"\0")
+    for field in filter(None, fields):
+        staged = field[:1] not in b" ?"
+        if staged or worktree:
+            path = display(field[3:].decode("utf-8", "surrogateescape"))
+            what = "is staged" if staged else "has changes" if field[:1] != b"?" else "is there, but not committed"
+            raise UsageError(
+                f"{path} {what} in the working tree, where {branch.shown} is checked out; commit it, or save to another branch"
+            )
+
+
+def _tracked(session: Session, branch: Branch, paths: Sequence[str]) -> set[str]:
+    """Those of ``paths`` that the branch's attributes (the working tree's, where it is checked out) give to Git-Theta."""
+    if branch.here:
+        found = attributes.check(session.repository, paths, ["filter"])
+    else:
+        index = scratch_index(session)
+        try:
+            run(["read-tree", branch.start or "--empty"], cwd=_folder(session), environment={"GIT_INDEX_FILE": str(index)})
+            found = attributes.check(session.repository, paths, ["filter"], index=index)
+        finally:
+            index.unlink(missing_ok=True)
+    return {path for path, values in found.items() if attributes.is_tracked(values)}
+
+
+def require_tracked(session: Session, path: str, name: str | None) -> None:
+    """:class:`UsageError` unless Git-Theta tracks ``path`` on the branch ``name``."""
+    branch = writing.branch(session.repository, name, _folder(session))
+    if path not in _tracked(session, branch, [path]):
+        where = "here" if branch.here else f"on {branch.shown}"
+        raise UsageError(
+            f"{display(path)} is not tracked by Git-Theta {where}; 'git theta track {display(path)}' it"
+            + ("" if branch.here else ", and commit .gitattributes there")
+        )
+
+
+def _versions(start: str | None, paths: Sequence[str], cwd: Path) -> dict[str, tuple[str, str | None]]:
+    """Path → (mode, blob) as the commit ``start`` has it; of a new file no blob."""
+    found: dict[str, tuple[str, str | None]] = dict.fromkeys(paths, ("100644", None))
+    listing = run(["ls-tree", "-z", "--full-tree", start, "--", *paths], cwd=cwd) if start else b""
+    for item in filter(None, listing.split(b"\0")):
+        head, _, path = item.partition(b"\t")
+        mode, _, blob = head.decode("ascii").split(" ")
+        if not mode.startswith("100"):
+            raise UsageError(f"{display(path.decode('utf-8', 'surrogateescape'))} is no ordinary file in {start[:12] if start else ''}")
+        found[path.decode("utf-8", "surrogateescape")] = mode, blob
+    return found
+
+
+def _blob(session: Session, path: str, source: Source, tracked: bool, before: str | None) -> str:
+    if not tracked:
+        if source.size > _PLAIN_LIMIT:
+            raise UsageError(f"{display(path)} is not tracked by Git-Theta, and {source.size} bytes are many for git; 'git theta track' it")
+        return writing.blob(source.read(0, source.size), _folder(session), path)
+    manifest = session.manifest(before) if before is not None else None
+    return writing.blob(clean(session, path, source, [manifest] if manifest is not None else []), _folder(session))
+
+
+def _on_top(session: Session, branch: Branch, blobs: Blobs, before: Mapping[str, tuple[str, str | None]], message: str) -> str:
+    """The commit that brings ``blobs`` to the branch, which then names it."""
+    cwd, tip, start = _folder(session), branch.tip, branch.start
+    for _ in range(_ATTEMPTS):
+        index = scratch_index(session)
+        try:
+            tree = merging.with_blobs(start, blobs, index, cwd)
+        finally:
+            index.unlink(missing_ok=True)
+        if start is not None and tip == start and run(["rev-parse", f"{start}^{{tree}}"], cwd=cwd).decode("ascii").strip() == tree:
+            return start
+        made = writing.commit_tree(tree, [start] if start else [], message, cwd)
+        if writing.move(branch.name, made, tip, f"commit (git-theta): {message}", cwd):
+            return made
+        tip = start = writing.commit(branch.name, cwd)
+        if tip is None or _versions(tip, list(blobs), cwd) != before:
+            raise GitError(f"{branch.shown} was moved by somebody else, who changed the same file; load it and save again")
+    raise GitError(f"{branch.shown} is moved by somebody else again and again; try again, or save to another branch")
+
+
+def _follow(session: Session, blobs: Blobs, tracked: set[str], worktree: bool, made: str) -> None:
+    """Let the index, and the files of the working tree, follow the branch that is checked out."""
+    cwd = _folder(session)
+    lines = "".join(f"{mode} {blob}\t{path}\0" for path, (mode, blob) in blobs.items()).encode("utf-8", "surrogateescape")
+    try:
+        run(["update-index", "--add", "-z", "--index-info"], cwd=cwd, stdin=lines)
+        if worktree:
+            _write(session, blobs, tracked)
+    except ThetaError as error:
+        names = " ".join(map(display, blobs))
+        raise GitError(f"committed as {made[:12]}, but not checked out ({error}); 'git checkout HEAD -- {names}' does that") from error
+
+
+def _write(session: Session, blobs: Blobs, tracked: set[str]) -> None:
+    manifests = {path: session.manifest(blob) for path, (_, blob) in blobs.items() if path in tracked}
+    targets = [checkout.Target(path, manifest, blobs[path][0] == "100755") for path, manifest in manifests.items() if manifest]
+    outcome = checkout.checkout(session, targets)
+    if outcome.failed:
+        raise outcome.failed[0][1]
+    others = "".join(f"{path}\0" for path in blobs if path not in tracked)
+    if others:
+        run(["checkout-index", "-f", "-u", "-z", "--stdin"], cwd=_folder(session), stdin=others.encode("utf-8", "surrogateescape"))
+
+
+def version(session: Session, path: str, name: str | None) -> Manifest | None:
+    """What the branch ``name`` (or, where that is new, the commit it would start from) has at ``path``; None for no manifest."""
+    branch = writing.branch(session.repository, name, _folder(session))
+    return session.manifest(f"{branch.start}:{path}") if branch.start else None

@@ -1,0 +1,64 @@
+"""merge_commits: merge branches as a commit without a working tree; models by tensor, every other file as git merges it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from git_theta.core.manifest import Manifest
+from git_theta.core.names import display
+from git_theta.errors import GitError, MergeError, UsageError
+from git_theta.git import merging, writing
+from git_theta.git.command import run, run_code
+from git_theta.workflows.merge import describe
+from git_theta.workflows.merge_branches import merge_model, merged_tree, models, siblings
+from git_theta.workflows.merge_rules import Rules
+from git_theta.workflows.merge_statistics import left_behind
+from git_theta.workflows.session import Session
+
+
+def merge_commits(
+    session: Session, names: Sequence[str], rules: Callable[[str], Rules], message: str | None = None, into: str | None = None
+) -> str:
+    """Merge the revisions ``names`` into the branch ``into`` (None: the one checked out) and return the commit that it then has.
+
+    ``rules`` gives the rules for the model at a path. As with ``git merge``, a branch that has nothing of its own just moves on, and where
+    the branch is checked out, index and working tree follow. :class:`MergeError` for tensors in conflict, :class:`GitError` for other
+    files; nothing has changed then.
+    """
+    cwd = session.cwd or session.repository.worktree or session.repository.git_dir
+    branch = writing.branch(session.repository, into, cwd)
+    ours = branch.tip
+    if ours is None:
+        raise UsageError(f"there is no branch {branch.shown} to merge into")
+    heads = [merging.commit(name, cwd) for name in names]
+    new = [head for head in dict.fromkeys(heads) if run_code(["merge-base", "--is-ancestor", head, ours], cwd=cwd, allowed=(0, 1))[0]]
+    if not new:
+        return ours
+    if len(new) == 1 and not run_code(["merge-base", "--is-ancestor", ours, new[0]], cwd=cwd, allowed=(0, 1))[0]:
+        made, reason = new[0], f"merge {names[0]}: Fast-forward (git-theta)"
+    else:
+        tree = _tree(session, [ours, *new], rules)
+        text = message or f"Merge {', '.join(map(repr, names))} into {branch.shown}"
+        made, reason = writing.commit_tree(tree, [ours, *new], text, cwd), f"merge {', '.join(names)} (git-theta)"
+    if branch.here:
+        run(["read-tree", "-m", "-u", ours, made], cwd=session.repository.worktree)
+    if not writing.move(branch.name, made, ours, reason, cwd):
+        raise GitError(f"{branch.shown} was moved by somebody else meanwhile; merge again")
+    return made
+
+
+def _tree(session: Session, commits: Sequence[str], rules: Callable[[str], Rules]) -> str:
+    files: dict[str, tuple[str, Manifest]] = {}
+    for model in models(session, commits):
+        merged = merge_model(session, model, rules(model.path))
+        for notice in merged.notices:
+            session.warn(f"{display(model.path)}: {notice}")
+        if merged.manifest is None:
+            session.store.discard()
+            said = " ".join(line.strip() for line in describe(model.path, merged)[:-2])
+            raise MergeError(f"{said}; give a strategy to merge them by")
+        files[model.path] = model.mode, merged.manifest
+        left = left_behind(session, model.path, merged, siblings(session, model))
+        files.update({place: ("100644", manifest) for place, manifest in left.items()})
+    session.store.flush()
+    return merged_tree(session, commits, files)

@@ -1,0 +1,204 @@
+"""reading: single tensors of a version, straight from the store. Only what is asked for is fetched and decoded."""
+
+from __future__ import annotations
+
+import bisect
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from git_theta.core import skeleton as skeletons
+from git_theta.core.manifest import Entry, Manifest, is_manifest, parse
+from git_theta.core.memory import Scratch
+from git_theta.core.names import display
+from git_theta.core.tensors import Buffer, Spec, Tensor
+from git_theta.errors import FormatError, ManifestError, UsageError
+from git_theta.git import writing
+from git_theta.workflows import tensors
+from git_theta.workflows.fetch import fetch_missing
+from git_theta.workflows.session import Session
+from git_theta.workflows.smudge import missing
+
+if TYPE_CHECKING:
+    from git_theta.checkpoints.torch_tree import View
+
+
+def manifest_at(session: Session, revision: str, path: str) -> Manifest:
+    """The manifest of ``path`` (from the top) in ``revision``; in ``:0``, what is staged.
+
+    :class:`UsageError` that tells whether the revision, the file or the manifest is missing.
+    """
+    if revision.startswith("-"):
+        raise UsageError(f"'{display(revision, 60)}' is not a revision")
+    text = session.blobs.read(f"{revision}:{path}")
+    if text is not None and is_manifest(text):
+        try:
+            return parse(text)
+        except ManifestError as error:
+            raise ManifestError(f"{display(path)} in {display(revision, 60)}: {error}") from None
+    cwd = session.cwd or session.repository.git_dir
+    if not revision.startswith(":") and writing.commit(revision, cwd) is None:
+        raise UsageError(f"there is no revision '{display(revision, 80)}'; 'git fetch' brings those of a remote")
+    if text is None:
+        raise UsageError(f"there is no file {display(path)} in {display(revision, 60)}; paths count from the top of the repository")
+    raise UsageError(f"{display(path)} in {display(revision, 60)} is not stored by Git-Theta")
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A tensor of a torch file that does not lie in its storage as it is: the view, and where the storage lies in the file."""
+
+    view: View
+    offset: int
+    length: int
+
+
+class Reader:
+    """The tensors in ``manifest`` by any of their names. Safe to use from several threads while ``session`` is open.
+
+    In torch files, transposed tensors and slices have the shape that torch gives them.
+    """
+
+    def __init__(self, session: Session, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self._session = session
+        self._scratch = Scratch()
+        self._source: StoredSource | None = None
+        self._seen = self._views() if manifest.format == "torch-zip" else {}
+        self.specs: Mapping[str, Spec] = self._specs()
+
+    def _specs(self) -> dict[str, Spec]:
+        found: dict[str, Spec] = {}
+        for entry in self.manifest.entries:
+            found.update(dict.fromkeys((entry.name, *entry.aliases), entry.spec))
+        found.update({name: Spec(seen.view.storage.dtype, seen.view.shape) for name, seen in self._seen.items()})
+        return found
+
+    def _views(self) -> dict[str, _Seen]:
+        from git_theta.checkpoints.torch_archive import understand
+        from git_theta.checkpoints.zip_container import read_archives
+
+        self._fetch([])
+        self._source = StoredSource(self._session, self.manifest)
+        found: dict[str, _Seen] = {}
+        by_name = self.manifest.by_name
+        for archive in [understand(self._source, zipped) for zipped in read_archives(self._source)]:
+            places = {} if archive.big_endian else archive.entries
+            for place, view in ((places.get(key), view) for key, views in archive.views.items() for view in views):
+                entry = by_name.get(view.name)
+                plain = entry is not None and view.contiguous and entry.spec == Spec(view.storage.dtype, view.shape)
+                if place is not None and place.plain and not plain:
+                    found[view.name] = _Seen(view, place.offset, place.length)
+        return found
+
+    def fetch(self, names: Iterable[str]) -> None:
+        """Bring the objects of the tensors ``names``, in one go, where they are not here."""
+        wanted: dict[str, Entry] = {}
+        for name in names:
+            seen = self._seen.get(name)
+            entries = [self.manifest.by_name[name]] if seen is None else self._entries_of(seen)
+            wanted.update((entry.digest, entry) for entry in entries)
+        self._fetch(list(wanted.values()))
+
+    def _entries_of(self, seen: _Seen) -> list[Entry]:
+        assert self._source is not None
+        return self._source.entries(seen.offset, seen.length)
+
+    def _fetch(self, entries: list[Entry]) -> None:
+        part = replace(self.manifest, entries=tuple(entries))
+        if self.manifest.format != "torch-zip":  # only there the skeleton is needed to read tensors
+            part = replace(part, skeleton=Entry.of_inline("skeleton", "u8", (0,), b""))
+        if missing(self._session.store, part):
+            fetch_missing(self._session, [part])
+
+    def load(self, name: str) -> Tensor:
+        """The tensor called ``name``, whole, verified by its digest, in memory of its own."""
+        seen = self._seen.get(name)
+        if seen is None:
+            entry = self.manifest.by_name[name]
+            return Tensor(entry.dtype, entry.shape, _writable(tensors.load(self._session.store, entry)))
+        from git_theta.checkpoints import torch_values
+
+        assert self._source is not None
+        return Tensor.from_array(torch_values.array(seen.view, self._source.view(seen.offset, seen.length)).copy())
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """The rows from ``start`` to before ``stop`` of the tensor called ``name``.
+
+        All of it is decoded, as its digest must be checked, but where it is stored dense no more than the rows is held.
+        """
+        spec = self.specs[name]
+        part = Spec(spec.dtype, (stop - start, *spec.shape[1:]))
+        if name in self._seen:
+            return Tensor.from_array(self.load(name).array()[start:stop].copy())
+        row = spec.nbytes // spec.shape[0]
+        out = bytearray(part.nbytes)
+        first, last = start * row, stop * row
+
+        def put(offset: int, data: Buffer) -> None:
+            view = memoryview(data).cast("B")
+            low, high = max(first, offset), min(last, offset + len(view))
+            if low < high:
+                out[low - first : high - first] = view[low - offset : high - offset]
+
+        tensors.pour(self._session.store, self.manifest.by_name[name], put, False, self._scratch)
+        return Tensor(part.dtype, part.shape, out)
+
+
+def _writable(data: Buffer) -> Buffer:
+    return bytearray(data) if memoryview(data).readonly else data
+
+
+class StoredSource:
+    """A checkpoint's bytes with random access: of the skeleton from memory, of tensors as they are read. Derived checksums read as 0."""
+
+    def __init__(self, session: Session, manifest: Manifest) -> None:
+        self._session = session
+        self._manifest = manifest
+        self.size = manifest.size
+        data = bytes(tensors.load(session.store, manifest.skeleton))
+        self._pieces = skeletons.parse(data, manifest.size, [entry.nbytes for entry in manifest.entries]).pieces
+        self._starts = [piece.offset for piece in self._pieces]
+        self._lock = threading.Lock()
+        self._last: tuple[int, Buffer] = (-1, b"")
+
+    def entries(self, offset: int, length: int) -> list[Entry]:
+        """The tensors that lie in a range of the file."""
+        return [self._manifest.entries[piece.tensor] for piece in self._within(offset, length) if piece.tensor >= 0]
+
+    def read(self, offset: int, length: int) -> bytes:
+        """As :meth:`~git_theta.core.source.Source.read`."""
+        return bytes(self.view(offset, length))
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """As :meth:`~git_theta.core.source.Source.read_into`."""
+        buffer[:] = self.view(offset, len(buffer))
+
+    def view(self, offset: int, length: int) -> memoryview:
+        """As :meth:`read`, without a copy where the bytes lie in one piece."""
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise FormatError(f"bytes {offset} to {offset + length} lie outside the file of {self.size} bytes")
+        parts = []
+        for piece in self._within(offset, length):
+            low, high = max(offset, piece.offset), min(offset + length, piece.end)
+            parts.append(memoryview(self._bytes(piece)).cast("B")[low - piece.offset : high - piece.offset])
+        return parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
+
+    def _within(self, offset: int, length: int) -> list[skeletons.Piece]:
+        first = max(0, bisect.bisect_right(self._starts, offset) - 1)
+        last = bisect.bisect_left(self._starts, offset + length)
+        return list(self._pieces[first:last]) if length else []
+
+    def _bytes(self, piece: skeletons.Piece) -> Buffer:
+        if piece.data is not None:
+            return piece.data
+        if piece.tensor < 0:
+            return bytes(piece.length)
+        with self._lock:
+            number, data = self._last
+        if number != piece.tensor:
+            data = tensors.load(self._session.store, self._manifest.entries[piece.tensor])
+            with self._lock:
+                self._last = piece.tensor, data
+        return data
