@@ -84,12 +84,16 @@ def set_(name: str, url: str, mirror: bool, share: bool, with_lfs: bool) -> None
     """
     from git_theta.store.storage_url import parse_url
 
-    bucket, repository = parse_url(url), discover()
+    storage, repository = parse_url(url), discover()
     target = _existing(repository, name)
+    if storage.scheme == "file" and not os.path.isdir(storage.path):
+        raise UsageError(f"there is no folder {path(storage.path)}; make it, or mount it, first")
     if mirror and with_lfs:
         raise click.UsageError("--with-lfs needs a place to write to, not a mirror")
-    if bucket.read_only and with_lfs:
+    if storage.read_only and with_lfs:
         raise click.UsageError("http(s):// is read-only; --with-lfs needs a place to write to")
+    if with_lfs and _agent() not in ("", _LFS_AGENT):
+        raise UsageError(f"Git LFS has another transfer agent here: {path(_agent())} (git config lfs.standalonetransferagent)")
     key = "thetaMirror" if mirror else "thetaUrl"
     if not mirror or url not in target.values(key):
         run(["config", "--local", "--add" if mirror else "--replace-all", f"remote.{target.name}.{key}", url])
@@ -102,7 +106,7 @@ def set_(name: str, url: str, mirror: bool, share: bool, with_lfs: bool) -> None
         run(["config", "--local", "lfs.standalonetransferagent", _LFS_AGENT])
     if mirror:
         click.echo(f"Objects of {target.title} are looked for at {path(without_secret(url))} first.")
-    elif bucket.read_only:
+    elif storage.read_only:
         click.echo(
             f"Objects of {target.title} come from {path(without_secret(url))}, which is read-only: pushes of models to it will fail."
         )
@@ -129,11 +133,9 @@ def remove(name: str, url: str | None) -> None:
     for key, text in found:
         run(["config", "--local", "--fixed-value", "--unset-all", f"remote.{target.name}.{key}", text], allowed=(0, 5))
         click.echo(f"{target.title} no longer uses {path(without_secret(text))}.")
-    if any(key == "thetaUrl" for key, _ in found):
-        agent = run(["config", "--local", "--get", "lfs.standalonetransferagent"], allowed=(0, 1)).strip()
-        if agent == _LFS_AGENT.encode():
-            run(["config", "--local", "--unset", "lfs.standalonetransferagent"], allowed=(0, 5))
-            run(["config", "--local", "--remove-section", f"lfs.customtransfer.{_LFS_AGENT}"], allowed=(0, 128))
+    if _agent() == _LFS_AGENT and not any(item.values("thetaUrl") for item in remotes.read(repository).every):
+        run(["config", "--local", "--unset", "lfs.standalonetransferagent"], allowed=(0, 5))
+        run(["config", "--local", "--remove-section", f"lfs.customtransfer.{_LFS_AGENT}"], allowed=(0, 128))
 
 
 @remote.command("confirm", cls=Command)
@@ -172,12 +174,19 @@ def _existing(repository: Repository, name: str) -> Remote:
     return found
 
 
+def _agent() -> str:
+    """The program that moves Git LFS's files in place of a server; empty where none does."""
+    return run(["config", "--get", "lfs.standalonetransferagent"], allowed=(0, 1)).decode("utf-8", "surrogateescape").strip()
+
+
 def _share(repository: Repository, key: str, url: str) -> None:
     if repository.worktree is None:
         raise UsageError(f"a bare repository has no {consent.FILE} to write")
     file = repository.worktree / consent.FILE
     if os.path.islink(file):
         raise UsageError(f"{consent.FILE} is a symbolic link; it is not written")
-    run(["config", "--file", str(file), "--add" if key == "mirror" else "--replace-all", f"theta.{key}", url])
-    if url not in consent.read(repository).confirmed:
+    offer = consent.read(repository)
+    if url not in (*offer.mirrors, offer.storage):
+        run(["config", "--file", str(file), "--add" if key == "mirror" else "--replace-all", f"theta.{key}", url])
+    if url not in offer.confirmed:
         consent.confirm(repository, url)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,16 +170,14 @@ def base_folder(repository: Repository) -> Path:
 
 
 def without_secret(url: str) -> str:
-    """``url`` without a password."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
+    """``url`` without a password, and over HTTP without a user name, which may be a token."""
+    scheme, found, rest = url.partition("://")
+    netloc = re.match(r"[^/?#]*", rest) if found else None
+    if netloc is None or "@" not in netloc[0]:
         return url
-    if not parts.password:
-        return url
-    host = parts.hostname or ""
-    port = f":{parts.port}" if parts.port else ""
-    return parts._replace(netloc=f"{parts.username}@{host}{port}").geturl()
+    user, _, host = netloc[0].rpartition("@")
+    name = "" if scheme.lower() in ("http", "https") else user.partition(":")[0]
+    return f"{scheme}://{name}{'@' if name else ''}{host}{rest[netloc.end() :]}"
 
 
 def current_branch(repository: Repository) -> str:
