@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from git_theta.cli.output import path, size
 from git_theta.core.manifest import Entry, Manifest, parse
 from git_theta.errors import ManifestError, UsageError
 from git_theta.git import attributes, contents
-from git_theta.git.command import run
+from git_theta.git.command import run, run_code
 from git_theta.git.contents import Content
 from git_theta.git.repository import Repository
 from git_theta.store.local import LocalStore
@@ -65,6 +66,40 @@ def _model(name: str, blob: str, content: Content, store: LocalStore) -> Model:
         return Model(name, blob, content, None, "empty")
     how = "a Git LFS pointer" if content.is_lfs_pointer else f"as it is, {size(content.size)}"
     return Model(name, blob, content, None, f"committed without Git-Theta ({how}); 'git add --renormalize' changes that")
+
+
+def named(repository: Repository, name: str) -> Manifest:
+    """The manifest that git stores as ``name``, ``REV:PATH`` or a path of the index; :class:`UsageError` says what there is not."""
+    found = dict(contents.read(repository, [_resolve(name)]))
+    if not found:
+        raise UsageError(f"'{path(name)}' is not a file")
+    content = next(iter(found.values()))
+    if not content.is_manifest:
+        how = "a Git LFS pointer" if content.is_lfs_pointer else f"stored in git as it is ({size(content.size)})"
+        raise UsageError(f"'{path(name)}' is {how}, not a model of Git-Theta's; see 'git theta track -h'")
+    try:
+        return parse(content.data)
+    except ManifestError as error:
+        raise ManifestError(f"the manifest of '{path(name)}' is broken: {error}") from None
+
+
+def _resolve(name: str) -> str:
+    """The object that ``name`` means; :class:`UsageError` says what there is not."""
+    plain = ":" not in name or os.path.lexists(name)
+    code, found = _parse(f":./{name}" if plain else name)
+    if code == 0:
+        return found
+    if plain:
+        raise UsageError(f"'{path(name)}' is not in the index; name a version as REV:PATH, for example HEAD:model.safetensors")
+    revision, _, file = name.partition(":")
+    if revision and _parse(revision)[0]:
+        raise UsageError(f"'{path(revision)}' is no revision of this repository")
+    raise UsageError(f"there is no '{path(file)}' in {path(revision) if revision else 'the index'}")
+
+
+def _parse(name: str) -> tuple[int, str]:
+    code, found = run_code(["rev-parse", "--verify", "--quiet", "--end-of-options", name], allowed=(0, 1, 128))
+    return code, found.decode("ascii", "replace").strip()
 
 
 def missing(store: LocalStore, manifest: Manifest) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator
 
@@ -12,11 +11,8 @@ import click
 from git_theta.cli import models
 from git_theta.cli.output import Command, bold, detail, page, path, plural, size, table
 from git_theta.core import dtypes
-from git_theta.core.manifest import Manifest, parse
+from git_theta.core.manifest import Manifest
 from git_theta.core.names import display
-from git_theta.errors import ManifestError, UsageError
-from git_theta.git import contents
-from git_theta.git.command import run_code
 from git_theta.git.repository import discover
 from git_theta.store.local import LocalStore
 
@@ -39,41 +35,12 @@ def show(name: str, as_json: bool) -> None:
     from the newest to the one that needs no other. Nothing is decoded; 'git show REV:PATH' prints the manifest itself.
     """
     repository = discover()
-    found = dict(contents.read(repository, [_resolve(name)]))
-    if not found:
-        raise UsageError(f"'{path(name)}' is not a file")
-    content = next(iter(found.values()))
-    if not content.is_manifest:
-        how = "a Git LFS pointer" if content.is_lfs_pointer else f"stored in git as it is ({size(content.size)})"
-        raise UsageError(f"'{path(name)}' is {how}, not a model of Git-Theta's; see 'git theta track -h'")
-    try:
-        manifest = parse(content.data)
-    except ManifestError as error:
-        raise ManifestError(f"the manifest of '{path(name)}' is broken: {error}") from None
+    manifest = models.named(repository, name)
     lacking = models.missing(LocalStore(repository.objects, repository.alternates()), manifest)
     if as_json:
         click.echo(json.dumps(models.manifest_data(manifest, lacking), indent=2))
     else:
         page(list(text(manifest, name, len(lacking))))
-
-
-def _resolve(name: str) -> str:
-    """The object that ``name`` means; :class:`UsageError` says what there is not."""
-    plain = ":" not in name or os.path.lexists(name)
-    code, found = _parse(f":./{name}" if plain else name)
-    if code == 0:
-        return found
-    if plain:
-        raise UsageError(f"'{path(name)}' is not in the index; name a version as REV:PATH, for example HEAD:model.safetensors")
-    revision, _, file = name.partition(":")
-    if revision and _parse(revision)[0]:
-        raise UsageError(f"'{path(revision)}' is no revision of this repository")
-    raise UsageError(f"there is no '{path(file)}' in {path(revision) if revision else 'the index'}")
-
-
-def _parse(name: str) -> tuple[int, str]:
-    code, found = run_code(["rev-parse", "--verify", "--quiet", "--end-of-options", name], allowed=(0, 1, 128))
-    return code, found.decode("ascii", "replace").strip()
 
 
 def text(manifest: Manifest, name: str, lacking: int) -> Iterator[str]:

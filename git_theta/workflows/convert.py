@@ -1,0 +1,156 @@
+"""convert: the tensors of a checkpoint as a file of another format. Nothing in it is executed."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from git_theta.core.contracts import BuildsFiles, CheckpointFormat, ReadsContents
+from git_theta.core.names import display
+from git_theta.core.source import BytesSource, Source
+from git_theta.core.tensors import Buffer, Tensor
+from git_theta.errors import FormatError, StoreError, UsageError
+from git_theta.plugins import registry
+
+_HEAD = 4096
+_SHOWN = 5  # tensors that an error names
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """A file of the new format with ``tensors`` tensors, and what became of the rest.
+
+    ``tied`` names are left out beside the name that is kept; ``dropped`` tensors do not fit the new format (with their types); ``others``
+    is what the old file holds besides tensors. ``form`` is the old format.
+    """
+
+    data: Buffer
+    form: str
+    tensors: int
+    tied: tuple[tuple[str, str], ...] = ()
+    dropped: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+
+
+def target_format(name: str | None, suffix: str) -> str:
+    """The format to write: the one called ``name``, or the one that ``suffix`` is usual for; :class:`UsageError` if there is none."""
+    formats = {item.name: item for item in registry.checkpoint_formats() if isinstance(item, BuildsFiles)}
+    if name is not None:
+        if name not in formats:
+            raise UsageError(f"{display(name, 40)} files cannot be written; these can: {', '.join(formats)}")
+        return name
+    found = next((item.name for item in formats.values() if suffix.lower() in item.suffixes), None)
+    if found is None:
+        endings = ", ".join(ending for item in formats.values() for ending in item.suffixes)
+        raise UsageError(f"the new file's name does not say its format: give it one of {endings}, or say --to")
+    return found
+
+
+def convert(source: Source, suffix: str, target: str, drop: bool = False) -> Conversion:
+    """What ``source``, a file whose name ends in ``suffix``, holds as a ``target`` file.
+
+    :class:`FormatError` when it is broken, or a tensor does not fit the new format (with ``drop`` these are left out);
+    :class:`UsageError` when its format cannot be converted.
+    """
+    found = next(registry.detect(source.read(0, min(_HEAD, source.size)), suffix.lower()))
+    if found.name == target:
+        return Conversion(source.read(0, source.size), target, len(found.scan(source).extents))
+    if not isinstance(found, ReadsContents):
+        raise UsageError(f"{found.name} files cannot be converted into others")
+    held = found.contents(source)
+    tensors, tied = _untied(held.tensors) if target == "safetensors" else (dict(held.tensors), {})
+    like = _with_metadata(found.name, tied) if target == "safetensors" else None
+    builder = registry.checkpoint_format(target)
+    dropped: dict[str, str] = {}
+    try:
+        data = _built(builder, tensors, like)
+    except FormatError:
+        dropped = {name: str(tensor.spec) for name, tensor in tensors.items() if not _fits(builder, name, tensor)}
+        if not dropped:
+            raise
+        if not drop:
+            raise _does_not_fit(target, dropped) from None
+        data = _built(builder, {name: tensor for name, tensor in tensors.items() if name not in dropped}, like)
+    left = tuple(f"{name} ({what})" for name, what in dropped.items())
+    return Conversion(data, found.name, len(tensors) - len(dropped), tuple(tied.items()), left, held.others)
+
+
+def _untied(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Each tensor once, under its first name; and the other names, with that one."""
+    first: dict[int, str] = {}
+    tied: dict[str, str] = {}
+    for name, tensor in tensors.items():
+        kept = first.setdefault(id(tensor), name)
+        if kept != name:
+            tied[name] = kept
+    return {name: tensors[name] for name in first.values()}, tied
+
+
+def _with_metadata(form: str, tied: Mapping[str, str]) -> Source | None:
+    """A file with the ``__metadata__`` that ``safetensors.torch.save_model`` writes: the framework, and which names are tied to which."""
+    if not form.startswith("torch"):
+        return None
+    header = json.dumps({"__metadata__": {"format": "pt", **tied}}).encode()
+    return BytesSource(len(header).to_bytes(8, "little") + header)
+
+
+def _built(builder: CheckpointFormat, tensors: Mapping[str, Tensor], like: Source | None) -> Buffer:
+    """The file; :class:`FormatError` also when a tensor would be read back as one of another type."""
+    assert isinstance(builder, BuildsFiles)
+    data = builder.build(tensors, like)
+    for extent in builder.scan(BytesSource(data)).extents:
+        for name in (extent.name, *extent.aliases):
+            if name in tensors and tensors[name].dtype != extent.dtype:
+                raise FormatError(f"tensor {display(name, 80)} would be read back as {extent.dtype}")
+    return data
+
+
+def _fits(builder: CheckpointFormat, name: str, tensor: Tensor) -> bool:
+    """Whether the new format can hold a tensor of this name, type and number of dimensions."""
+    shape = (0,) * len(tensor.shape)
+    try:
+        _built(builder, {name: Tensor(tensor.dtype, shape, b"") if shape else tensor}, None)
+    except FormatError:
+        return False
+    return True
+
+
+def _does_not_fit(form: str, dropped: Mapping[str, str]) -> FormatError:
+    names = [f"{display(name, 80)} ({what})" for name, what in list(dropped.items())[:_SHOWN]]
+    more = f" and {len(dropped) - _SHOWN} more" if len(dropped) > _SHOWN else ""
+    return FormatError(f"a {form} file cannot hold {', '.join(names)}{more}; --drop leaves them out")
+
+
+def write(path: Path, data: Buffer, force: bool = False) -> None:
+    """Write the new file ``path``, whole or not at all; without ``force`` nothing is replaced (:class:`UsageError`)."""
+    exists = UsageError(f"{display(str(path))} exists already; --force replaces it")
+    if path.is_dir():
+        raise UsageError(f"{display(str(path))} is a folder")
+    if not force and os.path.lexists(path):
+        raise exists
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:40]}.", dir=path.parent)
+        with open(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        if force:
+            os.replace(temporary, path)
+            temporary = None
+        else:
+            os.link(temporary, path)  # unlike a rename it never replaces a file that came meanwhile
+    except FileExistsError:
+        raise exists from None
+    except OSError as error:
+        raise StoreError(f"{display(str(path))} cannot be written: {error.strerror or error}") from None
+    finally:
+        if temporary is not None:
+            os.unlink(temporary)
