@@ -45,6 +45,9 @@ def _filter_process() -> NoReturn:
     gc.set_threshold(100_000)  # what is imported stays; looking through it for garbage is in vain
     _import_when_used("inspect")  # dataclasses imports it, but needs it only for classes without a docstring
     _import_when_used("ipaddress")  # pathlib imports urllib.parse, which needs it only for URLs with an IPv6 host
+    _import_when_used("platform")  # zstandard imports it, only to ask what it is told here
+    if sys.implementation.name == "cpython":
+        os.environ.setdefault("PYTHON_ZSTANDARD_IMPORT_POLICY", "cext")
     from git_theta.drivers.filter_process import main as serve
 
     code = serve(sys.argv[2:])

@@ -14,11 +14,10 @@ from typing import Any
 from git_theta.checkpoints.assemble import NAME_LIMIT, assemble, raw, shaped
 from git_theta.checkpoints.cursor import Cursor
 from git_theta.core import dtypes
-from git_theta.core.contracts import Contents
 from git_theta.core.layout import Extent, Layout
 from git_theta.core.names import display
 from git_theta.core.source import BytesSource, Source
-from git_theta.core.tensors import Buffer, Tensor
+from git_theta.core.tensors import Buffer, Contents, Tensor
 from git_theta.errors import FormatError
 
 DEPTH_LIMIT = 128

@@ -18,11 +18,10 @@ from git_theta.checkpoints.stored_zip import is_large, raw_extent
 from git_theta.checkpoints.zip_container import ZipEntry, checksums, read_archives
 from git_theta.checkpoints.zip_writer import write_archive
 from git_theta.core import dtypes
-from git_theta.core.contracts import Contents
 from git_theta.core.layout import Extent, Layout, unique_names
 from git_theta.core.names import display
 from git_theta.core.source import BytesSource, Source
-from git_theta.core.tensors import Buffer, Tensor
+from git_theta.core.tensors import Buffer, Contents, Tensor
 from git_theta.errors import FormatError
 
 MAGIC = b"\x93NUMPY"

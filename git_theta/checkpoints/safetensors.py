@@ -15,11 +15,10 @@ import struct
 from collections.abc import Mapping
 
 from git_theta.core import dtypes
-from git_theta.core.contracts import Contents
 from git_theta.core.layout import Extent, Layout
 from git_theta.core.names import display
 from git_theta.core.source import Source
-from git_theta.core.tensors import Buffer, Tensor
+from git_theta.core.tensors import Buffer, Contents, Tensor
 from git_theta.errors import FormatError
 
 HEADER_LIMIT = 100_000_000

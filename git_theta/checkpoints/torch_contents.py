@@ -11,10 +11,9 @@ from git_theta.checkpoints.torch_archive import STORAGE_NAME, TorchArchive
 from git_theta.checkpoints.torch_tree import NAME_LIMIT, View, key_label
 from git_theta.checkpoints.zip_container import ZipEntry
 from git_theta.core import dtypes
-from git_theta.core.contracts import Contents
 from git_theta.core.layout import unique_names
 from git_theta.core.source import Source
-from git_theta.core.tensors import Buffer, Tensor
+from git_theta.core.tensors import Buffer, Contents, Tensor
 from git_theta.errors import FormatError
 
 VALUES_LIMIT = 100_000

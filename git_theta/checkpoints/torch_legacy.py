@@ -16,9 +16,9 @@ from git_theta.checkpoints.torch_archive import TorchArchive
 from git_theta.checkpoints.torch_tree import Storage, View, storage_of, views
 from git_theta.checkpoints.zip_container import ZipEntry
 from git_theta.core import dtypes
-from git_theta.core.contracts import Contents
 from git_theta.core.layout import Layout
 from git_theta.core.source import Source
+from git_theta.core.tensors import Contents
 from git_theta.errors import FormatError
 
 # LONG1 of ten bytes: how every pickle protocol from 2 on writes the magic number 0x1950a86a20f9469cfc6c.

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 
 from git_theta.checkpoints import torch_archive, torch_build, torch_contents
 from git_theta.checkpoints.zip_container import read_archives
-from git_theta.core.contracts import Contents
 from git_theta.core.layout import Layout
 from git_theta.core.source import Source
-from git_theta.core.tensors import Buffer, Tensor
+from git_theta.core.tensors import Buffer, Contents, Tensor
 
 _FIRST = re.compile(
     rb"[^/]+/(?:data\.pkl|constants\.pkl|version|byteorder|\.format_version|\.data/.+|(?:data|constants)/\d+|(?:code|extra)/.+)\Z"

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from git_theta.core.layout import Layout
 from git_theta.core.source import Source
-from git_theta.core.tensors import Buffer, Spec, Tensor
+from git_theta.core.tensors import Buffer, Contents, Encoded, Spec, Tensor
 
 if TYPE_CHECKING:
     import numpy as np
+
+__all__ = [
+    "BuildsFiles",
+    "CheckpointFormat",
+    "Contents",
+    "Encoded",
+    "Level",
+    "MergeCase",
+    "MergeStrategy",
+    "Option",
+    "ReadsContents",
+    "Update",
+]
 
 Level = Literal["fast", "default", "best"]
 
@@ -38,39 +51,12 @@ class BuildsFiles(Protocol):
         """A file of this format with exactly ``tensors``, in their order; other content is taken from ``like``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Contents:
-    """What a file holds, as its framework sees it: ``tensors`` by name, and ``others``, what it holds besides, told for a person.
-
-    Names that are tied have one and the same :class:`Tensor`.
-    """
-
-    tensors: Mapping[str, Tensor]
-    others: tuple[str, ...] = ()
-
-
 @runtime_checkable
 class ReadsContents(Protocol):
     """A checkpoint format whose files can be converted into others. Extents do not say all: there are transposed views or chunks."""
 
     def contents(self, source: Source) -> Contents:
         """All of a file; :class:`~git_theta.errors.FormatError` when it is broken, or its tensors cannot be told."""
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """A payload as chunks (to be written one behind the other) and a ``note`` for the manifest's reader.
-
-    The note matches ``[A-Za-z0-9=.,%_-]*``, for example ``changed=1204`` or ``rank=16``.
-    """
-
-    chunks: Sequence[Buffer]
-    note: str = ""
-
-    @property
-    def size(self) -> int:
-        """Bytes of the payload."""
-        return sum(memoryview(chunk).nbytes for chunk in self.chunks)
 
 
 @runtime_checkable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -67,3 +68,28 @@ class Tensor:
         name = dtypes.from_numpy(array.dtype)
         plain = np.ascontiguousarray(array, dtype=dtypes.numpy_dtype(name))
         return cls(name, tuple(int(n) for n in array.shape), plain.reshape(-1).view(np.uint8).data)
+
+
+class Contents(NamedTuple):
+    """What a file holds, as its framework sees it: ``tensors`` by name, and ``others``, what it holds besides, told for a person.
+
+    Names that are tied have one and the same :class:`Tensor`.
+    """
+
+    tensors: Mapping[str, Tensor]
+    others: tuple[str, ...] = ()
+
+
+class Encoded(NamedTuple):
+    """A payload as chunks (to be written one behind the other) and a ``note`` for the manifest's reader.
+
+    The note matches ``[A-Za-z0-9=.,%_-]*``, for example ``changed=1204`` or ``rank=16``.
+    """
+
+    chunks: Sequence[Buffer]
+    note: str = ""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the payload."""
+        return sum(memoryview(chunk).nbytes for chunk in self.chunks)

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from git_theta.core.tensors import Encoded
 from git_theta.errors import PluginError
 from git_theta.updates.dense import Dense
 
 if TYPE_CHECKING:
-    from git_theta.core.contracts import Encoded, Level, Update
+    from git_theta.core.contracts import Level, Update
     from git_theta.core.tensors import Spec, Tensor
     from git_theta.updates.delta_plan import Plan
 

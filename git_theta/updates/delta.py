@@ -16,8 +16,8 @@ import struct
 import numpy as np
 
 from git_theta.core import dtypes, varint
-from git_theta.core.contracts import Encoded, Level
-from git_theta.core.tensors import Buffer, Spec, Tensor
+from git_theta.core.contracts import Level
+from git_theta.core.tensors import Buffer, Encoded, Spec, Tensor
 from git_theta.errors import PayloadError
 from git_theta.updates import decay, delta_plan, floats, planes, residual, runs
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from git_theta.core import dtypes
-from git_theta.core.tensors import Buffer, Spec, Tensor
+from git_theta.core.tensors import Buffer, Encoded, Spec, Tensor
 from git_theta.updates import planes
 
 if TYPE_CHECKING:
-    from git_theta.core.contracts import Encoded, Level
+    from git_theta.core.contracts import Level
 
 
 class Dense:
@@ -21,8 +21,6 @@ class Dense:
 
     def encode(self, tensor: Tensor, base: Tensor | None, level: Level) -> Encoded:  # noqa: ARG002 - part of the contract
         """The planes of ``tensor``; never None."""
-        from git_theta.core.contracts import Encoded
-
         return Encoded(list(chunks(tensor.dtype, memoryview(tensor.data).cast("B"), level)))
 
     def decode(self, payload: memoryview, spec: Spec, base: Tensor | None) -> Buffer:  # noqa: ARG002 - part of the contract

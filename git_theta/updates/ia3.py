@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from git_theta.core import dtypes, varint
-from git_theta.core.contracts import Encoded, Level
-from git_theta.core.tensors import Buffer, Spec, Tensor
+from git_theta.core.contracts import Level
+from git_theta.core.tensors import Buffer, Encoded, Spec, Tensor
 from git_theta.errors import PayloadError, UsageError
 from git_theta.updates import floats, planes, residual
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from git_theta.core import dtypes
-from git_theta.core.contracts import Encoded, Level
-from git_theta.core.tensors import Buffer, Spec, Tensor
+from git_theta.core.contracts import Level
+from git_theta.core.tensors import Buffer, Encoded, Spec, Tensor
 from git_theta.errors import PayloadError, UsageError
 from git_theta.updates import factors, floats, residual, sketch
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import zstandard
 
-from git_theta.core.contracts import Encoded, Level
-from git_theta.core.tensors import Buffer, Spec, Tensor
+from git_theta.core.contracts import Level
+from git_theta.core.tensors import Buffer, Encoded, Spec, Tensor
 from git_theta.errors import PayloadError
 
 _LIMIT = 256 << 20  # bytes of both together: zstd takes several times as much memory

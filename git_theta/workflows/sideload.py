@@ -15,7 +15,7 @@ from git_theta.core.digest import digest
 from git_theta.core.manifest import INLINE_LIMIT, Entry, Manifest
 from git_theta.core.names import display
 from git_theta.core.source import FileSource
-from git_theta.core.tensors import Spec, Tensor
+from git_theta.core.tensors import Encoded, Spec, Tensor
 from git_theta.errors import FormatError, ThetaError, UsageError
 from git_theta.git.command import run
 from git_theta.git.index import entries as index_entries
@@ -28,7 +28,6 @@ from git_theta.workflows.session import Session
 if TYPE_CHECKING:
     import numpy as np
 
-    from git_theta.core.contracts import Encoded
 
 _UNPACKED = 1 << 30  # bytes that an .npz may always unpack to; beyond that, as many times its own size:
 _EXPANSION = 100

@@ -12,13 +12,13 @@ from git_theta.core import objects
 from git_theta.core.digest import digest
 from git_theta.core.manifest import Entry, Link, ObjectRef
 from git_theta.core.names import display
-from git_theta.core.tensors import Buffer, Spec, Tensor
+from git_theta.core.tensors import Buffer, Encoded, Spec, Tensor
 from git_theta.errors import FormatError, ObjectDamaged, ObjectMissing, PayloadError, PluginError, ThetaError
 from git_theta.plugins import registry
 from git_theta.store.local import LocalStore
 
 if TYPE_CHECKING:
-    from git_theta.core.contracts import Encoded, Level, Update
+    from git_theta.core.contracts import Level, Update
     from git_theta.core.memory import Scratch
 
 
