@@ -229,8 +229,13 @@ def read(path: Path) -> AttributesFile:
         return AttributesFile(path, ())
     except OSError as error:
         raise GitError(f"{display(str(path))} cannot be read: {error.strerror}") from None
+    return parse_file(data, path)
+
+
+def parse_file(data: bytes, path: Path) -> AttributesFile:
+    """The file that holds ``data``, wherever that was read."""
     end = "\r\n" if data.count(b"\r\n") * 2 > data.count(b"\n") else "\n"
-    parts = os.fsdecode(data).split(end) if os.name != "nt" else data.decode("utf-8", "surrogateescape").split(end)
+    parts = data.decode("utf-8", "surrogateescape").split(end)
     ended = parts[-1] == ""
     return AttributesFile(path, tuple(map(parse_line, parts[:-1] if ended else parts)), end, ended)
 

@@ -104,6 +104,16 @@ class BlobReader:
         self._process = None
 
 
+def write(repository: Repository, blob: str, path: Path) -> None:
+    """Write a blob of any size to the new file ``path``; :class:`GitError` when git cannot read it."""
+    with path.open("xb") as target:
+        command = ["git", "--git-dir", str(repository.git_dir), "cat-file", "blob", blob]
+        done = subprocess.run(command, stdout=target, stderr=subprocess.PIPE, check=False)
+    if done.returncode:
+        words = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        raise GitError(f"blob {blob} cannot be read: {words[0] if words else f'exit code {done.returncode}'}")
+
+
 def _stamp(path: Path) -> tuple[int, int, int] | None:
     try:
         status = path.stat()
