@@ -24,6 +24,8 @@ BUILT_IN = ("dense", "delta", "sparse", "low-rank", "ia3", "patch")
 _TEXT = 16 << 20  # bytes up to which a row of u8 is taken for text or the like
 _FEW = 1 << 14  # elements up to which sampling is not worth it
 _SAMPLE = 1 << 16  # elements
+_FEW_CHANGED = 0.25  # of the elements: above that, sparse never pays
+_HARDLY_ANY = 0.02  # of the elements: below that, sparse nearly always does
 _CHEAP = 1.5  # bits an element: a delta as small as that leaves little to gain
 
 
@@ -117,7 +119,7 @@ def _built_in(race: _Race, known: dict[str, Update]) -> float:
         _enter_delta(race, known, plan)
         return expected
     promised, changed = delta_plan.estimate(tensor, base, plan, _SAMPLE)
-    if changed < 0.25 and "sparse" in known:
+    if changed < _FEW_CHANGED and "sparse" in known and (changed < _HARDLY_ANY or _sparse_promises(tensor, base) < 1.1 * promised):
         race.enter(known["sparse"])
     explained = plan.decay is not None and plan.decay.steps > 1
     if not explained and changed > 0.5 and race.level != "fast" and promised * 8 > _CHEAP * len(tensor.bits()):
@@ -128,6 +130,12 @@ def _built_in(race: _Race, known: dict[str, Update]) -> float:
     if promised < margin * min(race.size, expected):
         _enter_delta(race, known, plan)
     return expected
+
+
+def _sparse_promises(tensor: Tensor, base: Tensor) -> float:
+    from git_theta.updates import sparse
+
+    return sparse.estimate(tensor, base, _SAMPLE)
 
 
 def _enter_delta(race: _Race, known: dict[str, Update], plan: Plan | None) -> None:

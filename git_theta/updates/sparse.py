@@ -19,7 +19,7 @@ from git_theta.core import dtypes, varint
 from git_theta.core.contracts import Level
 from git_theta.core.tensors import Buffer, Encoded, Spec, Tensor
 from git_theta.errors import PayloadError, UsageError
-from git_theta.updates import floats, planes, residual
+from git_theta.updates import delta_plan, floats, planes, residual
 
 _BITS = 2
 _MOST = 0.25  # of the elements; above that it never pays
@@ -53,6 +53,13 @@ class Sparse:
         out = source.copy()
         out[places] = values
         return out.data.cast("B")
+
+
+def estimate(tensor: Tensor, base: Tensor, count: int) -> float:
+    """About how many bytes the update takes, judged by about ``count`` elements. Type and size must be the same."""
+    target, source = delta_plan.sample(tensor.bits(), count), delta_plan.sample(base.bits(), count)
+    places = np.flatnonzero(target != source)
+    return _dump(target[places], source[places], places, len(target), "default").size * len(tensor.bits()) / len(target)
 
 
 def encode_given(
