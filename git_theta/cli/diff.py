@@ -14,6 +14,7 @@ import click
 
 from git_theta.cli import output
 from git_theta.cli.output import Command, path, warn
+from git_theta.core import shards
 from git_theta.core.manifest import Entry
 from git_theta.drivers import surroundings
 from git_theta.errors import GitError, UsageError
@@ -59,6 +60,7 @@ git theta diff                                   # the working tree with the ind
 git theta diff HEAD~3 HEAD -- model.safetensors
 git theta diff main... --params '*.attn.*' --sort change
 git theta diff --html change.html v1.0 v1.1
+git theta diff HEAD~1 -- model.safetensors.index.json   # a sharded model as one
 git theta diff a.safetensors b.safetensors       # two files that are not in git
 """,
 )
@@ -76,6 +78,7 @@ git theta diff a.safetensors b.safetensors       # two files that are not in git
 @click.option("--csv", "form", flag_value="csv", help="Print CSV, one row for each tensor.")
 @click.option("--markdown", "form", flag_value="markdown", help="Print Markdown, for a comment in a review.")
 @click.option("--html", metavar="FILE", type=click.Path(dir_okay=False), help="Write a page with figures; it needs nothing but a browser.")
+@click.option("--group", is_flag=True, help="Compare the files of a sharded model as one. So it is where PATH is its index or a folder.")
 @click.option("--exit-code", is_flag=True, help="Exit with 1 if there are differences.")
 @click.pass_context
 def diff(ctx: click.Context, /, what: tuple[str, ...], exit_code: bool, **chosen: Any) -> int:
@@ -158,7 +161,8 @@ def _report(asked: _Asked, chosen: dict[str, Any], stack: ExitStack) -> Report:
         session = stack.enter_context(Session(discover(), load_settings(), warn))
         pool = session.pool()  # type: ignore[assignment]  # an executor of any kind
         assert asked.range is not None
-        found = versions.diff(session, asked.range, asked.paths, stack)
+        grouped = chosen["group"] or any(shards.is_index(word) or os.path.isdir(word) for word in asked.paths)
+        found = versions.diff(session, asked.range, shards.pathspecs(asked.paths), stack, grouped=grouped)
     measuring = not (chosen["stat"] or chosen["manifest_only"])
     options = Options(histogram=bool(chosen["html"] or chosen["form"] == "json"))
     compared = [(item, select(item.comparison.changes, chosen["globs"]) if item.comparison else []) for item in found]

@@ -11,6 +11,7 @@ from git_theta.cli import models
 from git_theta.cli.models import Model
 from git_theta.cli.output import Command, bold, detail, page, path, plural, size, table
 from git_theta.cli.patterns import from_here
+from git_theta.core import shards
 from git_theta.errors import UsageError
 from git_theta.git.command import run_code
 from git_theta.git.repository import Repository, discover
@@ -40,9 +41,10 @@ git theta ls-files v1.0 -- models/        # as of a tag
 )
 @click.argument("arguments", metavar="[REV] [--] [PATH]...", nargs=-1)
 @click.option("-l", "--long", "long", is_flag=True, help="List each model's tensors: name, type and shape, stored size, updates.")
+@click.option("--group", is_flag=True, help="List the files of a sharded model as one. So it is where PATH is its index or a folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
-def ls_files(context: click.Context, arguments: tuple[str, ...], long: bool, as_json: bool) -> None:
+def ls_files(context: click.Context, arguments: tuple[str, ...], long: bool, group: bool, as_json: bool) -> None:
     """List the tracked models: format, number of tensors, size, and what is stored for them.
 
     Without REV, those in the index. The stored size counts each object once; models that share tensors share objects, so the total
@@ -52,7 +54,9 @@ def ls_files(context: click.Context, arguments: tuple[str, ...], long: bool, as_
     revision, paths = _split(arguments, context.meta.get(_PATHS))
     if revision is None and repository.worktree is None:
         revision = "HEAD"
-    found = list(models.find(repository, revision, paths))
+    found = list(models.find(repository, revision, shards.pathspecs(paths)))
+    if group or any(shards.is_index(name) or os.path.isdir(name) for name in paths):
+        found = models.grouped(found)
     if as_json:
         import json
 

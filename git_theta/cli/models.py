@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from git_theta.cli.output import path, size
+from git_theta.core import shards
 from git_theta.core.manifest import Entry, Manifest, parse
 from git_theta.errors import ManifestError, UsageError
 from git_theta.git import attributes, contents
@@ -17,13 +18,15 @@ from git_theta.git.command import run, run_code
 from git_theta.git.contents import Content
 from git_theta.git.repository import Repository
 from git_theta.store.local import LocalStore
+from git_theta.workflows.groups import joined
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
     """A tracked file: its path from the top, and what git holds for it.
 
-    Without ``manifest`` it is stored otherwise, and ``problem`` says how. ``missing`` objects are not in the local store.
+    Without ``manifest`` it is stored otherwise, and ``problem`` says how. ``missing`` objects are not in the local store. Where ``files``
+    are named, it is a sharded model: these are its files, and ``path`` is that of its index.
     """
 
     path: str
@@ -32,6 +35,7 @@ class Model:
     manifest: Manifest | None
     problem: str = ""
     missing: int = 0
+    files: tuple[str, ...] = ()
 
 
 def find(repository: Repository, revision: str | None, paths: Sequence[str]) -> Iterator[Model]:
@@ -53,6 +57,18 @@ def find(repository: Repository, revision: str | None, paths: Sequence[str]) -> 
             yield _model(entry.path, entry.blob, held[entry.blob], store)
         else:
             yield Model(entry.path, entry.blob, Content(0, b""), None, "git has not fetched its manifest")
+
+
+def grouped(found: Sequence[Model]) -> list[Model]:
+    """``found`` with the files of each sharded model as one."""
+    by_path = {model.path: model for model in found if model.manifest is not None}
+    whole: dict[str, Model] = {}  # by the path of each file
+    for index, paths in shards.groups(list(by_path)).items():
+        parts = [by_path[name] for name in paths]
+        manifest = joined([part.manifest for part in parts if part.manifest is not None])
+        model = Model(index, "", parts[0].content, manifest, "", sum(part.missing for part in parts), tuple(paths))
+        whole.update(dict.fromkeys(paths, model))
+    return list({model.path: model for model in (whole.get(each.path, each) for each in found)}.values())
 
 
 def _model(name: str, blob: str, content: Content, store: LocalStore) -> Model:
@@ -110,6 +126,8 @@ def missing(store: LocalStore, manifest: Manifest) -> list[str]:
 def model_data(model: Model, long: bool) -> dict[str, Any]:
     """A model as JSON values, with ``long`` its tensors too."""
     data: dict[str, Any] = {"path": model.path, "blob": model.blob, "tracked": model.manifest is not None}
+    if model.files:
+        data = {"path": model.path, "files": list(model.files), "tracked": True}
     if model.manifest is None:
         return {**data, "problem": model.problem, "size": model.content.size}
     manifest = model.manifest

@@ -78,8 +78,12 @@ def diff(
     stack: ExitStack,
     cwd: Path | None = None,
     advance: Callable[[int], None] | None = None,
+    grouped: bool = False,
 ) -> Iterator[ModelDiff]:
-    """The models that differ in ``asked``, in git's order. Files of the working tree stay open until ``stack`` is closed."""
+    """The models that differ in ``asked``, in git's order; where ``grouped``, the files of a sharded model are one.
+
+    Files of the working tree stay open until ``stack`` is closed.
+    """
     changes = changed(asked, paths, cwd, session.repository.hash_length)
     unmerged = {change.new_path for change in changes if change.status == "U"}
     changes = [change for change in changes if change.new_path not in unmerged or change.status == "U"]
@@ -101,30 +105,38 @@ def diff(
                 sides.append((change, old, NOTHING, str(error)))
             else:
                 sides.append((change, old, new, ""))
+    same: dict[str, int] = {}
+    if grouped:
+        from git_theta.workflows import groups
+
+        sides, same = groups.join(session, asked, sides)
     for change, old, new, problem in _renamed(sides):
         if problem:
             yield ModelDiff(change, old, new, None, problem)
         elif old.is_model or new.is_model:
-            yield model_diff(change, old, new)
+            yield model_diff(change, old, new, same.get(change.new_path, 0))
 
 
-def model_diff(change: FileChange, old: Version, new: Version) -> ModelDiff:
-    """Both sides compared; a manifest that cannot be read is a problem of the result, not an error."""
+def model_diff(change: FileChange, old: Version, new: Version, unchanged: int = 0) -> ModelDiff:
+    """Both sides compared; a manifest that cannot be read is a problem of the result, not an error.
+
+    ``unchanged`` further tensors are the same on both sides.
+    """
     sides = (("old", old, change.old_blob), ("new", new, change.new_blob))
     other = [side for side, version, blob in sides if blob is not None and not version.is_model]
     try:
         return ModelDiff(
-            change, old, new, compare_versions(old, new), f"the {other[0]} version is not stored by Git-Theta" if other else ""
+            change, old, new, compare_versions(old, new, unchanged), f"the {other[0]} version is not stored by Git-Theta" if other else ""
         )
     except ThetaError as error:
         return ModelDiff(change, old, new, None, str(error))
 
 
-def compare_versions(old: Version, new: Version) -> Comparison:
-    """How the tensors changed."""
+def compare_versions(old: Version, new: Version, unchanged: int = 0) -> Comparison:
+    """How the tensors changed. ``unchanged`` further ones are the same on both sides."""
     if old.manifest is None and new.manifest is None:
         return compare_texts(old.text, new.text)
-    return compare(old.parsed, new.parsed)
+    return compare(old.parsed, new.parsed, unchanged)
 
 
 def _texts(session: Session, changes: Iterable[FileChange]) -> dict[str, bytes]:
@@ -241,14 +253,14 @@ def _manifest_file(source: FileSource, values: Values) -> Version:
     return Version(source.read(0, source.size), values)
 
 
-_Side = tuple[FileChange, Version, Version, str]
+Side = tuple[FileChange, Version, Version, str]
 
 
-def _renamed(sides: Sequence[_Side]) -> Iterator[_Side]:
+def _renamed(sides: Sequence[Side]) -> Iterator[Side]:
     """``sides`` with a deleted and an added model that are alike joined into one that was renamed."""
     gone = [side for side in sides if side[0].new_blob is None and side[1].is_model]
     came = [side for side in sides if side[0].old_blob is None and side[2].is_model]
-    joined: dict[int, _Side] = {}
+    joined: dict[int, Side] = {}
     if gone and came and len(gone) * len(came) <= _RENAME_LIMIT:
         scores = sorted(((_alike(a[1], b[2]), -i, -j) for i, a in enumerate(gone) for j, b in enumerate(came)), reverse=True)
         taken: set[int] = set()
