@@ -47,6 +47,10 @@ COMMANDS = {
         "pull": ("git_theta.cli.fetch:pull", "Fetch what the checked-out commit needs and write its models."),
         "remote": ("git_theta.cli.remote:remote", "Say where a remote's objects are kept, or list it."),
     },
+    "Clusters": {
+        "export": ("git_theta.cli.cluster:export", "Write a model's tensors as zarr3 arrays."),
+        "import": ("git_theta.cli.cluster:import_", "Make a file of what 'git theta export' wrote."),
+    },
     "Look after the store": {
         "fsck": ("git_theta.cli.fsck:fsck", "Check that models can be rebuilt."),
         "prune": ("git_theta.cli.prune:prune", "Delete objects that nothing needs from the local store."),
