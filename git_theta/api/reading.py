@@ -169,7 +169,7 @@ class Slice:
 
     def __getitem__(self, index: Any) -> Any:
         self._reader.fetch([self._name])
-        first, *rest = index if isinstance(index, tuple) else (index,)
+        first, *rest = index if isinstance(index, tuple) and index else (index,)
         rows = _rows(first, self.shape)
         if rows is None:
             chosen = arrays.to_numpy(self._reader.load(self._name))[index]

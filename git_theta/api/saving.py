@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import bisect
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from git_theta.api import arrays, sessions
 from git_theta.api.sessions import StrPath
@@ -19,6 +20,9 @@ from git_theta.plugins import registry
 from git_theta.workflows import commit
 from git_theta.workflows.reading import StoredSource
 from git_theta.workflows.session import Session
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Content = Mapping[str, Any] | Buffer | StrPath
 
@@ -44,6 +48,8 @@ def save(
     changed, no commit is made and the branch's own is returned. Where ``branch`` (default: the current one) is checked out, its index and
     working tree follow, as after ``git merge``, and files with changes that are not committed are refused; ``worktree=False`` leaves the
     file as it is, so ``git status`` shows it as changed. On any other branch neither is touched. Git's commit hooks do not run.
+
+    What is saved must not change meanwhile: copy what a training loop goes on with, or use :mod:`git_theta.training`.
 
     :class:`~git_theta.errors.UsageError` for what cannot be stored, or a path that is not tracked;
     :class:`~git_theta.errors.GitError` when somebody else changed the model on the branch meanwhile.
@@ -119,21 +125,47 @@ def _torch_file(state_dict: Mapping[str, Any]) -> list[Buffer]:
     """What ``torch.save`` writes, in the pieces in which it comes."""
     import torch
 
-    pieces = _Pieces()
-    torch.save(state_dict, pieces)  # type: ignore[arg-type]  # all that torch asks of a file is that it can be written
+    pieces = _Pieces(state_dict)
+    torch.save(state_dict, pieces)  # type: ignore[arg-type]  # torch asks of a file only that it can be written
     return pieces.written
 
 
 class _Pieces:
-    """A file in memory that keeps what is written piece by piece."""
+    """A file in memory, piece by piece. What torch writes from the memory of a tensor in ``state_dict`` is kept as a view of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, state_dict: object) -> None:
         self.written: list[Buffer] = []
+        found = {view.ctypes.data: view for view in _storages(state_dict)}
+        self._starts = sorted(found)
+        self._views = [found[start] for start in self._starts]
 
     def write(self, data: Buffer) -> int:
-        """Keep a copy of ``data``, which belongs to the writer."""
-        self.written.append(bytes(data))
-        return len(data)
+        """Keep ``data``, which is torch's own and soon something else."""
+        import numpy as np
+
+        size = len(data)
+        start = np.frombuffer(data, np.uint8).ctypes.data if size else 0
+        number = bisect.bisect_right(self._starts, start) - 1
+        offset = start - self._starts[number] if number >= 0 else -1
+        inside = offset >= 0 and offset + size <= len(self._views[number])
+        self.written.append(self._views[number][offset : offset + size].data if inside else bytes(data))
+        return size
 
     def flush(self) -> None:
         """Nothing is waiting."""
+
+
+def _storages(value: object) -> Iterator[np.ndarray]:
+    """The memory of every tensor in a nested state dict, as bytes."""
+    import torch
+
+    todo = [value]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, torch.Tensor):
+            if value.layout is torch.strided and value.device.type == "cpu" and value.untyped_storage().nbytes():
+                yield torch.empty(0, dtype=torch.uint8).set_(value.untyped_storage()).numpy()
+        elif isinstance(value, Mapping):
+            todo += value.values()
+        elif isinstance(value, list | tuple):
+            todo += value

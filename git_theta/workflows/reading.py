@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from git_theta.core import skeleton as skeletons
@@ -16,9 +16,7 @@ from git_theta.core.tensors import Buffer, Spec, Tensor
 from git_theta.errors import FormatError, ManifestError, UsageError
 from git_theta.git import writing
 from git_theta.workflows import tensors
-from git_theta.workflows.fetch import fetch_missing
 from git_theta.workflows.session import Session
-from git_theta.workflows.smudge import missing
 
 if TYPE_CHECKING:
     from git_theta.checkpoints.torch_tree import View
@@ -106,18 +104,20 @@ class Reader:
         return self._source.entries(seen.offset, seen.length)
 
     def _fetch(self, entries: list[Entry]) -> None:
-        part = replace(self.manifest, entries=tuple(entries))
-        if self.manifest.format != "torch-zip":  # only there the skeleton is needed to read tensors
-            part = replace(part, skeleton=Entry.of_inline("skeleton", "u8", (0,), b""))
-        if missing(self._session.store, part):
-            fetch_missing(self._session, [part])
+        if self._source is None and self.manifest.format == "torch-zip":  # only there the skeleton is needed to read tensors
+            entries = [*entries, self.manifest.skeleton]
+        missing = self._session.store.missing(ref for entry in entries for ref in entry.objects)
+        if missing:
+            from git_theta.workflows import transfer
+
+            transfer.bring(self._session, missing)
 
     def load(self, name: str) -> Tensor:
         """The tensor called ``name``, whole, verified by its digest, in memory of its own."""
         seen = self._seen.get(name)
         if seen is None:
             entry = self.manifest.by_name[name]
-            return Tensor(entry.dtype, entry.shape, _writable(tensors.load(self._session.store, entry)))
+            return Tensor(entry.dtype, entry.shape, _writable(tensors.load(self._session.store, entry, self._scratch)))
         from git_theta.checkpoints import torch_values
 
         assert self._source is not None

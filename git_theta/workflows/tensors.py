@@ -36,12 +36,20 @@ class Base:
     chain: tuple[Link, ...]
 
 
-def load(store: LocalStore, entry: Entry) -> Buffer:
-    """The bytes of ``entry``'s tensor, exactly those of its digest.
+def load(store: LocalStore, entry: Entry, scratch: Scratch | None = None) -> Buffer:
+    """The bytes of ``entry``'s tensor, exactly those of its digest. Where ``scratch`` is given, objects may be held there meanwhile.
 
     :class:`ObjectMissing` or :class:`ObjectDamaged`, naming tensor and object, otherwise.
     """
-    return entry.inline if entry.inline is not None else bases(store, entry)[0].tensor.data
+    if entry.inline is not None:
+        return entry.inline
+    if scratch is None or not _is_plain(entry):
+        return bases(store, entry)[0].tensor.data
+    with _naming_faults(store, entry):
+        data = registry.update("dense").decode(_payload(store, entry, scratch), entry.spec, None)
+        if digest(memoryview(data).cast("B")) != entry.digest:
+            raise PayloadError("its bytes have another digest")
+    return data
 
 
 def pour(store: LocalStore, entry: Entry, put: Callable[[int, Buffer], None], summed: bool, scratch: Scratch) -> int | None:
@@ -49,7 +57,7 @@ def pour(store: LocalStore, entry: Entry, put: Callable[[int, Buffer], None], su
 
     Pieces come before the whole is checked: should this raise (as :func:`load` does), they are void.
     """
-    if len(entry.chain) != 1 or entry.chain[0].update != "dense" or len(entry.chain[0].objects) != 1 or entry.nbytes < _POUR:
+    if not _is_plain(entry) or entry.nbytes < _POUR:
         data = load(store, entry)
         put(0, data)
         return zlib.crc32(data) if summed else None
@@ -59,11 +67,7 @@ def pour(store: LocalStore, entry: Entry, put: Callable[[int, Buffer], None], su
 
     hasher, crc, offset = blake3.blake3(), 0, 0
     with _naming_faults(store, entry):
-        held = store.read_into(entry.chain[0].objects[0], scratch)
-        header, start = objects.parse(held)
-        if header != objects.Header("dense", entry.spec):
-            raise PayloadError(f"its object holds {header.spec} as '{header.update}'")
-        for block in dense.blocks(held[start:], entry.spec):
+        for block in dense.blocks(_payload(store, entry, scratch), entry.spec):
             hasher.update(block)
             crc = zlib.crc32(block, crc) if summed else 0
             put(offset, block)
@@ -71,6 +75,20 @@ def pour(store: LocalStore, entry: Entry, put: Callable[[int, Buffer], None], su
         if hasher.hexdigest() != entry.digest:
             raise PayloadError("its bytes have another digest")
     return crc if summed else None
+
+
+def _is_plain(entry: Entry) -> bool:
+    """Whether one object holds all of the tensor."""
+    return len(entry.chain) == 1 and entry.chain[0].update == "dense" and len(entry.chain[0].objects) == 1
+
+
+def _payload(store: LocalStore, entry: Entry, scratch: Scratch) -> memoryview:
+    """The payload of such a tensor, in the calling thread's part of ``scratch``."""
+    held = store.read_into(entry.chain[0].objects[0], scratch)
+    header, start = objects.parse(held)
+    if header != objects.Header("dense", entry.spec):
+        raise PayloadError(f"its object holds {header.spec} as '{header.update}'")
+    return held[start:]
 
 
 @contextmanager
