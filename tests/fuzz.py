@@ -20,8 +20,11 @@ from types import FrameType
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / "unit" / "checkpoints"), str(HERE.parent)]
 
-from cutting import mutants, survives  # noqa: E402 - found by the line above
+from cutting import mutants, rebuilt, survives  # noqa: E402 - found by the line above
 
+from git_theta.core.contracts import ReadsSibling  # noqa: E402 - as above
+from git_theta.core.layout import Layout  # noqa: E402 - as above
+from git_theta.core.source import BytesSource, Source  # noqa: E402 - as above
 from git_theta.plugins import tables  # noqa: E402 - as above
 
 DATA = HERE / "data"
@@ -78,6 +81,23 @@ def _tars() -> list[bytes]:
     return found
 
 
+class _Beside:
+    """Reads damaged copies of the file that lies beside a sound checkpoint."""
+
+    def __init__(self, form: str, path: Path) -> None:
+        self._format = tables.checkpoint_format(form)
+        self._name, self._data = path.name, path.read_bytes()
+
+    def sniff(self, head: bytes) -> bool:
+        return bool(head)
+
+    def scan(self, source: Source) -> Layout:
+        assert isinstance(self._format, ReadsSibling)
+        layout = self._format.scan_beside(BytesSource(self._data), self._name, source)
+        assert rebuilt(layout, self._data) == self._data
+        return Layout("opaque", source.size, ())
+
+
 SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "safetensors": _safetensors,
     "torch-zip": lambda: [*_files("torch", "*.pt"), *_files("formats", "*.distcp")],
@@ -88,8 +108,14 @@ SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "hdf5": lambda: _files("formats", "*.h5"),
     "onnx": lambda: _files("formats", "*.onnx"),
     "flax-msgpack": lambda: _files("formats", "*.msgpack"),
+    "tf-checkpoint": lambda: _files("tensorflow", "*.index"),
+    "torch-distributed": lambda: _files("dcp", ".metadata"),
     "tar": _tars,
     "stored-zip": _zips,
+}
+BESIDE = {
+    "tf-checkpoint": ("tf-checkpoint", DATA / "tensorflow" / "small.data-00000-of-00001"),
+    "torch-distributed": ("torch-zip", DATA / "dcp" / "__0_0.distcp"),
 }
 
 
@@ -98,7 +124,8 @@ def fuzz(name: str, count: int, seed: int = 0, keep: Callable[[bytes, Exception]
 
     Bad ones are handed to ``keep``; without it the first is raised.
     """
-    parser, refused, accepted, bad, slowest = tables.checkpoint_format(name), 0, 0, 0, 0.0
+    parser = _Beside(*BESIDE[name]) if name in BESIDE else tables.checkpoint_format(name)
+    refused, accepted, bad, slowest = 0, 0, 0, 0.0
     for data in mutants(SEEDS[name](), count, seed):
         start = time.process_time()
         signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT)

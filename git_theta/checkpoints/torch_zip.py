@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from git_theta.checkpoints import torch_archive, torch_build, torch_contents
+from git_theta.checkpoints import torch_archive, torch_build, torch_contents, torch_distributed
 from git_theta.checkpoints.zip_container import read_archives
 from git_theta.core.layout import Layout
 from git_theta.core.source import Source
@@ -37,6 +37,14 @@ class TorchZipFormat:
         :class:`FormatError` when the zip archive is not sound; a pickle that is not understood only costs the names.
         """
         return torch_archive.scan(self.name, source)
+
+    def sibling(self, name: str) -> str:
+        """Where the slices of a distributed checkpoint have their names."""
+        return torch_distributed.METADATA if name.endswith(".distcp") else ""
+
+    def scan_beside(self, source: Source, name: str, sibling: Source) -> Layout:
+        """As :meth:`scan`, with the names that ``sibling`` has for the slices in the file called ``name``."""
+        return torch_distributed.named(self.scan(source), name, sibling)
 
     def contents(self, source: Source) -> Contents:
         """Every tensor that the file's pickle names, in C order, and the paths of its other values."""

@@ -52,6 +52,17 @@ class BuildsFiles(Protocol):
 
 
 @runtime_checkable
+class ReadsSibling(Protocol):
+    """A built-in checkpoint format some of whose files only tell what they hold together with another one that lies beside them."""
+
+    def sibling(self, name: str) -> str:
+        """What that is called for a file called ``name``; empty for a file that needs none."""
+
+    def scan_beside(self, source: Source, name: str, sibling: Source) -> Layout:
+        """As :meth:`CheckpointFormat.scan`; :class:`~git_theta.errors.FormatError` also when ``sibling`` is broken, or another file's."""
+
+
+@runtime_checkable
 class ReadsContents(Protocol):
     """A checkpoint format whose files can be converted into others. Extents do not say all: there are transposed views or chunks."""
 

@@ -94,7 +94,7 @@ class Registry:
         decides, then the suffix: a file whose suffix is a format's own but whose content is not is a broken one of that
         format. When the first format's ``scan`` refuses the file, it is broken; the others say how else it could be seen.
         """
-        specific = [name for name, row in tables.FORMATS.items() if not row.generic]
+        specific = [name for name, row in tables.FORMATS.items() if not row.generic and row.sniffed]
         seen = set[str]()
         for name in specific:
             starts = tables.FORMATS[name].starts

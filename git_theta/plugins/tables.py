@@ -13,7 +13,8 @@ class FormatRow(NamedTuple):
     """A built-in checkpoint format. ``generic``: it takes what nobody else knows, so plugins come before it.
 
     A suffix alone claims a file only when it starts with ``magic``: ``.bin`` and ``.pt`` are used for much else. Files whose
-    content is of this format begin with one of ``starts`` (if any are given): others need not import it to be told so.
+    content is of this format begin with one of ``starts`` (if any are given): others need not import it to be told so. A file whose
+    name holds ``beside`` is understood with another one beside it; without ``sniffed``, only so.
     """
 
     target: str
@@ -21,12 +22,18 @@ class FormatRow(NamedTuple):
     magic: bytes = b""
     generic: bool = False
     starts: tuple[bytes, ...] = ()
+    beside: str = ""
+    sniffed: bool = True
 
 
 FORMATS = {
     "safetensors": FormatRow("git_theta.checkpoints.safetensors:SafetensorsFormat", (".safetensors",)),
     "torch-zip": FormatRow(
-        "git_theta.checkpoints.torch_zip:TorchZipFormat", (".pt", ".pth", ".ckpt", ".bin"), b"PK\x03\x04", starts=(b"PK\x03\x04",)
+        "git_theta.checkpoints.torch_zip:TorchZipFormat",
+        (".pt", ".pth", ".ckpt", ".bin"),
+        b"PK\x03\x04",
+        starts=(b"PK\x03\x04",),
+        beside=".distcp",
     ),
     "torch-legacy": FormatRow("git_theta.checkpoints.torch_legacy:TorchLegacyFormat", starts=(b"\x80",)),
     "gguf": FormatRow("git_theta.checkpoints.gguf:GgufFormat", (".gguf",), b"GGUF", starts=(b"GGUF",)),
@@ -39,6 +46,7 @@ FORMATS = {
         (".msgpack",),
         starts=tuple(bytes([first]) for first in (*range(0x81, 0x90), 0xDE, 0xDF)),
     ),
+    "tf-checkpoint": FormatRow("git_theta.checkpoints.tf_checkpoint:TfCheckpointFormat", beside=".data-", sniffed=False),
     "tar": FormatRow("git_theta.checkpoints.tar_container:TarFormat", (".nemo", ".tar"), generic=True),
     "stored-zip": FormatRow("git_theta.checkpoints.stored_zip:StoredZipFormat", generic=True),
     "opaque": FormatRow("git_theta.checkpoints.opaque:OpaqueFormat", generic=True),
@@ -52,6 +60,11 @@ UPDATES = {
     "ia3": "git_theta.updates.ia3:IA3",
     "patch": "git_theta.updates.patch:Patch",
 }
+
+
+def beside(name: str) -> list[str]:
+    """The built-in formats by which a file called ``name`` may be understood with another one beside it."""
+    return [form for form, row in FORMATS.items() if row.beside and row.beside in name]
 
 
 def make(target: str) -> object:

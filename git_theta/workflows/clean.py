@@ -14,10 +14,11 @@ from git_theta.core.digest import digest
 from git_theta.core.layout import Extent, Layout
 from git_theta.core.manifest import INLINE_LIMIT, Entry, Link, Manifest, ObjectRef, dump, is_manifest, parse
 from git_theta.core.memory import Scratch
+from git_theta.core.names import display
 from git_theta.core.source import Source
 from git_theta.core.tensors import Buffer, Spec, Tensor
 from git_theta.errors import FormatError, ManifestError, ThetaError
-from git_theta.plugins import registry
+from git_theta.plugins import registry, tables
 from git_theta.workflows import tensors
 from git_theta.workflows.elsewhere import Elsewhere
 from git_theta.workflows.session import Session
@@ -63,6 +64,12 @@ def clean(session: Session, path: str, source: Source, known: Sequence[Manifest]
     if is_manifest(head):
         return _pass_through(source)
     layout = scan(session, path, source, head)
+    if tables.beside(PurePosixPath(path).name):
+        from git_theta.workflows import siblings
+
+        same = siblings.as_before(session, source, layout, known)
+        if same is not None:
+            return dump(same)
     elsewhere = Elsewhere(session, path)
     try:
         manifest = _Work(session, source, layout, list(known), elsewhere, job).run()
@@ -76,7 +83,13 @@ def clean(session: Session, path: str, source: Source, known: Sequence[Manifest]
 
 
 def scan(session: Session, path: str, source: Source, head: bytes) -> Layout:
-    """The layout of a checkpoint by the first format that recognises it: by content, then by the path's suffix."""
+    """The layout of a checkpoint by the first format that recognises it: with a file beside it, by content, then by the path's suffix."""
+    if tables.beside(PurePosixPath(path).name):
+        from git_theta.workflows import siblings
+
+        beside = siblings.scan(session, path, source)
+        if beside is not None:
+            return beside
     for candidate in registry.detect(head, PurePosixPath(path).suffix.lower()):
         try:
             layout = candidate.scan(source)
@@ -165,7 +178,10 @@ class _Work:
         if chain is None:
             chain = self._store(extent, held, notices)
         elif self._is_lost(chain):
-            tensors.save(self.session.store, "dense", Spec(extent.dtype, extent.shape), self._dense_blocks(extent))
+            if len(chain) > 1 or chain[0].update != "dense":
+                notices.append(f"objects of {display(extent.name, 80)} are not here; 'git theta fsck --repair' makes or fetches them")
+            else:  # so whoever has the file mends the store
+                tensors.save(self.session.store, "dense", Spec(extent.dtype, extent.shape), self._dense_blocks(extent))
         return _Result(Entry(extent.name, extent.dtype, extent.shape, identity, chain, None, extent.aliases), crc, notices)
 
     def _hash(self, extent: Extent, covered: bool, held: memoryview | None) -> tuple[str, int | None]:
@@ -198,8 +214,8 @@ class _Work:
         return self.elsewhere.chain(identity, Spec(extent.dtype, extent.shape))
 
     def _is_lost(self, chain: Sequence[Link]) -> bool:
-        """Whether a known tensor's objects are not here, and storing it again gives them back: so whoever has the file mends the store."""
-        return len(chain) == 1 and chain[0].update == "dense" and bool(self.session.store.missing(chain[0].objects))
+        """Whether a known tensor's value cannot be rebuilt from what is here."""
+        return bool(self.session.store.missing(ref for link in chain for ref in link.objects))
 
     def _store(self, extent: Extent, held: memoryview | None, notices: list[str]) -> tuple[Link, ...]:
         settings, store = self.session.settings, self.session.store
@@ -236,7 +252,7 @@ class _Work:
         earlier = [manifest.skeleton for manifest in self.known] or self.elsewhere.skeletons()
         for skeleton in earlier:
             if skeleton.digest == identity:
-                if self._is_lost(skeleton.chain):
+                if self._is_lost(skeleton.chain) and len(skeleton.chain) == 1:
                     tensors.encode(self.session.store, tensor, [], settings.compression, settings.max_chain)
                 return skeleton
         notices: list[str] = []

@@ -194,6 +194,9 @@ def torch_files() -> None:
         state = {"model": {"w": filled((4, 3)), "b": filled((3,), "bfloat16")}, "step": 3, "note": "x"}
         dcp.save(state, checkpoint_id=folder, no_dist=True)
         (HERE / "slices.distcp").write_bytes((Path(folder) / "__0_0.distcp").read_bytes())
+        (HERE.parent / "dcp").mkdir(exist_ok=True)
+        for name in (".metadata", "__0_0.distcp"):
+            (HERE.parent / "dcp" / name).write_bytes((Path(folder) / name).read_bytes())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,73 @@
+"""Names for the slices of torch's distributed checkpoints (``.distcp``), which stand in the file ``.metadata`` beside them.
+
+It is a pickle of ``torch.distributed.checkpoint.metadata.Metadata``; ``storage_data`` says for each tensor (or piece of one, by the
+place of its first element) the file and the bytes in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from git_theta.checkpoints import pickle_machine
+from git_theta.checkpoints.assemble import NAME_LIMIT, assemble
+from git_theta.checkpoints.pickle_machine import Call, Pairs, PickleError
+from git_theta.core.layout import Layout
+from git_theta.core.source import Source
+from git_theta.errors import FormatError
+
+METADATA = ".metadata"
+
+
+def named(layout: Layout, name: str, metadata: Source) -> Layout:
+    """``layout`` of the file called ``name``, with the names of ``metadata``; a piece that is not the first is called ``<name>@4,0``.
+
+    :class:`FormatError` when the metadata is not understood, or does not speak of this file.
+    """
+    if metadata.size > pickle_machine.SIZE_LIMIT:
+        raise FormatError(f"metadata of {metadata.size} bytes is larger than {pickle_machine.SIZE_LIMIT}")
+    try:
+        tree = pickle_machine.read(metadata.read(0, metadata.size))
+    except PickleError as error:
+        raise FormatError(f"the metadata cannot be read: {error}") from None
+    slices = sorted(item for item in _slices(tree, name))
+    if not slices or max(start + length for start, length, _ in slices) > layout.size:
+        raise FormatError("the metadata is that of another file")
+    extents, number = [], 0
+    for extent in layout.extents:
+        while number < len(slices) and sum(slices[number][:2]) <= extent.offset:
+            number += 1
+        start, length, label = slices[number] if number < len(slices) else (extent.end, 0, "")
+        if start <= extent.offset and extent.end <= start + length:
+            own = extent.name.partition("#")[0]
+            extent = extent._replace(name=label if own == "tensor" else f"{label}/{own}")
+        extents.append(extent)
+    return assemble(layout.format, layout.size, extents, layout.checksums)
+
+
+def _slices(tree: Any, name: str) -> Iterator[tuple[int, int, str]]:
+    """Offset, length and name of what lies in the file ``name``."""
+    stored = _attributes(tree).get("storage_data")
+    flat = stored.flat if type(stored) is Pairs else ()
+    for key, value in zip(flat[::2], flat[1::2], strict=False):
+        index, place = _attributes(key), _attributes(value)
+        label, start, length = index.get("fqn"), place.get("offset"), place.get("length")
+        if place.get("relative_path") != name or type(label) is not str or type(start) is not int or type(length) is not int:
+            continue
+        if start >= 0 and length >= 0:
+            yield start, length, (label + _corner(index.get("offset")))[:NAME_LIMIT]
+
+
+def _corner(offset: Any) -> str:
+    """Where a piece of a tensor begins; nothing for the first one and for whole ones. It is a ``torch.Size``: a call with a tuple."""
+    sizes = offset.arguments[0] if type(offset) is Call and type(offset.arguments) is tuple and offset.arguments else offset
+    if type(sizes) is not tuple or not all(type(size) is int for size in sizes) or not any(sizes):
+        return ""
+    return "@" + ",".join(map(str, sizes))
+
+
+def _attributes(node: Any) -> dict[str, Any]:
+    """An object's attributes by name."""
+    states = [state for state in node.states if type(state) is Pairs] if type(node) is Call else []
+    flat = [item for state in states for item in state.flat]
+    return {key: value for key, value in zip(flat[::2], flat[1::2], strict=False) if type(key) is str}
