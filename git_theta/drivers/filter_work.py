@@ -10,7 +10,7 @@ from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from git_theta.core.manifest import Manifest, dump, is_manifest, parse
+from git_theta.core.manifest import Manifest, ObjectRef, dump, is_manifest, parse
 from git_theta.core.names import display
 from git_theta.core.source import BytesSource, FileSource
 from git_theta.core.tensors import Buffer
@@ -103,14 +103,14 @@ class FilterWork:
             if content.finished:
                 self._check_at_rest(path, file, asked_at, lambda: drain.is_content_of(file, begun))
                 return self._finish(clean.clean(self._session, path, BytesSource(begun), self._known(path)))
-            if file is not None and self._cache.get(path, file.stat) is None:
+            remembered = self._remembered(path, file) if file is not None else None
+            if file is not None and remembered is None:
                 return self._clean_beside(path, content, begun, file, asked_at)
             spool = self._session.store.temporary_path()
             try:
                 same = _take(content, file, spool, begun)
                 self._check_at_rest(path, file, asked_at, lambda: same)
-                remembered = self._cache.get(path, file.stat) if same and file is not None else None
-                return self._as_known(path, remembered) if remembered else self._clean_spooled(path, spool)
+                return self._as_known(path, remembered) if same and remembered else self._clean_spooled(path, spool)
             finally:
                 spool.unlink(missing_ok=True)
         finally:
@@ -172,12 +172,19 @@ class FilterWork:
         self._session.store.flush()
         return manifest
 
-    def _as_known(self, path: str, remembered: bytes) -> bytes:
+    def _remembered(self, path: str, file: FileSource) -> Manifest | None:
+        """The manifest of a file that is as it was when it was last read, if its objects are still here: cleaning can mend the store."""
+        text = self._cache.get(path, file.stat)
+        manifest = None if text is None else parse(text)
+        lacking = manifest is not None and self._session.store.missing(ObjectRef(*item) for item in manifest.objects().items())
+        return None if lacking else manifest
+
+    def _as_known(self, path: str, remembered: Manifest) -> bytes:
         """What the index or HEAD holds for the same content. They may have come by it later than the cache: ``git mv`` has a file cleaned
         under its new name before the index knows that.
         """
-        identity = parse(remembered).identity
-        return next((dump(known) for known in self._session.known_manifests(path) if known.identity == identity), remembered)
+        known = self._session.known_manifests(path)
+        return dump(next((manifest for manifest in known if manifest.identity == remembered.identity), remembered))
 
     def _known(self, path: str) -> list[Manifest]:
         known = self._session.known_manifests(path)
