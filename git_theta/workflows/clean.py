@@ -15,7 +15,6 @@ from git_theta.core.layout import Extent, Layout
 from git_theta.core.manifest import INLINE_LIMIT, Entry, Link, Manifest, ObjectRef, dump, is_manifest, parse
 from git_theta.core.memory import Scratch
 from git_theta.core.names import display
-from git_theta.core.names import display
 from git_theta.core.source import Source
 from git_theta.core.tensors import Buffer, Spec, Tensor
 from git_theta.errors import FormatError, ManifestError, ThetaError
