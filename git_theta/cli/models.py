@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from git_theta.cli.output import path, size
-from git_theta.core import shards
+from git_theta.core import legacy, shards
 from git_theta.core.manifest import Entry, Manifest, parse
 from git_theta.errors import ManifestError, UsageError
 from git_theta.git import attributes, contents
@@ -80,6 +80,8 @@ def _model(name: str, blob: str, content: Content, store: LocalStore) -> Model:
         return Model(name, blob, content, manifest, "", len(missing(store, manifest)))
     if not content.size:
         return Model(name, blob, content, None, "empty")
+    if content.is_old_metadata:
+        return Model(name, blob, content, None, legacy.ADVICE)
     how = "a Git LFS pointer" if content.is_lfs_pointer else f"as it is, {size(content.size)}"
     return Model(name, blob, content, None, f"committed without Git-Theta ({how}); 'git add --renormalize' changes that")
 
@@ -90,6 +92,8 @@ def named(repository: Repository, name: str) -> Manifest:
     if not found:
         raise UsageError(f"'{path(name)}' is not a file")
     content = next(iter(found.values()))
+    if content.is_old_metadata:
+        raise UsageError(f"'{path(name)}' is {legacy.ADVICE}")
     if not content.is_manifest:
         how = "a Git LFS pointer" if content.is_lfs_pointer else f"stored in git as it is ({size(content.size)})"
         raise UsageError(f"'{path(name)}' is {how}, not a model of Git-Theta's; see 'git theta track -h'")

@@ -15,10 +15,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from git_theta.core import legacy
 from git_theta.core.manifest import is_manifest
 from git_theta.core.names import display
 from git_theta.drivers import surroundings
-from git_theta.errors import ThetaError
+from git_theta.errors import FormatError, ThetaError
 from git_theta.git.changes import FileChange
 from git_theta.git.command import run_code
 from git_theta.git.config import load_settings
@@ -151,6 +152,9 @@ def _version(session: Session, side: Side, path: str, other: Version, stack: Exi
     if text is not None:
         return versions.stored(session, text)
     file = Path(side.file)
+    with file.open("rb") as opened:
+        if legacy.is_metadata(opened.read(_HEAD)):
+            raise FormatError(legacy.ADVICE)
     progress.begin(f"Reading {display(path, 40)}", file.stat().st_size)
     try:
         if side.stored:  # a checkpoint that was committed as it is

@@ -10,6 +10,7 @@ from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from git_theta.core import legacy
 from git_theta.core.manifest import Manifest, ObjectRef, dump, is_manifest, parse
 from git_theta.core.names import display
 from git_theta.core.source import BytesSource, FileSource
@@ -205,6 +206,8 @@ class FilterWork:
         if content == b"" and path in self._delayed and path in self._listed:
             self._give(path, self._delayed.pop(path).manifest, fetched=True)
             return
+        if legacy.is_metadata(content[: clean.HEAD]):
+            self._say(f"{display(path)} is {legacy.ADVICE}")
         if self._skip or not is_manifest(content) or asker.wants_manifest(request):
             self._status("success")
             self._send([content])

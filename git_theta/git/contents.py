@@ -9,12 +9,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
+from git_theta.core import legacy
 from git_theta.core.manifest import is_manifest
 from git_theta.errors import GitError
 from git_theta.git.command import run
 from git_theta.git.repository import Repository
 
-HEAD = 256
+HEAD = 1024
 _WHOLE = 16 << 20  # blobs up to this size come through one process; of larger ones, which git would send whole, the head is read alone
 
 
@@ -29,7 +30,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A blob of ``size`` bytes; ``data`` is all of it if it is a manifest, else at least its first 256 bytes (fewer if it is shorter)."""
+    """A blob of ``size`` bytes; ``data`` is all of it if it is a manifest, else at least its first 1024 bytes (fewer if it is shorter)."""
 
     size: int
     data: bytes
@@ -38,6 +39,11 @@ class Content:
     def is_manifest(self) -> bool:
         """Whether Git-Theta wrote it."""
         return is_manifest(self.data)
+
+    @property
+    def is_old_metadata(self) -> bool:
+        """Whether Git-Theta 0.2 wrote it."""
+        return legacy.is_metadata(self.data)
 
     @property
     def is_lfs_pointer(self) -> bool:

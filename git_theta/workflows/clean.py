@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from git_theta.core import dtypes
+from git_theta.core import dtypes, legacy
 from git_theta.core import skeleton as skeletons
 from git_theta.core.digest import digest
 from git_theta.core.layout import Extent, Layout
@@ -55,14 +55,18 @@ def clean(session: Session, path: str, source: Source, known: Sequence[Manifest]
     """The manifest of the checkpoint in ``source``, which git calls ``path``.
 
     ``known`` are manifests that the index and HEAD hold there: content that one of them describes gives that very manifest back,
-    and tensors that did not change keep their lines. A manifest passes through as it is. The objects are stored, but
-    neither durable nor visible before ``session.store.flush()``. :class:`FormatError` for a broken checkpoint.
+    and tensors that did not change keep their lines. A manifest passes through as it is, and so does metadata of Git-Theta 0.2, with a
+    warning. The objects are stored, but neither durable nor visible before ``session.store.flush()``. :class:`FormatError` for a broken
+    checkpoint.
     """
     job = job or Job()
     job.total = source.size
     head = source.read(0, min(HEAD, source.size))
     if is_manifest(head):
         return _pass_through(source)
+    if legacy.is_metadata(head):
+        session.warn(f"{path} stays as it is: {legacy.ADVICE}")
+        return source.read(0, source.size)
     layout = scan(session, path, source, head)
     if tables.beside(PurePosixPath(path).name):
         from git_theta.workflows import siblings

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from git_theta.core import legacy
 from git_theta.core.manifest import Entry, Manifest, is_manifest, parse
 from git_theta.core.names import display
 from git_theta.core.source import FileSource
@@ -87,10 +88,13 @@ def diff(
     changes = changed(asked, paths, cwd, session.repository.hash_length)
     unmerged = {change.new_path for change in changes if change.status == "U"}
     changes = [change for change in changes if change.new_path not in unmerged or change.status == "U"]
-    texts = _texts(session, changes)
+    texts, outdated = _texts(session, changes)
     tracked = _tracked(session, [change.new_path for change in changes if change.new_blob == ""])
     sides = []
     for change in changes:
+        if outdated.intersection((change.old_blob, change.new_blob)):
+            sides.append((change, NOTHING, NOTHING, legacy.ADVICE))
+            continue
         old = _stored(session, texts.get(change.old_blob or ""))
         if change.status == "U":
             if old.is_model or _is_unmerged_model(session, change.new_path):
@@ -139,12 +143,14 @@ def compare_versions(old: Version, new: Version, unchanged: int = 0) -> Comparis
     return compare(old.parsed, new.parsed, unchanged)
 
 
-def _texts(session: Session, changes: Iterable[FileChange]) -> dict[str, bytes]:
-    """Blob → text of those blobs of ``changes`` that are manifests."""
+def _texts(session: Session, changes: Iterable[FileChange]) -> tuple[dict[str, bytes], set[str]]:
+    """Blob → text of those blobs of ``changes`` that are manifests; and those blobs that Git-Theta 0.2 wrote."""
     from git_theta.git import contents
 
     blobs = [blob for change in changes for blob in (change.old_blob, change.new_blob) if blob]
-    return {blob: content.data for blob, content in contents.read(session.repository, blobs) if content.is_manifest}
+    held = dict(contents.read(session.repository, blobs))
+    outdated = {blob for blob, content in held.items() if content.is_old_metadata}
+    return {blob: content.data for blob, content in held.items() if content.is_manifest}, outdated
 
 
 def _tracked(session: Session, paths: Sequence[str]) -> set[str]:

@@ -495,6 +495,28 @@ def test_metadata_of_git_theta_0_2_is_left_and_explained(tmp_path: Path, environ
     assert is_manifest(repo.blob("HEAD:model.safetensors"))
 
 
+def test_metadata_of_git_theta_0_2_is_recognised_wherever_a_manifest_is_expected(repo: Repo) -> None:
+    advice = "metadata of Git-Theta 0.2"
+    repo.write("model.safetensors", OLD)
+    assert advice in repo.run(["git", "add", "model.safetensors"]).stderr.decode()
+    repo.git("commit", "-qm", "as 0.2 left it")
+    assert repo.blob("HEAD:model.safetensors") == OLD
+    (repo.path / "model.safetensors").unlink()
+    assert advice in repo.run(["git", "checkout", "--", "model.safetensors"]).stderr.decode()
+    assert repo.read("model.safetensors") == OLD
+    assert repo.status() == ""
+    assert advice in repo.theta("ls-files").decode()
+    assert advice in repo.theta_run("show", "HEAD:model.safetensors").stderr.decode()
+    repo.write("model.safetensors", trained(1))
+    assert advice in repo.theta("diff").decode()
+    repo.git("commit", "-qam", "converted")
+    assert advice in repo.theta("diff", "HEAD~1").decode()
+    repo.git("config", "diff.theta.command", f"{sys.executable} -m git_theta diff-driver")
+    repo.write(".gitattributes", b"*.safetensors filter=theta diff=theta -text\n")
+    said = repo.run(["git", "diff", "HEAD~1", "HEAD", "--", "model.safetensors"])
+    assert advice in (said.stdout + said.stderr).decode()
+
+
 OLD = b"""{
     "layer": {
         "weight": {
