@@ -24,7 +24,7 @@ from git_theta.workflows.session import Session
 if TYPE_CHECKING:
     import numpy as np
 
-Content = Mapping[str, Any] | Buffer | StrPath
+Content = Mapping[str, Any] | Buffer | StrPath | FileSource
 
 
 def save(
@@ -67,20 +67,27 @@ def save_files(
 ) -> str:
     """As :func:`save`, for several files in one commit.
 
-    Of those that Git-Theta does not track, bytes and files are stored as git stores them (a ``config.json`` beside the model); state dicts
-    are refused.
+    Of those that Git-Theta does not track, bytes and files are stored as git stores them (a ``config.json`` beside the model), but state
+    dicts, and files with a checkpoint's suffix, are refused.
     """
-    with sessions.session(repo) as session, ExitStack() as stack:
+    with ExitStack() as stack:
+        for content in files.values():
+            if isinstance(content, FileSource):
+                stack.enter_context(content)
+        session = stack.enter_context(sessions.session(repo))
         sources: dict[str, Source] = {}
+        models = {suffix for known in registry.checkpoint_formats() for suffix in known.suffixes}
         for path, content in files.items():
             name = sessions.from_top(session.repository, path)
-            if isinstance(content, Mapping) or len(files) == 1:
+            if isinstance(content, Mapping) or len(files) == 1 or PurePosixPath(name).suffix.lower() in models:
                 commit.require_tracked(session, name, branch)
             sources[name] = _source(session, name, content, branch, stack)
         return commit.commit(session, sources, message, branch, worktree)
 
 
 def _source(session: Session, path: str, content: Content, branch: str | None, stack: ExitStack) -> Source:
+    if isinstance(content, FileSource):
+        return content
     if isinstance(content, bytes | bytearray | memoryview):
         return BytesSource(content)
     if isinstance(content, Mapping):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from git_theta.core.manifest import Manifest
 from git_theta.core.names import display
-from git_theta.core.source import Source
-from git_theta.errors import GitError, ThetaError, UsageError
+from git_theta.core.source import FileSource, Source
+from git_theta.errors import FileChanged, GitError, ThetaError, UsageError
 from git_theta.git import attributes, merging, writing
 from git_theta.git.command import run
 from git_theta.git.writing import Branch
@@ -114,7 +115,12 @@ def _blob(session: Session, path: str, source: Source, tracked: bool, before: st
             raise UsageError(f"{display(path)} is not tracked by Git-Theta, and {source.size} bytes are many for git; 'git theta track' it")
         return writing.blob(source.read(0, source.size), _folder(session), path)
     manifest = session.manifest(before) if before is not None else None
-    return writing.blob(clean(session, path, source, [manifest] if manifest is not None else []), _folder(session))
+    text = clean(session, path, source, [manifest] if manifest is not None else [])
+    if isinstance(source, FileSource):
+        now = os.fstat(source.fileno())
+        if (now.st_size, now.st_mtime_ns) != (source.stat.st_size, source.stat.st_mtime_ns):
+            raise FileChanged(f"{display(path)}: the file was written while it was read; save it again")
+    return writing.blob(text, _folder(session))
 
 
 def _on_top(session: Session, branch: Branch, blobs: Blobs, before: Mapping[str, tuple[str, str | None]], message: str) -> str:
