@@ -66,6 +66,7 @@ class Registry:
         self._manager: pluggy.PluginManager | None = None
         self._providers: dict[str, str] = {}
         self._listed: dict[_Kind, tuple[Registered, ...]] = {}
+        self._warned: set[tuple[_Kind, str]] = set()
 
     def register(self, plugin: object, provider: str) -> None:
         """Add a plugin (a module or object with hook implementations) that no installed package offers."""
@@ -173,6 +174,9 @@ class Registry:
         for row in rows:
             if row.name == name:
                 return row.value
+        owners = [row.provider for row in self._all_rows(kind) if row.name == name]
+        if owners:
+            raise PluginError(_clash(kind, name, owners))
         if kind is _STRATEGY:
             raise PluginError(f"there is no merge strategy {name!a}; there are: {', '.join(row.name for row in rows)}")
         raise PluginError(
@@ -181,15 +185,20 @@ class Registry:
         )
 
     def _rows(self, kind: _Kind) -> tuple[Registered, ...]:
-        """What is registered of one kind, in order; :class:`PluginError` when two have one name."""
-        rows, seen = self._all_rows(kind), dict[str, Registered]()
+        """What is registered of one kind, in order. Of a name that two plugins use, neither: no rule could say which is meant.
+
+        What is built in keeps its name. Each clash is warned of once; everything else works.
+        """
+        rows = self._all_rows(kind)
+        owners: dict[str, list[str]] = {}
         for row in rows:
-            other = seen.setdefault(row.name, row)
-            if other is not row:
-                raise PluginError(
-                    f"two plugins provide a {kind.title} called {row.name!r}: {other.provider} and {row.provider}; uninstall one of them"
-                )
-        return rows
+            owners.setdefault(row.name, []).append(row.provider)
+        twice = {name for name, providers in owners.items() if len(providers) > 1}
+        for name in sorted(twice):
+            if (kind, name) not in self._warned:
+                self._warned.add((kind, name))
+                self._warn(_clash(kind, name, owners[name]))
+        return tuple(row for row in rows if row.name not in twice or row.provider == BUILT_IN) if twice else rows
 
     def _all_rows(self, kind: _Kind) -> tuple[Registered, ...]:
         with self._lock:
@@ -260,6 +269,11 @@ class Registry:
         for hook in manager.get_hookcallers(plugin) or []:
             if not hook.has_spec():
                 self._warn(f"plugin {provider} implements {hook.name}, a hook that this Git-Theta does not have")
+
+
+def _clash(kind: _Kind, name: str, owners: Sequence[str]) -> str:
+    what = "the built-in one is used" if BUILT_IN in owners else "neither is used until one of them is uninstalled"
+    return f"two plugins provide a {kind.title} called {name!r}: {' and '.join(owners)}; {what}"
 
 
 def _problem(kind: _Kind, value: object) -> str:

@@ -50,6 +50,10 @@ class Doubling:
         raise NotImplementedError
 
 
+class Halving(Doubling):
+    name = "halving"
+
+
 class Coin:
     name = "coin"
     summary = "a side at random"
@@ -263,20 +267,31 @@ def test_a_strange_name_in_a_message_cannot_move_the_cursor() -> None:
     assert str(caught.value).isprintable()
 
 
-def test_two_plugins_with_one_name_name_both_distributions() -> None:
-    twice, warnings = made(("first 1.0", plugin(**EVERYTHING)), ("second 2.0", plugin(**EVERYTHING)))
-    for ask in (lambda: twice.update("doubling"), twice.updates, lambda: twice.merge_strategy("coin"), twice.commands):
-        with pytest.raises(PluginError, match=r"first 1\.0 and second 2\.0"):
+def test_of_two_plugins_with_one_name_neither_is_used_and_the_rest_works() -> None:
+    other = plugin(updates=[Doubling(), Halving()])
+    twice, warnings = made(("first 1.0", plugin(**EVERYTHING)), ("second 2.0", plugin(**EVERYTHING)), ("third 3", other))
+    for ask in (lambda: twice.update("doubling"), lambda: twice.merge_strategy("coin"), lambda: twice.checkpoint_format("odd")):
+        with pytest.raises(PluginError, match=r"first 1\.0 and second 2\.0.*neither is used until one of them is uninstalled"):
             ask()
-    assert twice.update("dense").name == "dense"
+    assert twice.update("halving").name == "halving"
+    assert [update.name for update in twice.added_updates()] == ["halving"]
+    assert "coin" not in [strategy.name for strategy in twice.merge_strategies()]
+    assert twice.commands() == {}
+    assert [found.name for found in twice.detect(b"ODD", ".odd")] == ["opaque"]
     assert [row.provider for row in twice.loaded() if row.name == "coin"] == ["first 1.0", "second 2.0"]
-    assert warnings == []
+    assert sorted(line.partition(":")[0] for line in warnings) == [
+        f"two plugins provide a {what}"
+        for what in ("checkpoint format called 'odd'", "command called 'weigh'", "merge strategy called 'coin'", "update called 'doubling'")
+    ]
 
 
 def test_a_plugin_cannot_take_a_built_in_name() -> None:
-    clash, _ = made(("p 1", plugin(formats=[Format("opaque")])))
-    with pytest.raises(PluginError, match=r"called 'opaque': built in and p 1; uninstall"):
-        clash.checkpoint_formats()
+    clash, warnings = made(("p 1", plugin(formats=[Format("opaque"), Format("other")])))
+    assert type(clash.checkpoint_format("opaque")).__module__ == "git_theta.checkpoints.opaque"
+    names = [found.name for found in clash.checkpoint_formats()]
+    assert names.count("opaque") == 1
+    assert "other" in names
+    assert warnings == ["two plugins provide a checkpoint format called 'opaque': built in and p 1; the built-in one is used"]
 
 
 @pytest.mark.parametrize("error", [ImportError("no module named x"), SyntaxError("bad"), RuntimeError("two\nlines")])
