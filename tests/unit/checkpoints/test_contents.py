@@ -93,6 +93,22 @@ def test_chunks_of_flax_are_one_array() -> None:
     assert held.others == ("rate", "complex", "note", "list")
 
 
+def test_what_flax_itself_wrote() -> None:
+    held = FlaxMsgpackFormat().contents(source("formats/flax.msgpack"))
+    assert {name: str(tensor.spec) for name, tensor in held.tensors.items()} == {
+        "params/dense/kernel": "f32[4,3]",
+        "params/dense/bias": "bf16[3]",
+        "params/norm/scale": "f16[3]",
+        "step": "i32[]",
+        "list/0": "f64[2]",
+        "list/1": "i64[]",
+    }
+    assert held.others == ("rate", "note", "c")
+    chunks = FlaxMsgpackFormat().contents(source("formats/flax-chunks.msgpack"))
+    assert values(chunks.tensors["params/w"]) == np.arange(40).reshape(5, 8).tolist()
+    assert chunks.tensors.keys() == {"params/w", "b"}
+
+
 def test_keys_of_gguf_and_metadata_are_told() -> None:
     assert "general.architecture" in GgufFormat().contents(source("formats/small.gguf")).others
     big = GgufFormat().contents(source("formats/big-endian.gguf"))
