@@ -23,7 +23,7 @@ from git_theta.core.names import display
 from git_theta.core.references import References
 from git_theta.core.source import BytesSource, FileSource, Source
 from git_theta.errors import GitError, ObjectMissing, ThetaError, UsageError
-from git_theta.git import attributes, blobs, history, rewrite
+from git_theta.git import attributes, blobs, history, hooks, rewrite
 from git_theta.git.command import run
 from git_theta.git.repository import Repository
 from git_theta.git.rewrite import Commit, FileChange, Ref, Rewritten, Scratch
@@ -174,6 +174,11 @@ def _finish(session: Session, summary: Summary, rewritten: Rewritten, what: str,
     summary.signatures = rewrite.signatures(repository, rewritten)
     if dry or not rewritten.refs:
         return
+    if what == "import" and session.settings.hook == "auto":
+        try:
+            hooks.ensure(repository, session.warn)  # no file has passed through the filter, which sees to it otherwise
+        except GitError as error:
+            session.warn(str(error))
     summary.kept = rewrite.kept_name(repository, what)
     head = history.resolve(repository, "HEAD^{commit}")
     _check_in_the_way(session, head, rewritten)
