@@ -3,12 +3,55 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import click
 
 from git_theta import __version__
 from git_theta.cli import main
 from git_theta.cli.output import Command
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What there is to say of one command: each option with its text; a group has ``parts``."""
+
+    path: str
+    usage: str
+    paragraphs: tuple[str, ...]
+    options: tuple[tuple[str, str], ...]
+    examples: str
+    parts: tuple[Entry, ...]
+
+
+def sections() -> Iterator[tuple[str, list[Entry]]]:
+    """Our commands in the order of the overview, by section."""
+    context = click.Context(main.group, info_name="git theta")
+    for section, commands in main.COMMANDS.items():
+        yield section, [_entry(main.load(name), click.Context(main.load(name), info_name=name, parent=context)) for name in commands]
+
+
+def about() -> tuple[str, ...]:
+    """The paragraphs on Git-Theta as a whole."""
+    return _paragraphs(main.group.help or "")
+
+
+def _entry(command: click.Command, context: click.Context) -> Entry:
+    options = [parameter.get_help_record(context) for parameter in command.get_params(context) if isinstance(parameter, click.Option)]
+    parts = command.commands if isinstance(command, click.Group) else {}
+    return Entry(
+        context.command_path,
+        " ".join(command.collect_usage_pieces(context)),
+        _paragraphs(command.help or ""),
+        tuple((record[0], " ".join(record[1].split())) for record in options if record is not None),
+        command.examples.strip("\n") if isinstance(command, Command) else "",
+        tuple(_entry(part, click.Context(part, info_name=name, parent=context)) for name, part in parts.items()),
+    )
+
+
+def _paragraphs(text: str) -> tuple[str, ...]:
+    return tuple(" ".join(paragraph.split()) for paragraph in text.replace("\b", "").strip().split("\n\n"))
 
 
 def page() -> str:
@@ -21,40 +64,31 @@ def page() -> str:
         ".B git theta",
         "COMMAND [OPTION]...",
         ".SH DESCRIPTION",
-        *_paragraphs(main.group.help or ""),
+        *_set(about()),
         ".PP",
         _plain("'git theta COMMAND -h' prints what this page says of one command."),
         ".SH COMMANDS",
     ]
-    context = click.Context(main.group, info_name="git theta")
-    for section, commands in main.COMMANDS.items():
+    for section, entries in sections():
         lines.append(f".SS {_plain(section)}")
-        for name in commands:
-            command = main.group.get_command(context, name)
-            if command is not None:
-                lines += _command(command, click.Context(command, info_name=name, parent=context))
+        for entry in entries:
+            lines += _command(entry)
     return "\n".join(lines) + "\n"
 
 
-def _command(command: click.Command, context: click.Context) -> list[str]:
-    usage = " ".join(command.collect_usage_pieces(context))
-    lines = [".TP", f".B {_plain(context.command_path)}", _plain(usage) or "\\&", ".RS", *_paragraphs(command.help or "")]
-    for parameter in command.get_params(context):
-        record = parameter.get_help_record(context) if isinstance(parameter, click.Option) else None
-        if record is not None:
-            lines += [".TP", f".B {_plain(record[0])}", _plain(" ".join(record[1].split())) or "\\&"]
-    if isinstance(command, Command) and command.examples:
-        lines += [".PP", "Examples:", ".nf", *(_plain(line) or "\\&" for line in command.examples.strip("\n").splitlines()), ".fi"]
-    for name, part in command.commands.items() if isinstance(command, click.Group) else ():
-        lines += _command(part, click.Context(part, info_name=name, parent=context))
+def _command(entry: Entry) -> list[str]:
+    lines = [".TP", f".B {_plain(entry.path)}", _plain(entry.usage) or "\\&", ".RS", *_set(entry.paragraphs)]
+    for names, text in entry.options:
+        lines += [".TP", f".B {_plain(names)}", _plain(text) or "\\&"]
+    if entry.examples:
+        lines += [".PP", "Examples:", ".nf", *(_plain(line) or "\\&" for line in entry.examples.splitlines()), ".fi"]
+    for part in entry.parts:
+        lines += _command(part)
     return [*lines, ".RE"]
 
 
-def _paragraphs(text: str) -> list[str]:
-    lines: list[str] = []
-    for paragraph in text.replace("\b", "").strip().split("\n\n"):
-        lines += [".PP", _plain(" ".join(paragraph.split()))]
-    return lines
+def _set(paragraphs: tuple[str, ...]) -> list[str]:
+    return [line for paragraph in paragraphs for line in (".PP", _plain(paragraph))]
 
 
 def _plain(text: str) -> str:
