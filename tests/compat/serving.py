@@ -34,6 +34,7 @@ _FILES = """
 import functools, http.server
 class Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *words): pass
+http.server.ThreadingHTTPServer.request_queue_size = 128
 server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=sys.argv[1]))
 """
 _SERVE = """
@@ -181,8 +182,11 @@ def proxy(upstream: int) -> Iterator[Proxy]:
 
         do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = forward
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 128
+
+    server = Server(("127.0.0.1", 0), Handler)
     state = Proxy(server.server_port, upstream)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
