@@ -1,12 +1,4 @@
-"""Contract suites for plugin authors: plain functions that raise ``AssertionError`` with what went wrong and where.
-
-In a plugin's tests, with any test runner::
-
-    from git_theta.testing import check_update
-
-    def test_contract():
-        check_update(MyUpdate())
-"""
+"""The contract of updates: exact, deterministic, honest about sizes, and safe against damaged payloads."""
 
 from __future__ import annotations
 
@@ -21,11 +13,11 @@ from git_theta.core import dtypes
 from git_theta.core.contracts import Encoded, Level, Update
 from git_theta.core.tensors import Buffer, Spec, Tensor
 from git_theta.errors import PayloadError
+from git_theta.testing.names import check_name
 
 if TYPE_CHECKING:
     import numpy as np
 
-_NAME = re.compile(r"[a-z][a-z0-9_-]*\Z")
 _NOTE = re.compile(r"[A-Za-z0-9=.,%_-]*\Z")
 _SLACK = 64 << 20  # bytes a decoder may need whatever it decodes
 _FACTOR = 16  # and how many times the bytes it was given or has to return
@@ -52,7 +44,7 @@ def check_update(update: Update, cases: Iterable[tuple[Tensor, Tensor | None]] =
 
     :class:`AssertionError` names the first thing that is wrong; also when the update declined every single pair.
     """
-    assert _NAME.match(update.name), f"the name {update.name!r} must consist of a-z, 0-9, _ and -, and begin with a letter"
+    check_name(update.name)
     assert isinstance(update.needs_base, bool), "needs_base must be True or False"
     given = [Case(f"given pair {number}", tensor, base) for number, (tensor, base) in enumerate(cases)]
     stored: dict[tuple[str, str], tuple[Case, bytes]] = {}  # of each kind the largest
