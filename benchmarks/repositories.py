@@ -67,6 +67,21 @@ class Repository:
         shutil.rmtree(self.path / ".git" / self.filter, ignore_errors=True)
         (self.path / ".git" / "index").unlink(missing_ok=True)
 
+    def keep(self) -> None:
+        """Remember the objects, the caches and the index as they are now."""
+        shutil.copytree(self.path / ".git" / self.filter, self._kept / "store", copy_function=os.link)
+        shutil.copyfile(self.path / ".git" / "index", self._kept / "index")
+
+    def restore(self) -> None:
+        """Back to what was kept."""
+        shutil.rmtree(self.path / ".git" / self.filter)
+        shutil.copytree(self._kept / "store", self.path / ".git" / self.filter, copy_function=os.link)
+        shutil.copyfile(self._kept / "index", self.path / ".git" / "index")
+
+    @property
+    def _kept(self) -> Path:
+        return self.path / ".git" / "kept"
+
     def stored(self) -> int:
         """Bytes of all the filter's objects."""
         return sum(file.stat().st_size for file in self.objects.rglob("*") if file.is_file())

@@ -185,8 +185,58 @@ def skeleton(bench: Bench) -> Iterator[Result]:
     repository.remove()
 
 
+def finetune(bench: Bench) -> Iterator[Result]:
+    """``git add`` of a fine-tuned 1 GiB model over its base, made of real ones."""
+    if bench.models is None:
+        raise SystemExit("this takes --models: a folder with base.bf16.safetensors and dense.bf16.safetensors")
+    base, tuned = bench.folder / "1g-base.safetensors", bench.folder / "1g-dense.safetensors"
+    for source, target in (("base.bf16", base), ("dense.bf16", tuned)):
+        checkpoints.enlarge(bench.models / f"{source}.safetensors", target, ONE)
+    both = _committed(bench, base)
+    sides = {}
+    for name, repository in both.items():
+        repository.keep()
+        before = repository.stored()
+        repository.put(tuned, "model.safetensors")
+        time.sleep(0.2)
+        repository.git("add", "model.safetensors")
+        if name == "theta":
+            ours, size = repository.stored() - before, tuned.stat().st_size
+        sides[name] = Side(repository.restore, lambda r=repository: r.git("add", "model.safetensors"))
+    yield from _compared(bench, "i-finetune", "`git add` of a fine-tune, 1 GiB, bf16", 0.6, sides)
+    yield Result("i-stored", "bytes stored for it / file", f"{ours:,} B", f"{size:,} B", ours / size, 0.12)
+    _remove(both)
+    base.unlink()
+    tuned.unlink()
+
+
+def chain(bench: Bench) -> Iterator[Result]:
+    """``git checkout`` of a model stored as a chain of eight, beside the same model stored dense."""
+    if bench.models is None:
+        raise SystemExit("this takes --models: a folder with base.safetensors and dense.safetensors")
+    repositories = {name: Repository.new(bench.folder / name, "theta", bench.environment) for name in ("chain", "dense")}
+    model = bench.folder / "between.safetensors"
+    for step in range(9):
+        checkpoints.between(bench.models / "base.safetensors", bench.models / "dense.safetensors", step / 8, model)
+        for name, repository in repositories.items():
+            if name == "chain" or step == 8:
+                repository.put(model, "model.safetensors")
+                repository.git("add", "model.safetensors")
+                repository.git("commit", "-q", "-m", f"step {step}")
+    sides = {
+        name: Side((repository.path / "model.safetensors").unlink, lambda r=repository: r.git("checkout", "--", "model.safetensors"))
+        for name, repository in repositories.items()
+    }
+    timings = in_turn(bench.runs, **sides)
+    longest, dense = median(timings["chain"]), median(timings["dense"])
+    what = "`git checkout` of a chain of 8 / of a dense copy, 90 MB, fp32"
+    yield Result("j-chain", what, f"{longest.wall:.2f} s / {dense.wall:.2f} s", "", longest.wall / dense.wall, 4)
+    _remove(repositories)
+    model.unlink()
+
+
 MEASURES: dict[str, Callable[[Bench], Iterator[Result]]] = {
-    name.__name__: name for name in (add, stored, status, checkout, memory, small, ready, many, skeleton)
+    name.__name__: name for name in (add, stored, status, checkout, memory, small, ready, many, skeleton, finetune, chain)
 }
 
 

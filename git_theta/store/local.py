@@ -284,6 +284,11 @@ class LocalStore:
                 self._pending[ref.oid] = _Pending(temporary, ref, synced)
         if known:
             temporary.unlink()
+        else:  # now, while other threads work: hundreds of new folders in a row would keep the end waiting
+            try:
+                self._make_folder(self._path(ref.oid).parent)
+            except OSError as error:
+                raise _store_error(error, self.root) from None
 
     def _publish(self, item: _Pending) -> Path:
         path = self._path(item.ref.oid)

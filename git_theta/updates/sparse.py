@@ -23,6 +23,7 @@ from git_theta.updates import delta_plan, floats, planes, residual
 
 _BITS = 2
 _MOST = 0.25  # of the elements; above that it never pays
+_WINDOW = 1 << 13  # places in each of the stretches that tell which form is smaller
 _LIMIT = 1 << 24  # changes; so that their positions stay within 128 MiB
 
 
@@ -126,21 +127,46 @@ def _changed(target: np.ndarray, source: np.ndarray, limit: int) -> np.ndarray |
 
 def _dump(target: np.ndarray, source: np.ndarray, places: np.ndarray, count: int, level: Level) -> Encoded:
     form, position_chunks = _dump_places(places, count, level)
-    length = sum(memoryview(chunk).nbytes for chunk in position_chunks)
+    length = _size(position_chunks)
     head = bytes([form]) + varint.dump(len(places)) + varint.dump(length)
     values = residual.encode(residual.reading(target), residual.reading(source), len(target), level)
     return Encoded([head, *position_chunks, *values], f"changed={len(places)}")
 
 
 def _dump_places(places: np.ndarray, count: int, level: Level) -> tuple[int, Sequence[Buffer]]:
-    gaps = np.diff(places, prepend=-1) - 1
+    if len(places) * 64 <= count:
+        return _dump_gaps(places, level)
+    if len(places) <= 4 * _WINDOW or _bits_are_smaller(places, level):
+        bits = _compressor(level).compress(_marks(places, count).tobytes())
+        if len(places) > 4 * _WINDOW:
+            return _BITS, [bits]
+        form, gaps = _dump_gaps(places, level)
+        return (_BITS, [bits]) if len(bits) < _size(gaps) else (form, gaps)
+    return _dump_gaps(places, level)
+
+
+def _dump_gaps(places: np.ndarray, level: Level) -> tuple[int, Sequence[Buffer]]:
+    gaps = np.empty(len(places), np.int64)
+    gaps[:1] = places[:1]
+    np.subtract(places[1:], places[:-1], out=gaps[1:])
+    gaps[1:] -= 1
     form = 1 if len(gaps) and int(gaps.max()) > 0xFFFFFFFF else 0
-    best: Sequence[Buffer] = list(planes.encode(gaps.astype(np.uint64 if form else np.uint32), level))
-    if len(places) * 64 > count:
-        packed = _compressor(level).compress(_marks(places, count).tobytes())
-        if len(packed) < sum(memoryview(chunk).nbytes for chunk in best):
-            return _BITS, [packed]
-    return form, best
+    return form, list(planes.encode(gaps.astype(np.uint64 if form else np.uint32), level))
+
+
+def _bits_are_smaller(places: np.ndarray, level: Level) -> bool:
+    """Judged by four stretches spread over ``places``, which are more than these hold together."""
+    step, sizes = (len(places) - _WINDOW) // 3, [0, 0]
+    for number in range(4):
+        part = places[number * step : number * step + _WINDOW]
+        part = part - part[0]
+        sizes[0] += _size(_dump_gaps(part, level)[1])
+        sizes[1] += len(_compressor(level).compress(_marks(part, int(part[-1]) + 1).tobytes()))
+    return sizes[1] < sizes[0]
+
+
+def _size(chunks: Sequence[Buffer]) -> int:
+    return sum(memoryview(chunk).nbytes for chunk in chunks)
 
 
 def _marks(places: np.ndarray, count: int) -> np.ndarray:
