@@ -14,6 +14,7 @@ import tarfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -22,9 +23,10 @@ sys.path[:0] = [str(HERE / "unit" / "checkpoints"), str(HERE.parent)]
 
 from cutting import mutants, rebuilt, survives  # noqa: E402 - found by the line above
 
-from git_theta.core.contracts import ReadsSibling  # noqa: E402 - as above
+from git_theta.core.contracts import ReadsContents, ReadsSibling  # noqa: E402 - as above
 from git_theta.core.layout import Layout  # noqa: E402 - as above
 from git_theta.core.source import BytesSource, Source  # noqa: E402 - as above
+from git_theta.errors import FormatError  # noqa: E402 - as above
 from git_theta.plugins import tables  # noqa: E402 - as above
 
 DATA = HERE / "data"
@@ -131,6 +133,9 @@ def fuzz(name: str, count: int, seed: int = 0, keep: Callable[[bytes, Exception]
         signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT)
         try:
             no, yes = survives(parser, [data])
+            if yes and isinstance(parser, ReadsContents):
+                with suppress(FormatError):
+                    parser.contents(BytesSource(data))
         except Exception as error:  # whatever it is, it is a finding
             if keep is None:
                 raise

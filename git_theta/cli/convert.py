@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
@@ -96,7 +95,7 @@ def _open(name: str, stack: ExitStack) -> FileSource:
     if smudge.missing(session.store, manifest):
         fetch_missing(session, [manifest])
     smudge.require(session.store, manifest)
-    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="git-theta-", dir=repository.git_dir))
-    file = Path(folder, "checkpoint")
+    file = session.store.temporary_path()
+    stack.callback(file.unlink, missing_ok=True)
     smudge.write(session.store, manifest, file, session.pool())
     return stack.enter_context(FileSource(file))

@@ -71,9 +71,7 @@ def clean(session: Session, path: str, source: Source, known: Sequence[Manifest]
     if tables.beside(PurePosixPath(path).name):
         from git_theta.workflows import siblings
 
-        same = siblings.as_before(session, source, layout, known)
-        if same is not None:
-            return dump(same)
+        layout = siblings.as_before(session, source, layout, known)
     elsewhere = Elsewhere(session, path)
     try:
         manifest = _Work(session, source, layout, list(known), elsewhere, job).run()

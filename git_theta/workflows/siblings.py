@@ -13,7 +13,9 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from git_theta.core import skeleton as skeletons
+from git_theta.core import varint
 from git_theta.core.contracts import ReadsSibling
+from git_theta.core.layout import Extent, Layout
 from git_theta.core.manifest import is_manifest
 from git_theta.core.source import FileSource
 from git_theta.errors import FormatError, ThetaError
@@ -21,7 +23,6 @@ from git_theta.plugins import registry, tables
 from git_theta.workflows import tensors
 
 if TYPE_CHECKING:
-    from git_theta.core.layout import Layout
     from git_theta.core.manifest import Manifest
     from git_theta.core.skeleton import Piece, Skeleton
     from git_theta.core.source import Source
@@ -54,19 +55,37 @@ def scan(session: Session, path: str, source: Source) -> Layout | None:
     return None
 
 
-def as_before(session: Session, source: Source, layout: Layout, known: Sequence[Manifest]) -> Manifest | None:
-    """The one of ``known`` that describes the very bytes of ``source``, cut in another way: the file beside it was another one then."""
+def as_before(session: Session, source: Source, layout: Layout, known: Sequence[Manifest]) -> Layout:
+    """The layout to cut ``source`` by: that of one of the ``known`` manifests, where it serves better than ``layout``.
+
+    So it is where a manifest describes these very bytes, though it cut them in another way, when the file beside them was another one:
+    then it is to stay as it is. And where that file is gone, but an earlier one told of as many bytes what they are.
+    """
     for manifest in known:
-        if manifest.size != source.size or [e.name for e in manifest.entries] == [e.name for e in layout.extents]:
+        if manifest.size != source.size or [entry.name for entry in manifest.entries] == [extent.name for extent in layout.extents]:
             continue
         try:
             text = bytes(tensors.load(session.store, manifest.skeleton))
             skeleton = skeletons.parse(text, manifest.size, [entry.nbytes for entry in manifest.entries])
+            before = _layout(manifest, text, skeleton)
         except ThetaError:
             continue
-        if all(_same(source, manifest, skeleton, piece) for piece in skeleton.pieces):
-            return manifest
-    return None
+        if layout.format == "opaque" or all(_same(source, manifest, skeleton, piece) for piece in skeleton.pieces):
+            return before
+    return layout
+
+
+def _layout(manifest: Manifest, text: bytes, skeleton: Skeleton) -> Layout:
+    """The layout that a sound skeleton was cut by."""
+    extents, offset = [], 0
+    _, position = varint.parse(text, 0)
+    _, position = varint.parse(text, position)
+    for entry in manifest.entries:
+        gap, position = varint.parse(text, position)
+        offset += gap
+        extents.append(Extent(entry.name, entry.dtype, entry.shape, offset, entry.nbytes, entry.aliases))
+        offset += entry.nbytes
+    return Layout(manifest.format, manifest.size, tuple(extents), skeleton.checksums)
 
 
 def _same(source: Source, manifest: Manifest, skeleton: Skeleton, piece: Piece) -> bool:

@@ -64,6 +64,34 @@ def test_what_was_committed_stays_as_it_is_whatever_becomes_of_the_index(tf: Rep
     tf.git("checkout", "-q", "--force", "HEAD", "--", VALUES)
 
 
+def test_without_the_index_a_new_version_is_cut_as_the_old_one(tf: Repo) -> None:
+    commit(tf, ".gitattributes", VALUES, INDEX)
+    (tf.path / INDEX).unlink()
+    changed = bytearray(tf.read(VALUES))
+    changed[45] ^= 1
+    tf.write(VALUES, bytes(changed))
+    commit(tf, VALUES)
+    assert b"1 modified of 10 tensors" in tf.theta("diff", "HEAD~1", "HEAD", "--", VALUES)
+    tf.write(VALUES, bytes(changed) + b"longer")
+    commit(tf, VALUES)
+    assert tf.manifest(f"HEAD:{VALUES}").format == "opaque"
+
+
+def test_lost_objects_are_stored_again(tf: Repo) -> None:
+    index = tf.read(INDEX)
+    (tf.path / INDEX).unlink()
+    commit(tf, ".gitattributes", VALUES)
+    before, held = tf.blob(f"HEAD:{VALUES}"), tf.object_ids()
+    assert held
+    for path in tf.store.glob("*/*/*"):
+        path.unlink()
+    tf.write(INDEX, index)
+    (tf.path / VALUES).touch()
+    tf.git("add", "--renormalize", VALUES)
+    assert tf.blob(f":{VALUES}") == before
+    assert tf.object_ids() >= held
+
+
 def test_without_the_index_it_is_plain_bytes_and_stays_so(tf: Repo) -> None:
     index = tf.read(INDEX)
     (tf.path / INDEX).unlink()
