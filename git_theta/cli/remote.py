@@ -161,7 +161,7 @@ def confirm(url: str | None, yes: bool) -> int:
             consent.confirm(repository, item)
             agreed += 1
     if agreed:
-        click.echo("Agreed. 'git theta pull' now fetches what is missing.")
+        click.echo("Agreed. 'git theta pull' fetches what is missing (after a clone whose checkout failed: 'git reset --hard').")
     return 0 if agreed == len(chosen) else 1
 
 
