@@ -17,6 +17,7 @@ from git_theta.checkpoints.cursor import Cursor
 from git_theta.core import dtypes
 from git_theta.core.layout import Extent, Layout
 from git_theta.core.source import BytesSource, Source
+from git_theta.core.tensors import Contents, Spec, Tensor
 from git_theta.errors import FormatError
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -54,10 +55,14 @@ class _Type:
 
 @dataclass(slots=True)
 class _Object:
-    """What a header says: a group's links or table, or a dataset's extents; and the names it was met under."""
+    """What a header says: a group's links or table, or a dataset's extents; and the names it was met under.
+
+    ``spec`` is a dataset's own type (``""``: there is none here) and shape.
+    """
 
     names: list[str] = field(default_factory=list)
     extents: list[Extent] = field(default_factory=list)
+    spec: Spec | None = None
 
 
 class Hdf5Format:
@@ -77,6 +82,24 @@ class Hdf5Format:
         """
         found = _File(source).objects()
         return assemble(self.name, source.size, [extent for each in found for extent in _named(each)])
+
+    def contents(self, source: Source) -> Contents:
+        """The datasets that lie in one piece and have a type here; the names of all others."""
+        tensors: dict[str, Tensor] = {}
+        others: list[str] = []
+        for each in _File(source).objects():
+            spec, lying = each.spec, each.extents
+            if spec is None:
+                continue
+            names = [name or "dataset" for name in each.names]
+            if len(lying) == 1 and lying[0].name == names[0] and (lying[0].dtype, lying[0].shape) == tuple(spec):
+                data = source.read(lying[0].offset, lying[0].length)
+                tensors.update(dict.fromkeys(names, Tensor(spec.dtype, spec.shape, data)))
+            elif spec.dtype and not prod(spec.shape):
+                tensors.update(dict.fromkeys(names, Tensor(spec.dtype, spec.shape, b"")))
+            else:
+                others += [f"{name} ({'in chunks, or elsewhere' if spec.dtype else 'no numbers, or big-endian'})" for name in names]
+        return Contents(tensors, tuple(others))
 
 
 def _named(each: _Object) -> list[Extent]:
@@ -137,6 +160,7 @@ class _File:
             each = known[address] = _Object([path])
             messages = self.messages(address)
             each.extents = self.extents(path or "dataset", messages)
+            each.spec = self.spec(messages)
             children = list(self.links(messages))
             links += len(children)
             for name, child in reversed(children):
@@ -345,6 +369,14 @@ class _File:
             length *= prod(-(-size // chunk) for size, chunk in zip(shape, dims, strict=True))
             return self._one(name, _Type("", kind.size), (length // kind.size,), cursor.uint(self.wide), length)
         return self._one(name, kind, tuple(dims), cursor.uint(self.wide), length)
+
+    def spec(self, messages: list[_Message]) -> Spec | None:
+        """A dataset's type and shape; None for what is no dataset, or one without a value."""
+        last = {message.kind: message for message in messages}
+        if not {_DATASPACE, _DATATYPE, _LAYOUT} <= last.keys():
+            return None
+        shape = self._shape(last[_DATASPACE].data)
+        return None if shape is None else Spec(_type(last[_DATATYPE].data).dtype, shape)
 
     def _shape(self, data: bytes) -> tuple[int, ...] | None:
         cursor = Cursor(BytesSource(data), "HDF5 file")

@@ -123,8 +123,8 @@ def test_what_does_not_fit_is_refused_or_dropped(bare: Repo) -> None:
     assert not (bare.path / "a.npz").exists()
     assert b"  b (bf16[3])\n" in bare.theta("convert", "a.safetensors", "a.npz", "--drop")
     same(by_numpy(bare.path / "a.npz"), {"w": np.ones(3, np.float32)})
-    (bare.path / "a.h5").write_bytes((DATA / "formats" / "small.h5").read_bytes())
-    assert b"hdf5 files cannot be converted" in bare.theta_run("convert", "a.h5", "h.safetensors").stderr
+    (bare.path / "a.onnx").write_bytes((DATA / "formats" / "small.onnx").read_bytes())
+    assert b"onnx files cannot be converted" in bare.theta_run("convert", "a.onnx", "h.safetensors").stderr
 
 
 def test_nothing_is_replaced_unasked(bare: Repo) -> None:

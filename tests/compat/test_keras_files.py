@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gitrepo import Repo
+from safetensors.numpy import load_file
 
 from git_theta.core.digest import digest
 
@@ -46,6 +47,9 @@ def test_a_model(repo: Repo, name: str) -> None:
     held = {str(entry.spec) for entry in manifest.entries if entry.dtype == "f32"}
     assert {"f32[30,40]", "f32[40]", "f32[40,3]", "f32[3]"} <= held
     assert {digest(value) for value in weights(model)} <= stored
+    if name.endswith(".h5"):
+        repo.theta("convert", f"HEAD:{name}", "../out.safetensors")
+        assert {array.tobytes() for array in load_file(repo.path.parent / "out.safetensors").values()} >= set(weights(model))
     size = len(repo.object_ids())
     changed = [value.copy() for value in model.get_weights()]
     changed[0][0, 0] += 1

@@ -10,6 +10,7 @@ from cutting import mutants
 
 from git_theta.checkpoints.flax_msgpack import FlaxMsgpackFormat
 from git_theta.checkpoints.gguf import GgufFormat
+from git_theta.checkpoints.hdf5 import Hdf5Format
 from git_theta.checkpoints.numpy_files import NpyFormat, NpzFormat
 from git_theta.checkpoints.safetensors import SafetensorsFormat
 from git_theta.checkpoints.torch_legacy import TorchLegacyFormat
@@ -27,6 +28,7 @@ FORMATS = {
     "gguf": (GgufFormat(), [*DATA.glob("formats/*.gguf")]),
     "npy": (NpyFormat(), [*DATA.glob("formats/*.npy")]),
     "npz": (NpzFormat(), [*DATA.glob("formats/*.npz")]),
+    "hdf5": (Hdf5Format(), [*DATA.glob("formats/*.h5")]),
     "flax-msgpack": (FlaxMsgpackFormat(), [*DATA.glob("formats/*.msgpack")]),
 }
 
@@ -107,6 +109,14 @@ def test_what_flax_itself_wrote() -> None:
     chunks = FlaxMsgpackFormat().contents(source("formats/flax-chunks.msgpack"))
     assert values(chunks.tensors["params/w"]) == np.arange(40).reshape(5, 8).tolist()
     assert chunks.tensors.keys() == {"params/w", "b"}
+
+
+def test_datasets_of_hdf5_in_one_piece() -> None:
+    held = Hdf5Format().contents(source("formats/small.h5"))
+    assert held.tensors["scalar"] is held.tensors["hard"]
+    assert values(held.tensors["layers/dense/vars/0"]) == np.arange(1, 13).reshape(3, 4).tolist()
+    assert held.tensors["empty"].shape == (0, 3)
+    assert {name.partition(" ")[0] for name in held.others} == {"away", "big", "chunked", "complex", "packed", "text", "var"}
 
 
 def test_keys_of_gguf_and_metadata_are_told() -> None:
