@@ -23,7 +23,7 @@ from git_theta.updates import delta_plan, floats, planes, residual
 
 _BITS = 2
 _MOST = 0.25  # of the elements; above that it never pays
-_WINDOW = 1 << 13  # places in each of the stretches that tell which form is smaller
+_STRETCH, _STRETCHES = 1 << 11, 16  # places in each of the stretches that tell which form is smaller, and the number of these
 _LIMIT = 1 << 24  # changes; so that their positions stay within 128 MiB
 
 
@@ -136,9 +136,9 @@ def _dump(target: np.ndarray, source: np.ndarray, places: np.ndarray, count: int
 def _dump_places(places: np.ndarray, count: int, level: Level) -> tuple[int, Sequence[Buffer]]:
     if len(places) * 64 <= count:
         return _dump_gaps(places, level)
-    if len(places) <= 4 * _WINDOW or _bits_are_smaller(places, level):
+    if len(places) <= _STRETCHES * _STRETCH or _bits_are_smaller(places, level):
         bits = _compressor(level).compress(_marks(places, count).tobytes())
-        if len(places) > 4 * _WINDOW:
+        if len(places) > _STRETCHES * _STRETCH:
             return _BITS, [bits]
         form, gaps = _dump_gaps(places, level)
         return (_BITS, [bits]) if len(bits) < _size(gaps) else (form, gaps)
@@ -155,10 +155,10 @@ def _dump_gaps(places: np.ndarray, level: Level) -> tuple[int, Sequence[Buffer]]
 
 
 def _bits_are_smaller(places: np.ndarray, level: Level) -> bool:
-    """Judged by four stretches spread over ``places``, which are more than these hold together."""
-    step, sizes = (len(places) - _WINDOW) // 3, [0, 0]
-    for number in range(4):
-        part = places[number * step : number * step + _WINDOW]
+    """Judged by some stretches spread over ``places``, which are more than these hold together."""
+    step, sizes = (len(places) - _STRETCH) // (_STRETCHES - 1), [0, 0]
+    for number in range(_STRETCHES):
+        part = places[number * step : number * step + _STRETCH]
         part = part - part[0]
         sizes[0] += _size(_dump_gaps(part, level)[1])
         sizes[1] += len(_compressor(level).compress(_marks(part, int(part[-1]) + 1).tobytes()))
