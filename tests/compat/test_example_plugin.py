@@ -5,35 +5,23 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from gitrepo import ROOT, Repo
+from installing import install, with_site
 from small_models import safetensors_file
 
 EXAMPLE = ROOT / "examples" / "plugin-trim-rows"
 WORDS = np.random.default_rng(1).standard_normal((4000, 48)).astype(np.float32)
 
 
-def install(site: Path) -> None:
-    """What ``pip install --no-deps`` leaves in a site-packages folder, without a build backend and a network."""
-    project = tomllib.loads((EXAMPLE / "pyproject.toml").read_text())["project"]
-    info = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
-    lines = [f"{name} = {target}\n" for name, target in project["entry-points"]["git_theta"].items()]
-    (info / "entry_points.txt").write_text("".join(["[git_theta]\n", *lines]))
-    (site / "git_theta_trim_rows").symlink_to(EXAMPLE / "src" / "git_theta_trim_rows", target_is_directory=True)
-
-
 @pytest.fixture
 def with_plugin(repo: Repo, tmp_path: Path) -> Repo:
     """The same repository, where the plugin is installed."""
-    install(tmp_path / "site")
-    path = os.pathsep.join([repo.environment["PYTHONPATH"], str(tmp_path / "site")])
-    return Repo(repo.path, {**repo.environment, "PYTHONPATH": path})
+    install(EXAMPLE, tmp_path / "site")
+    return with_site(repo, tmp_path / "site")
 
 
 def trimmed(*removed: int) -> bytes:

@@ -1,0 +1,1 @@
+"""An example of a Git-Theta plugin with something of every kind."""
