@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -358,6 +359,28 @@ def test_a_detached_head_follows(tmp_path: Path, environment: Mapping[str, str])
     import_all(repo)
     assert repo.git("rev-parse", "HEAD") == repo.git("rev-parse", "main~1")
     assert repo.read("model.safetensors") == trained(1)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="kill")
+def test_a_run_that_is_killed_has_changed_nothing(tmp_path: Path, environment: Mapping[str, str]) -> None:
+    repo = plain(tmp_path / "repo", environment)
+    for step in range(12):
+        commit(repo, f"{step}", {"model.safetensors": trained(step), "other.safetensors": trained(step + 20)})
+    refs = repo.git("for-each-ref")
+    words = [sys.executable, "-m", "git_theta", "migrate", "import"]
+    process = subprocess.Popen(words, cwd=repo.path, env=dict(repo.environment), stdout=subprocess.DEVNULL)
+    scratch = repo.common / "theta" / "tmp"
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline and not list(scratch.glob("migrate-*/scratch.git/config")):
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    assert repo.git("for-each-ref") == refs
+    assert repo.status() == ""
+    (left,) = scratch.glob("migrate-*")
+    os.utime(left, (0, 0))
+    import_all(repo)
+    assert is_manifest(repo.blob("HEAD~11:other.safetensors"))
 
 
 @pytest.mark.parametrize("state", ["dirty", "staged", "stash", "worktree", "merge", "shallow", "lost-head", "in-the-way", "not-installed"])
