@@ -111,7 +111,7 @@ SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "onnx": lambda: _files("formats", "*.onnx"),
     "flax-msgpack": lambda: _files("formats", "*.msgpack"),
     "tf-checkpoint": lambda: _files("tensorflow", "*.index"),
-    "torch-distributed": lambda: _files("dcp", ".metadata"),
+    "torch-distributed": lambda: [*_files("dcp", ".metadata"), *_files("dcp-sharded", ".metadata")],
     "tar": _tars,
     "stored-zip": _zips,
 }

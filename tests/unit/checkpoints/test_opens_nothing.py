@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 DATA = Path(__file__).parents[2] / "data"
-FILES = sorted(path for folder in ("formats", "torch", "tensorflow", "dcp") for path in (DATA / folder).iterdir() if path.is_file())
+FOLDERS = ("formats", "torch", "tensorflow", "dcp", "dcp-sharded")
+FILES = sorted(path for folder in FOLDERS for path in (DATA / folder).iterdir() if path.is_file())
 
 SCRIPT = """
 import sys
-from git_theta.core.contracts import ReadsContents
+from git_theta.core.contracts import ReadsContents, ReadsSibling
 from git_theta.core.source import BytesSource
 from git_theta.errors import FormatError
 from git_theta.plugins import tables
@@ -28,6 +29,13 @@ def read_all():
                     read(BytesSource(data))
                 except FormatError:
                     pass
+            if isinstance(form, ReadsSibling):
+                for other in ("small.data-00000-of-00001", "__0_0.distcp"):
+                    for _, beside in files:
+                        try:
+                            form.scan_beside(BytesSource(data), other, BytesSource(beside))
+                        except FormatError:
+                            pass
 
 read_all()  # modules of our own are imported on the way
 seen = []

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
-from cutting import rebuilt, told
+from cutting import contents, rebuilt, told
 
 from git_theta.checkpoints.tf_checkpoint import TfCheckpointFormat
 from git_theta.checkpoints.torch_zip import TorchZipFormat
@@ -75,6 +76,19 @@ def test_slices_have_their_names() -> None:
     plain = TORCH.scan(BytesSource(SLICES))
     assert [extent.offset for extent in plain.extents] == [extent.offset for extent in layout.extents]
     assert plain.checksums == layout.checksums
+
+
+def test_pieces_of_one_tensor_are_called_after_their_place() -> None:
+    folder = DATA / "dcp-sharded"
+    metadata = BytesSource((folder / ".metadata").read_bytes())
+    found: dict[str, bytes] = {}
+    for name in ("__0_0.distcp", "__1_0.distcp"):
+        data = (folder / name).read_bytes()
+        layout = TORCH.scan_beside(BytesSource(data), name, metadata)
+        assert rebuilt(layout, data) == data
+        found |= contents(layout, data)
+    assert found.keys() == {"model.w", "model.w@20,0", "model.b"}
+    assert np.frombuffer(found["model.w"] + found["model.w@20,0"], "<f4").tolist() == list(range(2400))
 
 
 @pytest.mark.parametrize("metadata", [b"", b"x", b"\x80\x02}.", METADATA[:-20]])
