@@ -16,7 +16,7 @@ endif
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 CONSTRAINTS := constraints.txt
 
-.PHONY: help demo test unit lint format bench clean
+.PHONY: help demo test unit lint format docs bench clean
 
 help:
 	@echo "make demo    train a small classifier and version it (half a minute)"
@@ -24,6 +24,7 @@ help:
 	@echo "make unit    the fast tests alone"
 	@echo "make lint    ruff and mypy alone"
 	@echo "make format  put the source into its form"
+	@echo "make docs    the documentation as a site: site/index.html"
 	@echo "make bench   measure beside git-lfs (see benchmarks/README.md)"
 	@echo "make clean   remove .venv and everything made"
 
@@ -45,11 +46,14 @@ format: $(STAMPS)/test
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
 
+docs: $(STAMPS)/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --config-file docs/mkdocs/mkdocs.yml
+
 bench: $(STAMPS)/install
 	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
 
 clean:
-	rm -rf $(VENV) $(STAMPS) dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(STAMPS) dist build site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # Each stamp says that a step was done and is older than nothing it depends on.
 
@@ -68,6 +72,11 @@ $(STAMPS)/install: $(STAMPS)/pip pyproject.toml
 	@$(PIP) install --constraint $(CONSTRAINTS) --build-constraint $(CONSTRAINTS) --editable .
 	@touch $@
 
+$(STAMPS)/docs: $(STAMPS)/install
+	@echo "Installing what the site needs ..."
+	@$(PIP) install --constraint $(CONSTRAINTS) --group docs
+	@touch $@
+
 $(STAMPS)/torch: $(STAMPS)/pip
 	@echo "Installing torch ..."
 	@$(PIP) --quiet install --constraint $(CONSTRAINTS) --no-deps --retries 1 --extra-index-url $(TORCH_INDEX) torch
@@ -75,5 +84,5 @@ $(STAMPS)/torch: $(STAMPS)/pip
 
 $(STAMPS)/test: $(STAMPS)/install $(STAMPS)/torch
 	@echo "Installing what the tests need ..."
-	@$(PIP) install --constraint $(CONSTRAINTS) --group test --group lint
+	@$(PIP) install --constraint $(CONSTRAINTS) --group test --group docs --group lint
 	@touch $@
