@@ -24,7 +24,7 @@ from git_theta.core.names import display
 from git_theta.core.references import References
 from git_theta.core.source import BytesSource, FileSource, Source
 from git_theta.errors import GitError, ObjectMissing, ThetaError, UsageError
-from git_theta.git import attributes, blobs, history, hooks, rewrite
+from git_theta.git import attributes, blobs, contents, history, hooks, rewrite
 from git_theta.git.command import run
 from git_theta.git.repository import Repository
 from git_theta.git.rewrite import Commit, FileChange, Ref, Rewritten, Scratch
@@ -83,8 +83,8 @@ def import_history(session: Session, include: Sequence[str], names: Sequence[str
     """
     repository, chosen = _prepared(session, names)
     found = rewrite.files(repository, chosen)
-    contents = _Contents(session)
-    patterns = list(include) or _suffixes(contents, found)
+    held = _Contents(session)
+    patterns = list(include) or _suffixes(held, found)
     if not patterns:
         raise UsageError('history holds no checkpoint under a known suffix; name the files: --include "*.weights"')
     matched = attributes.matches(repository, [("", pattern) for pattern in patterns], {path for path, _ in found})
@@ -92,15 +92,15 @@ def import_history(session: Session, include: Sequence[str], names: Sequence[str
     if any(path.rpartition("/")[2] == attributes.FILE for path in paths):
         raise UsageError(f"{' '.join(patterns)} would take {attributes.FILE} itself, which git reads; use a narrower pattern")
     versions = {(path, blob) for path, blob in found if path in paths}
-    contents.require({blob: path for path, blob in sorted(versions)})
+    held.require({blob: path for path, blob in sorted(versions)})
     with _scratch(session, not dry) as (scratch, store):
         working = session if store is None else _with_store(session, store)
-        advance = show("Migrating", sum(contents.whole(blob) for blob in {blob for _, blob in versions}))
-        work = _Import(working, scratch, contents, tracking.Tracking(repository, patterns, sorted(paths)), advance)
+        advance = show("Migrating", sum(held.whole(blob) for blob in {blob for _, blob in versions}))
+        work = _Import(working, scratch, held, tracking.Tracking(repository, patterns, sorted(paths)), advance)
         rewritten = scratch.rewrite(chosen, work.change)
         working.store.flush()
         done = {blob for _, blob in versions} - work.old_metadata
-        summary = Summary(tuple(patterns), len(work.paths), len(done), sum(map(contents.whole, done)), contents.kept_bytes(done))
+        summary = Summary(tuple(patterns), len(work.paths), len(done), sum(map(held.whole, done)), held.kept_bytes(done))
         summary.after = sum(work.references.objects.values()) + work.text_bytes
         summary.old_metadata = len(work.old_metadata)
         _finish(session, summary, rewritten, "import", dry)
@@ -294,7 +294,7 @@ class _Contents:
         return path.is_file() and path.stat().st_size == size
 
 
-def _suffixes(contents: _Contents, found: set[tuple[str, str]]) -> list[str]:
+def _suffixes(held: _Contents, found: set[tuple[str, str]]) -> list[str]:
     """Patterns for the suffixes of known formats under which there is a checkpoint that is one by its content."""
     special = [item for item in registry.checkpoint_formats() if not (item.name in tables.FORMATS and tables.FORMATS[item.name].generic)]
     known = {suffix for item in special for suffix in item.suffixes}
@@ -306,7 +306,7 @@ def _suffixes(contents: _Contents, found: set[tuple[str, str]]) -> list[str]:
             by_suffix.setdefault(suffix, []).append(blob)
     chosen = []
     for suffix, members in sorted(by_suffix.items()):
-        heads = map(contents.head, members)
+        heads = map(held.head, members)
         if any(is_manifest(head) or next(registry.detect(head, "")).name in names for head in heads):
             chosen.append(f"*{suffix}")
     return chosen
@@ -397,10 +397,10 @@ class _Import(_Rewriter):
     """From files, or Git LFS pointers, to manifests."""
 
     def __init__(
-        self, session: Session, scratch: Scratch, contents: _Contents, track: tracking.Tracking, advance: Callable[[int], None]
+        self, session: Session, scratch: Scratch, held: _Contents, track: tracking.Tracking, advance: Callable[[int], None]
     ) -> None:
         super().__init__(session, scratch)
-        self._contents = contents
+        self._contents = held
         self._track = track
         self._tracked = set(track.paths)
         self._advance = advance
@@ -556,14 +556,15 @@ def _refresh(session: Session, old: str, new: str) -> None:
         if not item.blob.strip("0"):
             session.full_path(item.path).unlink(missing_ok=True)
     _write(session, [item.path for item in small if item.blob.strip("0")])
-    models = [(item, session.manifest(item.blob)) for item in present if item not in small]
-    kept, lost = list[tuple[_Difference, Manifest | None]](), list[tuple[_Difference, Manifest | None]]()
-    for item, manifest in models:
-        size = manifest.size if manifest is not None else _size(session, item.blob)
-        (kept if session.full_path(item.path).lstat().st_size == size else lost).append((item, manifest))
-    _write(session, [item.path for item, _ in lost])
-    stats = {item.path: session.full_path(item.path).lstat() for item, _ in kept}
-    written = tuple(checkout.Target(item.path, manifest, item.mode == "100755") for item, manifest in kept if manifest is not None)
+    models = [item for item in present if item not in small]
+    held = dict(contents.read(session.repository, [item.blob for item in models]))
+    manifests = {blob: parse(content.data) for blob, content in held.items() if content.is_manifest}
+    sizes = {blob: content.size for blob, content in held.items()} | {blob: manifest.size for blob, manifest in manifests.items()}
+    kept = [item for item in models if session.full_path(item.path).lstat().st_size == sizes[item.blob]]
+    _write(session, [item.path for item in models if item not in kept])
+    stats = {item.path: session.full_path(item.path).lstat() for item in kept}
+    known = [(item, manifests[item.blob]) for item in kept if item.blob in manifests]
+    written = tuple(checkout.Target(item.path, manifest, item.mode == "100755") for item, manifest in known)
     checkout.mark(session, checkout.Outcome(written, (), stats))
 
 
@@ -571,10 +572,6 @@ def _skipped(session: Session) -> set[str]:
     """The files of the index that a sparse checkout leaves out."""
     listed = run(["ls-files", "-t", "-z"], cwd=session.repository.worktree).decode("utf-8", "surrogateescape").split("\0")
     return {line[2:] for line in listed if line.startswith("S ")}
-
-
-def _size(session: Session, blob: str) -> int:
-    return int(history.git(session.repository, ["cat-file", "-s", blob]))
 
 
 def _write(session: Session, paths: Sequence[str]) -> None:
