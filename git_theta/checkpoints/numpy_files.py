@@ -151,6 +151,8 @@ class NpzFormat:
         :class:`FormatError` when ``like`` holds what is no plain array, or for types that NumPy cannot hold.
         """
         old = _plain_arrays(like) if like is not None else {}
+        if cut := next((name for name in tensors if "\0" in name), None):
+            raise FormatError(f"an .npz file cannot hold the name {display(cut, 80)}: NumPy reads it to its zero byte only")
         if not tensors:
             return b"PK\5\6" + bytes(18)  # the shortest archive; NumPy takes no zip64 record for one
         data = write_archive([(f"{name}.npy", _member(name, tensor, old.get(name))) for name, tensor in tensors.items()])

@@ -59,6 +59,8 @@ def convert(source: Source, suffix: str, target: str, drop: bool = False) -> Con
     found = next(registry.detect(source.read(0, min(_HEAD, source.size)), suffix.lower()))
     if found.name == target:
         return Conversion(source.read(0, source.size), target, len(found.scan(source).extents))
+    if found.name == "opaque":
+        raise UsageError("this is no checkpoint of a known format, so there is nothing to convert")
     if not isinstance(found, ReadsContents):
         raise UsageError(f"{found.name} files cannot be converted into others")
     held = found.contents(source)

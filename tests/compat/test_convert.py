@@ -124,6 +124,8 @@ def test_what_does_not_fit_is_refused_or_dropped(bare: Repo) -> None:
     assert b"  b (bf16[3])\n" in bare.theta("convert", "a.safetensors", "a.npz", "--drop")
     same(by_numpy(bare.path / "a.npz"), {"w": np.ones(3, np.float32)})
     (bare.path / "a.onnx").write_bytes((DATA / "formats" / "small.onnx").read_bytes())
+    (bare.path / "a.txt").write_bytes(b"junk")
+    assert b"no checkpoint of a known format" in bare.theta_run("convert", "a.txt", "h.safetensors").stderr
     assert b"onnx files cannot be converted" in bare.theta_run("convert", "a.onnx", "h.safetensors").stderr
 
 

@@ -152,6 +152,7 @@ def test_one_array_is_built_again(name: str) -> None:
     ("tensors", "like", "message"),
     [
         ({"a": Tensor("q8_0", (32,), bytes(34))}, None, "cannot hold"),
+        ({"a\0b": Tensor("u8", (1,), b"a")}, None, "zero byte"),
         ({"a": Tensor("u8", (1,), b"a")}, PACKED, "compressed"),
         ({"a": Tensor("u8", (1,), b"a")}, b"no archive", "broken"),
     ],
