@@ -28,7 +28,7 @@ def main() -> int:
 
         return run(sys.argv[1:])
     except KeyboardInterrupt:
-        return 130
+        return _interrupted()
     except BrokenPipeError:
         return _broken_pipe()
     except Exception as error:  # whatever it is, a user gets a line
@@ -73,6 +73,17 @@ def _import_when_used(name: str) -> None:
 
     if name not in sys.modules:
         sys.modules[name] = Later(name)
+
+
+def _interrupted() -> int:
+    """The exit code after Ctrl-C. Python would wait for our threads, of which one may compute for long."""
+    import threading
+
+    if any(thread.name.startswith("git-theta") for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(130)
+    return 130
 
 
 def _broken_pipe() -> int:

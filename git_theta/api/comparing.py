@@ -48,6 +48,7 @@ def merge(
     strategy: str | None = None,
     options: Mapping[str, object] | None = None,
     params: str = "*",
+    by_name: bool = False,
     message: str | None = None,
     into: str | None = None,
     repo: StrPath | None = None,
@@ -55,8 +56,9 @@ def merge(
     """Merge ``branches`` into the branch ``into`` (default: the current one) and return the commit that it then has.
 
     Tensors that several sides changed are merged by ``strategy`` with ``options``, where their name matches the glob ``params``; others,
-    and all without ``strategy``, as a committed ``.theta.toml`` or the setting ``theta.merge.strategy`` says. All other files are merged
-    as git does it (2.38 or newer is needed). Only where ``into`` is checked out are index and working tree touched.
+    and all without ``strategy``, as a committed ``.theta.toml`` or the setting ``theta.merge.strategy`` says. With ``by_name`` one model in
+    two file formats is merged by tensor name. All other files are merged as git does it (2.38 or newer is needed). Only where ``into`` is
+    checked out are index and working tree touched.
 
     :class:`~git_theta.errors.MergeError` names tensors that no rule merges, :class:`~git_theta.errors.GitError` other files in conflict;
     nothing has changed then.
@@ -64,12 +66,11 @@ def merge(
     if not branches:
         raise UsageError("name at least one branch to merge")
     with sessions.session(repo) as session:
-        given = (merge_rules.rule(strategy, options or {}, params),) if strategy is not None else ()
+        chosen = (merge_rules.rule(strategy, options or {}, params),) if strategy is not None else ()
+        given = merge_rules.Rules(chosen, by_name=by_name, further=not chosen or params != "*")
 
         def rules(path: str) -> merge_rules.Rules:
-            if given and params == "*":
-                return merge_rules.Rules(given)
-            return merge_rules.Rules((*given, *merge_rules.in_force(session, path, into or "HEAD").rules))
+            return merge_rules.complete(session, path, given, into or "HEAD")
 
         return merge_commits(session, branches, rules, message, into)
 

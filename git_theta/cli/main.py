@@ -152,6 +152,6 @@ def run(arguments: list[str]) -> int:
     except SystemExit:  # click's answer to a reader that has gone
         raise BrokenPipeError from None
     except click.Abort:  # click's word for Ctrl-C and for the end of input at a question
-        return 130
+        raise KeyboardInterrupt from None
     sys.stdout.flush()
     return result if isinstance(result, int) else 0

@@ -24,6 +24,7 @@ git theta merge fine-tuned --write-models /tmp/three   # hand the versions to co
 @click.option(
     "--params", metavar="GLOB", default="*", show_default=True, help="Only tensors whose name matches; others follow .theta.toml."
 )
+@click.option("--by-name", is_flag=True, help="Merge one model in two file formats (.pt and .safetensors) by tensor name.")
 @click.option("-m", "--message", help="The commit's message.")
 @click.option("--sweep", "sweeps", metavar="KEY=FROM:TO:STEP", multiple=True, help="Try a range of values for an option; needs --eval.")
 @click.option(
@@ -40,6 +41,7 @@ def merge(
     strategies: tuple[str, ...],
     words: tuple[str, ...],
     params: str,
+    by_name: bool,
     message: str | None,
     sweeps: tuple[str, ...],
     evaluation: str | None,
@@ -65,7 +67,7 @@ def merge(
         raise click.UsageError("--sweep, and more than one strategy, need --eval to choose by")
     if words and not chosen:
         raise click.UsageError("-o belongs to -s")
-    request = merging.Request(tuple(names), tuple(chosen), words, params, message, tuple(passed))
+    request = merging.Request(tuple(names), tuple(chosen), words, params, message, tuple(passed), by_name)
     if evaluation:
         return merging.by_score(request, sweeps, evaluation, minimize, dry_run, as_json)
     if write_models is not None:

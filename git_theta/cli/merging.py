@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import click
 
 from git_theta.cli.output import path, table, warn
 from git_theta.core.names import display
-from git_theta.drivers.merge_driver import ENVIRONMENT, find_rules
+from git_theta.drivers.merge_driver import ENVIRONMENT
 from git_theta.errors import UsageError
 from git_theta.git import merging
 from git_theta.git.config import load_settings
@@ -41,6 +41,12 @@ class Request:
     params: str
     message: str | None
     passed: tuple[str, ...]
+    by_name: bool = False
+
+    def rules(self, strategy: str | None, words: Sequence[str]) -> merge_rules.Rules:
+        """``strategy`` with its options for the tensors that are asked for; all else is left to the rules in force."""
+        chosen = (merge_rules.from_words(strategy, words, self.params),) if strategy is not None else ()
+        return merge_rules.Rules(chosen, by_name=self.by_name, further=not chosen or self.params != "*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,29 +60,23 @@ class Score:
 
 def run_merge(request: Request, dry_run: bool) -> int:
     """Let git merge, with the chosen strategy in the environment of our merge driver."""
-    rules: tuple[merge_rules.Rule, ...] = (
-        (merge_rules.from_words(request.strategies[0], request.words, request.params),) if request.strategies else ()
-    )
+    rules = request.rules(request.strategies[0] if request.strategies else None, request.words)
     with _session() as session:
         if dry_run:
             return _preview(session, request, rules)
-        if rules and request.params != "*":
-            rules += find_rules(session, "", {}).rules
-    environment = dict(os.environ)
-    if rules:
-        environment[ENVIRONMENT] = merge_rules.Rules(rules).dump()
+        keep_state = merge_rules.keep_state(session, rules)
+    environment = {**os.environ, ENVIRONMENT: rules.dump()}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
     message = ["-m", request.message] if request.message is not None else []
-    several = ["-s", "theta"] if len(request.branches) > 1 or merge_rules.Rules(rules).keep_state else []
+    several = ["-s", "theta"] if len(request.branches) > 1 or keep_state else []
     sys.stdout.flush()
     return subprocess.run(["git", "merge", *several, *message, *request.passed, *request.branches], env=environment, check=False).returncode
 
 
-def _preview(session: Session, request: Request, rules: tuple[merge_rules.Rule, ...]) -> int:
+def _preview(session: Session, request: Request, rules: merge_rules.Rules) -> int:
     conflicts = 0
     for model in merge_branches.models(session, _commits(request)):
-        chosen = merge_rules.Rules(rules) if rules else find_rules(session, model.path, os.environ)
-        merged = merge_branches.merge_model(session, model, chosen)
+        merged = merge_branches.merge_model(session, model, merge_rules.complete(session, model.path, rules))
         session.store.discard()
         counts = ", ".join(f"{count} {kind}" for kind, count in sorted(merged.plan.counts.items()))
         click.echo(f"{path(model.path)}: {counts}; {len(merged.resolved)} merged by strategy")
@@ -125,7 +125,7 @@ def by_score(request: Request, sweeps: Sequence[str], command: str, minimize: bo
             raise UsageError(f"choosing by score needs exactly one model that changed on several sides, not {len(found)} ({listed})")
         scores = []
         for strategy, words in merge_branches.candidates(request.strategies, request.words, steps):
-            score = _score(session, found[0], strategy, words, request.params, command)
+            score = _score(session, found[0], request, strategy, words, command)
             scores.append(score)
             if not as_json:
                 click.echo(f"{strategy} {' '.join(words)}: {'failed' if score.value is None else f'{score.value:g}'}", err=True)
@@ -136,12 +136,11 @@ def by_score(request: Request, sweeps: Sequence[str], command: str, minimize: bo
     if dry_run:
         return 0
     best = ranked[0]
-    chosen = Request(request.branches, (best.strategy,), best.words, request.params, request.message, request.passed)
-    return run_merge(chosen, dry_run=False)
+    return run_merge(replace(request, strategies=(best.strategy,), words=best.words), dry_run=False)
 
 
-def _score(session: Session, model: merge_branches.Model, strategy: str, words: Sequence[str], params: str, command: str) -> Score:
-    rules = merge_rules.Rules((merge_rules.from_words(strategy, words, params), *find_rules(session, model.path, {}).rules))
+def _score(session: Session, model: merge_branches.Model, request: Request, strategy: str, words: Sequence[str], command: str) -> Score:
+    rules = merge_rules.complete(session, model.path, request.rules(strategy, words))
     merged = merge_branches.merge_model(session, model, rules)
     if merged.manifest is None:
         session.store.discard()

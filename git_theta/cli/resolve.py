@@ -30,7 +30,8 @@ git commit
 @click.option("--theirs", "side", flag_value="theirs", help="Take their value.")
 @click.option("--base", "side", flag_value="base", help="Go back to the common ancestor's value.")
 @click.option("--params", metavar="GLOB", default="*", show_default=True, help="Only tensors whose name matches.")
-def resolve(paths: tuple[str, ...], strategy: str | None, words: tuple[str, ...], side: str | None, params: str) -> int:
+@click.option("--by-name", is_flag=True, help="Merge files of different formats by tensor name.")
+def resolve(paths: tuple[str, ...], strategy: str | None, words: tuple[str, ...], side: str | None, params: str, by_name: bool) -> int:
     """Settle tensors that a merge, rebase, cherry-pick, revert or stash left in conflict.
 
     What is settled is remembered until the merge is committed or aborted, so it can be done in several steps. When nothing
@@ -51,14 +52,14 @@ def resolve(paths: tuple[str, ...], strategy: str | None, words: tuple[str, ...]
     if repository.worktree is None:
         raise UsageError("this repository has no working tree, so nothing is in conflict")
     chosen = strategy or side
-    rules = merge_rules.Rules((merge_rules.from_words(chosen, words, params),) if chosen else ())
+    rules = merge_rules.Rules((merge_rules.from_words(chosen, words, params),) if chosen else (), by_name=by_name)
     still_open = 0
     with Session(repository, load_settings(repository), warn) as session:
         for name, versions in work.conflicted(session, paths, Path.cwd()).items():
             if not chosen and _interactive():
                 from git_theta.cli.resolve_terminal import ask
 
-                rules = ask(session, name, versions) or rules
+                rules = ask(session, name, versions, by_name)
             merged = work.resolve(session, name, versions, rules, siblings(session, name))
             for notice in merged.notices:
                 click.echo(f"{path(name)}: {notice}", err=True)

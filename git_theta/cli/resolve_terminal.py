@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ from git_theta.core.names import display
 from git_theta.core.tensors import Tensor
 from git_theta.errors import FormatError, ThetaError
 from git_theta.merges import plan
-from git_theta.plugins import registry
 from git_theta.workflows import merge_rules, tensors
+from git_theta.workflows.fetch import fetch_missing
 from git_theta.workflows.merge_state import MergeState
 from git_theta.workflows.session import Session
 
@@ -30,81 +31,100 @@ class Group:
     items: tuple[plan.Item, ...]
 
 
-def ask(session: Session, name: str, versions: Versions) -> merge_rules.Rules | None:
-    """Show the open conflicts of the model at ``name`` and ask what to do with them; None: nothing was chosen."""
+def ask(session: Session, name: str, versions: Versions, by_name: bool) -> merge_rules.Rules:
+    """Show the open conflicts of the model at ``name`` and ask what to do with them."""
     base, ours, theirs = versions
     decided = plan.plan(base, [ours, theirs])
     kept = MergeState(session.repository).load(name, decided)
+    by_name = by_name or kept.by_name
+    if decided.format_conflict and not by_name:
+        formats = " and ".join(dict.fromkeys(side.format for side in decided.sides))
+        by_name = click.confirm(f"{path(name)}: the sides are {formats} files. Merge them by tensor name?")
     groups = grouped([item for item in decided.conflicts if item.name not in kept.resolved])
-    if not groups:
-        return None
-    click.echo(f"{path(name)}: {plural(sum(len(group.items) for group in groups), 'tensor')} in conflict")
-    rows = [_row(session, number, group) for number, group in enumerate(groups, start=1)]
-    for line in table(rows, ("#", "tensors", "count", "why", "ours moved", "theirs moved"), right=(0, 2)):
-        click.echo(line)
-    rules: list[merge_rules.Rule] = []
-    while groups_left := [g for g in groups if merge_rules.Rules(tuple(rules)).rule([g.items[0].name]) is None]:
-        chosen = _which(groups, groups_left)
-        if chosen is None:
+    if groups:
+        _show(session, name, groups)
+    chosen: dict[str, merge_rules.Rule] = {}
+    while left := [group for group in groups if group.items[0].name not in chosen]:
+        picked = _which(groups, left)
+        how = _how() if picked else None
+        if not picked or how is None:
             break
-        rule_words = _how()
-        if rule_words is None:
-            break
-        strategy, words = rule_words
+        strategy, words = how
         try:
-            for group in chosen:
-                rules += [merge_rules.from_words(strategy, words, merge_rules.literal(item.name)) for item in group.items]
+            for item in (item for group in picked for item in group.items):
+                chosen[item.name] = merge_rules.from_words(strategy, words, merge_rules.literal(item.name))
         except ThetaError as error:
             click.echo(f"{error}")
-    return merge_rules.Rules(tuple(rules)) if rules else None
+    return merge_rules.Rules(tuple(chosen.values()), by_name=by_name)
 
 
 def grouped(items: Sequence[plan.Item]) -> list[Group]:
     """The items by name with numbers left open, in order of first occurrence."""
     found: dict[str, list[plan.Item]] = {}
     for item in items:
-        found.setdefault(re.sub(r"(?<![A-Za-z0-9])\d+(?![A-Za-z0-9])", "*", item.name), []).append(item)
+        found.setdefault(re.sub(r"[0-9]+(?![A-Za-z0-9])", "*", item.name), []).append(item)
     return [Group(label if len(members) > 1 else members[0].name, tuple(members)) for label, members in found.items()]
 
 
+def _show(session: Session, name: str, groups: Sequence[Group]) -> None:
+    """The table of ``groups``. What is not here is fetched to measure it."""
+    entries = [e for group in groups for item in group.items for e in (item.base, *item.sides) if e is not None]
+    if session.store.missing(ref for entry in entries for ref in entry.objects):
+        fetch_missing(session, [Manifest("none", 0, entries[0], tuple({entry.digest: entry for entry in entries}.values()), {})])
+    click.echo(f"{path(name)}: {plural(sum(len(group.items) for group in groups), 'tensor')} in conflict")
+    rows = [_row(session, number, group) for number, group in enumerate(groups, start=1)]
+    for line in table(rows, ("#", "tensors", "count", "why", "ours moved", "theirs moved"), right=(0, 2)):
+        click.echo(line)
+    click.echo("For each of them: ours, theirs, base, or a strategy with its options, such as: ties density=0.3")
+    click.echo("'git theta strategies' lists those. Nothing is written before all questions are answered.")
+
+
 def _row(session: Session, number: int, group: Group) -> tuple[str, ...]:
-    first = group.items[0]
-    moved = [_moved(session, first.base, side) for side in first.sides[:2]]
-    return str(number), display(group.label, 60), str(len(group.items)), plan.reason(first).partition(":")[0], *moved
+    why = " or ".join(dict.fromkeys(plan.reason(item).partition(":")[0] for item in group.items))
+    moved = [_moved(session, [(item.base, item.sides[side]) for item in group.items]) for side in (0, 1)]
+    return str(number), display(group.label, 60), str(len(group.items)), why, *moved
 
 
-def _moved(session: Session, base: Entry | None, side: Entry | None) -> str:
-    """How far a side is from the base: the norm of the change by the norm of the base."""
-    if side is None:
+def _moved(session: Session, pairs: Sequence[tuple[Entry | None, Entry | None]]) -> str:
+    """How far a side is from the base, all tensors of a group together: the norm of the change by the norm of the base."""
+    from git_theta.workflows.measure import measure
+
+    if all(side is None for _, side in pairs):
         return "removed"
-    if base is None:
+    if all(base is None for base, _ in pairs):
         return "new"
-    if base.spec != side.spec:
-        return str(side.spec)
-    import numpy as np
-
-    try:
-        before, after = (Tensor(e.dtype, e.shape, tensors.load(session.store, e)).array().astype(np.float64) for e in (base, side))
-    except (ThetaError, FormatError):
-        return "?"
-    whole = float(np.linalg.norm(before.reshape(-1)))
-    change = float(np.linalg.norm((after - before).reshape(-1)))
+    whole = change = 0.0
+    for base, side in pairs:
+        if base is None or side is None:
+            return "in part"
+        if base.spec != side.spec:
+            return str(side.spec)
+        try:
+            before, after = (Tensor(e.dtype, e.shape, tensors.load(session.store, e)) for e in (base, side))
+        except (ThetaError, FormatError):
+            return "?"
+        found = measure(before, after, rank=False)
+        if found is None or not found.comparable:
+            return "?"
+        if found.nonfinite:
+            return "NaN or infinite"
+        whole, change = math.hypot(whole, found.norm), math.hypot(change, found.moved)
     return f"{change / whole:.2e}" if whole else "from zero"
 
 
-def _which(groups: Sequence[Group], left: Sequence[Group]) -> list[Group] | None:
-    text = click.prompt("Which (numbers, 'all' that are left, or Enter to stop)", default="", show_default=False).strip()
-    if not text:
-        return None
-    if text == "all":
-        return list(left)
-    numbers = [int(word) for word in re.findall(r"\d{1,6}", text)]
-    return [groups[n - 1] for n in numbers if 1 <= n <= len(groups)]
+def _which(groups: Sequence[Group], left: Sequence[Group]) -> list[Group]:
+    """Groups by number, also ones that were chosen before; none: stop."""
+    while text := click.prompt("Which (numbers, 'all' that are left, or Enter to stop)", default="", show_default=False).strip():
+        if text == "all":
+            return list(left)
+        words = re.split(r"[,\s]+", text.strip(", "))
+        if all(re.fullmatch(r"[0-9]{1,6}", word) and 1 <= int(word) <= len(groups) for word in words):
+            return [groups[int(word) - 1] for word in words]
+        click.echo(f"'{display(text, 60)}' is not among 1 to {len(groups)}, nor 'all'")
+    return []
 
 
 def _how() -> tuple[str, list[str]] | None:
     """A strategy and its options, for example ``ties density=0.3``."""
-    names = ", ".join(strategy.name for strategy in registry.merge_strategies())
-    text = click.prompt(f"How (ours, theirs, base, or a strategy with key=value: {names})", default="", show_default=False)
-    words = text.split()
+    words = click.prompt("How (Enter to stop)", default="", show_default=False).split()
     return (words[0], words[1:]) if words else None

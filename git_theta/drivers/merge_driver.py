@@ -56,7 +56,7 @@ def _merge(session: Session, path: str, versions: Sequence[Manifest | str | None
 
 
 def _leave_conflict(session: Session, path: str, merged: Merged) -> None:
-    if merged.resolved and session.repository.worktree is not None:
+    if (merged.resolved or merged.progress.by_name) and session.repository.worktree is not None:
         from git_theta.workflows.merge_state import MergeState
 
         session.store.flush()
@@ -76,11 +76,14 @@ def _read(file: str) -> Manifest | str | None:
 
 
 def find_rules(session: Session, path: str, environment: Mapping[str, str]) -> merge_rules.Rules:
-    """The rules in force: those of 'git theta merge', else a committed ``.theta.toml``'s, else ``theta.merge.strategy``."""
+    """The rules for the model at ``path``: those of 'git theta merge', a committed ``.theta.toml``'s, ``theta.merge.strategy``."""
+    return merge_rules.complete(session, path, given_rules(environment))
+
+
+def given_rules(environment: Mapping[str, str]) -> merge_rules.Rules:
+    """The rules that 'git theta merge' was given; none, with room for further ones, where git was called without it."""
     given = environment.get(ENVIRONMENT, "")
-    if given:
-        return merge_rules.load(given, "git theta merge")
-    return merge_rules.in_force(session, path)
+    return merge_rules.load(given, "git theta merge") if given else merge_rules.Rules(further=True)
 
 
 def siblings(session: Session, path: str) -> OfCommits:

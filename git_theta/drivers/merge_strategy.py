@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from git_theta.core.manifest import Manifest
 from git_theta.core.names import display
-from git_theta.drivers.merge_driver import ENVIRONMENT, find_rules
+from git_theta.drivers.merge_driver import find_rules, given_rules
 from git_theta.errors import ThetaError
 from git_theta.git import merging
 from git_theta.git.command import run
@@ -36,22 +36,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     split = words.index("--")
     heads = words[split + 1 :]
     try:
-        if len(heads) == 2 and not keeps_state(os.environ):  # git's own merge calls our merge driver, and leaves conflicts as git does
-            return merging.merge_recursive(words)
         with Session(discover(), load_settings(), _say) as session:
-            code = _merge(session, [merging.commit(head) for head in heads])
+            plain = len(heads) == 2 and not merge_rules.keep_state(session, given_rules(os.environ))
+            code = CANNOT if plain else _merge(session, [merging.commit(head) for head in heads])
+        # Git's own merge of two calls our merge driver, and leaves conflicts as git does.
         return merging.merge_recursive(words) if code and len(heads) == 2 else code
     except ThetaError as error:
         _say(str(error))
         return CANNOT
     except KeyboardInterrupt:
         return 130
-
-
-def keeps_state(environment: Mapping[str, str]) -> bool:
-    """Whether 'git theta merge' was given a strategy that leaves a file beside the model, which a merge driver could not write."""
-    given = environment.get(ENVIRONMENT, "")
-    return bool(given) and merge_rules.load(given).keep_state
 
 
 def _merge(session: Session, commits: Sequence[str]) -> int:

@@ -222,7 +222,7 @@ def reason(item: Item) -> str:
 
 
 # Formats that know no tensors: they cut files into runs of bytes.
-_GENERIC = ("opaque", "stored-zip")
+GENERIC = ("opaque", "stored-zip")
 
 # Deciding one tensor
 
@@ -457,12 +457,13 @@ def _skeleton(base: Manifest | None, sides: Sequence[Manifest]) -> SkeletonPlan:
         return SkeletonPlan("same", 0)
     if len({values[i] for i in active}) == 1:
         return SkeletonPlan("one-side" if len(active) == 1 else "equal", active[0])
-    return SkeletonPlan("changed", active[0], conflict=not any(side.entries for side in sides))
+    converted = [i for i in active if base is not None and sides[i].format != base.format]  # git has renamed the file as they did
+    return SkeletonPlan("changed", (converted or active)[0], conflict=not any(side.entries for side in sides))
 
 
 def _opaque(sides: Sequence[Manifest]) -> bool:
     """Whether a side's "tensors" are runs of bytes of a file that nobody understood: content, however small, and no counters."""
-    return any(side.format in _GENERIC for side in sides)
+    return any(side.format in GENERIC for side in sides)
 
 
 def _in_file_order(items: list[Item], sides: Sequence[Manifest], lead: int) -> list[Item]:

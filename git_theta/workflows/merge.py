@@ -32,11 +32,15 @@ PICKS = {"ours": 0, "theirs": 1}
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What is settled of a merge: per tensor its value (None: removed) and the rule that gave it; statistics that strategies left."""
+    """What is settled of a merge: per tensor its value (None: removed) and the rule that gave it; statistics that strategies left.
+
+    ``by_name``: files of different formats are to be merged by tensor name.
+    """
 
     resolved: Mapping[str, Entry | None] = field(default_factory=dict)
     used: Mapping[str, Rule] = field(default_factory=dict)
     statistics: Mapping[str, Mapping[str, Entry]] = field(default_factory=dict)
+    by_name: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,8 @@ def merge(
     before = kept or Progress()
     work = _Work(session, path, decided, rules, before, siblings)
     work.resolve()
-    problems = [work.format_problem()] if decided.format_conflict else []
+    by_name = rules.by_name or before.by_name
+    problems = work.format_problems(by_name)
     if decided.skeleton.conflict and not (rules.rule(["*"]) or before.resolved):
         problems.append("the file has no tensors and changed on several sides")
     manifest = None
@@ -96,7 +101,7 @@ def merge(
         if manifest is None:
             problems.append(work.problem)
     notices = (*decided.notices, *work.notices)
-    progress = Progress(work.resolved, work.used, work.statistics)
+    progress = Progress(work.resolved, work.used, work.statistics, by_name)
     return Merged(manifest, progress, tuple(work.conflicts), tuple(problems), notices, decided)
 
 
@@ -119,10 +124,19 @@ class _Work:
         self._siblings = siblings
         self._beside: dict[str, Sequence[Manifest | None]] = {}
 
-    def format_problem(self) -> str:
-        """Sides of different formats, in words."""
-        found = ", ".join(sorted({side.format for side in self.plan.sides}))
-        return f"the sides are files of different formats ({found}); convert one of them, or take one side whole"
+    def format_problems(self, by_name: bool) -> list[str]:
+        """What keeps sides of different formats from being merged, in words; merging them by tensor name is only told of."""
+        if not self.plan.format_conflict:
+            return []
+        formats = sorted({side.format for side in self.plan.sides})
+        what = f"the sides are files of different formats ({', '.join(formats)})"
+        unknown = [form for form in formats if form in plan.GENERIC]
+        if unknown:
+            return [f"{what}, and the tensors of {unknown[0]} files are not known; take one side whole"]
+        if not by_name:
+            return [f"{what}; 'git theta resolve --by-name' merges them by tensor name; or take one side whole"]
+        self.notices.append(f"{what}, merged by tensor name; the result is {self.plan.sides[self.plan.skeleton.source].format}")
+        return []
 
     # Resolving
 

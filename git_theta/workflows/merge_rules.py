@@ -2,6 +2,8 @@
 
 ``.theta.toml`` at the top of the repository::
 
+    by-name = true             # sides in different file formats are merged by tensor name; without it, they are a conflict
+
     [[merge]]
     params = "*.bias"          # a glob over tensor names; without it, all
     strategy = "average"
@@ -20,7 +22,7 @@ import json
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, cast
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from git_theta.workflows.session import Session
 
 FILE = ".theta.toml"
+_BY_NAME = "by-name"
 _KEYS = {"params": str, "path": str, "strategy": str, "options": dict}
 
 
@@ -52,31 +55,34 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Rules in order; the first that matches counts. No rule at all: every conflict is left to the user."""
+    """Rules in order; the first that matches counts. No rule at all: every conflict is left to the user.
+
+    ``by_name``: sides in different file formats are merged by tensor name. ``further``: what these rules leave open is for the
+    rules in force (see :func:`complete`).
+    """
 
     rules: tuple[Rule, ...] = ()
     source: str = ""
+    by_name: bool = False
+    further: bool = False
 
     def rule(self, names: Iterable[str]) -> Rule | None:
         """The rule for a tensor known by ``names``."""
         every = list(names)
         return next((rule for rule in self.rules if any(fnmatchcase(name, rule.params) for name in every)), None)
 
-    @property
-    def keep_state(self) -> bool:
-        """Whether a strategy among them leaves statistics for the next merge (diloco's velocity)."""
-        return any(hasattr(strategy_of(rule), "after") for rule in self.rules)
-
     def dump(self) -> str:
         """As one line of JSON, which :func:`load` reads."""
-        return json.dumps([rule.dump() for rule in self.rules], sort_keys=True, separators=(",", ":"))
+        content = {"by_name": self.by_name, "further": self.further, "rules": [rule.dump() for rule in self.rules]}
+        return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
 
 def load(text: str, source: str = "") -> Rules:
     """The rules that :meth:`Rules.dump` wrote; :class:`UsageError` for anything else."""
     try:
-        rows = json.loads(text)
-        return Rules(tuple(rule(row["strategy"], row["options"], row["params"]) for row in rows), source)
+        content = json.loads(text)
+        rules = tuple(rule(row["strategy"], row["options"], row["params"]) for row in content["rules"])
+        return Rules(rules, source, bool(content["by_name"]), bool(content["further"]))
     except (ValueError, TypeError, KeyError, RecursionError):
         raise UsageError("merge rules are damaged: not what 'git theta merge' writes") from None
 
@@ -104,15 +110,19 @@ def strategy_of(rule: Rule) -> MergeStrategy:
     return registry.merge_strategy(rule.strategy)
 
 
-def parse_file(text: str, path: str) -> Rules:
-    """The rules that a ``.theta.toml`` gives for the model at ``path``. :class:`UsageError` names the line of what is wrong."""
+def parse_file(text: str, path: str | None) -> Rules:
+    """The rules that a ``.theta.toml`` gives for the model at ``path`` (None: any). :class:`UsageError` names the line of what is wrong."""
     try:
         content = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f"{FILE}: {display(str(error), 200)}") from None
     for key in content:
-        if key != "merge":
-            raise UsageError(f"{FILE}, line {_line(text, key)}: unknown key '{display(key, 60)}'; it may hold [[merge]] tables")
+        if key not in ("merge", _BY_NAME):
+            allowed = f"{_BY_NAME} and [[merge]] tables"
+            raise UsageError(f"{FILE}, line {_line(text, key)}: unknown key '{display(key, 60)}'; it may hold {allowed}")
+    by_name = content.get(_BY_NAME, False)
+    if not isinstance(by_name, bool):
+        raise UsageError(f"{FILE}, line {_line(text, _BY_NAME)}: '{_BY_NAME}' must be true or false")
     tables = content.get("merge", [])
     if not isinstance(tables, list):
         raise UsageError(f"{FILE}, line {_line(text, 'merge')}: write each rule as a [[merge]] table")
@@ -121,28 +131,48 @@ def parse_file(text: str, path: str) -> Rules:
     for number, table in enumerate(tables):
         where = f"{FILE}, line {starts[number] if number < len(starts) else _line(text, 'merge')}"
         checked = _checked(table, text, where, starts, number)
-        if fnmatchcase(path, str(checked.get("path", "*"))):
+        if path is None or fnmatchcase(path, str(checked.get("path", "*"))):
             try:
                 given = cast("dict[str, object]", checked.get("options", {}))
                 found.append(rule(str(checked["strategy"]), given, str(checked.get("params", "*"))))
             except ThetaError as error:
                 raise UsageError(f"{where}: {error}") from None
-    return Rules(tuple(found), FILE)
+    return Rules(tuple(found), FILE, by_name)
 
 
-def in_force(session: Session, path: str, revision: str = "HEAD") -> Rules:
-    """The rules for the model at ``path`` where none are given: a committed ``.theta.toml``'s, else that of ``theta.merge.strategy``."""
+def in_force(session: Session, path: str | None, revision: str = "HEAD") -> Rules:
+    """The rules for the model at ``path`` (None: any) where none are given: a committed ``.theta.toml``'s, or ``theta.merge.strategy``."""
     text = session.blobs.read(f"{revision}:{FILE}", 1 << 20)
+    rules = Rules()
     if text is not None:
         try:
             rules = parse_file(text.decode("utf-8"), path)
         except UnicodeDecodeError:
             raise UsageError(f"{FILE} is not UTF-8") from None
-        if rules.rules:
-            return rules
-    if session.settings.merge_strategy:
-        return Rules((from_words(session.settings.merge_strategy, ()),), "theta.merge.strategy")
-    return Rules()
+    if not rules.rules and session.settings.merge_strategy:
+        chosen = from_words(session.settings.merge_strategy, ())
+        return replace(rules, rules=(chosen,), source="theta.merge.strategy")
+    return rules
+
+
+def complete(session: Session, path: str | None, given: Rules, revision: str = "HEAD") -> Rules:
+    """``given`` as they apply to the model at ``path``: what they leave open, the rules in force decide."""
+    try:
+        found = in_force(session, path, revision)
+    except ThetaError:
+        if given.further:
+            raise
+        return given  # whoever names a strategy for everything needs no file
+    rules = given.rules + found.rules if given.further else given.rules
+    return Rules(rules, given.source or found.source, given.by_name or found.by_name)
+
+
+def keep_state(session: Session, given: Rules) -> bool:
+    """Whether a strategy that may be used leaves a file beside a model (diloco's velocity), which a merge driver could not write."""
+    try:
+        return any(hasattr(strategy_of(rule), "after") for rule in complete(session, None, given).rules)
+    except ThetaError:
+        return False  # the merge itself tells what is wrong
 
 
 def _checked(table: object, text: str, where: str, starts: Sequence[int], number: int) -> dict[str, object]:

@@ -42,6 +42,7 @@ class MergeState:
         record = {
             "path": path,
             "inputs": _inputs(plan),
+            "by_name": progress.by_name,
             "names": {name: place(entry) for name, entry in progress.resolved.items()},
             "statistics": {what: {name: place(entry) for name, entry in found.items()} for what, found in progress.statistics.items()},
             "rules": {name: rule.dump() for name, rule in progress.used.items()},
@@ -63,6 +64,7 @@ class MergeState:
                     {name: None if at is None else entries[at]._replace(name=name) for name, at in record["names"].items()},
                     {name: rule(row["strategy"], row["options"], row["params"]) for name, row in record["rules"].items()},
                     {what: {n: entries[at]._replace(name=n) for n, at in found.items()} for what, found in record["statistics"].items()},
+                    record["by_name"] is True,
                 )
         return Progress()
 

@@ -44,8 +44,9 @@ class Session:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)  # then nobody waits for a tensor that takes long
         for executor in self._own:
-            executor.shutdown(wait=True, cancel_futures=True)
+            executor.shutdown(wait=not interrupted, cancel_futures=True)
         for name in ("store", "blobs"):
             if name in self.__dict__:
                 self.__dict__[name].close()

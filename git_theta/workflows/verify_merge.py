@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,7 +53,7 @@ def _verify(session: Session, revision: str, path: str, manifest: Manifest) -> V
         recipe = manifest.headers["merge"]
         if not isinstance(recipe, dict) or not isinstance(recipe.get("rules"), list):
             raise UsageError("its recipe is not one this release writes")
-        rules = Rules(tuple(rule(row["strategy"], row["options"], row["params"]) for row in recipe["rules"]), "recipe")
+        rules = Rules(tuple(rule(row["strategy"], row["options"], row["params"]) for row in recipe["rules"]), "recipe", by_name=True)
         wanted = [*recipe["sides"], *([recipe["base"]] if "base" in recipe else [])]
         found = _inputs(session, revision, path, wanted)
         base = found[recipe["base"]] if "base" in recipe else None
@@ -111,20 +111,24 @@ def _digest(table: Mapping[str, object], name: str) -> object:
 
 def _inputs(session: Session, revision: str, path: str, wanted: Sequence[str]) -> dict[str, Manifest]:
     """The manifests with the identities ``wanted``, looked for in the history that leads to ``revision`` and in its own versions."""
-    left, found = set(wanted), dict[str, Manifest]()
-    log = run(
-        ["log", f"--max-count={_CANDIDATES}", "-m", "--format=", "--raw", "--no-abbrev", "-z", revision, "--", f":(top,literal){path}"]
-    )
-    fields = log.decode("utf-8", "surrogateescape").split("\0")
-    for field in fields:
-        if field.lstrip("\n").startswith(":"):
-            words = field.split()
-            for blob in words[2:4]:
-                if blob.strip("0") and left:
-                    manifest = session.manifest(blob)
-                    if manifest is not None and manifest.identity in left:
-                        found[manifest.identity] = manifest
-                        left.discard(manifest.identity)
-    if left:
+    found: dict[str, Manifest] = {}
+    for paths in ([f":(top,literal){path}"], []):  # under this name, or another one: a side may have renamed the file
+        log = run(["log", f"--max-count={_CANDIDATES}", "-m", "--format=", "--raw", "--no-abbrev", "-z", revision, "--", *paths])
+        for blob in dict.fromkeys(_blobs(log)):
+            if all(identity in found for identity in wanted):
+                return found
+            manifest = session.manifest(blob)
+            if manifest is not None and manifest.identity in wanted:
+                found[manifest.identity] = manifest
+    if any(identity not in found for identity in wanted):
         raise GitError("its inputs are not in the history any more (a squash or rebase may have dropped them)")
     return found
+
+
+def _blobs(log: bytes) -> Iterator[str]:
+    """The blobs, old and new, in the output of ``git log --raw -z``."""
+    for field in log.decode("utf-8", "surrogateescape").split("\0"):
+        if field.lstrip("\n").startswith(":"):
+            for mode, blob in zip(field.lstrip("\n:").split()[:2], field.split()[2:4], strict=True):
+                if blob.strip("0") and mode != "160000":
+                    yield blob

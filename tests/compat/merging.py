@@ -92,6 +92,14 @@ class Branches(Repo):
         """What ``git theta WORDS`` says."""
         return self._said(self.theta_run(*words, **environment), code)
 
+    def lend(self, remote: Path) -> None:
+        """Bring every object to a new bare repository, the remote 'origin'; none is left here."""
+        Repo(self.path, self.environment).git("init", "-q", "--bare", str(remote))
+        self.git("remote", "add", "origin", remote.as_uri())
+        self.told("push", "origin", "--all")
+        for file in (*self.store.glob("*/*/*"), *(self.common / "lfs" / "objects").glob("*/*/*")):
+            file.unlink()
+
     def settled(self) -> None:
         """Nothing is open: no conflict, no record of one, and what is checked out is what is committed."""
         self.assert_clean()

@@ -39,8 +39,9 @@ def test_the_table_lists_every_built_in_strategy_with_its_options_and_defaults()
 def test_the_rules_shown_are_rules() -> None:
     block = re.search(r"```toml\n(.*?)```", TEXT, re.DOTALL)
     assert block is not None
-    assert set(tomllib.loads(block[1])) == {"merge"}
+    assert set(tomllib.loads(block[1])) == {"by-name", "merge"}
     rules = merge_rules.parse_file(block[1], "models/one.safetensors")
+    assert rules.by_name
     assert [(rule.params, rule.strategy) for rule in rules.rules] == [("*.bias", "average"), ("*", "ties")]
     assert [rule.strategy for rule in merge_rules.parse_file(block[1], "other.safetensors").rules] == ["average"]
 

@@ -1,0 +1,81 @@
+"""Programs at a real pseudo terminal, answered by a script."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Played:
+    """A dialogue that is over: the exit code and all that was on the screen."""
+
+    code: int
+    screen: str
+
+
+def heed_interrupts() -> None:
+    """For ``preexec_fn``: SIGINT ends the program, as at a terminal. Workers of pytest-xdist ignore it, and their children would too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def play(words: Sequence[str], folder: Path, environment: Mapping[str, str], answers: Sequence[tuple[str, str]], size: int = 100) -> Played:
+    """Run ``words`` at a terminal ``size`` columns wide. Each of ``answers`` is typed when its question (a piece of text) has appeared.
+
+    Every question must appear, in order, and the program end by itself.
+    """
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    def begin() -> None:
+        heed_interrupts()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # Ctrl-C reaches only those whose controlling terminal it is typed at
+
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, size, 0, 0))
+    process = subprocess.Popen(
+        words,
+        cwd=folder,
+        env={**environment, "TERM": "xterm"},
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+        preexec_fn=begin,
+    )
+    os.close(slave)
+    screen, answered, waiting = b"", 0, list(answers)
+    deadline = time.monotonic() + 100
+    try:
+        while True:
+            assert time.monotonic() < deadline, f"waiting for {waiting[:1]}:\n{screen.decode()}"
+            if select.select([master], [], [], 0.2)[0]:
+                try:
+                    data = os.read(master, 1 << 16)
+                except OSError:  # how Linux tells that nobody holds the other end any more
+                    data = b""
+                if not data:
+                    break
+                screen += data
+            if waiting and (at := screen.find(waiting[0][0].encode(), answered)) >= 0:
+                answered = at + len(waiting[0][0].encode())
+                time.sleep(0.3)  # nobody answers before it is read: Python would miss a Ctrl-C between the two
+                os.write(master, waiting.pop(0)[1].encode())
+        code = process.wait(30)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(master)
+    text = screen.decode().replace("\r\n", "\n")
+    assert not waiting, f"never asked: {waiting}\n{text}"
+    assert "Traceback" not in text
+    return Played(code, re.sub(r"\x1b\[[0-9;]*m", "", text))
