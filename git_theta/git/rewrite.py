@@ -111,9 +111,9 @@ def require_quiet(repository: Repository) -> None:
     if others:
         listed = ", ".join(display(str(tree), 80) for tree in others)
         raise GitError(f"there are further working trees ({listed}); 'git worktree remove' takes one away, its branch stays")
-    stashes = len(git(repository, ["stash", "list", "--format=%H"]).split())
+    stashes = len(roots.stashes(repository))
     if stashes:
-        raise GitError(f"there are {stashes} stashed changes, which would no longer fit; 'git stash pop' or 'git stash drop' them first")
+        raise GitError(f"changes are stashed ({stashes}), which would no longer fit; 'git stash pop' or 'git stash drop' them first")
     if repository.worktree is None:
         return
     changed = run(["status", "--porcelain", "--untracked-files=no", "-z"], cwd=repository.worktree).split(b"\0")

@@ -59,6 +59,13 @@ def worktrees(repository: Repository) -> list[Path]:
     return [path for path in found if path.is_dir()]
 
 
+def stashes(repository: Repository) -> list[str]:
+    """The stashed commits, the newest first. ``git stash list`` would want a working tree."""
+    if not git(repository, ["for-each-ref", "refs/stash"]):
+        return []
+    return git(repository, ["rev-list", "--walk-reflogs", "refs/stash"]).decode("ascii").split()
+
+
 def written_manifests(repository: Repository) -> Iterator[Found]:
     """Manifests that lie in working trees in place of models, whether git knows them or not."""
     for tree in worktrees(repository):

@@ -28,6 +28,7 @@ Item = TypeVar("Item")
 _IN_FLIGHT_BYTES = 256 << 20
 _IN_FLIGHT = 64  # requests; TensorStore itself opens fewer connections
 _FLUSH_COUNT, _FLUSH_BYTES = 256, 1 << 30
+_ENOUGH = 8  # failures one after another, after which a place is taken to be down: each has been retried for half a minute
 _PIECE = 32 << 20  # what is read at a time of a single large file
 _LARGEST = 5 << 30  # the most that S3 takes in one request, in bytes
 _RETRIES = {"max_retries": 6, "initial_delay": "500ms", "max_delay": "8s"}
@@ -90,12 +91,15 @@ class BucketPlace:
 
     def bring(self, store: LocalStore, refs: Sequence[ObjectRef], advance: Callable[[int], None]) -> None:
         """Fetch what is there into ``store``. :class:`TransferError` with the first reason where something could not be had."""
-        problem, failed, count, size = "", 0, 0, 0
+        problem, failed, count, size, in_a_row = "", 0, 0, 0, 0
         try:
             for ref, outcome in self._each(refs, _read, lambda ref: ref.size):
                 reason = _fault(ref, outcome)
+                in_a_row = in_a_row + 1 if reason and not reason.startswith(_OF_THE_OBJECT) else 0
                 if reason:
                     problem, failed = problem or f"object {ref.oid}: {reason}", failed + 1
+                    if in_a_row == _ENOUGH:
+                        break
                     continue
                 store.put([outcome.value])
                 advance(ref.size)
@@ -116,7 +120,7 @@ class BucketPlace:
         """
         for ref, outcome in self._each(refs, _read, lambda ref: ref.size):
             reason = _fault(ref, outcome)
-            if reason.startswith(("missing", "damaged")):
+            if reason.startswith(_OF_THE_OBJECT):
                 yield ref, reason
             elif reason:
                 raise TransferError(f"{self.title}: object {ref.oid}: {reason}")
@@ -159,7 +163,7 @@ class BucketPlace:
     def _is_there(self, outcome: Any) -> bool:
         if not isinstance(outcome, Exception):
             return bool(outcome.state == "value" and len(outcome.value) == 1)
-        if _code(outcome) == "OUT_OF_RANGE":
+        if _code(outcome) in ("OUT_OF_RANGE", "PERMISSION_DENIED"):  # S3 denies who may not list a bucket what is not in it
             return False
         if "was ignored by server" in str(outcome):  # a plain web server, which sends the whole or nothing
             return True
@@ -203,6 +207,7 @@ class BucketPlace:
 
 
 _DAMAGED = "damaged there: its bytes have another SHA-256 or size"
+_OF_THE_OBJECT = ("missing", "damaged")  # how reasons begin that say nothing of the place
 
 
 def _finish(future: Any) -> Any:

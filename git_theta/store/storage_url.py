@@ -80,7 +80,7 @@ def parse_url(url: str) -> Storage:
     if parts.scheme == "file":
         if host or not os.path.isabs(path):
             raise UsageError(f"'{shown}' must name an absolute path: file:///...")
-        return Storage("file", "", path, options)
+        return Storage("file", "", path.removeprefix("/") if os.name == "nt" else path, options)  # file:///C:/...
     if any("\ud800" <= letter <= "\udfff" for letter in path):
         raise UsageError(f"'{shown}' is not UTF-8")
     if {".", ".."} & set(path.split("/")):

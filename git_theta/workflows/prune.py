@@ -117,7 +117,7 @@ def _here_to_stay(repository: Repository, remote: Remote) -> Iterator[history.Fo
     """The manifests that are checked out, indexed, stashed, in the middle of something, or in commits that the remote does not have."""
     found: dict[str, str] = {}
     notes = roots.state_objects(repository)
-    for oid in (*_heads(repository), *notes, *_stashes(repository)):
+    for oid in (*_heads(repository), *notes, *roots.stashes(repository)):
         if history.git(repository, ["cat-file", "-t", oid]).strip() in (b"commit", b"tag", b"tree"):
             found.update(history.tree_blobs(repository, oid))
     partial = ["--missing=allow-promisor"] if _is_partial(repository) else []
@@ -133,10 +133,6 @@ def _heads(repository: Repository) -> list[str]:
     """The commits that are checked out in any worktree."""
     listed = history.git(repository, ["worktree", "list", "--porcelain"]).decode("utf-8", "surrogateescape").splitlines()
     return [line.removeprefix("HEAD ") for line in listed if line.startswith("HEAD ") and line.removeprefix("HEAD ").strip("0")]
-
-
-def _stashes(repository: Repository) -> list[str]:
-    return history.git(repository, ["stash", "list", "--format=%H"]).decode("ascii").split()
 
 
 def _is_partial(repository: Repository) -> bool:

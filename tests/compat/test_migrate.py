@@ -351,6 +351,28 @@ def test_signatures_are_counted_and_replacements_follow(tmp_path: Path, environm
     assert b"gpgsig" not in repo.git("cat-file", "commit", "main~1")
 
 
+def test_a_bare_repository(tmp_path: Path, environment: Mapping[str, str]) -> None:
+    source = plain(tmp_path / "source", environment)
+    for step in range(2):
+        commit(source, f"{step}", {"model.safetensors": trained(step)})
+    source.git("clone", "-q", "--bare", ".", str(tmp_path / "bare.git"))
+    repo = source.at(tmp_path / "bare.git")
+    repo.theta("migrate", "import")
+    assert is_manifest(repo.blob("main~1:model.safetensors"))
+    assert "all is well" in repo.theta("fsck", "--all").decode()
+    repo.theta("migrate", "export")
+    assert repo.head() == source.head()
+
+
+def test_from_a_folder_below(tmp_path: Path, environment: Mapping[str, str]) -> None:
+    repo = plain(tmp_path / "repo", environment)
+    commit(repo, "one", {"deep/model.safetensors": trained(1), "model.safetensors": trained(2)})
+    repo.at(repo.path / "deep").theta("migrate", "import", "--include", "/model.safetensors")
+    assert is_manifest(repo.blob("HEAD:model.safetensors"))
+    assert not is_manifest(repo.blob("HEAD:deep/model.safetensors"))
+    assert repo.status() == ""
+
+
 def test_a_detached_head_follows(tmp_path: Path, environment: Mapping[str, str]) -> None:
     repo = plain(tmp_path / "repo", environment)
     commit(repo, "one", {"model.safetensors": trained(1)})

@@ -173,6 +173,21 @@ def test_what_is_missing_is_named_and_can_be_sent_again(world: World, one: Repo,
     assert two.read("model.safetensors") == model(1)
 
 
+def test_only_what_the_bucket_is_seen_to_have_is_pruned(world: World, one: Repo, bucket: Bucket) -> None:
+    one.theta("remote", "set", "origin", bucket.url("p"))
+    one.commit("second", model__safetensors=changed(model(1), 2, 103))
+    one.git("push", "-q", "origin", "main")
+    old = needed_by(one, "HEAD~1") - needed_by(one, "HEAD")
+    bucket.request("DELETE", bucket.keys()[next(iter(old))])
+    one.theta("prune", "--verify-remote", "--now")
+    assert one.object_ids() == needed_by(one, "HEAD", "HEAD~1")
+    one.theta("push", "--all")
+    one.theta("prune", "--verify-remote", "--now")
+    assert one.object_ids() == needed_by(one, "HEAD")
+    one.git("checkout", "-q", "HEAD~1")
+    assert one.read("model.safetensors") == model(1)
+
+
 def test_a_bucket_that_is_not_there_gets_no_ref(world: World, one: Repo, bucket: Bucket) -> None:
     one.theta("remote", "set", "origin", f"s3://no-such-bucket/p?endpoint=http://127.0.0.1:{bucket.port}")
     said = one.git_fails("push", "origin", "main")

@@ -263,6 +263,16 @@ def test_verify_remote_frees_what_the_remote_has_and_nothing_else(world: World, 
     one.assert_clean()
 
 
+def test_a_bare_repository_is_pruned_too(world: World, one: Repo) -> None:
+    one.git("clone", "-q", "--bare", ".", str(world.folder / "bare.git"))
+    bare = one.at(world.folder / "bare.git")
+    bare.git("config", "remote.origin.url", world.url)
+    shutil.copytree(one.store, bare.store)
+    assert "Deleted 0 objects" in prune(bare)
+    assert "all is well" in bare.theta("fsck", "--all").decode()
+    assert "needed by nothing" in prune(bare, "--verify-remote")
+
+
 def test_git_gc_git_lfs_prune_and_worktree_removal_cost_nothing(world: World, one: Repo) -> None:
     one.commit("second", model__safetensors=model(2))
     one.git("worktree", "add", "-q", "../tree", "-b", "w")

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
@@ -106,6 +107,7 @@ class FakeCloud(BaseHTTPRequestHandler):
     """As much of Google Cloud Storage's JSON API as reading and writing take."""
 
     objects: dict[str, bytes]
+    refused: ClassVar[list[str]] = []
 
     def log_message(self, *words: object) -> None:
         pass
@@ -119,6 +121,9 @@ class FakeCloud(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_GET(self) -> None:
+        if "refused" in self.path:
+            self.refused.append(self.path)
+            return self.answer(403, b"{}")
         data = self.objects.get(unquote(urlsplit(self.path).path.rpartition("/o/")[2]))
         if data is None:
             return self.answer(404, b"{}")
@@ -185,6 +190,21 @@ def test_google_cloud_storage(cloud: dict[str, bytes], store: LocalStore, tmp_pa
     place.upload(tmp_path / "file", refs[6])
     assert (tmp_path / "file").read_bytes() == bytes([6]) * 7
     other.close()
+
+
+def test_a_place_that_refuses_everything_is_not_asked_for_everything(
+    cloud: dict[str, bytes], store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kvstore, "_IN_FLIGHT", 4)
+    refs = [object_of(b"%d" % number) for number in range(100)]
+    place = kvstore.place("gs://models/refused")
+    with pytest.raises(TransferError, match="PERMISSION_DENIED"):
+        place.bring(store, refs, nothing)
+    assert len(FakeCloud.refused) < 20
+    with pytest.raises(TransferError, match="PERMISSION_DENIED"):
+        list(place.audit(refs))
+    # Who may write but not read sends, and learns whether that works.
+    assert place.lacking(refs[:3]) == refs[:3]
 
 
 def test_a_damaged_object_is_not_sent(cloud: dict[str, bytes], store: LocalStore) -> None:
