@@ -89,6 +89,14 @@ class BackgroundSaver:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.finish()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process gets, where a framework starts some: all but the work that is going on here."""
+        return {**self.__dict__, "_pool": None, "_waiting": [], "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
+
     def _submit(self, files: Mapping[StrPath, saving.Content], message: str, metrics: Mapping[str, float] | None, best: bool) -> None:
         with self._lock:
             if self._pool is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -103,6 +104,16 @@ def test_files_may_be_deleted_but_not_changed(repo: Repo, tmp_path: Path, monkey
     assert repo.blob("runs/d:config.json") == content
     (error,) = saver.errors
     assert "was written while it was read" in error
+
+
+def test_a_saver_can_be_sent_to_another_process(repo: Repo) -> None:
+    with BackgroundSaver("runs/e", repo=repo.path) as saver:
+        saver.save({"w": np.ones(99)}, "m.safetensors", message="here")
+        other = pickle.loads(pickle.dumps(saver))
+    with other:
+        other.save({"w": np.zeros(99)}, "m.safetensors", message="there")
+    assert other.errors == []
+    assert repo.git("log", "--format=%s", "main..runs/e").split() == [b"there", b"here"]
 
 
 def test_only_what_is_named_is_imported() -> None:
