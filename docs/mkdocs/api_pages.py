@@ -6,7 +6,7 @@ import inspect
 from types import ModuleType
 
 import git_theta
-from git_theta import errors, testing
+from git_theta import errors, testing, training
 from git_theta.core import contracts
 from git_theta.plugins import hookspecs
 
@@ -20,7 +20,12 @@ def pages() -> dict[str, str]:
     python = _page(
         "Python API",
         "What `import git_theta` offers. Nothing else is imported before it is used.",
-        {"": {f"git_theta.{name}": home(getattr(git_theta, name)) for name in names}, "Errors": public(errors)},
+        {
+            "": {f"git_theta.{name}": home(getattr(git_theta, name)) for name in names},
+            # Not imported here: that would take the frameworks.
+            "Training": {f"git_theta.training.{name}": f"git_theta.training.{place}.{name}" for name, place in training._PLACES.items()},
+            "Errors": public(errors),
+        },
     )
     plugins = _page(
         "Plugin API",

@@ -81,7 +81,7 @@ def _target(path: str, link: str) -> str:
 
 
 def _known(project: Path, target: str) -> bool:
-    return not target.startswith("..") and target != "." and (project / target).exists()
+    return not target.startswith(("..", "/")) and target != "." and (project / target).exists()
 
 
 def _place(project: Path, path: str) -> str:

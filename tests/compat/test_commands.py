@@ -704,7 +704,7 @@ def test_a_real_plugin_adds_a_command(history: Repo, tmp_path: Path) -> None:
     second = with_package(repo, tmp_path / "two", "other-scales", PLUGIN)
     text = said(second, "plugins", code=1)
     assert "two plugins provide a command called weigh: other-scales 2.5 and theta-scales 2.5; uninstall one of them" in text
-    assert "other-scales 2.5 and theta-scales 2.5" in said(second, "weigh", code=1)
+    assert "other-scales 2.5 and theta-scales 2.5" in said(second, "weigh", code=2)
     assert "model.safetensors" in said(second, "ls-files")
     second.commit("three", model__safetensors=model(9))
 
