@@ -25,7 +25,7 @@ help:
 	@echo "make lint    ruff and mypy alone"
 	@echo "make format  put the source into its form"
 	@echo "make docs    the documentation as a site: site/index.html"
-	@echo "make bench   measure beside git-lfs (see benchmarks/README.md)"
+	@echo "make bench   measure beside git-lfs (see docs/benchmarks.md)"
 	@echo "make clean   remove .venv and everything made"
 
 demo: $(STAMPS)/install
