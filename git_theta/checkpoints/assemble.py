@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from git_theta.core import dtypes
 from git_theta.core.layout import Checksum, Extent, Layout, unique_names
+from git_theta.errors import FormatError
 
 SKELETON_LIMIT = 16 << 20  # bytes between two tensors that stay in the skeleton, which is held in memory
 PIECE = 64 << 20
 NAME_LIMIT = 1000  # characters of one name; a longer one is cut
+NAMES_LIMIT = 64 << 20  # characters of all names together: a file can say one long part of many names once
 RANK_LIMIT = 64
 
 
@@ -32,13 +34,23 @@ def shaped(name: str, dtype: str, shape: Sequence[int], offset: int, length: int
     return raw(name, offset, length)
 
 
+def bounded(extents: Iterable[Extent]) -> Iterator[Extent]:
+    """``extents``, as they are found; :class:`~git_theta.errors.FormatError` as soon as their names take too much memory."""
+    letters = 0
+    for extent in extents:
+        letters += len(extent.name) + sum(map(len, extent.aliases))
+        if letters > NAMES_LIMIT:
+            raise FormatError(f"the names of its tensors have more than {NAMES_LIMIT} characters")
+        yield extent
+
+
 def assemble(name: str, size: int, extents: Iterable[Extent], checksums: Iterable[Checksum] = ()) -> Layout:
     """The layout of a file of ``size`` bytes, for the format ``name``, with ``extents`` in any order.
 
     Names are made unique. What lies between tensors becomes tensors of plain bytes called ``rest`` where it is long.
     :class:`~git_theta.errors.FormatError` when tensors overlap or reach beyond the file.
     """
-    ordered = sorted(extents, key=lambda extent: (extent.offset, extent.end))
+    ordered = sorted(bounded(extents), key=lambda extent: (extent.offset, extent.end))
     fields = sorted(set(checksums), key=lambda field: field.offset)
     ordered += _rest(size, ordered, fields)
     ordered.sort(key=lambda extent: (extent.offset, extent.end))

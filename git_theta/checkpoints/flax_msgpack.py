@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from git_theta.checkpoints.assemble import NAME_LIMIT, assemble, raw, shaped
+from git_theta.checkpoints.assemble import NAME_LIMIT, NAMES_LIMIT, assemble, raw, shaped
 from git_theta.checkpoints.cursor import Cursor
 from git_theta.core import dtypes
 from git_theta.core.layout import Extent, Layout
@@ -65,17 +65,25 @@ class FlaxMsgpackFormat:
     def scan(self, source: Source) -> Layout:
         """One extent per array or scalar; :class:`FormatError` for what is no MessagePack. What follows the first value is kept."""
         cursor = Cursor(source, "MessagePack file")
-        extents = [_extent(source, path, token) for path, token in _leaves(cursor) if token.code in (_ARRAY, _SCALAR)]
+        extents = (_extent(source, path, token) for path, token in _leaves(cursor) if token.code in (_ARRAY, _SCALAR))
         return assemble(self.name, source.size, extents)
 
     def contents(self, source: Source) -> Contents:
         """The arrays, those in chunks put together, and the paths of the other values."""
-        tree = _tree(Cursor(source, "MessagePack file"), 0)
+        tree = _first(source)
         if not isinstance(tree, dict):
             raise FormatError("this MessagePack file is no map, so its tensors have no names")
         tensors: dict[str, Tensor] = {}
         others: list[str] = []
-        _collect(tree, "", tensors, others)
+        letters = 0
+        for name, value in _named(tree, ""):
+            letters += len(name)
+            if letters > NAMES_LIMIT:
+                raise FormatError(f"the names in this MessagePack file have more than {NAMES_LIMIT} characters")
+            if isinstance(value, Tensor):
+                tensors[name] = value
+            else:
+                others.append(name)
         return Contents(tensors, tuple(others))
 
     def build(self, tensors: Mapping[str, Tensor], like: Source | None) -> Buffer:
@@ -83,7 +91,7 @@ class FlaxMsgpackFormat:
 
         :class:`FormatError` for types Flax does not know, and for names of which one is a part of another.
         """
-        tree = _tree(Cursor(like, "MessagePack file"), 0) if like is not None else {}
+        tree = _first(like) if like is not None else {}
         if not isinstance(tree, dict):
             raise FormatError("this MessagePack file is no map, so tensors cannot be written into it")
         _keep(tree, "", set(tensors))
@@ -191,6 +199,13 @@ def _number(cursor: Cursor) -> int:
 # -- writing ------------------------------------------------------------------------------------------------------------------
 
 
+def _first(source: Source) -> dict[str, Any] | Tensor | bytes:
+    """The file's first value, once it is known to have no more parts than are allowed."""
+    for _ in _leaves(Cursor(source, "MessagePack file")):
+        pass
+    return _tree(Cursor(source, "MessagePack file"), 0)
+
+
 def _tree(cursor: Cursor, depth: int) -> dict[str, Any] | Tensor | bytes:
     """A value: a map with text keys, an array or scalar of Flax's (as a tensor, or its bytes), or else its bytes."""
     cursor.order = "big"
@@ -220,21 +235,15 @@ def _tree(cursor: Cursor, depth: int) -> dict[str, Any] | Tensor | bytes:
     return cursor.source.read(start, cursor.position - start)
 
 
-def _collect(tree: dict[str, Any], path: str, tensors: dict[str, Tensor], others: list[str]) -> None:
+def _named(tree: dict[str, Any], path: str) -> Iterator[tuple[str, Tensor | None]]:
+    """The arrays by name, and the names of the other values."""
     for key, value in tree.items():
         name = f"{path}/{key}" if path else key
-        if isinstance(value, dict):
-            joined = _joined(value) if _CHUNKED in value else None
-            if joined is not None:
-                tensors[name] = joined
-            else:
-                _collect(value, name, tensors, others)
-            continue
-        tensor = _array(value) if isinstance(value, _Old) else None
-        if tensor is not None:
-            tensors[name] = tensor
+        joined = _joined(value) if isinstance(value, dict) and _CHUNKED in value else None
+        if joined is None and isinstance(value, dict):
+            yield from _named(value, name)
         else:
-            others.append(name)
+            yield name, joined or (_array(value) if isinstance(value, _Old) else None)
 
 
 def _array(value: bytes) -> Tensor | None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import prod
 
-from git_theta.checkpoints.assemble import NAME_LIMIT, assemble, shaped
+from git_theta.checkpoints.assemble import NAME_LIMIT, NAMES_LIMIT, assemble, bounded, shaped
 from git_theta.checkpoints.cursor import Cursor
 from git_theta.core import dtypes
 from git_theta.core.layout import Extent, Layout
@@ -22,9 +22,9 @@ from git_theta.errors import FormatError
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 LINKS_LIMIT = 1_000_000
-NODES_LIMIT = 1_000_000  # of B-trees
+STEPS_LIMIT = 4_000_000  # messages, entries of B-trees, rows of tables
 MESSAGES_LIMIT = 65_536  # of one object
-NAMES_LIMIT = 64 << 20  # characters of all names together
+LINK_LIMIT = 1 << 17  # bytes of a link in a heap
 RANK_LIMIT = 32
 
 _DATASPACE, _LINKS, _DATATYPE, _LINK, _EXTERNAL, _LAYOUT, _FILTERS, _CONTINUED, _TABLE = 1, 2, 3, 6, 7, 8, 11, 16, 17
@@ -135,7 +135,14 @@ class _File:
         if version < 2:
             cursor.skip(2 * self.wide)
         self.root = cursor.uint(self.wide)
-        self._nodes = 0
+        self._steps = self._seen = 0
+
+    def spend(self, steps: int, size: int) -> None:
+        """Count what is looked at, and its bytes: in a sound file no byte is a part of two structures."""
+        self._steps += steps
+        self._seen += size
+        if self._steps > STEPS_LIMIT or self._seen > self.source.size:
+            raise FormatError(f"the HDF5 file is broken: its structures lie in each other, or have more than {STEPS_LIMIT} parts")
 
     def at(self, address: int, length: int | None = None) -> Cursor:
         """A cursor at ``address``, over ``length`` bytes (to the end of the file)."""
@@ -161,14 +168,14 @@ class _File:
             messages = self.messages(address)
             each.extents = self.extents(path or "dataset", messages)
             each.spec = self.spec(messages)
-            children = list(self.links(messages))
-            links += len(children)
-            for name, child in reversed(children):
-                label = (f"{path}/{name}" if path else name)[:NAME_LIMIT]
-                letters += len(label)
-                todo.append((label, child))
-            if links > LINKS_LIMIT or letters > NAMES_LIMIT:
-                raise FormatError(f"the HDF5 file is broken: it has more than {LINKS_LIMIT} links, or very long names")
+            letters += sum(len(extent.name) for extent in each.extents)
+            children: list[tuple[str, int]] = []
+            for name, child in self.links(messages):
+                children.append(((f"{path}/{name}" if path else name)[:NAME_LIMIT], child))
+                links, letters = links + 1, letters + len(children[-1][0])
+                if links > LINKS_LIMIT or letters > NAMES_LIMIT:
+                    raise FormatError(f"the HDF5 file is broken: it has more than {LINKS_LIMIT} links, or very long names")
+            todo += reversed(children)
         return list(known.values())
 
     # -- object headers
@@ -200,6 +207,7 @@ class _File:
                 cursor.skip(order if modern else 3)
                 offset, data = cursor.position, cursor.take(size)
                 count += 1
+                self.spend(1, 4 + size)
                 if kind == _CONTINUED:
                     further = Cursor(BytesSource(data), "HDF5 file")
                     where, length = further.uint(self.wide), further.uint(self.long)
@@ -261,9 +269,9 @@ class _File:
         seen = set[int]()
         while todo:
             address, count, level = todo.pop()
-            self._nodes += 1
-            if address in seen or self._nodes > NODES_LIMIT:
-                raise FormatError(f"the HDF5 file is broken: its B-trees are circular, or have more than {NODES_LIMIT} nodes")
+            self.spend(count, 6 + count * record)
+            if address in seen:
+                raise FormatError("the HDF5 file is broken: a B-tree is circular")
             seen.add(address)
             cursor = self.at(address)
             if cursor.take(4) != (b"BTIN" if level else b"BTLF") or count > most[level]:
@@ -292,7 +300,9 @@ class _File:
             if cursor.take(4) != b"SNOD":
                 raise cursor.broken(f"there is no table of names at byte {leaf[1]}")
             cursor.skip(2)
-            for _ in range(cursor.uint(2)):
+            count = cursor.uint(2)
+            self.spend(count, 8 + count * (24 + 2 * self.wide))
+            for _ in range(count):
                 name, address, kind = cursor.uint(self.wide), cursor.uint(self.wide), cursor.uint(4)
                 cursor.skip(20)
                 if kind != 2 and address != self.undefined:
@@ -306,9 +316,8 @@ class _File:
         todo, seen = [(root, -1)], set[int]()
         while todo:
             address, expected = todo.pop()
-            self._nodes += 1
-            if address in seen or self._nodes > NODES_LIMIT:
-                raise FormatError(f"the HDF5 file is broken: its B-trees are circular, or have more than {NODES_LIMIT} nodes")
+            if address in seen:
+                raise FormatError("the HDF5 file is broken: a B-tree is circular")
             seen.add(address)
             cursor = self.at(address)
             if cursor.take(4) != b"TREE" or cursor.uint(1) != kind:
@@ -317,6 +326,7 @@ class _File:
             if expected not in (-1, level):
                 raise cursor.broken(f"the B-tree's node at byte {address} is of the wrong level")
             cursor.skip(2 * self.wide)
+            self.spend(count, 8 + count * (key + self.wide))
             entries = [(cursor.take(key), cursor.uint(self.wide)) for _ in range(count)]
             if level:
                 todo += [(child, level - 1) for _, child in reversed(entries)]
@@ -343,7 +353,7 @@ class _File:
             if how == _CONTIGUOUS:
                 return self._one(name, kind, shape, address, prod(shape) * kind.size)
             if how == _CHUNKED and _FILTERS not in last:
-                return self._chunks(name, kind, shape, address, dims[:-1])
+                return list(bounded(self._chunks(name, kind, shape, address, dims[:-1])))
             return []
         if version not in (3, 4):
             return []
@@ -358,7 +368,7 @@ class _File:
             return []
         if version == 3:
             rank, address = cursor.uint(1), cursor.uint(self.wide)
-            return self._chunks(name, kind, shape, address, [cursor.uint(4) for _ in range(rank)][:-1])
+            return list(bounded(self._chunks(name, kind, shape, address, [cursor.uint(4) for _ in range(rank)][:-1])))
         flags, rank, width = cursor.uint(1), cursor.uint(1), cursor.uint(1)
         dims = [cursor.uint(width) for _ in range(rank)][:-1]
         index = cursor.uint(1)
@@ -402,16 +412,14 @@ class _File:
             return [shaped(name, kind.dtype, shape, address, length)]
         return [shaped(name, "u8", (*shape, kind.size) if kind.size > 1 else shape, address, length)]
 
-    def _chunks(self, name: str, kind: _Type, shape: tuple[int, ...], tree: int, dims: list[int]) -> list[Extent]:
+    def _chunks(self, name: str, kind: _Type, shape: tuple[int, ...], tree: int, dims: list[int]) -> Iterator[Extent]:
         """One extent per chunk, called after its place: ``name/c/0/1``."""
         if tree == self.undefined or len(dims) != len(shape) or not all(dims):
-            return []
-        found: list[Extent] = []
+            return
         for key, address in self._leaves(tree, 1, 8 + 8 * (len(dims) + 1)):
             length = int.from_bytes(key[:4], "little")
             place = (int.from_bytes(key[8 + 8 * n : 16 + 8 * n], "little") // size for n, size in enumerate(dims))
-            found += self._one("/".join((name, "c", *map(str, place))), kind, tuple(dims), address, length)
-        return found
+            yield from self._one("/".join((name, "c", *map(str, place))), kind, tuple(dims), address, length)
 
 
 class _Heap:
@@ -442,6 +450,8 @@ class _Heap:
         flags, offset, length = cursor.uint(1), cursor.uint(self.offset_bytes), cursor.uint(self.length_bytes)
         if flags & 0xF0 or self.filtered:
             raise cursor.broken("a link is kept in a way that is not known here")
+        if length > LINK_LIMIT:
+            raise cursor.broken(f"a link of {length} bytes is announced")
         return self.file.block(self._find(offset, length), length)
 
     def _find(self, offset: int, length: int) -> int:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Protocol, cast
 
-from git_theta.checkpoints.assemble import NAME_LIMIT, raw
+from git_theta.checkpoints.assemble import NAME_LIMIT, bounded, raw
 from git_theta.core.layout import Checksum, Extent, Layout
 from git_theta.core.source import Source
 from git_theta.errors import FormatError
@@ -87,21 +87,24 @@ def member(source: Source, offset: int, length: int, name: str, depth: int) -> t
             if found.sniff(head):
                 try:
                     layout = _scan(found, part, depth + 1)
+                    if layout.extents:
+                        return shifted(layout, offset, f"{name[:NAME_LIMIT]}/")
                 except FormatError:
-                    break  # the container may be of use without this member
-                if not layout.extents:
-                    break
-                return shifted(layout, offset, f"{name[:NAME_LIMIT]}/")
+                    pass  # the container may be of use without this member
+                break
     return [raw(name, offset, length)], []
 
 
 def shifted(layout: Layout, offset: int, prefix: str) -> tuple[list[Extent], list[Checksum]]:
-    """A member's extents and checksums as they lie in the file around it, with ``prefix`` before every name."""
-    extents = [
+    """A member's extents and checksums as they lie in the file around it, with ``prefix`` before every name.
+
+    :class:`FormatError` when that makes the names too long.
+    """
+    extents = (
         Extent(prefix + e.name, e.dtype, e.shape, offset + e.offset, e.length, tuple(prefix + alias for alias in e.aliases))
         for e in layout.extents
-    ]
-    return extents, [Checksum(offset + field.offset, offset + field.start, field.length) for field in layout.checksums]
+    )
+    return list(bounded(extents)), [Checksum(offset + field.offset, offset + field.start, field.length) for field in layout.checksums]
 
 
 def _scan(found: _Format, part: Part, depth: int) -> Layout:

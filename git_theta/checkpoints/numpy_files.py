@@ -28,6 +28,7 @@ MAGIC = b"\x93NUMPY"
 HEADER_LIMIT = 1 << 20
 ARRAYS_LIMIT = 100_000
 _ARRAY = "array"
+_DIMENSIONS = 32  # NumPy's limit before 2.0
 
 _STRING = r"'[^'\\\n]*'|\"[^\"\\\n]*\""
 _DESCR = re.compile(rf"[{{,]\s*['\"]descr['\"]\s*:\s*({_STRING}|\[)")
@@ -238,7 +239,9 @@ def _contents(source: Source, arrays: Iterable[tuple[str, _Array]]) -> Contents:
             others.append(f"{name} ({array.code or 'objects or records'})")
             continue
         data: Buffer = source.read(array.offset, array.length)
-        if array.fortran and len(array.shape) > 1:
+        if array.fortran and array.length and len(array.shape) > 1:
+            if len(array.shape) > _DIMENSIONS:
+                raise _broken(f"{name[:80]!a} has {len(array.shape)} dimensions")
             width = dtypes.get(array.dtype).block_bytes
             data = np.frombuffer(data, f"V{width}").reshape(array.shape[::-1]).T.tobytes()
         tensors[name] = Tensor(array.dtype, array.shape, data)
@@ -267,6 +270,8 @@ def _member(name: str, tensor: Tensor, old: _Array | None) -> list[Buffer]:
     shape, descr = tensor.shape, _CODES.get(tensor.dtype)
     if old is not None and not old.dtype and tensor.dtype == "u8" and (old.size <= 1 or shape[-1:] == (old.size,)):
         shape, descr = shape[:-1] if old.size > 1 else shape, old.code  # text, big-endian values, types of ml_dtypes
+    elif old is not None and old.dtype == tensor.dtype and old.code[:1] != ">":
+        descr = old.code  # times and spans of time, too
     if descr is None:
         raise FormatError(f"tensor {display(name, 80)} is {tensor.dtype}, which a NumPy file cannot hold")
     fortran = old is not None and old.fortran and len(shape) > 1

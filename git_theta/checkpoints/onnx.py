@@ -6,7 +6,7 @@ Values that protocol buffers code one by one (``int32_data``, ``int64_data``, ``
 
 from __future__ import annotations
 
-from git_theta.checkpoints.assemble import assemble, raw, shaped
+from git_theta.checkpoints.assemble import NAME_LIMIT, NAMES_LIMIT, assemble, raw, shaped
 from git_theta.checkpoints.cursor import Cursor
 from git_theta.core.layout import Extent, Layout
 from git_theta.core.source import BytesSource, Source
@@ -14,7 +14,6 @@ from git_theta.errors import FormatError
 
 DEPTH_LIMIT = 64
 FIELDS_LIMIT = 8_000_000
-_TEXT_LIMIT = 1 << 16
 _VERSIONS = range(3, 64)
 
 TYPES = {
@@ -97,7 +96,7 @@ class _Walk:
     def __init__(self, cursor: Cursor) -> None:
         self.cursor = cursor
         self.found: list[Extent] = []
-        self._fields = 0
+        self._fields = self._letters = 0
 
     def field(self, end: int) -> tuple[int, int, int]:
         """The next field: its number, wire type, and value (of length-delimited ones: the length)."""
@@ -138,8 +137,8 @@ class _Walk:
             self.cursor.skip(stop - self.cursor.position)
 
     def text(self, length: int) -> str:
-        """``length`` bytes from here as text, at most so many as a name may have."""
-        return self.cursor.source.read(self.cursor.position, min(length, _TEXT_LIMIT)).decode("utf-8", "replace")
+        """``length`` bytes from here as text, at most so much as a name may have."""
+        return self.cursor.source.read(self.cursor.position, min(length, 4 * NAME_LIMIT)).decode("utf-8", "replace")[:NAME_LIMIT]
 
     def tensor(self, end: int, path: str) -> None:
         """One tensor: dimensions and type usually come before its values, but need not."""
@@ -165,12 +164,15 @@ class _Walk:
                     raise self.cursor.broken(f"a dimension before byte {self.cursor.position} is cut off")
                 self.cursor.skip(stop - self.cursor.position)
         self.found += [_extent(name or path or "tensor", kind, dims, *value) for value in values if value[2]]
+        self._letters += len(name or path)
+        if self._letters > NAMES_LIMIT:
+            raise self.cursor.broken(f"the names of its tensors have more than {NAMES_LIMIT} characters")
 
 
 def _path(kind: int, path: str, label: str) -> str:
     """What tensors without a name are called inside of a message: ``<first output of the node>.<attribute>``."""
     if kind == _ATTRIBUTE:
-        return f"{path}.{label}" if path and label else path or label
+        return f"{path}.{label}"[:NAME_LIMIT] if path and label else path or label
     return label or path if kind == _NODE else path
 
 

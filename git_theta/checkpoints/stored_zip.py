@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from git_theta.checkpoints.assemble import assemble
+from git_theta.checkpoints.assemble import assemble, bounded
 from git_theta.checkpoints.nested import member
 from git_theta.checkpoints.zip_container import ZipArchive, ZipEntry, checksums, gaps, read_archives
 from git_theta.core.layout import Checksum, Extent, Layout, unique_names
@@ -34,13 +34,17 @@ class StoredZipFormat:
         skeleton; but a skeleton is held in memory, so what has more than 16 MiB is an extent too.
         """
         archives = read_archives(source)
-        extents: list[Extent] = []
         sums: list[Checksum] = []
-        for entry in (entry for archive in archives for entry in archive.entries if _chosen(entry)):
-            inner, fields = member(source, entry.offset, entry.length, entry.name, depth) if entry.plain else ([], [])
-            extents += inner or [raw_extent(entry.name, entry)]
-            sums += fields
+        extents = list(bounded(_members(source, archives, depth, sums)))
         return _with_rest(finished(self.name, source.size, archives, extents), sums)
+
+
+def _members(source: Source, archives: Sequence[ZipArchive], depth: int, sums: list[Checksum]) -> Iterator[Extent]:
+    """The extents of each entry; ``sums`` receives the checksums in them."""
+    for entry in (entry for archive in archives for entry in archive.entries if _chosen(entry)):
+        inner, fields = member(source, entry.offset, entry.length, entry.name, depth) if entry.plain else ([], [])
+        sums += fields
+        yield from inner or [raw_extent(entry.name, entry)]
 
 
 def _with_rest(layout: Layout, sums: Sequence[Checksum]) -> Layout:

@@ -6,6 +6,7 @@ The structure is that of POSIX ``ustar``, with GNU's and pax's ways to write lon
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from git_theta.checkpoints.assemble import NAME_LIMIT, assemble
 from git_theta.checkpoints.nested import member
@@ -37,39 +38,42 @@ class TarFormat:
 
     def scan_inside(self, source: Source, depth: int) -> Layout:
         """One extent per file, or those that its format gives, called ``<file>/<tensor>``; :class:`FormatError` for a broken archive."""
-        extents: list[Extent] = []
         checksums: list[Checksum] = []
-        position, count, long_name, records = 0, 0, "", dict[bytes, bytes]()
-        while source.size - position >= BLOCK:
-            header = source.read(position, BLOCK)
-            if not any(header):
-                break
-            if not _sum_is_right(header):
-                raise _broken(f"the header at byte {position} is damaged")
-            count += 1
-            if count > MEMBERS_LIMIT:
-                raise _broken(f"it has more than {MEMBERS_LIMIT} members")
-            kind = header[156:157]
-            size = int(records[b"size"]) if b"size" in records and kind not in (_PAX, _LONG_NAME) else _number(header[124:136], position)
-            position += BLOCK
-            if size > source.size - position:
-                raise _broken(f"{size} bytes are announced before byte {position}, but {source.size - position} follow")
-            if kind in (_LONG_NAME, _LONG_LINK, _PAX, _PAX_GLOBAL):
-                if size > LONG_LIMIT:
-                    raise _broken(f"a name of {size} bytes is announced before byte {position}")
-                if kind == _LONG_NAME:
-                    long_name = _text(source.read(position, size))
-                elif kind == _PAX:
-                    records = _records(source.read(position, size))
-            else:
-                if size and kind in _FILES:
-                    name = records.get(b"path", b"").decode("utf-8", "replace") or long_name or _name(header)
-                    inner, sums = member(source, position, size, name[:NAME_LIMIT].removeprefix("./"), depth)
-                    extents += inner
-                    checksums += sums
-                long_name, records = "", {}
-            position = min(position + -(-size // BLOCK) * BLOCK, source.size)
-        return assemble(self.name, source.size, extents, checksums)
+        return assemble(self.name, source.size, _extents(source, depth, checksums), checksums)
+
+
+def _extents(source: Source, depth: int, checksums: list[Checksum]) -> Iterator[Extent]:
+    """The extents of each file; ``checksums`` receives those in them."""
+    position, count, long_name, records = 0, 0, "", dict[bytes, bytes]()
+    while source.size - position >= BLOCK:
+        header = source.read(position, BLOCK)
+        if not any(header):
+            break
+        if not _sum_is_right(header):
+            raise _broken(f"the header at byte {position} is damaged")
+        count += 1
+        if count > MEMBERS_LIMIT:
+            raise _broken(f"it has more than {MEMBERS_LIMIT} members")
+        kind = header[156:157]
+        size = int(records[b"size"]) if b"size" in records and kind not in (_PAX, _LONG_NAME) else _number(header[124:136], position)
+        position += BLOCK
+        if size > source.size - position:
+            raise _broken(f"{size} bytes are announced before byte {position}, but {source.size - position} follow")
+        if kind in (_LONG_NAME, _LONG_LINK, _PAX, _PAX_GLOBAL):
+            if size > LONG_LIMIT:
+                raise _broken(f"a name of {size} bytes is announced before byte {position}")
+            if kind == _LONG_NAME:
+                long_name = _text(source.read(position, size))
+            elif kind == _PAX:
+                records = _records(source.read(position, size))
+        else:
+            if size and kind in _FILES:
+                name = records.get(b"path", b"").decode("utf-8", "replace") or long_name or _name(header)
+                inner, sums = member(source, position, size, name[:NAME_LIMIT].removeprefix("./"), depth)
+                checksums += sums
+                yield from inner
+            long_name, records = "", {}
+        position = min(position + -(-size // BLOCK) * BLOCK, source.size)
 
 
 def _broken(reason: str) -> FormatError:

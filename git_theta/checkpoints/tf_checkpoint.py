@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from git_theta.checkpoints.assemble import NAME_LIMIT, assemble, raw, shaped
+from git_theta.checkpoints.assemble import NAME_LIMIT, NAMES_LIMIT, assemble, bounded, raw, shaped
 from git_theta.checkpoints.cursor import Cursor
 from git_theta.checkpoints.opaque import OpaqueFormat
 from git_theta.core.layout import Extent, Layout
@@ -81,19 +81,23 @@ class TfCheckpointFormat:
             raise FormatError("a TensorFlow checkpoint's file has another name")
         if sibling.size > INDEX_LIMIT:
             raise FormatError(f"an index of {sibling.size} bytes is larger than {INDEX_LIMIT}")
-        extents: list[Extent] = []
-        end = shards = 0
-        big = False
-        for key, value in _entries(sibling):
-            fields = _fields(value)
-            if not key:
-                shards, big = _number(fields, 1), bool(_number(fields, 2))
-            elif _number(fields, 3) == int(match[2]) and _number(fields, 5):
-                extents.append(_extent(key, fields, big))
-                end = max(end, extents[-1].end)
-        if shards != int(match[3]) or end != source.size:
+        entries = _entries(sibling)
+        key, value = next(entries, (b"", b""))
+        header = _fields(value) if not key else {}
+        if _number(header, 1) != int(match[3]):
+            raise FormatError("the index is that of another file")
+        extents = list(bounded(_extents(entries, int(match[2]), bool(_number(header, 2)))))
+        if max((extent.end for extent in extents), default=0) != source.size:
             raise FormatError("the index is that of another file")
         return assemble(self.name, source.size, extents)
+
+
+def _extents(entries: Iterator[tuple[bytes, bytes]], shard: int, big: bool) -> Iterator[Extent]:
+    """The tensors in file number ``shard``; ``big``: its values are big-endian."""
+    for key, value in entries:
+        fields = _fields(value)
+        if key and _number(fields, 3) == shard and _number(fields, 5):
+            yield _extent(key, fields, big)
 
 
 def _extent(key: bytes, fields: dict[int, list[int | bytes]], big: bool) -> Extent:
@@ -126,17 +130,18 @@ def _entries(source: Source) -> Iterator[tuple[bytes, bytes]]:
     footer.position = _FOOTER - 8
     if footer.uint(8) != MAGIC:
         raise _broken("it does not end as a table does")
-    count, last = 0, -1
+    count = letters = last = 0
     for _, handle in _block(source, offset, length):
         cursor = Cursor(BytesSource(handle), "TensorFlow index")
         offset, length = cursor.varint(), cursor.varint()
-        if offset <= last:
-            raise _broken("its blocks are not in order")
-        last = offset
+        if offset < last:
+            raise _broken("its blocks are not in order, or overlap")
+        last = offset + length
         for item in _block(source, offset, length):
             count += 1
-            if count > ENTRIES_LIMIT:
-                raise _broken(f"it has more than {ENTRIES_LIMIT} entries")
+            letters += len(item[0])
+            if count > ENTRIES_LIMIT or letters > NAMES_LIMIT:
+                raise _broken(f"it has more than {ENTRIES_LIMIT} entries, or very long keys")
             yield item
 
 

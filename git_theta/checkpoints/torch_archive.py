@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from git_theta.checkpoints import pickle_machine
+from git_theta.checkpoints.assemble import bounded
 from git_theta.checkpoints.stored_zip import finished, is_large, raw_extent
 from git_theta.checkpoints.torch_tree import View, views
 from git_theta.checkpoints.zip_container import ZipArchive, ZipEntry, read_archives
@@ -60,11 +61,15 @@ class Part(NamedTuple):
 
 def scan(name: str, source: Source) -> Layout:
     """The layout of a torch file, for the format ``name``; :class:`FormatError` when its zip archive is not sound."""
-    archives, found, budget = read_archives(source), list[Extent](), pickle_machine.SIZE_LIMIT
+    archives = read_archives(source)
+    return finished(name, source.size, archives, list(bounded(_all_extents(source, archives))))
+
+
+def _all_extents(source: Source, archives: Sequence[ZipArchive]) -> Iterator[Extent]:
+    budget = pickle_machine.SIZE_LIMIT
     for archive in archives:
-        found += extents(understand(source, archive, budget))
+        yield from extents(understand(source, archive, budget))
         budget -= sum(entry.length for entry in archive.entries if entry.name.endswith(".pkl"))
-    return finished(name, source.size, archives, found)
 
 
 def extents(archive: TorchArchive) -> Iterator[Extent]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 from git_theta.checkpoints import torch_values
 from git_theta.checkpoints.pickle_machine import Call, Global, Items, Pairs
 from git_theta.checkpoints.torch_archive import STORAGE_NAME, TorchArchive
-from git_theta.checkpoints.torch_tree import NAME_LIMIT, View, key_label
+from git_theta.checkpoints.torch_tree import DEPTH_LIMIT, NAME_LIMIT, View, key_label
 from git_theta.checkpoints.zip_container import ZipEntry
 from git_theta.core import dtypes
 from git_theta.core.layout import unique_names
@@ -17,6 +18,7 @@ from git_theta.core.tensors import Buffer, Contents, Tensor
 from git_theta.errors import FormatError
 
 VALUES_LIMIT = 100_000
+SHOWN_LIMIT = 8  # times that the tensors may show the file's bytes
 _CARRIERS = {1: "u8", 2: "u16", 4: "u32", 8: "u64", 16: "c128"}  # types of every width that numpy has too
 _MAPPINGS = frozenset({"OrderedDict", "defaultdict"})
 
@@ -25,6 +27,7 @@ def read(source: Source, archives: Sequence[TorchArchive]) -> Contents:
     """The tensors of ``archives`` in ``source``, and what they hold besides; :class:`FormatError` for tensors beyond their storage."""
     found: list[tuple[str, Tensor]] = []
     others: list[str] = []
+    room = SHOWN_LIMIT * source.size
     for archive in archives:
         if archive.tree is None:
             raise FormatError("this torch file's pickle is not understood, so its tensors have no names")
@@ -36,6 +39,9 @@ def read(source: Source, archives: Sequence[TorchArchive]) -> Contents:
                     others.append(f"{view.name} ({reason})")
                     continue
                 if view[1:6] not in shown:
+                    room -= view.numel * dtypes.get(view.storage.dtype).block_bytes
+                    if room < 0:
+                        raise FormatError(f"the tensors of this torch file are views that hold more than {SHOWN_LIMIT} times its bytes")
                     data = data or source.read(entry.offset, entry.length)
                     shown[view[1:6]] = Tensor(view.storage.dtype, view.shape, _bytes(view, data))
                 found.append((view.name, shown[view[1:6]]))
@@ -55,8 +61,9 @@ def _strange(view: View, archive: TorchArchive, entry: ZipEntry | None) -> str:
     if function == "_rebuild_qtensor":
         return "quantized by torch"
     arguments = view.node.arguments if function else ()
-    metadata = arguments[7 if function == "_rebuild_tensor_v3" else 6 :]
-    if metadata and not (metadata[0] is None or (type(metadata[0]) is Pairs and not metadata[0].flat)):
+    place = 7 if function == "_rebuild_tensor_v3" else 6
+    metadata = arguments[place] if len(arguments) > place else None
+    if metadata is not None and not (type(metadata) is Pairs and not metadata.flat):
         return "conjugated or negated lazily"
     if view.numel > view.storage.numel:
         return "expanded: it repeats elements"
@@ -78,29 +85,38 @@ def _bytes(view: View, data: bytes) -> Buffer:
 
 def _values(tree: Any) -> Iterator[str]:
     """The paths of what is no tensor: numbers, texts, objects. Lists and mappings are entered once."""
-    todo, seen = [("", tree)], set[int]()
-    for _ in range(VALUES_LIMIT):
-        if not todo:
-            return
-        path, node = todo.pop()
-        function = node.function.name if type(node) is Call and type(node.function) is Global else ""
-        children: list[tuple[str, Any]] = []
-        if type(node) is Pairs:
-            children = _labelled(node.flat)
-        elif type(node) is list or type(node) is tuple:
-            children = [(str(number), value) for number, value in enumerate(node)]
-        elif function in _MAPPINGS:
-            children = _labelled(node.pairs)
-            children += [("(attributes)", None)] if node.states else []
-        elif function.startswith("_rebuild_"):
-            continue
-        elif type(node) is not Items or node.flat:
-            yield path or type(node).__name__
-            continue
-        if id(node) not in seen:
-            seen.add(id(node))
-            todo += [((f"{path}.{label}" if path else label)[:NAME_LIMIT], value) for label, value in reversed(children)]
+    frames, seen, steps = [iter([("", tree)])], set[int](), 0
+    while frames:
+        for path, node in frames[-1]:
+            steps += 1
+            if steps > VALUES_LIMIT:
+                return
+            children = _children(path, node)
+            if children is None:
+                yield path or type(node).__name__
+            elif id(node) not in seen and len(frames) < DEPTH_LIMIT:
+                seen.add(id(node))
+                frames.append(children)
+                break
+        else:
+            frames.pop()
 
 
-def _labelled(flat: Sequence[Any]) -> list[tuple[str, Any]]:
-    return [(key_label(flat[number], number // 2), flat[number + 1]) for number in range(0, len(flat) - 1, 2)]
+def _children(path: str, node: Any) -> Iterator[tuple[str, Any]] | None:
+    """What a container holds, with its path; None for another value."""
+    function = node.function.name if type(node) is Call and type(node.function) is Global else ""
+    if type(node) is Pairs:
+        labelled = _labelled(node.flat)
+    elif type(node) is list or type(node) is tuple:
+        labelled = ((str(number), value) for number, value in enumerate(node))
+    elif function in _MAPPINGS:
+        labelled = chain(_labelled(node.pairs), [("(attributes)", None)] if node.states else [])
+    elif function.startswith("_rebuild_") or (type(node) is Items and not node.flat):
+        return iter(())
+    else:
+        return None
+    return (((f"{path}.{label}" if path else label)[:NAME_LIMIT], value) for label, value in labelled)
+
+
+def _labelled(flat: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+    return ((key_label(flat[number], number // 2), flat[number + 1]) for number in range(0, len(flat) - 1, 2))

@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from git_theta.checkpoints import pickle_machine
-from git_theta.checkpoints.assemble import NAME_LIMIT, assemble
+from git_theta.checkpoints.assemble import NAME_LIMIT, RANK_LIMIT, assemble
 from git_theta.checkpoints.pickle_machine import Call, Pairs, PickleError
+from git_theta.core import dtypes
 from git_theta.core.layout import Layout
 from git_theta.core.source import Source
 from git_theta.errors import FormatError
 
 METADATA = ".metadata"
+_ATTRIBUTES_LIMIT = 64  # values in an object's state that are looked at; torch's have six
 
 
 def named(layout: Layout, name: str, metadata: Source) -> Layout:
@@ -61,13 +63,15 @@ def _slices(tree: Any, name: str) -> Iterator[tuple[int, int, str]]:
 def _corner(offset: Any) -> str:
     """Where a piece of a tensor begins; nothing for the first one and for whole ones. It is a ``torch.Size``: a call with a tuple."""
     sizes = offset.arguments[0] if type(offset) is Call and type(offset.arguments) is tuple and offset.arguments else offset
-    if type(sizes) is not tuple or not all(type(size) is int for size in sizes) or not any(sizes):
+    if type(sizes) is not tuple or len(sizes) > RANK_LIMIT or not any(sizes):
+        return ""
+    if not all(type(size) is int and 0 <= size <= dtypes.MAX_BYTES for size in sizes):
         return ""
     return "@" + ",".join(map(str, sizes))
 
 
 def _attributes(node: Any) -> dict[str, Any]:
     """An object's attributes by name."""
-    states = [state for state in node.states if type(state) is Pairs] if type(node) is Call else []
-    flat = [item for state in states for item in state.flat]
+    states = [state for state in node.states[:1] if type(state) is Pairs] if type(node) is Call else []
+    flat = [item for state in states for item in state.flat[:_ATTRIBUTES_LIMIT]]
     return {key: value for key, value in zip(flat[::2], flat[1::2], strict=False) if type(key) is str}

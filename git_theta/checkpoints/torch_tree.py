@@ -290,7 +290,7 @@ def _of_call(call: Call, is_view: bool) -> Iterator[tuple[str, Any]]:
     else:
         if type(call.function) is not Global:
             yield "", call.function
-        yield from [("", arguments[0])] if len(arguments) == 1 else _numbered(arguments)
+        yield "", arguments[0] if len(arguments) == 1 else arguments  # as a container, as other calls may have the same
     if call.pairs:
         yield "", Pairs(call.pairs)
     if call.items:

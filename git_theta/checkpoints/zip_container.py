@@ -20,6 +20,7 @@ from git_theta.errors import FormatError
 
 DIRECTORY_LIMIT = 256 << 20
 ARCHIVES_LIMIT = 100_000
+ENTRIES_LIMIT = 2_000_000  # of all archives of a file
 
 _END = struct.Struct("<4sHHHHIIH")
 _END64 = struct.Struct("<4sQHHIIQQQQ")
@@ -80,12 +81,15 @@ def read_archives(source: Source) -> list[ZipArchive]:
     """The zip archives that ``source`` consists of, in file order; :class:`FormatError` when one of them is not sound.
 
     Usually that is one. Torch's distributed checkpoints put many behind each other, each with offsets from its own start.
-    Memory is bounded by the directories, of which none may have more than 256 MiB.
+    Memory is bounded by the directories, of which none may have more than 256 MiB, nor all more than two million entries.
     """
     archives: list[ZipArchive] = []
-    end, exact = source.size, False
+    end, exact, room = source.size, False, ENTRIES_LIMIT
     while True:
         start, stop, count, shift = _find_directory(source, end, exact)
+        room -= count
+        if room < 0:
+            raise broken(f"it has more than {ENTRIES_LIMIT} entries")
         listed = _read_directory(source, start, stop, count, shift)
         entries = _locate(source, sorted(listed, key=lambda item: item.header), start)
         archives.append(ZipArchive(tuple(entries), start, end))

@@ -101,7 +101,7 @@ def test_a_group_that_holds_itself() -> None:
     assert FORMAT.scan(BytesSource(bytes(data))).size == len(data)
 
 
-@pytest.mark.parametrize(("limit", "value"), [("LINKS_LIMIT", 5), ("NODES_LIMIT", 2), ("NAMES_LIMIT", 20), ("MESSAGES_LIMIT", 1)])
+@pytest.mark.parametrize(("limit", "value"), [("LINKS_LIMIT", 5), ("STEPS_LIMIT", 2), ("NAMES_LIMIT", 20), ("MESSAGES_LIMIT", 1)])
 def test_limits(monkeypatch: pytest.MonkeyPatch, limit: str, value: int) -> None:
     monkeypatch.setattr(hdf5, limit, value)
     with pytest.raises(FormatError, match="more than"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from cutting import contents, cut, mutants, survives, told
 from hypothesis import given
 from hypothesis import strategies as st
 
-from git_theta.checkpoints.numpy_files import NpyFormat, NpzFormat
+from git_theta.checkpoints.numpy_files import MAGIC, NpyFormat, NpzFormat
 from git_theta.core.contracts import BuildsFiles, CheckpointFormat
 from git_theta.core.source import BytesSource
 from git_theta.core.tensors import Tensor
@@ -168,3 +169,23 @@ def test_one_file_holds_one_array() -> None:
     for name in ("objects", "records"):
         with pytest.raises(FormatError, match="objects or records"):
             NPY.build({"array": Tensor("u8", (1,), b"a")}, BytesSource(ARRAYS[name]))
+
+
+def test_times_stay_times() -> None:
+    target = io.BytesIO()
+    np.savez(target, t=np.array(["2026-01-02", "2026-01-03"], "M8[D]"), span=np.array([3], "m8[s]"))
+    like = BytesSource(target.getvalue())
+    held = NpzFormat().contents(like).tensors
+    built = np.load(io.BytesIO(NpzFormat().build({**held, "n": Tensor("i64", (1,), bytes(8))}, like)))
+    assert {name: built[name].dtype.str for name in built} == {"t": "<M8[D]", "span": "<m8[s]", "n": "<i8"}
+    assert str(built["t"][1]) == "2026-01-03"
+
+
+@pytest.mark.parametrize("rank", [2, 33, 70])
+def test_an_array_of_many_dimensions_in_fortrans_order(rank: int) -> None:
+    text = f"{{'descr': '<f4', 'fortran_order': True, 'shape': ({'1, ' * (rank - 1)}0), }}"
+    for shape in (text, text.replace("0)", "2)")):
+        data = MAGIC + b"\1\0" + struct.pack("<H", len(shape)) + shape.encode() + bytes(8)
+        with suppress(FormatError):
+            (tensor,) = NpyFormat().contents(BytesSource(data)).tensors.values()
+            assert len(tensor.shape) == rank
