@@ -14,8 +14,8 @@ from git_theta.api.sessions import StrPath
 from git_theta.core.contracts import BuildsFiles
 from git_theta.core.names import display
 from git_theta.core.source import BytesSource, FileSource, PiecesSource, Source
-from git_theta.core.tensors import Buffer
-from git_theta.errors import ThetaError, UsageError
+from git_theta.core.tensors import Buffer, Tensor
+from git_theta.errors import FormatError, ThetaError, UsageError
 from git_theta.plugins import registry
 from git_theta.workflows import commit
 from git_theta.workflows.reading import StoredSource
@@ -114,7 +114,17 @@ def _built(session: Session, path: str, state_dict: Mapping[str, Any], branch: s
     tensors = arrays.to_tensors(state_dict)
     like = _before(session, path, branch, builders[0].name)
     pieces = getattr(builders[0], "pieces", None)
-    return PiecesSource([builders[0].build(tensors, None)] if pieces is None else pieces(tensors, like))
+    return PiecesSource([_whole(builders[0], tensors, like)] if pieces is None else pieces(tensors, like))
+
+
+def _whole(builder: BuildsFiles, tensors: Mapping[str, Tensor], like: Source | None) -> Buffer:
+    """The file with what ``like`` holds besides tensors, such as GGUF's keys, where both can be one file."""
+    if like is not None and getattr(builder, "name", "") != "torch-zip":  # torch.save knows of no earlier file
+        try:
+            return builder.build(tensors, like)
+        except FormatError:
+            pass
+    return builder.build(tensors, None)
 
 
 def _before(session: Session, path: str, branch: str | None, form: str) -> Source | None:

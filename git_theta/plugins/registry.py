@@ -249,7 +249,7 @@ class Registry:
                 for offer in self._offers:
                     try:
                         plugin = offer.entry_point.load()
-                    except Exception as error:
+                    except (Exception, SystemExit) as error:
                         self._warn(f"plugin {offer.provider} cannot be imported and is ignored: {_reason(error)}")
                         continue
                     self._add(self._manager, plugin, f"{offer.provider} {offer.entry_point.name}", offer.provider)
@@ -273,7 +273,8 @@ class Registry:
 
 def _clash(kind: _Kind, name: str, owners: Sequence[str]) -> str:
     what = "the built-in one is used" if BUILT_IN in owners else "neither is used until one of them is uninstalled"
-    return f"two plugins provide a {kind.title} called {name!r}: {' and '.join(owners)}; {what}"
+    article = "an" if kind is _UPDATE else "a"
+    return f"two plugins provide {article} {kind.title} called {name!r}: {' and '.join(owners)}; {what}"
 
 
 def _problem(kind: _Kind, value: object) -> str:
@@ -293,7 +294,7 @@ def _module(value: object) -> str:
     return str(getattr(function, "__module__", None) or type(value).__module__)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 

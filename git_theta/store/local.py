@@ -24,9 +24,10 @@ from git_theta.errors import ObjectDamaged, ObjectMissing, StoreError
 from git_theta.store.guard import hold
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future, ThreadPoolExecutor
+    from concurrent.futures import Future
 
     from git_theta.core.memory import Scratch
+    from git_theta.core.threads import Threads
 
 Held = TypeVar("Held", bytes, memoryview)
 
@@ -59,7 +60,7 @@ class LocalStore:
         self._shared = shared
         self._lock = threading.Lock()
         self._pending: dict[str, _Pending] = {}
-        self._syncer: ThreadPoolExecutor | None = None
+        self._syncer: Threads | None = None
         self._temporary: Path | None = None
         self._held: int | None = None
         self._grown: set[Path] = set()  # folders with a new subfolder, to be synced with the next flush
@@ -277,9 +278,9 @@ class LocalStore:
                 synced = None
                 if ref.size >= _SYNC_EARLY:
                     if self._syncer is None:
-                        from concurrent.futures import ThreadPoolExecutor
+                        from git_theta.core.threads import Threads
 
-                        self._syncer = ThreadPoolExecutor(1, "git-theta-sync")
+                        self._syncer = Threads(1, "git-theta-sync")
                     synced = self._syncer.submit(_sync_file, temporary)
                 self._pending[ref.oid] = _Pending(temporary, ref, synced)
         if known:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import threading
+from collections import OrderedDict
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +17,7 @@ from git_theta.api import arrays, saving, sessions
 from git_theta.api.sessions import StrPath
 from git_theta.core.names import display
 from git_theta.core.source import FileSource
+from git_theta.errors import UsageError
 from git_theta.git import writing
 from git_theta.workflows import metrics as notes
 
@@ -25,7 +28,8 @@ class BackgroundSaver:
     """Saves models to ``branch`` of the repository that ``repo`` lies in, in the background, one after the other.
 
     The branch is made at HEAD where it does not exist. ``best_tag`` is the tag that moves to the best model (default: ``best/<branch>``).
-    Use it in a ``with`` statement, or call :meth:`finish`: commits that are waiting are made then, and what went wrong is logged.
+    Use it in a ``with`` statement, or call :meth:`finish`: commits that are waiting are made then, and what went wrong is logged. Where
+    neither happens, Python does it when it ends.
     ``commits`` lists what was committed so far, ``errors`` what could not be, both in order. Safe to use from several threads.
     """
 
@@ -37,18 +41,20 @@ class BackgroundSaver:
         self.errors: list[str] = []
         self._pool: ThreadPoolExecutor | None = None
         self._waiting: list[Future[None]] = []
+        self._told = 0  # errors that were logged
         self._lock = threading.Lock()
 
     def save(
         self, state_dict: Mapping[str, Any], path: StrPath, *, message: str, metrics: Mapping[str, float] | None = None, best: bool = False
     ) -> None:
-        """Commit a copy of ``state_dict`` as :func:`git_theta.save` does; ``best`` moves the tag to it. Never raises."""
+        """Commit a copy of ``state_dict`` as :func:`git_theta.save` does; ``best`` moves the tag to it. Never raises.
+
+        The copy is held in memory until it is committed: a loop that saves faster than that needs room for what waits.
+        """
         try:
-            content: Mapping[StrPath, saving.Content] = {path: _copied(state_dict)}
+            self._submit({path: copied(state_dict)}, message, metrics, best)
         except Exception as error:
-            self._failed(message, error)
-            return
-        self._submit(content, message, metrics, best)
+            self.failed(message, error)
 
     def save_files(
         self, files: Mapping[StrPath, StrPath], *, message: str, metrics: Mapping[str, float] | None = None, best: bool = False
@@ -57,17 +63,26 @@ class BackgroundSaver:
 
         One that is written in place before it was read is not committed, and that is an error.
         """
-        content: dict[StrPath, saving.Content] = {}
+        content: dict[StrPath, FileSource] = {}
         try:
+            if not files:
+                raise UsageError("there is no file to commit")
             for path, file in files.items():
                 content[path] = FileSource(file)
-        except OSError as error:
+            self._submit(content, message, metrics, best)
+        except Exception as error:
             for source in content.values():
-                if isinstance(source, FileSource):
-                    source.close()
-            self._failed(message, error)
-            return
-        self._submit(content, message, metrics, best)
+                source.close()
+            self.failed(message, error)
+
+    def failed(self, message: str, error: Exception) -> None:
+        """Note that what ``message`` tells of could not be committed; :meth:`finish` logs it."""
+        self.errors.append(f"'{display(message, 80)}': {display(str(error) or type(error).__name__, 300)}")
+        self._finish_at_exit()
+
+    def _finish_at_exit(self) -> None:
+        atexit.unregister(self.finish)
+        atexit.register(self.finish)
 
     def finish(self) -> None:
         """Wait until everything is committed, and log what could not be. Never raises."""
@@ -78,10 +93,10 @@ class BackgroundSaver:
             for future in waiting:
                 future.exception()
             pool.shutdown(wait=True)
-        if self.errors:
-            _LOGGER.error(
-                "%d models could not be committed to %s: %s", len(self.errors), self.branch or "the branch", "; ".join(self.errors)
-            )
+        atexit.unregister(self.finish)
+        new, self._told = self.errors[self._told :], len(self.errors)
+        if new:
+            _LOGGER.error("%d models could not be committed to %s: %s", len(new), self.branch or "the branch", "; ".join(new))
 
     def __enter__(self) -> BackgroundSaver:
         return self
@@ -97,14 +112,16 @@ class BackgroundSaver:
         self.__dict__.update(state)
         self._lock = threading.Lock()
 
-    def _submit(self, files: Mapping[StrPath, saving.Content], message: str, metrics: Mapping[str, float] | None, best: bool) -> None:
+    def _submit(self, files: Mapping[StrPath, Any], message: str, metrics: Mapping[str, float] | None, best: bool) -> None:
+        numbered = dict(metrics or {})
         with self._lock:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(1, "git-theta-saver")  # Python waits for its work before it ends
+                self._finish_at_exit()
             self._waiting = [future for future in self._waiting if not future.done()]
-            self._waiting.append(self._pool.submit(self._commit, files, message, dict(metrics or {}), best))
+            self._waiting.append(self._pool.submit(self._commit, files, message, numbered, best))
 
-    def _commit(self, files: Mapping[StrPath, saving.Content], message: str, metrics: dict[str, float], best: bool) -> None:
+    def _commit(self, files: Mapping[StrPath, Any], message: str, metrics: dict[str, float], best: bool) -> None:
         try:
             made = saving.save_files(files, message=message, branch=self.branch, repo=self.repo)
             self.commits.append(made)
@@ -114,21 +131,44 @@ class BackgroundSaver:
                 if best:
                     writing.set_tag(self.best_tag, made, session.cwd or session.repository.git_dir)
         except Exception as error:
-            self._failed(message, error)
-
-    def _failed(self, message: str, error: Exception) -> None:
-        self.errors.append(f"'{display(message, 80)}': {display(str(error) or type(error).__name__, 300)}")
+            self.failed(message, error)
 
 
-def _copied(value: Any) -> Any:
-    """A state dict that training does not change any more: tensors copied to the processor's memory, the rest as it is."""
+def copied(value: Any, known: dict[Any, Any] | None = None) -> Any:
+    """A state dict that training does not change any more: tensors copied to the processor's memory, the rest as it is.
+
+    Containers keep their type, and tied tensors their tie: ``known`` has the copies made so far.
+    """
+    known = {} if known is None else known
     if isinstance(value, Mapping):
-        return {key: _copied(item) for key, item in value.items()}
+        return _same_mapping(value, {key: copied(item, known) for key, item in value.items()})
     if isinstance(value, list | tuple):
-        return [_copied(item) for item in value]
+        items = [copied(item, known) for item in value]
+        return items if isinstance(value, list) else type(value)(*items) if hasattr(value, "_fields") else tuple(items)
     if arrays.is_torch(value):
-        return value.detach().to("cpu", copy=True)
+        return _same_tensor(value, known)
     return value.copy() if hasattr(value, "__array__") and hasattr(value, "copy") else value
+
+
+def _same_mapping(value: Mapping[Any, Any], items: dict[Any, Any]) -> Mapping[Any, Any]:
+    """``items`` in a mapping such as ``value``: an OrderedDict carries torch's versions of the modules as an attribute."""
+    if type(value) is not OrderedDict:
+        return items
+    made = OrderedDict(items)
+    vars(made).update(vars(value))
+    return made
+
+
+def _same_tensor(value: Any, known: dict[Any, Any]) -> Any:
+    """A copy of a tensor of torch. Those that show the same elements in the same way have one copy."""
+    import torch
+
+    key: Any = id(value)
+    if type(value) in (torch.Tensor, torch.nn.Parameter) and value.layout is torch.strided and value.numel():
+        key = (value.device, value.data_ptr(), value.dtype, value.shape, value.stride(), value.is_conj(), value.is_neg())
+    if key not in known:
+        known[key] = value.detach().to("cpu", copy=True)
+    return known[key]
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:
@@ -143,6 +183,11 @@ def numbers(values: Mapping[str, Any]) -> dict[str, float]:
 
 
 def default_branch(folder: str | os.PathLike[str]) -> str:
-    """The branch of a run that writes to ``folder``: ``runs/<its name>``, in letters that git allows."""
-    letters = (letter if letter.isalnum() or letter in "-_" else "-" for letter in Path(folder).resolve().name)
+    """The branch of a run that writes to ``folder``: ``runs/<its name>``, in letters that git allows.
+
+    Lightning calls every run's own folder ``checkpoints``; the one around it has the run's name.
+    """
+    path = Path(folder).resolve()
+    name = path.parent.name if path.name == "checkpoints" else path.name
+    letters = (letter if letter.isalnum() or letter in "-_" else "-" for letter in name)
     return f"runs/{''.join(letters).strip('-') or 'run'}"

@@ -24,10 +24,11 @@ def _model_checkpoint() -> Any:
 class ThetaCheckpoint(_model_checkpoint()):  # type: ignore[misc]  # a base that is known when it is imported
     """A ``ModelCheckpoint`` that also commits every checkpoint it saves, in the background; training neither waits nor fails for it.
 
-    A checkpoint becomes ``path`` on ``branch`` (default: ``runs/<the folder's name>``) of the repository that ``repo`` lies in, just as
-    Lightning wrote it, so that a run can go on from it. The metrics logged so far are noted on the commit, and with ``monitor`` the tag
-    ``best_tag`` (default: ``best/<branch>``) moves to the best. All other arguments are those of ``ModelCheckpoint``. ``path`` must be
-    tracked by Git-Theta: commit a ``.gitattributes`` that says so first.
+    A checkpoint becomes ``path`` on ``branch`` of the repository that ``repo`` lies in, just as Lightning wrote it, so that a run can go on
+    from it. By default the branch is ``runs/<the folder's name>``; where the folder is Lightning's own ``checkpoints``, the one around it
+    counts. The metrics logged so far are noted on the commit, and with ``monitor`` the tag ``best_tag`` (default: ``best/<branch>``) moves
+    to the best. All other arguments are those of ``ModelCheckpoint``. ``path`` must be tracked by Git-Theta: commit a ``.gitattributes``
+    that says so first.
 
     ``saver.commits`` and ``saver.errors`` tell what was committed and what could not be; errors are logged when training ends.
     """
@@ -57,9 +58,13 @@ class ThetaCheckpoint(_model_checkpoint()):  # type: ignore[misc]  # a base that
     def _save_checkpoint(self, trainer: Any, filepath: str) -> None:
         super()._save_checkpoint(trainer, filepath)
         if trainer.is_global_zero:
-            metrics = {"epoch": trainer.current_epoch, "step": trainer.global_step, **numbers(trainer.callback_metrics)}
-            best = self.monitor is not None and self.best_model_path == filepath
-            self.saver.save_files({self._path: filepath}, message=f"Step {trainer.global_step}", metrics=metrics, best=best)
+            message = f"Step {trainer.global_step}"
+            try:
+                metrics = {"epoch": trainer.current_epoch, "step": trainer.global_step, **numbers(trainer.callback_metrics)}
+                best = self.monitor is not None and self.best_model_path == filepath
+                self.saver.save_files({self._path: filepath}, message=message, metrics=metrics, best=best)
+            except Exception as error:  # whatever it is, training goes on
+                self.saver.failed(message, error)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Wait for the commits of a run that failed, too."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -52,6 +51,7 @@ class ThetaCallback(TrainerCallback):  # type: ignore[misc]  # transformers is n
         """Commit the checkpoint that was just written."""
         if not state.is_world_process_zero:
             return
+        message = f"Step {state.global_step}"
         try:
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             names = sorted(file.name for file in checkpoint.iterdir() if any(fnmatchcase(file.name, glob) for glob in self._files))
@@ -61,10 +61,9 @@ class ThetaCallback(TrainerCallback):  # type: ignore[misc]  # transformers is n
                 if logged.get("step") == state.global_step:
                     metrics |= numbers(logged)
             best = state.best_model_checkpoint is not None and Path(state.best_model_checkpoint) == checkpoint
+            self.saver.save_files(files, message=message, metrics=metrics, best=best)
         except Exception as error:  # whatever it is, training goes on
-            logging.getLogger("git_theta.training").error("the checkpoint of step %s is not committed: %s", state.global_step, error)
-            return
-        self.saver.save_files(files, message=f"Step {state.global_step}", metrics=metrics, best=best)
+            self.saver.failed(message, error)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002 - the Trainer's signature
         """Wait for the last commits, and log what could not be committed."""

@@ -17,7 +17,7 @@ from git_theta.core.memory import Scratch
 from git_theta.core.names import display
 from git_theta.core.source import Source
 from git_theta.core.tensors import Buffer, Spec, Tensor
-from git_theta.errors import FormatError, ManifestError, ThetaError
+from git_theta.errors import FormatError, ManifestError, PluginError, ThetaError
 from git_theta.plugins import registry, tables
 from git_theta.workflows import tensors
 from git_theta.workflows.elsewhere import Elsewhere
@@ -67,11 +67,7 @@ def clean(session: Session, path: str, source: Source, known: Sequence[Manifest]
     if legacy.is_metadata(head):
         session.warn(f"{path} stays as it is: {legacy.ADVICE}")
         return source.read(0, source.size)
-    layout = scan(session, path, source, head)
-    if tables.beside(PurePosixPath(path).name):
-        from git_theta.workflows import siblings
-
-        layout = siblings.as_before(session, source, layout, known)
+    layout = _layout(session, path, source, head, known)
     elsewhere = Elsewhere(session, path)
     try:
         manifest = _Work(session, source, layout, list(known), elsewhere, job).run()
@@ -82,6 +78,34 @@ def clean(session: Session, path: str, source: Source, known: Sequence[Manifest]
         return dump(manifest)
     finally:
         elsewhere.close()
+
+
+def _layout(session: Session, path: str, source: Source, head: bytes, known: Sequence[Manifest]) -> Layout:
+    """How to cut ``source``: as one of the ``known`` manifests was cut that describes these very bytes, else as its format says."""
+    problem, layout = None, None
+    try:
+        layout = scan(session, path, source, head)
+    except FormatError as error:
+        problem = error
+    for manifest in known:
+        if manifest.size == source.size and (layout is None or _cut_otherwise(layout, manifest)):
+            from git_theta.workflows import recut
+
+            before = recut.describing(session, manifest, source)
+            if before is not None:
+                return before
+    if layout is None:
+        assert problem is not None
+        raise problem
+    if tables.beside(PurePosixPath(path).name):
+        from git_theta.workflows import siblings
+
+        return siblings.as_before(session, source, layout, known)
+    return layout
+
+
+def _cut_otherwise(layout: Layout, manifest: Manifest) -> bool:
+    return layout.format != manifest.format or [e.name for e in layout.extents] != [e.name for e in manifest.entries]
 
 
 def scan(session: Session, path: str, source: Source, head: bytes) -> Layout:
@@ -103,6 +127,14 @@ def scan(session: Session, path: str, source: Source, head: bytes) -> Layout:
                 ) from None
             session.warn(f"{path}: broken {candidate.name} ({error}); stored as plain bytes")
             layout = registry.checkpoint_format("opaque").scan(source)
+        except ThetaError:
+            raise
+        except Exception as error:
+            if candidate.name in tables.FORMATS:
+                raise
+            raise PluginError(
+                f"checkpoint format {candidate.name!r}, which a plugin provides, failed: {type(error).__name__}: {display(str(error), 200)}"
+            ) from error
         if layout.size != source.size:
             raise FormatError(f"format {candidate.name} describes {layout.size} bytes of a file of {source.size}")
         if layout.format == "opaque" and layout.size:
@@ -139,7 +171,7 @@ class _Work:
         self.elsewhere = elsewhere
         self.job = job
         self.covered = skeletons.covered(layout)
-        self._scratch = Scratch()
+        self._scratch, self._payload = Scratch(), Scratch()
 
     def run(self) -> Manifest:
         results = self._tensors(list(_batches(self.layout.extents)))
@@ -224,11 +256,11 @@ class _Work:
         earlier = [m.by_name[extent.name] for m in self.known if extent.name in m.by_name]
         spec = Spec(extent.dtype, extent.shape)
         earlier = earlier or self.elsewhere.bases(extent.name, spec)
-        bases = tensors.load_bases(store, [entry for entry in earlier if entry.chain], notices)
+        bases = tensors.load_bases(store, [entry for entry in earlier if entry.chain], notices, self._payload)
         if held is None and not bases and not tensors.baseless():
             return (tensors.save(store, "dense", spec, self._dense_blocks(extent)),)
         if held is None:
-            held = memoryview(bytearray(extent.length))
+            held = self._scratch.take(extent.length)
             self.source.read_into(extent.offset, held)
         return tensors.encode(store, Tensor(extent.dtype, extent.shape, held), bases, settings.compression, settings.max_chain)
 

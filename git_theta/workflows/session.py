@@ -70,10 +70,10 @@ class Session:
         """The executor to spread work on."""
         with self._lock:
             if self.executor is None:
-                from concurrent.futures import ThreadPoolExecutor
+                from git_theta.core.threads import Threads
 
                 keep_buffers()
-                self.executor = ThreadPoolExecutor(self.threads, "git-theta")
+                self.executor = Threads(self.threads, "git-theta")
                 self._own.append(self.executor)
             return self.executor
 

@@ -97,6 +97,18 @@ def test_its_files_are_stored_merged_and_read_by_tensor(full: Repo, repo: Repo) 
     assert repo.manifest(":n.jw").format == "opaque"
 
 
+def test_its_files_stay_as_they_are_where_it_is_not_installed(full: Repo, repo: Repo) -> None:
+    full.commit("one", m__jw=written(full, "m.jw", weight=WEIGHTS, bias=WEIGHTS[0]))
+    before = full.blob("HEAD:m.jw")
+    os.utime(repo.path / "m.jw", (0, 0))
+    assert repo.status() == ""
+    repo.git("add", "--renormalize", "m.jw")
+    assert repo.blob(":m.jw") == before
+    repo.write("m.jw", repo.read("m.jw").replace(b"1", b"2"))
+    repo.git("add", "m.jw")
+    assert repo.manifest(":m.jw").format == "opaque"
+
+
 CLASH = """
 from git_theta.plugins import hookimpl
 class Scaled:
@@ -115,7 +127,7 @@ def test_two_plugins_with_one_name(full: Repo, tmp_path: Path) -> None:
         full.commit(str(number), m__jw=content)
     other_plugin(tmp_path / "site", "other", CLASH)
     listed = full.theta_run("plugins")
-    clash = "two plugins provide a update called scaled: git-theta-json-weights 1.0 and other 2.0"
+    clash = "two plugins provide an update called scaled: git-theta-json-weights 1.0 and other 2.0"
     assert listed.returncode == 1
     assert clash in listed.stderr.decode()
     # Everything else works: other files, and this one where it needs neither.

@@ -377,6 +377,44 @@ def test_torch_files_in_and_out(repo: Repo) -> None:
     repo.assert_clean()
 
 
+def test_names_that_two_tensors_of_a_torch_file_have(repo: Repo) -> None:
+    torch = pytest.importorskip("torch")
+    one, two = torch.arange(600.0).reshape(20, 30), torch.arange(800.0).reshape(40, 20)
+    git_theta.save({"a.b": one, "a": {"b": two.t()}, "c": one.t()}, "model.pt", repo=repo.path)
+    with git_theta.open("HEAD", "model.pt", "torch", repo=repo.path) as found:
+        assert len(found) == 3
+        assert sorted(value.numel() for name, value in found.items() if name.startswith("a.b")) == [600, 800]
+        assert torch.equal(found["a.b"], one)
+        assert torch.equal(found["a.b#2"].reshape(-1), two.reshape(-1))
+
+
+def test_slices_of_a_distributed_checkpoint(repo: Repo) -> None:
+    data = ROOT / "tests" / "data" / "dcp"
+    repo.write(".gitattributes", b"*.distcp filter=theta -text\n")
+    for name in (".metadata", "__0_0.distcp"):
+        repo.write(f"dcp/{name}", (data / name).read_bytes())
+    repo.git("add", ".")
+    repo.git("commit", "-qm", "slices")
+    found = git_theta.load("HEAD", "dcp/__0_0.distcp", repo=repo.path)
+    assert {name: (str(value.dtype), value.shape) for name, value in found.items()} == {
+        "model.w": ("float32", (4, 3)),
+        "model.b": ("bfloat16", (3,)),
+    }
+
+
+def test_what_a_gguf_file_holds_besides_stays(repo: Repo) -> None:
+    gguf = pytest.importorskip("gguf")
+    repo.write(".gitattributes", b"*.gguf filter=theta -text\n")
+    repo.write("small.gguf", (ROOT / "tests" / "data" / "formats" / "small.gguf").read_bytes())
+    repo.git("add", ".")
+    repo.git("commit", "-qm", "small")
+    before = set(gguf.GGUFReader(repo.path / "small.gguf").fields)
+    git_theta.save({"new.weight": np.ones((4, 32), np.float32)}, "small.gguf", repo=repo.path)
+    reader = gguf.GGUFReader(repo.path / "small.gguf")
+    assert {name for name in reader.fields if not name.startswith("GGUF.")} == {name for name in before if not name.startswith("GGUF.")}
+    assert [tensor.name for tensor in reader.tensors] == ["new.weight"]
+
+
 def test_metadata_of_the_file_stays(repo: Repo) -> None:
     safetensors = pytest.importorskip("safetensors")
     from safetensors.numpy import save as dumped

@@ -75,7 +75,9 @@ def test_a_saver_never_raises_and_reports(repo: Repo, tmp_path: Path, caplog: py
     (record,) = caplog.records
     assert "5 models could not be committed to runs/b: " in record.message
     assert "git theta track m.h6" in record.message
-    BackgroundSaver("runs/c", repo=tmp_path).save({}, "x", message="")  # no repository at all
+    with BackgroundSaver("runs/c", repo=tmp_path) as nowhere:
+        nowhere.save({}, "x", message="")  # no repository at all
+    assert len(nowhere.errors) == 1
     repo.assert_clean()
 
 
@@ -114,6 +116,63 @@ def test_a_saver_can_be_sent_to_another_process(repo: Repo) -> None:
         other.save({"w": np.zeros(99)}, "m.safetensors", message="there")
     assert other.errors == []
     assert repo.git("log", "--format=%s", "main..runs/e").split() == [b"there", b"here"]
+
+
+def test_whatever_is_saved_nothing_is_raised(repo: Repo, tmp_path: Path) -> None:
+    with BackgroundSaver("runs/f", repo=repo.path) as saver:
+        saver.save({"w": np.ones(9)}, "m.safetensors", message="metrics", metrics=[("loss",)])  # type: ignore[arg-type]
+        saver.save_files({}, message="nothing")
+        saver.save_files({"m.safetensors": None}, message="none")  # type: ignore[dict-item]
+    assert [error.partition(":")[0] for error in saver.errors] == ["'metrics'", "'nothing'", "'none'"]
+    assert saver.commits == []
+
+
+def test_copies_are_what_was_given() -> None:
+    torch = pytest.importorskip("torch")
+    from git_theta.training.background import copied
+
+    network = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
+    optimizer = torch.optim.AdamW(network.parameters())
+    state = {"model": network.state_dict(), "optimizer": optimizer.state_dict(), "size": torch.Size([2, 3])}
+    state["model"]["tied"] = state["model"]["0.weight"]
+    copy = copied(state)
+    assert copy["model"]["tied"].data_ptr() == copy["model"]["0.weight"].data_ptr() != state["model"]["tied"].data_ptr()
+    assert copy["model"]["0.bias"].data_ptr() != copy["model"]["1.bias"].data_ptr()
+    assert type(copy["model"]) is type(state["model"])
+    assert copy["model"]._metadata == state["model"]._metadata
+    assert copy["optimizer"]["param_groups"] == optimizer.state_dict()["param_groups"]
+    assert copy["optimizer"]["param_groups"][0]["betas"] == (0.9, 0.999)
+    with torch.no_grad():
+        network[0].weight += 1
+    assert not torch.equal(copy["model"]["0.weight"], state["model"]["0.weight"])
+
+
+AT_THE_END = """
+import sys
+import numpy as np
+from git_theta.training import BackgroundSaver
+saver = BackgroundSaver("runs/end", repo=sys.argv[1])
+for number in range(3):
+    saver.save({f"layer{n}": np.full(1 << 20, number + n, np.float32) for n in range(6)}, "m.safetensors", message=f"Step {number}")
+saver.save({"a": np.ones(3)}, "m.h6", message="not tracked")
+"""
+
+
+def test_a_program_that_just_ends_loses_nothing(repo: Repo) -> None:
+    done = repo.run([sys.executable, "-c", AT_THE_END, str(repo.path)])
+    assert done.returncode == 0, done.stderr
+    assert b"1 models could not be committed to runs/end: 'not tracked'" in done.stderr
+    assert repo.git("log", "--format=%s", "main..runs/end").decode().splitlines() == ["Step 2", "Step 1", "Step 0"]
+    found = git_theta.load("runs/end", "m.safetensors", repo=repo.path)
+    assert [value[0] for value in found.values()] == [2, 3, 4, 5, 6, 7]
+
+
+def test_the_branch_of_a_run() -> None:
+    from git_theta.training.background import default_branch
+
+    assert default_branch("/a/out/my run.1") == "runs/my-run-1"
+    assert default_branch("/a/lightning_logs/version_3/checkpoints") == "runs/version_3"
+    assert default_branch("/") == "runs/run"
 
 
 def test_only_what_is_named_is_imported() -> None:

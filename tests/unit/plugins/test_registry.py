@@ -280,8 +280,13 @@ def test_of_two_plugins_with_one_name_neither_is_used_and_the_rest_works() -> No
     assert [found.name for found in twice.detect(b"ODD", ".odd")] == ["opaque"]
     assert [row.provider for row in twice.loaded() if row.name == "coin"] == ["first 1.0", "second 2.0"]
     assert sorted(line.partition(":")[0] for line in warnings) == [
-        f"two plugins provide a {what}"
-        for what in ("checkpoint format called 'odd'", "command called 'weigh'", "merge strategy called 'coin'", "update called 'doubling'")
+        f"two plugins provide {what}"
+        for what in (
+            "a checkpoint format called 'odd'",
+            "a command called 'weigh'",
+            "a merge strategy called 'coin'",
+            "an update called 'doubling'",
+        )
     ]
 
 
