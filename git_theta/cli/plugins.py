@@ -31,5 +31,5 @@ def plugins(as_json: bool) -> int:
     twice = [key for key, count in Counter((row.kind, row.name) for row in rows).items() if count > 1]
     for kind, name in twice:
         owners = " and ".join(path(row.provider) for row in rows if (row.kind, row.name) == (kind, name))
-        warn(f"two plugins provide a {kind} called {name}: {owners}; uninstall one of them")
+        warn(f"two plugins provide {'an' if kind == 'update' else 'a'} {kind} called {name}: {owners}; uninstall one of them")
     return 1 if twice else 0

@@ -158,6 +158,33 @@ def test_a_plugin_that_cannot_be_imported(full: Repo, tmp_path: Path) -> None:
     full.assert_clean()
 
 
+FAILING = """
+from git_theta.plugins import hookimpl
+class Odd:
+    name, suffixes = "odd", (".odd",)
+    def sniff(self, head): return head.startswith(b"ODD")
+    def scan(self, source): raise KeyError("x\\x1b[31m")
+@hookimpl
+def register_checkpoint_formats():
+    return [Odd()]
+"""
+
+
+def test_a_plugin_that_fails(full: Repo, tmp_path: Path) -> None:
+    other_plugin(tmp_path / "site", "failing", FAILING)
+    other_plugin(tmp_path / "site", "leaving", "raise SystemExit(3)\n")
+    full.write(".gitattributes", full.read(".gitattributes") + b"*.odd filter=theta -text\n")
+    full.write("m.odd", b"ODD" * 100)
+    said = full.git_fails("add", "m.odd")
+    assert "checkpoint format 'odd', which a plugin provides, failed: KeyError: " in said
+    assert "\x1b" not in said
+    full.write("m.jw", written(full, "m.jw", weight=WEIGHTS))
+    done = full.run(["git", "add", "m.jw"])
+    assert done.returncode == 0
+    assert b"plugin leaving 2.0 cannot be imported and is ignored: SystemExit: 3" in done.stderr
+    assert full.manifest(":m.jw").format == "json-weights"
+
+
 def test_its_own_tests_pass() -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(EXAMPLE / "src")])}
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", str(EXAMPLE / "pyproject.toml"), str(EXAMPLE)]
