@@ -16,7 +16,7 @@ from git_theta.errors import UsageError
     examples="""
 git theta push                   # what the current branch needs
 git theta push upstream main v2  # to another remote: a branch and a tag
-git theta push --all             # every object of the whole history
+git theta push --all             # what all of history needs
 """,
 )
 @click.argument("words", metavar="[REMOTE] [REV]...", nargs=-1)
@@ -27,7 +27,8 @@ def push(words: tuple[str, ...], everything: bool, dry_run: bool) -> int:
 
     'git push' does this by itself, through a hook, before it sends commits; this is for commits that went without their objects ('git push
     --no-verify', a hook that was missing) and for a remote whose objects are to be kept somewhere new. No branch is moved. Sends what REV
-    (default: HEAD) needs in its own files, and in the commits before it that the remote does not have.
+    (default: HEAD) needs in its own files, and in the commits before it that the remote does not have. Of commits that it has, the
+    objects of older versions are sent by --all.
     """
     from git_theta.workflows import push as work
 

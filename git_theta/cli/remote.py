@@ -16,7 +16,7 @@ from git_theta.git.command import run
 from git_theta.git.remotes import Remote, without_secret
 from git_theta.git.repository import Repository, discover
 
-_LFS_AGENT = "git-theta"
+_LFS_AGENT = consent.AGENT[1]
 
 
 @click.group(

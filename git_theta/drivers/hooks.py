@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from git_theta.errors import TransferError
-from git_theta.git import hooks, remotes
+from git_theta.git import consent, history, hooks, remotes
 from git_theta.git.command import run, run_code
 from git_theta.git.config import load_settings
+from git_theta.git.remotes import Remote
 from git_theta.git.repository import Repository, discover
 from git_theta.workflows import push
 from git_theta.workflows.session import Session
@@ -24,24 +25,33 @@ def pre_push(name: str, url: str, stdin: bytes, say: Callable[[str], None]) -> i
     """What git calls with the remote's name and URL, and the refs to be updated on standard input. The exit code."""
     repository = discover()
     updates = push.parse_updates(stdin)
-    code = _git_lfs(repository, name, url, stdin)
-    if code:
-        return code
-    if all(update.deletes for update in updates):
-        return 0
+    tips = [update.local_oid for update in updates if not update.deletes]
     remote = remotes.read(repository).named(name, url)
+    if _has_lfs_files(repository, tips):
+        code = _git_lfs(repository, remote, name, url, stdin)
+        if code:
+            return code
+    if not tips:
+        return 0
     with Session(repository, load_settings(), say) as session:
         plan = push.plan_update(session, remote, updates, subtract=True)
         push.deliver(session, plan)
     return 0
 
 
-def _git_lfs(repository: Repository, name: str, url: str, stdin: bytes) -> int:
-    """Where ours is the only hook, git-lfs found its place taken. Files it tracks must not suffer for that."""
+def _has_lfs_files(repository: Repository, tips: Sequence[str]) -> bool:
+    """Whether git-lfs has something to do, in the index or in what is pushed, and no hook of its own: it found its place taken by ours."""
     if hooks.look(repository).state is not hooks.State.OURS or repository.worktree is None:
-        return 0
-    if not run(["ls-files", "-z", "--", ":(top,attr:filter=lfs)"], cwd=repository.worktree):
-        return 0
+        return False
+    if run(["ls-files", "-z", "--", ":(top,attr:filter=lfs)"], cwd=repository.worktree):
+        return True
+    commits = history.commits(repository, tips)
+    return bool(commits) and history.mentioned(repository, "filter=lfs", commits, ":(glob)**/.gitattributes")
+
+
+def _git_lfs(repository: Repository, remote: Remote, name: str, url: str, stdin: bytes) -> int:
+    """What git-lfs's own hook would do; its exit code. Its server, too, waits for the user's word where only the repository names it."""
+    consent.read(repository).agreed_lfs(remote, push=True)
     if run_code(["lfs", "version"], allowed=range(256))[0]:
         raise TransferError("this repository has Git LFS files, but git-lfs is not installed; install it from https://git-lfs.com")
     return subprocess.run(["git", "lfs", "pre-push", name, url], input=stdin, check=False).returncode

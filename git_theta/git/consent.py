@@ -15,11 +15,12 @@ from urllib.parse import urlsplit
 from git_theta.core.names import display
 from git_theta.errors import TransferError, UsageError
 from git_theta.git.command import run, run_code
-from git_theta.git.remotes import Remote, without_secret
+from git_theta.git.remotes import BY_URL, Remote, without_secret
 from git_theta.git.repository import Repository
 
 FILE = ".thetaconfig"
 CONFIRMED = "theta.confirmedUrl"
+AGENT = ("lfs.standalonetransferagent", "git-theta")  # ours: it is no server, and takes Git LFS's own files alone
 _LFS_FILE = ".lfsconfig"
 _LFS_KEYS = ("lfsurl", "lfspushurl")
 _OWN = r"^(theta\.confirmedurl|lfs\.(push)?url|lfs\.standalonetransferagent|remote\..*\.lfs(push)?url)$"
@@ -52,8 +53,12 @@ class Offer:
 
     def lfs_servers(self, remote: Remote) -> list[str]:
         """The servers that ``.lfsconfig`` gives git-lfs for ``remote``."""
-        keys = ["lfs.url", "lfs.pushurl", *(f"remote.{remote.name}.{key}" for key in _LFS_KEYS)]
+        keys = ["lfs.url", "lfs.pushurl", *(f"remote.{remote.name or BY_URL}.{key}" for key in _LFS_KEYS)]
         return [url for key, url in self.lfs if key in keys and key not in self.overridden]
+
+    def lfs_settings(self) -> dict[str, str]:
+        """What ``.lfsconfig`` sets of servers and the user's own config does not, for a git-lfs that runs where the file is not."""
+        return {key: url for key, url in self.lfs if key not in self.overridden}
 
     def server_named(self, remote: Remote) -> bool:
         """Whether anybody named a Git LFS server for ``remote``, so that it is not simply the remote's own folder or host."""
@@ -84,7 +89,7 @@ def read(repository: Repository) -> Offer:
         tuple(text for key, text in theirs if key == "theta.mirror"),
         tuple(lfs),
         frozenset(text for key, text in own if key == CONFIRMED.lower()),
-        frozenset(key for key, _ in own),
+        frozenset(key for key, text in own if (key, text) != AGENT),
     )
 
 

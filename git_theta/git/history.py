@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, cast
 
 from git_theta.core.manifest import MAGIC, is_manifest
@@ -36,11 +37,11 @@ def blobs(repository: Repository, include: Iterable[str], exclude: Iterable[str]
 
     Those of ``exclude`` that are unknown here are ignored. ``options`` are further ones of ``git rev-list``.
     """
-    wanted = [*include, *(f"^{oid}" for oid in exclude)]
-    if not wanted and not options:
+    wanted = _range(include, exclude)
+    if not wanted.strip() and not options:
         return {}
     arguments = ["rev-list", "--objects", "--ignore-missing", "--filter=object:type=blob", "--filter-provided-objects"]
-    listing = git(repository, [*arguments, *options, "--stdin"], ("\n".join(wanted) + "\n").encode("utf-8", "surrogateescape"))
+    listing = git(repository, [*arguments, *options, "--stdin"], wanted)
     found: dict[str, str] = {}
     for line in listing.split(b"\n"):
         oid, _, path = line.partition(b" ")
@@ -70,11 +71,12 @@ def tree_blobs(repository: Repository, revision: str) -> dict[str, str]:
     return _listed(listing, 2)
 
 
-def index_blobs(repository: Repository) -> dict[str, str]:
-    """Blob → path of everything in the index in force, the sides of conflicts included."""
+def index_blobs(repository: Repository, index: Path | None = None) -> dict[str, str]:
+    """Blob → path of everything in the index in force, or in the file ``index``; the sides of conflicts included."""
     if repository.worktree is None:
         return {}
-    return _listed(run(["ls-files", "--stage", "-z"], cwd=repository.worktree), 1)
+    chosen = None if index is None else {"GIT_INDEX_FILE": str(index)}
+    return _listed(run(["ls-files", "--stage", "-z"], cwd=repository.worktree, environment=chosen), 1)
 
 
 def resolve(repository: Repository, revision: str) -> str | None:
@@ -82,6 +84,26 @@ def resolve(repository: Repository, revision: str) -> str | None:
     asked = ["rev-parse", "-q", "--verify", "--end-of-options", f"{revision}^{{object}}"]
     code, name = run_code(["--git-dir", str(repository.git_dir), *asked], allowed=(0, 1, 128))
     return None if code else name.decode("ascii").strip()
+
+
+def count(repository: Repository, include: Iterable[str], exclude: Iterable[str]) -> int:
+    """How many commits are reachable from ``include`` and not from ``exclude``; what is unknown here is ignored."""
+    return int(git(repository, ["rev-list", "--count", "--ignore-missing", "--stdin"], _range(include, exclude)))
+
+
+def commits(repository: Repository, names: Iterable[str]) -> list[str]:
+    """The commits that ``names`` (object ids) are, or as tags name; those of something else are left out."""
+    return git(repository, ["rev-list", "--no-walk", "--ignore-missing", "--stdin"], _range(names, [])).decode("ascii").split()
+
+
+def mentioned(repository: Repository, text: str, revisions: Sequence[str], pathspec: str) -> bool:
+    """Whether ``text`` stands in a file that matches, in one of ``revisions``."""
+    for start in range(0, len(revisions), 500):
+        some = revisions[start : start + 500]
+        asked = ["--git-dir", str(repository.git_dir), "grep", "-q", "-F", "-e", text, *some, "--", pathspec]
+        if not run_code(asked, allowed=(0, 1))[0]:
+            return True
+    return False
 
 
 def commit_of(repository: Repository, blob: str) -> str:
@@ -125,11 +147,7 @@ def replaced(repository: Repository, include: Iterable[str], exclude: Iterable[s
     Those that are new themselves are left out, so all of these are reachable from ``exclude``.
     """
     fresh = set(new)
-    listed = git(
-        repository,
-        ["rev-list", "--ignore-missing", "--stdin"],
-        ("\n".join([*include, *(f"^{oid}" for oid in exclude)]) + "\n").encode("utf-8", "surrogateescape"),
-    )
+    listed = git(repository, ["rev-list", "--ignore-missing", "--stdin"], _range(include, exclude))
     changes = git(repository, ["diff-tree", "--stdin", "-r", "-m", "--root", "--no-renames", "--raw", "--abbrev=64", "-z"], listed)
     found: dict[str, str] = {}
     removed: dict[str, str] = {}
@@ -150,6 +168,10 @@ def replaced(repository: Repository, include: Iterable[str], exclude: Iterable[s
             removed[old] = path
     found.update(removed if added else {})
     return found
+
+
+def _range(include: Iterable[str], exclude: Iterable[str]) -> bytes:
+    return ("\n".join([*include, *(f"^{oid}" for oid in exclude)]) + "\n").encode("ascii")
 
 
 def _listed(listing: bytes, column: int) -> dict[str, str]:
@@ -185,9 +207,8 @@ def _contents(repository: Repository, oids: Sequence[str]) -> Iterator[tuple[str
     with tempfile.TemporaryFile() as names:
         names.write("\n".join(oids).encode("ascii") + b"\n")
         names.seek(0)
-        with subprocess.Popen(
-            ["git", "--git-dir", str(repository.git_dir), "cat-file", "--buffer", "--batch"], stdin=names, stdout=subprocess.PIPE
-        ) as process:
+        command = ["git", "--git-dir", str(repository.git_dir), "--no-replace-objects", "cat-file", "--buffer", "--batch"]
+        with subprocess.Popen(command, stdin=names, stdout=subprocess.PIPE) as process:
             stdout = cast(IO[bytes], process.stdout)
             try:
                 for oid in oids:
@@ -205,7 +226,7 @@ def _contents(repository: Repository, oids: Sequence[str]) -> Iterator[tuple[str
 
 def _large(repository: Repository, oid: str) -> bytes:
     """A large blob if it is a manifest, else nothing."""
-    command = ["git", "--git-dir", str(repository.git_dir), "cat-file", "blob", oid]
+    command = ["git", "--git-dir", str(repository.git_dir), "--no-replace-objects", "cat-file", "blob", oid]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         stdout = cast(IO[bytes], process.stdout)
         head = stdout.read(256)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from git_theta.core.names import display
 from git_theta.errors import UsageError
-from git_theta.git.command import run
+from git_theta.git.command import run, run_code
 from git_theta.git.repository import Repository
 
+BY_URL = "git-theta-url"  # what a remote is called for git-lfs that is only a URL
 _PATTERN = r"^(remote\..*|branch\..*\.(remote|pushremote)|checkout\.defaultremote|url\..*)$"
 
 
@@ -39,6 +40,17 @@ class Remote:
         """What the user configured under ``remote.NAME.KEY``, in git's order."""
         return [text for name, text in self.settings if name == key.lower()]
 
+    def at(self, url: str) -> Remote:
+        """The remote where git pushes to ``url``: itself, or a place of its own, as a second push URL is.
+
+        Object storage is the remote's wherever its commits go, and so is a Git LFS server that the user gave it.
+        """
+        if url == self.push_url:
+            return self
+        if self.values("lfsurl") or self.values("lfspushurl"):
+            return replace(self, push_url=url)
+        return Remote("", url, url, self.tracked, tuple(item for item in self.settings if item[0].startswith("theta")))
+
 
 @dataclass(frozen=True, slots=True)
 class Remotes:
@@ -58,15 +70,13 @@ class Remotes:
     def named(self, name: str, url: str = "") -> Remote:
         """The remote that git means by ``name``, which may be a URL too: then a remote with that very URL, if there is one.
 
-        :class:`~git_theta.errors.UsageError` when it is neither a remote nor anything like a URL.
+        With ``url``, git is about to push there. :class:`~git_theta.errors.UsageError` when it is neither a remote nor anything like a URL.
         """
-        found = self.find(name)
+        matching = (remote for remote in self.every if (url or name) in (remote.url, remote.push_url))
+        found = self.find(name) or next(matching, None)
         if found is not None:
-            return found
+            return found.at(url) if url else found
         url = url or name
-        for remote in self.every:
-            if url in (remote.url, remote.push_url):
-                return remote
         if "/" not in url and ":" not in url and not os.path.isdir(url):
             known = ", ".join(display(remote.name) for remote in self.every) or "none"
             raise UsageError(f"there is no remote {display(url, 80)!r} (configured: {known}); 'git remote add' makes one")
@@ -142,6 +152,14 @@ def tracked_commits(repository: Repository, remote: Remote) -> list[str]:
     return list(dict.fromkeys(listed.decode("ascii").split()))
 
 
+def advertised(repository: Repository, remote: Remote) -> list[str]:
+    """What the branches and tags name where pushes to ``remote`` go, as it says itself when asked; nothing where it does not answer."""
+    where = remote.name if remote.name and remote.url == remote.push_url else remote.push_url
+    asked = ["--git-dir", str(repository.git_dir), "ls-remote", "--quiet", "--heads", "--tags", "--", where]
+    code, listed = run_code(asked, cwd=base_folder(repository), allowed=range(256))
+    return [] if code else list(dict.fromkeys(line.split(b"\t")[0].decode("ascii") for line in listed.splitlines()))
+
+
 def local_path(url: str, base: Path) -> Path | None:
     """The folder that a URL names on this machine (a relative one is meant from ``base``); None when it is somewhere else."""
     if url.startswith("file://"):
@@ -154,9 +172,12 @@ def local_path(url: str, base: Path) -> Path | None:
 def git_dir_of(path: Path) -> Path | None:
     """The repository's own folder where ``path`` is a repository (bare or not); None when it is none."""
     for candidate in (path / ".git", path, path.with_name(path.name + ".git")):
-        if candidate.is_file():  # a worktree or submodule names its folder in a file
-            with_head = candidate.read_text("utf-8", "surrogateescape").strip().removeprefix("gitdir: ")
-            candidate = candidate.parent / with_head
+        if candidate.is_file():  # a worktree or submodule names its folder in a file; a bundle is a file, too
+            with candidate.open("rb") as file:
+                start, named, folder = file.read(8192).partition(b"gitdir: ")
+            if start or not named:
+                continue
+            candidate = candidate.parent / os.fsdecode(folder.rstrip(b"\r\n"))
         if (candidate / "HEAD").is_file() and (candidate / "objects").is_dir():
             return candidate
         if (candidate / "commondir").is_file():

@@ -40,14 +40,7 @@ class Repository:
 
     def alternates(self) -> list[Path]:
         """Object folders of the repositories this one borrows from (``clone --shared``, ``--reference``), recursively."""
-        found: list[Path] = []
-        queue = [self.common_dir / "objects"]
-        for folder in queue:
-            for line in _alternate_lines(folder):
-                path = Path(os.path.normpath(folder / line))
-                if path not in queue and len(queue) < 32:
-                    queue.append(path)
-                    found.append(path.parent / "theta" / "objects")
+        found = borrowed(self.common_dir)
         for named in os.environ.get("GIT_ALTERNATE_OBJECT_DIRECTORIES", "").split(os.pathsep):
             if named and not named.startswith('"'):
                 found.append(Path(named).parent / "theta" / "objects")
@@ -67,6 +60,17 @@ def discover(start: Path | None = None) -> Repository:
     common_dir = Path(os.path.normpath(Path(start or Path.cwd()) / answers[1]))
     worktree = Path(answers[3]) if code == 0 else None  # the last question fails where there is no working tree
     return Repository(Path(answers[0]), common_dir, worktree, 64 if answers[2] == "sha256" else 40)
+
+
+def borrowed(common_dir: Path) -> list[Path]:
+    """Object folders of the repositories that the one in ``common_dir`` borrows from, recursively."""
+    queue = [common_dir / "objects"]
+    for folder in queue:
+        for line in _alternate_lines(folder):
+            path = Path(os.path.normpath(folder / line))
+            if path not in queue and len(queue) < 32:
+                queue.append(path)
+    return [folder.parent / "theta" / "objects" for folder in queue[1:]]
 
 
 def _alternate_lines(folder: Path) -> list[str]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from git_theta.core.manifest import MAGIC
-from git_theta.git.command import run
+from git_theta.git.command import run, run_code
 from git_theta.git.history import Found, git
 from git_theta.git.repository import Repository
 
@@ -21,12 +21,15 @@ _STATE_FOLDERS = ("rebase-merge", "rebase-apply", "sequencer")
 _NOTE = re.compile(r"[A-Z][A-Z0-9_]*\Z")  # MERGE_HEAD and its kind
 _OBJECT = re.compile(rb"\b[0-9a-f]{7,64}\b")
 _LARGEST = 4 << 20
+_OWN_REFS = ("refs/bisect", "refs/rewritten", "refs/worktree")  # of which each worktree has its own
 
 
 def state_objects(repository: Repository) -> list[str]:
-    """The objects named in every worktree's notes of unfinished and recent work; those that do not exist are left out."""
+    """The objects named in every worktree's own refs and notes of unfinished and recent work; those that do not exist are left out."""
     words: set[bytes] = set()
     for folder in git_dirs(repository):
+        asked = ["--git-dir", str(folder), "for-each-ref", "--format=%(objectname)", *_OWN_REFS]
+        words.update(run_code(asked, allowed=(0, 128))[1].split())  # 128: what a worktree left behind that is gone
         for path in _notes(folder):
             try:
                 if path.stat().st_size <= _LARGEST:
@@ -49,14 +52,22 @@ def git_dirs(repository: Repository) -> list[Path]:
 def worktrees(repository: Repository) -> list[Path]:
     """The working trees that exist."""
     listed = git(repository, ["worktree", "list", "--porcelain"]).decode("utf-8", "surrogateescape")
-    found, current = [], Path()
-    for line in listed.splitlines():
-        if line.startswith("worktree "):
-            current = Path(line.removeprefix("worktree "))
-            found.append(current)
-        elif line == "bare" and found:
-            found.remove(current)
+    found, main = list[Path](), _main_worktree(repository)
+    for number, lines in enumerate(block.split("\n") for block in listed.split("\n\n")):
+        if lines[0].startswith("worktree ") and "bare" not in lines:
+            found.append(main if main is not None and number == 0 else Path(lines[0].removeprefix("worktree ")))
     return [path for path in found if path.is_dir()]
+
+
+def _main_worktree(repository: Repository) -> Path | None:
+    """Where the main working tree is, if that is known better than by git, which takes it to be around the repository's folder: that of a
+    submodule, and one with a separate git directory, is not.
+    """
+    if repository.worktree is not None and repository.git_dir.samefile(repository.common_dir):
+        return repository.worktree
+    asked = ["--git-dir", str(repository.common_dir), "config", "--type=path", "--get", "core.worktree"]
+    named = run(asked, allowed=(0, 1)).decode("utf-8", "surrogateescape").rstrip("\n")
+    return repository.common_dir / named if named else None
 
 
 def stashes(repository: Repository) -> list[str]:

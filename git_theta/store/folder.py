@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -28,9 +29,21 @@ class FolderPlace:
         self._target = target
         self.title = title
 
+    def apart_from(self, folder: Path) -> FolderPlace:
+        """The place without ``folder``, should it be one of its own: what is there is no second copy."""
+        return FolderPlace([own for own in self._folders if not _same(own, folder)], self._target, self.title)
+
     def lacking(self, refs: Sequence[ObjectRef]) -> list[ObjectRef]:
-        """Those objects that are in none of the folders, by name and size."""
-        return [ref for ref in refs if self.find(ref) is None]
+        """Those objects that are in none of the folders, by name and size. The others are young again, for whoever prunes there."""
+        absent = []
+        for ref in refs:
+            path = self.find(ref)
+            if path is None:
+                absent.append(ref)
+            else:
+                with contextlib.suppress(OSError):
+                    os.utime(path)
+        return absent
 
     def find(self, ref: ObjectRef) -> Path | None:
         """The file that claims to be an object."""
@@ -160,6 +173,13 @@ def _groups(found: Sequence[tuple[ObjectRef, Path]]) -> Iterator[list[tuple[Obje
         size += item[0].size
     if group:
         yield group
+
+
+def _same(folder: Path, other: Path) -> bool:
+    try:
+        return os.path.samefile(folder, other)
+    except OSError:
+        return False
 
 
 def _place(folder: Path, oid: str) -> str:

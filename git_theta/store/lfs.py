@@ -24,7 +24,7 @@ from git_theta.core.names import display
 from git_theta.errors import GitError, ObjectDamaged, ObjectMissing, TransferError
 from git_theta.git import pktline
 from git_theta.git.command import run, run_code
-from git_theta.git.remotes import Remote, base_folder, current_branch, local_path
+from git_theta.git.remotes import BY_URL, Remote, base_folder, current_branch, local_path
 from git_theta.git.repository import Repository
 from git_theta.store.local import LocalStore
 
@@ -32,7 +32,6 @@ INSTALL = "install it from https://git-lfs.com (or with your package manager: ap
 _IDS_FROM_STDIN = (3, 3)  # the first release that takes them there
 _IDS_AT_ONCE = 400  # as arguments; 32,000 characters are the least that a command line holds anywhere
 _FLUSH_COUNT, _FLUSH_BYTES = 256, 1 << 30
-_URL_REMOTE = "git-theta-url"  # stands for a remote that is only a URL
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +141,7 @@ class LfsPlace:
         if source is None:
             raise ObjectMissing(f"object {ref.oid} ({ref.size} bytes) is not in the store")
         with contextlib.suppress(OSError):
-            if target.stat().st_size == ref.size:
+            if target.stat().st_size == ref.size and (target.samefile(source) or not _fault(target, ref)):
                 return False
         temporary = target.with_name(f".{ref.oid}.{uuid.uuid4().hex}")
         try:
@@ -236,7 +235,7 @@ class LfsPlace:
         settings = {**self._more, **settings}
         name = self._remote.name
         if not name:
-            name, url = _URL_REMOTE, self._remote.push_url
+            name, url = BY_URL, self._remote.push_url
             folder = local_path(url, base_folder(self._lfs.repository))
             settings[f"remote.{name}.url"] = folder.absolute().as_uri() if folder is not None else url
         if fetch:

@@ -297,6 +297,8 @@ class LocalStore:
             self._make_folder(path.parent)
         if _same_bytes(item.temporary, path):
             item.temporary.unlink()
+            with contextlib.suppress(OSError):  # someone else's
+                os.utime(path)  # it is about to be needed, for all its age
             return path.parent
         mode = stat.S_IMODE(item.temporary.stat().st_mode)
         with contextlib.suppress(PermissionError):  # a link to a file of someone else's

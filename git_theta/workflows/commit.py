@@ -41,6 +41,7 @@ def commit(session: Session, files: Files, message: str, name: str | None = None
     if branch.here:
         _check_unchanged(session, branch, list(files), worktree)
     tracked = _tracked(session, branch, list(files))
+    session.store.hold()
     before = _versions(branch.start, list(files), cwd)
     blobs = {path: (before[path][0], _blob(session, path, source, path in tracked, before[path][1])) for path, source in files.items()}
     session.store.flush()

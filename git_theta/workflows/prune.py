@@ -18,6 +18,7 @@ from git_theta.git import history, remotes, roots
 from git_theta.git.command import run
 from git_theta.git.remotes import Remote
 from git_theta.git.repository import Repository
+from git_theta.store.folder import FolderPlace
 from git_theta.store.guard import exclusive
 from git_theta.workflows import transfer
 from git_theta.workflows.session import Session
@@ -104,8 +105,16 @@ def needed_blobs(repository: Repository) -> dict[str, str]:
     """Blob → path of everything that anything of this repository refers to."""
     partial = ["--missing=allow-promisor"] if _is_partial(repository) else []
     blobs = history.blobs(repository, roots.state_objects(repository), [], [*roots.OPTIONS, *partial])
-    blobs.update(history.index_blobs(repository))
+    blobs.update(_indexed(repository))
     return blobs
+
+
+def _indexed(repository: Repository) -> dict[str, str]:
+    """What this worktree's index holds, even in a hook, for which git has put another one in force, and what that one holds."""
+    found: dict[str, str] = {}
+    for index in (repository.index, repository.git_dir / "index"):
+        found.update(history.index_blobs(repository, index))
+    return found
 
 
 def _manifests(repository: Repository) -> Iterator[history.Found]:
@@ -124,7 +133,7 @@ def _here_to_stay(repository: Repository, remote: Remote) -> Iterator[history.Fo
     had = remotes.tracked_commits(repository, remote)
     found.update(history.blobs(repository, notes, had, ["--all", "--reflog", *partial]))
     found.update(history.blobs(repository, [], [], ["--indexed-objects", *partial]))
-    found.update(history.index_blobs(repository))
+    found.update(_indexed(repository))
     yield from history.manifests(repository, found)
     yield from roots.written_manifests(repository)
 
@@ -175,6 +184,8 @@ def _verified(session: Session, remote: Remote, refs: Sequence[ObjectRef]) -> li
     if not refs:
         return []
     place = transfer.Routes(session).destination(remote)
+    if isinstance(place, FolderPlace):  # it may be this very repository, or borrow from it
+        place = place.apart_from(session.store.root)
     try:
         if isinstance(place, transfer.Auditable):
             bad = {ref.oid for ref, _ in place.audit(refs)}

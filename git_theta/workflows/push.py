@@ -40,8 +40,8 @@ class RefUpdate:
 def parse_updates(stdin: bytes) -> list[RefUpdate]:
     """What git writes to a pre-push hook; :class:`~git_theta.errors.UsageError` for anything else."""
     updates = []
-    for line in stdin.decode("utf-8", "surrogateescape").splitlines():
-        words = line.split(" ")
+    for line in filter(None, stdin.decode("utf-8", "surrogateescape").split("\n")):
+        words = line.rsplit(" ", 3)  # the first is what the user wrote: main@{1 day ago}
         if len(words) != 4 or not all(set(words[number]) <= set("0123456789abcdef") and words[number] for number in (1, 3)):
             raise UsageError("a pre-push hook gets 'local-ref local-oid remote-ref remote-oid' lines; this command is for git to run")
         updates.append(RefUpdate(*words))
@@ -76,22 +76,19 @@ class Plan:
 def plan_update(session: Session, remote: Remote, updates: Sequence[RefUpdate], subtract: bool) -> Plan:
     """What ``remote`` needs before its refs may change: the objects of all manifests in commits that it does not have yet.
 
-    What it has is what its refs are known to reach: those that are being changed, and the tracking refs. With ``subtract``, objects
-    that the parents' versions have are taken to be there as well.
+    What it has is what its refs reach. With ``subtract``, objects that the parents' versions have are taken to be there as well.
     """
     tips = [update.local_oid for update in updates if not update.deletes]
     if not tips:
         return Plan(remote, 0, ())
-    had = [update.remote_oid for update in updates if not update.creates]
-    had += remotes.tracked_commits(session.repository, remote)
-    return _plan(session, remote, tips, list(dict.fromkeys(had)), subtract)
+    had = _had(session, remote, tips, [update.remote_oid for update in updates if not update.creates])
+    return _plan(session, remote, tips, had, subtract)
 
 
 def plan_revisions(session: Session, remote: Remote, revisions: Sequence[str]) -> Plan:
     """Everything that ``revisions`` need in their own files, and in the commits before them that ``remote`` is not known to have."""
     tips = [_resolved(session.repository, revision) for revision in revisions]
-    had = remotes.tracked_commits(session.repository, remote)
-    plan = _plan(session, remote, tips, had, subtract=False)
+    plan = _plan(session, remote, tips, _had(session, remote, tips, []), subtract=False)
     blobs = {oid: path for tip in tips for oid, path in history.tree_blobs(session.repository, tip).items()}
     more = _needs(history.manifests(session.repository, blobs))
     needs = {need.ref.oid: need for need in (*more.needs, *plan.needs)}
@@ -132,6 +129,18 @@ def deliver(session: Session, plan: Plan) -> int:
     finally:
         progress.end()
     return len(refs)
+
+
+def _had(session: Session, remote: Remote, tips: Sequence[str], told: Sequence[str]) -> list[str]:
+    """What the remote has of ``tips``: what git was ``told`` in this push and, where its tracking refs promise more, what it says itself.
+
+    Tracking refs alone prove nothing: the remote's URL may lead somewhere else by now, pushes may go elsewhere than fetches come from,
+    and what is there may have been made anew.
+    """
+    tracked = remotes.tracked_commits(session.repository, remote)
+    if tracked and history.count(session.repository, tips, told) != history.count(session.repository, tips, [*told, *tracked]):
+        told = [*told, *remotes.advertised(session.repository, remote)]
+    return list(dict.fromkeys(told))
 
 
 def _plan(session: Session, remote: Remote, tips: Sequence[str], had: Sequence[str], subtract: bool) -> Plan:
@@ -212,7 +221,8 @@ def _verify(session: Session, plan: Plan, refs: Sequence[ObjectRef]) -> None:
 
 def _options(remote: Remote, options: list[str]) -> list[str]:
     """A partial clone has not all blobs; the remote that it is partial of has."""
-    return [*options, "--missing=allow-promisor"] if remote.values("promisor") == ["true"] else options
+    partial_of = remote.values("promisor") == ["true"] and remote.url == remote.push_url
+    return [*options, "--missing=allow-promisor"] if partial_of else options
 
 
 def _resolved(repository: Repository, revision: str) -> str:

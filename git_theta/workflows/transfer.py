@@ -12,6 +12,7 @@ from git_theta.errors import ThetaError, TransferError
 from git_theta.git import consent, remotes
 from git_theta.git.config import shared_bits
 from git_theta.git.remotes import Remote, Remotes
+from git_theta.git.repository import borrowed
 from git_theta.store.folder import FolderPlace
 from git_theta.store.local import LocalStore
 from git_theta.workflows.progress import Progress
@@ -111,7 +112,7 @@ class Routes:
         from git_theta.store.lfs import lfs_folder
 
         own = git_dir / "theta" / "objects"
-        return FolderPlace([own, lfs_folder(git_dir)], LocalStore(own, (), shared_bits(git_dir)), remote.title)
+        return FolderPlace([own, lfs_folder(git_dir), *borrowed(git_dir)], LocalStore(own, (), shared_bits(git_dir)), remote.title)
 
     def _mirrors(self, remote: Remote) -> Iterable[str]:
         mine = remote.values("thetamirror")
@@ -133,7 +134,7 @@ class Routes:
 
         lfs = GitLfs.find(self._session.repository)
         self._offer.agreed_lfs(remote, push)
-        return LfsPlace(lfs, remote)
+        return LfsPlace(lfs, remote, self._offer.lfs_settings())
 
     def _attempt(self, make: Callable[[], Source]) -> Iterator[Source]:
         try:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from git_theta.errors import TransferError, UsageError
 from git_theta.git.consent import Offer
-from git_theta.git.remotes import Remote, Remotes, git_dir_of, local_path, without_secret
+from git_theta.git.remotes import BY_URL, Remote, Remotes, git_dir_of, local_path, without_secret
 
 ORIGIN = Remote("origin", "https://forge.example.com/team/models.git", "https://forge.example.com/team/models.git")
 
@@ -65,6 +65,14 @@ def test_a_server_for_another_remote_does_not_matter() -> None:
     assert not offer.server_named(ORIGIN)
 
 
+def test_a_server_for_pushes_by_url_waits_like_any_other() -> None:
+    """Git LFS is given a name for what is only a URL, and a repository can know that name."""
+    offer = Offer(lfs=((f"remote.{BY_URL}.lfsurl", "https://evil.com"),))
+    assert offer.lfs_servers(ORIGIN) == []
+    with pytest.raises(TransferError, match=r"\.lfsconfig"):
+        offer.agreed_lfs(Remote("", "https://host/p", "https://host/p"), push=True)
+
+
 def test_everything_that_waits_is_listed_once() -> None:
     offer = Offer("s3://models/p", ("https://mirror/p", "s3://models/p"), (("lfs.url", "https://lfs/p"),), frozenset({"https://mirror/p"}))
     assert offer.unconfirmed([ORIGIN, ORIGIN]) == ["s3://models/p", "https://lfs/p"]
@@ -109,6 +117,18 @@ def test_a_remote_is_found_by_name_or_url() -> None:
     assert Remotes(()).default is None
 
 
+def test_a_push_goes_where_git_says() -> None:
+    settings = (("url", "u"), ("pushurl", "p"), ("promisor", "true"), ("thetaurl", "s3://models/p"))
+    remote = Remote("r", "u", "p", ("refs/remotes/r/*",), settings)
+    known = Remotes((remote,))
+    assert known.named("r", "p") is remote
+    elsewhere = known.named("r", "second")
+    assert elsewhere == known.named("r", "second").at("second") == Remote("", "second", "second", remote.tracked, settings[3:])
+    assert known.named("u", "u") == Remote("", "u", "u", remote.tracked, settings[3:])
+    served = Remote("r", "u", "p", (), (("lfspushurl", "https://lfs/p"),))
+    assert Remotes((served,)).named("r", "second") == Remote("r", "u", "second", (), served.settings)
+
+
 def test_settings_keep_gits_order() -> None:
     remote = Remote("r", "u", "u", settings=(("thetamirror", "one"), ("url", "u"), ("thetamirror", "two")))
     assert remote.values("thetaMirror") == ["one", "two"]
@@ -122,6 +142,11 @@ def test_folders_and_servers_are_told_apart(tmp_path: Path) -> None:
     for url in ("git@host:p", "host:p", "https://host/p", "ssh://host/p", "ext::sh -c x", ""):
         assert local_path(url, tmp_path) is None
     assert git_dir_of(tmp_path) is None
+    (tmp_path / "a.bundle").write_bytes(b"# v2 git bundle\n" + b"\xff\0" * 5000)
+    assert git_dir_of(tmp_path / "a.bundle") is None
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / ".git").write_text("gitdir: ../bare.git\n")
     (tmp_path / "bare.git" / "objects").mkdir(parents=True)
     (tmp_path / "bare.git" / "HEAD").write_text("ref: refs/heads/main\n")
     assert git_dir_of(tmp_path / "bare") == git_dir_of(tmp_path / "bare.git") == tmp_path / "bare.git"
+    assert git_dir_of(tmp_path / "tree") == tmp_path / "tree" / "../bare.git"
