@@ -9,7 +9,12 @@ from __future__ import annotations
 import sys
 import threading
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    import mmap
+
+_HUGE = 4 << 20  # bytes, from which huge pages are worth asking for
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # from malloc.h; the same on every architecture
 
 
@@ -26,7 +31,10 @@ def keep_buffers() -> None:
 
 
 class Scratch(threading.local):
-    """Memory that a thread holds one tensor or object in at a time. Fresh memory for each would cost as much as hashing it."""
+    """Memory that a thread holds one tensor or object in at a time. Fresh memory for each would cost as much as hashing it.
+
+    Much of it is asked for in huge pages, where the system has them: clearing ordinary ones takes longer.
+    """
 
     def __init__(self) -> None:
         self._memory = memoryview(b"")
@@ -34,5 +42,16 @@ class Scratch(threading.local):
     def take(self, size: int) -> memoryview:
         """``size`` writable bytes, valid until the thread's next call."""
         if len(self._memory) < size:
-            self._memory = memoryview(bytearray(size))
+            self._memory = memoryview(b"")  # given back before more is taken
+            self._memory = memoryview(_huge(size) if size >= _HUGE else bytearray(size))
         return self._memory[:size]
+
+
+def _huge(size: int) -> mmap.mmap:
+    import mmap
+
+    memory = mmap.mmap(-1, size)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory

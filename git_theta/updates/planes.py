@@ -130,8 +130,13 @@ def _compress(plane: Buffer, level: Level) -> bytes | None:
         sample = _sample(plane)
         if len(_coders.huffman.compress(sample)) > _NO_GAIN * len(sample):
             return None
-    packed = _choose_coder(plane, level).compress(plane)
+    packed = shrink(plane, level)
     return packed if len(packed) < len(plane) else None
+
+
+def shrink(plane: Buffer, level: Level) -> bytes:
+    """``plane`` as one zstd frame, whatever its size; :func:`expand` is the inverse."""
+    return _choose_coder(plane, level).compress(plane)
 
 
 def _choose_coder(plane: Buffer, level: Level) -> zstandard.ZstdCompressor:

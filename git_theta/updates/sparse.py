@@ -11,9 +11,9 @@ positions | residual.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
-import zstandard
 
 from git_theta.core import dtypes, varint
 from git_theta.core.contracts import Level
@@ -37,9 +37,8 @@ class Sparse:
         """The payload; None unless the base has the same type and as many elements, of which at most a quarter (and 16 Mi) changed."""
         if base is None or base.dtype != tensor.dtype or base.spec.nbytes != tensor.spec.nbytes:
             return None
-        target, source = tensor.bits(), base.bits()
-        places = _changed(target, source, min(_LIMIT, int(_MOST * len(target))))
-        return None if places is None else _dump(target[places], source[places], places, len(target), level)
+        changes = _changes(tensor.bits(), base.bits(), min(_LIMIT, int(_MOST * len(tensor.bits()))))
+        return None if changes is None else _dump(changes, len(tensor.bits()), level)
 
     def decode(self, payload: memoryview, spec: Spec, base: Tensor | None) -> Buffer:
         """The tensor's bytes."""
@@ -59,8 +58,9 @@ class Sparse:
 def estimate(tensor: Tensor, base: Tensor, count: int) -> float:
     """About how many bytes the update takes, judged by about ``count`` elements. Type and size must be the same."""
     target, source = delta_plan.sample(tensor.bits(), count), delta_plan.sample(base.bits(), count)
-    places = np.flatnonzero(target != source)
-    return _dump(target[places], source[places], places, len(target), "default").size * len(tensor.bits()) / len(target)
+    changes = _changes(target, source, len(target))
+    assert changes is not None
+    return _dump(changes, len(target), "default").size * len(tensor.bits()) / len(target)
 
 
 def encode_given(
@@ -90,9 +90,9 @@ def encode_given(
     bits = base.bits().copy()
     bits[places] = after
     new = Tensor(base.dtype, base.shape, bits.data.cast("B") if len(bits) else b"")
-    changed = _changed(bits, base.bits(), len(bits))
-    assert changed is not None
-    return new, _dump(bits[changed], base.bits()[changed], changed, len(bits), level)
+    changes = _changes(bits, base.bits(), len(bits))
+    assert changes is not None
+    return new, _dump(changes, len(bits), level)
 
 
 def _flat_places(indices: np.ndarray, indptr: np.ndarray, shape: Sequence[int], count: int) -> np.ndarray:
@@ -113,31 +113,43 @@ def _flat_places(indices: np.ndarray, indptr: np.ndarray, shape: Sequence[int], 
     return np.asarray(places)
 
 
-def _changed(target: np.ndarray, source: np.ndarray, limit: int) -> np.ndarray | None:
-    """Where the two differ; None in more than ``limit`` places."""
-    positions, count = [np.empty(0, np.int64)], 0
+class _Changes(NamedTuple):
+    """Where two arrays differ (rising, ``uint32`` where they fit), and the elements of both there."""
+
+    places: np.ndarray
+    target: np.ndarray
+    source: np.ndarray
+
+
+def _changes(target: np.ndarray, source: np.ndarray, limit: int) -> _Changes | None:
+    """Where the two differ, and how; None in more than ``limit`` places. Elements are taken while their block is in the cache."""
+    place_type = np.uint32 if len(target) < 1 << 32 else np.int64
+    places, ours, theirs, count = [np.empty(0, place_type)], [target[:0]], [source[:0]], 0
     for start in range(0, len(target), planes.BLOCK):
-        found = np.flatnonzero(target[start : start + planes.BLOCK] != source[start : start + planes.BLOCK])
+        block, other = target[start : start + planes.BLOCK], source[start : start + planes.BLOCK]
+        found = np.flatnonzero(block != other)
         count += len(found)
         if count > limit:
             return None
-        positions.append(found + start)
-    return np.concatenate(positions)
+        ours.append(block[found])
+        theirs.append(other[found])
+        places.append(np.add(found, start, dtype=np.int64).astype(place_type))
+    return _Changes(np.concatenate(places), np.concatenate(ours), np.concatenate(theirs))
 
 
-def _dump(target: np.ndarray, source: np.ndarray, places: np.ndarray, count: int, level: Level) -> Encoded:
-    form, position_chunks = _dump_places(places, count, level)
+def _dump(changes: _Changes, count: int, level: Level) -> Encoded:
+    form, position_chunks = _dump_places(changes.places, count, level)
     length = _size(position_chunks)
-    head = bytes([form]) + varint.dump(len(places)) + varint.dump(length)
-    values = residual.encode(residual.reading(target), residual.reading(source), len(target), level)
-    return Encoded([head, *position_chunks, *values], f"changed={len(places)}")
+    head = bytes([form]) + varint.dump(len(changes.places)) + varint.dump(length)
+    values = residual.encode(residual.reading(changes.target), residual.reading(changes.source), len(changes.places), level)
+    return Encoded([head, *position_chunks, *values], f"changed={len(changes.places)}")
 
 
 def _dump_places(places: np.ndarray, count: int, level: Level) -> tuple[int, Sequence[Buffer]]:
     if len(places) * 64 <= count:
         return _dump_gaps(places, level)
     if len(places) <= _STRETCHES * _STRETCH or _bits_are_smaller(places, level):
-        bits = _compressor(level).compress(_marks(places, count).tobytes())
+        bits = planes.shrink(_marks(places, count).data, level)
         if len(places) > _STRETCHES * _STRETCH:
             return _BITS, [bits]
         form, gaps = _dump_gaps(places, level)
@@ -146,12 +158,12 @@ def _dump_places(places: np.ndarray, count: int, level: Level) -> tuple[int, Seq
 
 
 def _dump_gaps(places: np.ndarray, level: Level) -> tuple[int, Sequence[Buffer]]:
-    gaps = np.empty(len(places), np.int64)
+    gaps = np.empty_like(places)
     gaps[:1] = places[:1]
     np.subtract(places[1:], places[:-1], out=gaps[1:])
     gaps[1:] -= 1
-    form = 1 if len(gaps) and int(gaps.max()) > 0xFFFFFFFF else 0
-    return form, list(planes.encode(gaps.astype(np.uint64 if form else np.uint32), level))
+    form = 1 if gaps.itemsize == 8 and len(gaps) and int(gaps.max()) > 0xFFFFFFFF else 0
+    return form, list(planes.encode(gaps.astype(np.uint64 if form else np.uint32, copy=False), level))
 
 
 def _bits_are_smaller(places: np.ndarray, level: Level) -> bool:
@@ -161,7 +173,7 @@ def _bits_are_smaller(places: np.ndarray, level: Level) -> bool:
         part = places[number * step : number * step + _STRETCH]
         part = part - part[0]
         sizes[0] += _size(_dump_gaps(part, level)[1])
-        sizes[1] += len(_compressor(level).compress(_marks(part, int(part[-1]) + 1).tobytes()))
+        sizes[1] += len(planes.shrink(_marks(part, int(part[-1]) + 1).data, level))
     return sizes[1] < sizes[0]
 
 
@@ -171,7 +183,7 @@ def _size(chunks: Sequence[Buffer]) -> int:
 
 def _marks(places: np.ndarray, count: int) -> np.ndarray:
     starts = range(0, count, planes.BLOCK)
-    marks, edges = np.empty(-(-count // 8), np.uint8), np.searchsorted(places, [*starts, count])
+    marks, edges = np.empty(-(-count // 8), np.uint8), np.searchsorted(places, np.array([*starts, count], places.dtype))
     for number, start in enumerate(starts):
         block = np.zeros(min(planes.BLOCK, count - start), bool)
         block[places[edges[number] : edges[number + 1]] - start] = True
@@ -186,10 +198,6 @@ def _unmark(marks: np.ndarray, count: int) -> np.ndarray:
         block = marks[start // 8 : (start + planes.BLOCK) // 8]
         found.append(np.flatnonzero(np.unpackbits(block, count=min(planes.BLOCK, count - start), bitorder="little")) + start)
     return np.concatenate(found)
-
-
-def _compressor(level: Level) -> zstandard.ZstdCompressor:
-    return zstandard.ZstdCompressor(level={"fast": 1, "default": 3, "best": 12}[level])
 
 
 def _parse_head(payload: memoryview, count: int) -> tuple[int, int, int, int]:

@@ -41,15 +41,7 @@ def load(store: LocalStore, entry: Entry, scratch: Scratch | None = None) -> Buf
 
     :class:`ObjectMissing` or :class:`ObjectDamaged`, naming tensor and object, otherwise.
     """
-    if entry.inline is not None:
-        return entry.inline
-    if scratch is None or not _is_plain(entry):
-        return bases(store, entry)[0].tensor.data
-    with _naming_faults(store, entry):
-        data = registry.update("dense").decode(_payload(store, entry, scratch), entry.spec, None)
-        if digest(memoryview(data).cast("B")) != entry.digest:
-            raise PayloadError("its bytes have another digest")
-    return data
+    return bases(store, entry, scratch)[0].tensor.data if entry.inline is None else entry.inline
 
 
 def pour(store: LocalStore, entry: Entry, put: Callable[[int, Buffer], None], summed: bool, scratch: Scratch) -> int | None:
@@ -84,11 +76,10 @@ def _is_plain(entry: Entry) -> bool:
 
 def _payload(store: LocalStore, entry: Entry, scratch: Scratch) -> memoryview:
     """The payload of such a tensor, in the calling thread's part of ``scratch``."""
-    held = store.read_into(entry.chain[0].objects[0], scratch)
-    header, start = objects.parse(held)
-    if header != objects.Header("dense", entry.spec):
-        raise PayloadError(f"its object holds {header.spec} as '{header.update}'")
-    return held[start:]
+    spec, payload = read_payload(store, entry.chain[0], scratch)
+    if spec != entry.spec:
+        raise PayloadError(f"its object holds {spec}, the manifest says {entry.spec}")
+    return payload
 
 
 @contextmanager
@@ -103,15 +94,15 @@ def _naming_faults(store: LocalStore, entry: Entry) -> Iterator[None]:
         raise type(error)(f"tensor {display(entry.name, 200)}: {error}") from None
 
 
-def bases(store: LocalStore, entry: Entry) -> list[Base]:
-    """What a new value of ``entry`` can build on: its present value, and the value at the root of its chain. Errors as of :func:`load`.
+def bases(store: LocalStore, entry: Entry, scratch: Scratch | None = None) -> list[Base]:
+    """What a new value of ``entry`` can build on: its present value, and the value at the root of its chain.
 
-    An inline tensor has none.
+    ``scratch`` and errors as of :func:`load`. An inline tensor has none.
     """
     if entry.inline is not None:
         return []
     with _naming_faults(store, entry):
-        values = _follow(store, entry.chain)
+        values = _follow(store, entry.chain, scratch)
         newest = values[-1]
         if newest.spec != entry.spec:
             raise PayloadError(f"its objects hold {newest.spec}, the manifest says {entry.spec}")
@@ -120,7 +111,7 @@ def bases(store: LocalStore, entry: Entry) -> list[Base]:
     return [Base(newest, entry.chain), *(Base(root, entry.chain[-1:]) for root in values[:-1])]
 
 
-def _follow(store: LocalStore, chain: Sequence[Link]) -> list[Tensor]:
+def _follow(store: LocalStore, chain: Sequence[Link], scratch: Scratch | None) -> list[Tensor]:
     """The values that a chain gives: the root's, where it has more than one link, and the newest."""
     value: Tensor | None = None
     root: list[Tensor] = []
@@ -130,18 +121,19 @@ def _follow(store: LocalStore, chain: Sequence[Link]) -> list[Tensor]:
             raise PayloadError(f"its chain ends with '{link.update}', which needs a base")
         if value is not None and not root:
             root.append(value)
-        spec, payload = read_payload(store, link)
+        # What dense gives is its own. Another update may hand on its payload, or a part of it.
+        spec, payload = read_payload(store, link, scratch if link.update == "dense" else None)
         value = Tensor(spec.dtype, spec.shape, update.decode(payload, spec, value))
     if value is None:
         raise PayloadError("it has no objects")
     return [*root, value]
 
 
-def read_payload(store: LocalStore, link: Link) -> tuple[Spec, memoryview]:
-    """What the object or objects of ``link`` say they hold, and their joined payload."""
+def read_payload(store: LocalStore, link: Link, scratch: Scratch | None = None) -> tuple[Spec, memoryview]:
+    """What the object or objects of ``link`` say they hold, and their joined payload; in ``scratch``, where it is given and one object."""
     parts, spec = [], None
     for number, ref in enumerate(link.objects):
-        data = memoryview(store.read(ref))
+        data = memoryview(store.read(ref)) if scratch is None or len(link.objects) > 1 else store.read_into(ref, scratch)
         header, start = objects.parse(data)
         if header.update != link.update or header.part != number or (spec or header.spec) != header.spec:
             raise PayloadError(f"object {ref.oid} is not part {number} of this '{link.update}'")
@@ -183,11 +175,11 @@ def save(store: LocalStore, update: str, spec: Spec, chunks: Iterable[Buffer], n
     return Link(update, tuple(refs), note)
 
 
-def load_bases(store: LocalStore, entries: Iterable[Entry], warn: list[str]) -> list[Base]:
+def load_bases(store: LocalStore, entries: Iterable[Entry], warn: list[str], scratch: Scratch | None = None) -> list[Base]:
     """What the first of ``entries`` that can be rebuilt here offers; why the others could not is added to ``warn``."""
     for entry in entries:
         try:
-            return bases(store, entry)
+            return bases(store, entry, scratch)
         except ObjectMissing:
             warn.append(f"the earlier value of {display(entry.name, 80)} is not here; its new value is stored whole")
         except ThetaError as error:
