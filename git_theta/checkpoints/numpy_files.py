@@ -244,6 +244,8 @@ def _contents(source: Source, arrays: Iterable[tuple[str, _Array]]) -> Contents:
                 raise _broken(f"{name[:80]!a} has {len(array.shape)} dimensions")
             width = dtypes.get(array.dtype).block_bytes
             data = np.frombuffer(data, f"V{width}").reshape(array.shape[::-1]).T.tobytes()
+        if array.code[1:2] in ("M", "m"):
+            others.append(f"{name} (that its numbers are times, {array.code})")
         tensors[name] = Tensor(array.dtype, array.shape, data)
     return Contents(tensors, tuple(others))
 

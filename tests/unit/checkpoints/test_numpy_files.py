@@ -175,7 +175,8 @@ def test_times_stay_times() -> None:
     target = io.BytesIO()
     np.savez(target, t=np.array(["2026-01-02", "2026-01-03"], "M8[D]"), span=np.array([3], "m8[s]"))
     like = BytesSource(target.getvalue())
-    held = NpzFormat().contents(like).tensors
+    held, others = NpzFormat().contents(like)
+    assert others == ("t (that its numbers are times, <M8[D])", "span (that its numbers are times, <m8[s])")
     built = np.load(io.BytesIO(NpzFormat().build({**held, "n": Tensor("i64", (1,), bytes(8))}, like)))
     assert {name: built[name].dtype.str for name in built} == {"t": "<M8[D]", "span": "<m8[s]", "n": "<i8"}
     assert str(built["t"][1]) == "2026-01-03"
