@@ -273,6 +273,8 @@ def _check_nested(value: object) -> None:
     """Refuse what the reference's JSON reader refuses but Python's does not: deep nesting and broken strings."""
     level = [value]
     for _ in range(_DEPTH_LIMIT):
+        if not level:
+            return
         deeper: list[object] = []
         for item in level:
             if type(item) is dict:
