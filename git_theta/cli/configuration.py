@@ -14,11 +14,12 @@ from pathlib import Path
 from git_theta.git import config, pktline
 from git_theta.git.config import Scope, Value
 
-PATTERN = r"^(filter\.theta\..*|diff\.theta\..*|merge\.theta\..*|alias\.theta)$"
+PATTERN = r"^(filter\.theta\..*|diff\.theta\..*|merge\.theta\..*|merge\.theta-ancestors\..*|alias\.theta)$"
 MARK = ": written by git theta install; "
 PROCESS = "filter.theta.process"
 REQUIRED = "filter.theta.required"
 MERGE = "merge.theta.driver"
+ANCESTORS = "merge.theta-ancestors.driver"
 DIFF = "diff.theta.command"
 ALIAS = "alias.theta"
 _PATIENCE = 20  # seconds
@@ -33,6 +34,8 @@ _OBSOLETE = {
 }
 _PLAIN = {  # what is ours without carrying the mark
     "merge.theta.name": "Git-Theta: tensor by tensor",
+    "merge.theta.recursive": "theta-ancestors",  # where histories crossed, git first merges their common ancestors, by this driver
+    "merge.theta-ancestors.name": "Git-Theta: tensor by tensor, of common ancestors",
     "diff.theta.xfuncname": r"^([^ ]+) [a-z0-9_]+\[",  # each tensor's line: 'git log -L :NAME:FILE' follows a tensor
 }
 _SINGLE_SHOT = ("filter.theta.clean", "filter.theta.smudge")  # git ignores them beside a process; they would mislead a reader
@@ -106,6 +109,7 @@ def wanted(words: Sequence[str], skip_smudge: bool) -> dict[str, str]:
         REQUIRED: "true",
         **_PLAIN,
         MERGE: driver(words, "merge-driver %O %A %B %P"),
+        ANCESTORS: driver(words, "merge-driver --ancestors %O %A %B %P"),
         DIFF: command(words, 'diff-driver "$@"').removesuffix(' "$@"'),  # git itself puts the arguments behind the last command
     }
 
@@ -173,7 +177,7 @@ def is_lost(text: str) -> bool:
 def summary(value: Value) -> str:
     """A value for a person: of a command of ours, what it runs."""
     path, text = recorded_program(value.text or ""), value.text or ""
-    if path is not None and value.key == MERGE:
+    if path is not None and value.key in (MERGE, ANCESTORS):
         path = path.replace("%%", "%")
     if path is None or not is_ours(value):
         return text

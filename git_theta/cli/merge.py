@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import click
 
 from git_theta.cli.output import Command
@@ -26,6 +28,10 @@ git theta merge fine-tuned --write-models /tmp/three   # hand the versions to co
 )
 @click.option("--by-name", is_flag=True, help="Merge one model in two file formats (.pt and .safetensors) by tensor name.")
 @click.option("-m", "--message", help="The commit's message.")
+@click.option("-F", "--file", metavar="FILE", help="Read the commit's message from a file.")
+@click.option(
+    "-X", "--strategy-option", "side_options", metavar="OPTION", multiple=True, help="How git merges ordinary files: ours, theirs, ..."
+)
 @click.option("--sweep", "sweeps", metavar="KEY=FROM:TO:STEP", multiple=True, help="Try a range of values for an option; needs --eval.")
 @click.option(
     "--eval", "evaluation", metavar="COMMAND", help="Score a candidate; {checkpoint} is its file. The last number printed counts."
@@ -43,6 +49,8 @@ def merge(
     params: str,
     by_name: bool,
     message: str | None,
+    file: str | None,
+    side_options: tuple[str, ...],
     sweeps: tuple[str, ...],
     evaluation: str | None,
     minimize: bool,
@@ -60,6 +68,9 @@ def merge(
 
     names = [word for word in branches if not word.startswith("-")]
     passed = [word for word in branches if word.startswith("-")]
+    if not names and not {"--abort", "--continue", "--quit"}.isdisjoint(passed):
+        return subprocess.run(["git", "merge", *passed], check=False).returncode
+    passed += [word for option in side_options for word in ("-X", option)] + (["-F", file] if file is not None else [])
     if not names:
         raise click.UsageError("name at least one branch to merge")
     chosen = [name for word in strategies for name in word.split(",")]

@@ -12,7 +12,8 @@ from git_theta.cli.output import Command
 @click.argument("ours")
 @click.argument("theirs")
 @click.argument("path")
-def merge_driver(base: str, ours: str, theirs: str, path: str) -> int:
+@click.option("--ancestors", is_flag=True, help="They are common ancestors, to be merged before the merge that was asked for.")
+def merge_driver(base: str, ours: str, theirs: str, path: str, ancestors: bool) -> int:
     """The merge driver that git runs by itself.
 
     Git calls it as 'git theta install' configured, with three temporary files and the model's path. It merges tensor by tensor
@@ -20,4 +21,4 @@ def merge_driver(base: str, ours: str, theirs: str, path: str) -> int:
     """
     from git_theta.drivers.merge_driver import main
 
-    return main(base, ours, theirs, path)
+    return main(base, ours, theirs, path, ancestors=ancestors)

@@ -75,7 +75,7 @@ def run_merge(request: Request, dry_run: bool) -> int:
 
 def _preview(session: Session, request: Request, rules: merge_rules.Rules) -> int:
     conflicts = 0
-    for model in merge_branches.models(session, _commits(request)):
+    for model in merge_branches.models(session, _commits(request), lambda name: merge_rules.complete(session, name, rules)):
         merged = merge_branches.merge_model(session, model, merge_rules.complete(session, model.path, rules))
         session.store.discard()
         counts = ", ".join(f"{count} {kind}" for kind, count in sorted(merged.plan.counts.items()))
@@ -119,7 +119,7 @@ def by_score(request: Request, sweeps: Sequence[str], command: str, minimize: bo
         raise click.UsageError("--eval needs {checkpoint} where the candidate's file name belongs")
     steps = [parse_sweep(sweep) for sweep in sweeps]
     with _session() as session:
-        found = merge_branches.models(session, _commits(request))
+        found = merge_branches.models(session, _commits(request), lambda _: merge_rules.Rules())
         if len(found) != 1:
             listed = ", ".join(path(model.path) for model in found) or "none"
             raise UsageError(f"choosing by score needs exactly one model that changed on several sides, not {len(found)} ({listed})")

@@ -128,6 +128,11 @@ def is_manifest(head: bytes) -> bool:
     return head.startswith(MAGIC)
 
 
+def unconverted(text: bytes) -> bytes:
+    """``text`` as it was written: where attributes say ``text``, git gives a manifest's lines other ends before anybody sees it."""
+    return text.replace(b"\r\n", b"\n") if is_manifest(text) and text.partition(b"\n")[0].endswith(b"\r") else text
+
+
 def dump(manifest: Manifest) -> bytes:
     """The one text of ``manifest``."""
     lines = [

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from git_theta.core import legacy
-from git_theta.core.manifest import Manifest, ObjectRef, dump, is_manifest, parse
+from git_theta.core.manifest import Manifest, ObjectRef, dump, is_manifest, parse, unconverted
 from git_theta.core.names import display
 from git_theta.core.source import BytesSource, FileSource
 from git_theta.core.tensors import Buffer
@@ -206,6 +206,10 @@ class FilterWork:
         if content == b"" and path in self._delayed and path in self._listed:
             self._give(path, self._delayed.pop(path).manifest, fetched=True)
             return
+        if content != (content := unconverted(content)):
+            self._say(
+                f"warning: attributes of {display(path)} have git convert line ends; 'git theta track' it again, so that it says -text"
+            )
         if legacy.is_metadata(content[: clean.HEAD]):
             self._say(f"{display(path)} is {legacy.ADVICE}")
         if self._skip or not is_manifest(content) or asker.wants_manifest(request):

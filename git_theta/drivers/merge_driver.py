@@ -13,22 +13,23 @@ from git_theta.errors import ThetaError
 from git_theta.git.config import load_settings
 from git_theta.git.repository import discover
 from git_theta.workflows import merge_rules
-from git_theta.workflows.merge import Merged, describe, merge
+from git_theta.workflows.merge import Merged, Progress, ancestor, describe, merge
 from git_theta.workflows.merge_statistics import OfCommits
 from git_theta.workflows.session import Session
 
 ENVIRONMENT = "GIT_THETA_MERGE"
 
 
-def main(base: str, ours: str, theirs: str, path: str) -> int:
+def main(base: str, ours: str, theirs: str, path: str, *, ancestors: bool = False) -> int:
     """Merge the files ``base``, ``ours`` and ``theirs`` into ``ours``; 0 when it is clean, 1 for a conflict, which leaves ours.
 
+    ``ancestors``: the sides are common ancestors of what git merges after that, in a history that crossed; nobody is told of conflicts.
     :class:`ThetaError` never leaves this function: whatever goes wrong is a conflict, with a line that says why.
     """
     try:
         with Session(discover(), load_settings(), _say) as session:
             versions = [_read(file) for file in (base, ours, theirs)]
-            return _merge(session, path, versions, Path(ours))
+            return (_merge_ancestors if ancestors else _merge)(session, path, versions, Path(ours))
     except ThetaError as error:
         _say(f"{display(path)}: {error}")
         return 1
@@ -55,12 +56,27 @@ def _merge(session: Session, path: str, versions: Sequence[Manifest | str | None
     return 0
 
 
+def _merge_ancestors(session: Session, path: str, versions: Sequence[Manifest | str | None], target: Path) -> int:
+    base, ours, theirs = versions
+    if isinstance(base, str) or not isinstance(ours, Manifest) or not isinstance(theirs, Manifest):
+        return 1
+    found = ancestor(session, path, base, [ours, theirs], find_rules(session, path, os.environ))
+    session.store.flush()
+    if found is not None:
+        target.write_bytes(dump(found))
+    return 0 if found is not None else 1
+
+
 def _leave_conflict(session: Session, path: str, merged: Merged) -> None:
-    if (merged.resolved or merged.progress.by_name) and session.repository.worktree is not None:
+    if session.repository.worktree is not None:
         from git_theta.workflows.merge_state import MergeState
 
-        session.store.flush()
-        MergeState(session.repository).save(path, merged.plan, merged.progress)
+        state = MergeState(session.repository)
+        if merged.resolved or merged.progress.by_name:
+            session.store.flush()
+            state.save(path, merged.plan, merged.progress)
+        elif state.load(path, merged.plan) != Progress():
+            state.forget(path)  # of the same merge, which was aborted
     for line in describe(path, merged):
         _say(line)
 

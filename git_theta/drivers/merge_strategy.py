@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _merge(session: Session, commits: Sequence[str]) -> int:
     files: dict[str, tuple[str, Manifest]] = {}
-    for model in models(session, commits):
+    for model in models(session, commits, lambda path: find_rules(session, path, os.environ)):
         merged = merge_model(session, model, find_rules(session, model.path, os.environ))
         if merged.manifest is None and len(commits) == 2:
             session.store.discard()

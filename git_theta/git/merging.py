@@ -20,11 +20,16 @@ def commit(revision: str, cwd: Path | None = None) -> str:
     return out.decode("ascii").strip()
 
 
-def common_base(commits: Sequence[str], cwd: Path | None = None) -> str | None:
-    """The best common ancestor of all ``commits``; None where they have none."""
-    code, out = run_code(["merge-base", "--octopus", *commits], cwd=cwd, allowed=(0, 1))
-    words = out.decode("ascii").split()
-    return words[0] if code == 0 and words else None
+def common_bases(commits: Sequence[str], cwd: Path | None = None) -> list[str]:
+    """The best common ancestors of all ``commits``: none where their histories have nothing in common, several where they crossed."""
+    _, out = run_code(["merge-base", "--octopus", "--all", *commits], cwd=cwd, allowed=(0, 1))
+    return out.decode("ascii").split()
+
+
+def merged_mode(base: tuple[str, str] | None, sides: Sequence[tuple[str, str]]) -> str:
+    """The mode of a file in a merge, of (mode, blob): one that a side changed, else that of all."""
+    before = base[0] if base is not None else ""
+    return next((mode for mode, _ in sides if mode != before), before)
 
 
 def blobs(tree: str, cwd: Path | None = None) -> dict[str, tuple[str, str]]:

@@ -17,6 +17,7 @@ from git_theta.git.history import Found, git
 from git_theta.git.repository import Repository
 
 OPTIONS = ("--all", "--reflog", "--indexed-objects")
+SETTLED = Path("theta", "merge")  # below a worktree's git directory
 _STATE_FOLDERS = ("rebase-merge", "rebase-apply", "sequencer")
 _NOTE = re.compile(r"[A-Z][A-Z0-9_]*\Z")  # MERGE_HEAD and its kind
 _OBJECT = re.compile(rb"\b[0-9a-f]{7,64}\b")
@@ -89,6 +90,16 @@ def written_manifests(repository: Repository) -> Iterator[Found]:
             try:
                 if name and path.is_file() and not path.is_symlink() and _starts_like_a_manifest(path):
                     yield Found("", os.fsdecode(name), path.read_bytes())
+            except OSError:
+                continue
+
+
+def settled_manifests(repository: Repository) -> Iterator[Found]:
+    """What is settled of models that a merge left in conflict, in every worktree (see ``workflows/merge_state.py``)."""
+    for folder in git_dirs(repository):
+        for path in sorted((folder / SETTLED).glob("*")):
+            try:
+                yield Found("", str(path), path.read_bytes().partition(b"\n")[2])
             except OSError:
                 continue
 

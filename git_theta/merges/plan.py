@@ -34,8 +34,9 @@ Kind = Literal[
     "dtype",  # conflict: the sides' element types differ
     "tied-apart",  # conflict: one side tied weights that others changed separately
     "renamed-apart",  # conflict: the sides' names for it differ, or the new name is taken
+    "unrelated",  # conflict: some sides lack it, and no common version of the model tells whether they removed it
 ]
-CONFLICTS: tuple[Kind, ...] = ("changed", "added-apart", "removed-changed", "reshaped", "dtype", "tied-apart", "renamed-apart")
+CONFLICTS: tuple[Kind, ...] = ("changed", "added-apart", "removed-changed", "reshaped", "dtype", "tied-apart", "renamed-apart", "unrelated")
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +168,10 @@ def plan(base: Manifest | None, sides: Sequence[Manifest]) -> MergePlan:
             items.extend(_tied(keys, tables, called))
     if _opaque(sides):
         items = [replace(item, kind="changed", result=None, notice="") if item.kind == "counter" else item for item in items]
+    if all(side.format == "opaque" for side in sides):
+        items = _whole(items)
+    elif _strangers(base, items):
+        items = [_unrelated(item) for item in items]
     skeleton = _skeleton(base, sides)
     items = _twins(_unclashed(items))
     return MergePlan(base, tuple(sides), tuple(_in_file_order(items, sides, skeleton.source)), skeleton)
@@ -207,7 +212,8 @@ def choose_file(plan: MergePlan, entries: Sequence[Entry]) -> File:
 
 def reason(item: Item) -> str:
     """Why an item is a conflict, in a few words, for example ``reshaped: f32[10,4], f32[12,4]``."""
-    shown = ", ".join("removed" if item.sides[i] is None else _described(item.sides[i]) for i in item.active)
+    absent = "none" if item.kind == "unrelated" else "removed"
+    shown = ", ".join(absent if item.sides[i] is None else _described(item.sides[i]) for i in item.active)
     if item.kind in ("changed", "added-apart"):
         verb = "changed" if item.kind == "changed" else "added"
         return f"{verb} on {len(item.active)} sides: {_described(item.entries[0])}"
@@ -217,6 +223,7 @@ def reason(item: Item) -> str:
         "dtype": "element types differ",
         "tied-apart": "tied on one side, changed separately on another",
         "renamed-apart": "renamed differently, or to a name that is taken",
+        "unrelated": "the sides' models have no common ancestor",
     }
     return f"{words[item.kind]}: {shown}" if item.kind in words else item.kind
 
@@ -459,6 +466,34 @@ def _skeleton(base: Manifest | None, sides: Sequence[Manifest]) -> SkeletonPlan:
         return SkeletonPlan("one-side" if len(active) == 1 else "equal", active[0])
     converted = [i for i in active if base is not None and sides[i].format != base.format]  # git has renamed the file as they did
     return SkeletonPlan("changed", (converted or active)[0], conflict=not any(side.entries for side in sides))
+
+
+def _whole(items: list[Item]) -> list[Item]:
+    """Pieces of a file that nobody understood belong together: where several sides changed it, each one that differs is a conflict."""
+    if len({i for item in items for i in item.active}) < 2:
+        return items
+    result = []
+    for item in items:
+        values = {_value(side) for side in item.sides}
+        if not item.conflict and len(values) > 1:
+            item = replace(item, kind="removed-changed" if None in values else "changed", active=tuple(range(len(item.sides))), result=None)
+        result.append(item)
+    return result
+
+
+def _strangers(base: Manifest | None, items: Sequence[Item]) -> bool:
+    """Whether the sides are no versions of one model: no common ancestor, or several sides that kept nothing in common."""
+    if base is None:
+        return True
+    changed = {i for item in items for i in item.active}
+    return len(changed) > 1 and not any(all(item.sides[i] is not None for i in changed) for item in items)
+
+
+def _unrelated(item: Item) -> Item:
+    """``item`` as a conflict, unless all sides have it."""
+    if item.conflict or all(side is not None for side in item.sides) or not any(item.sides):
+        return item
+    return replace(item, kind="unrelated", active=tuple(range(len(item.sides))), result=None, notice="")
 
 
 def _opaque(sides: Sequence[Manifest]) -> bool:

@@ -42,12 +42,14 @@ def plan(session: Session, pathspecs: Sequence[str], cwd: Path) -> list[Target]:
     """The files to write.
 
     With ``pathspecs`` (as git understands them, from ``cwd``): all models in the index that match, as ``git checkout -- PATH`` would
-    restore them; without: only those that are absent or still hold their manifest, so that no change of the user's is lost.
+    restore them; without: only those that are absent or still hold their manifest, so that no change of the user's is lost, and none
+    that a sparse checkout leaves out.
     """
     if session.repository.worktree is None:
         raise GitError("this repository has no working tree to check out into")
-    listing = run(["ls-files", "--stage", "-z", "--full-name", "--", *(pathspecs or [":/"])], cwd=cwd)
-    found = index.entries(listing)
+    listing = run(["ls-files", "-t", "--stage", "-z", "--full-name", "--", *(pathspecs or [":/"])], cwd=cwd)
+    every = [line for line in listing.split(b"\0") if pathspecs or not line.startswith(b"S ")]
+    found = index.entries(b"\0".join(line[2:] for line in every))
     if pathspecs and not found:
         raise UsageError(f"nothing in the index matches {' '.join(map(display, pathspecs))}")
     targets = []

@@ -12,7 +12,7 @@ from git_theta.core import dtypes, legacy
 from git_theta.core import skeleton as skeletons
 from git_theta.core.digest import digest
 from git_theta.core.layout import Extent, Layout
-from git_theta.core.manifest import INLINE_LIMIT, Entry, Link, Manifest, ObjectRef, dump, is_manifest, parse
+from git_theta.core.manifest import INLINE_LIMIT, Entry, Link, Manifest, ObjectRef, dump, is_manifest, parse, unconverted
 from git_theta.core.memory import Scratch
 from git_theta.core.names import display
 from git_theta.core.source import Source
@@ -121,8 +121,9 @@ def scan(session: Session, path: str, source: Source, head: bytes) -> Layout:
             layout = candidate.scan(source)
         except FormatError as error:
             if session.settings.on_invalid != "store":
+                reason = str(error).partition(" is broken: ")[2] or str(error)
                 raise FormatError(
-                    f"this looks like {candidate.name}, but is broken: {error}; "
+                    f"this looks like {candidate.name}, but is broken: {reason}; "
                     "'git config theta.onInvalid store' would store it as plain bytes"
                 ) from None
             session.warn(f"{path}: broken {candidate.name} ({error}); stored as plain bytes")
@@ -146,7 +147,7 @@ def scan(session: Session, path: str, source: Source, head: bytes) -> Layout:
 def _pass_through(source: Source) -> bytes:
     if source.size > _MANIFEST_LIMIT:
         raise ManifestError(f"a manifest of {source.size} bytes is too large to be one")
-    text = source.read(0, source.size)
+    text = unconverted(source.read(0, source.size))
     parse(text)
     return text
 

@@ -105,6 +105,20 @@ def merge(
     return Merged(manifest, progress, tuple(work.conflicts), tuple(problems), notices, decided)
 
 
+def ancestor(session: Session, path: str, base: Manifest | None, versions: Sequence[Manifest], rules: Rules) -> Manifest | None:
+    """What the common ancestors of crossed histories are together, to merge their descendants against.
+
+    What one of them changed is as it made it. What several did, a strategy that computes decides; what is left, or for a rule
+    to take from one side, is as in ``base``, which came before them. Where that cannot be, it is ``base``.
+    """
+    picks = tuple(replace(rule, strategy="base") if rule.strategy in PICKS else rule for rule in rules.rules)
+    merged = merge(session, path, base, versions, replace(rules, rules=picks))
+    if merged.conflicts and not merged.problems:
+        before = {conflict.item.name: conflict.item.base for conflict in merged.conflicts}
+        merged = merge(session, path, base, versions, rules, replace(merged.progress, resolved={**merged.resolved, **before}))
+    return base if merged.manifest is None else replace(merged.manifest, headers={})
+
+
 class _Work:
     def __init__(
         self,
@@ -248,10 +262,10 @@ class _Work:
     def _compute(self, item: plan.Item, rule: Rule, strategy: MergeStrategy) -> _Result:
         """Merge one tensor by a strategy and store the result."""
         rows = rule.options.get("rows") == "common"
-        if not item.entries or (not item.fits and not rows):
-            raise MergeError(f"'{rule.strategy}' needs one type and shape on all sides; take ours or theirs")
         if len(item.entries) != len(item.active):
-            raise MergeError(f"'{rule.strategy}' cannot merge a tensor that one side removed; take ours or theirs")
+            raise MergeError(f"'{rule.strategy}' cannot merge a tensor that one side does not have; take ours or theirs")
+        if not item.fits and not rows:
+            raise MergeError(f"'{rule.strategy}' needs one type and shape on all sides; take ours or theirs")
         base = item.base if item.base is not None and (item.base_fits or rows) else None
         case = MergeCase(
             item.name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from git_theta.core.manifest import Manifest, dump
 from git_theta.core.names import display
 from git_theta.errors import GitError
 from git_theta.git import merging, writing
-from git_theta.workflows.merge import Merged, merge
+from git_theta.workflows.merge import Merged, ancestor, merge
 from git_theta.workflows.merge_rules import Rules
 from git_theta.workflows.merge_statistics import OfCommits
 from git_theta.workflows.session import Session
@@ -27,24 +27,42 @@ class Model:
     commits: tuple[str, ...]
 
 
-def models(session: Session, commits: Sequence[str]) -> list[Model]:
-    """The models that more than one of ``commits`` changed, each differently from another, since their common ancestor."""
-    base = merging.common_base(commits, session.cwd)
-    before = merging.blobs(base, session.cwd) if base is not None else {}
+def models(session: Session, commits: Sequence[str], rules: Callable[[str], Rules]) -> list[Model]:
+    """The models that more than one of ``commits`` changed, each differently from another, since their common ancestor.
+
+    Where histories crossed, there are several: then ``rules`` (of the model at a path) tell what their merge is.
+    """
+    bases = merging.common_bases(commits, session.cwd)
+    before = [merging.blobs(base, session.cwd) for base in bases]
     listings = [merging.blobs(commit, session.cwd) for commit in commits]
     found = []
     for path in dict.fromkeys(path for listing in listings for path in listing):
         versions = [listing.get(path) for listing in listings]
-        old = before.get(path)
-        changed = {version for version in versions if version is not None and version != old}
+        earlier = {listing.get(path) for listing in before}
+        agreed = earlier if len(earlier) == 1 else set()
+        changed = {version for version in versions if version is not None and version not in agreed}
         if len(changed) < 2 or any(version is None for version in versions):
             continue
         sides = [session.manifest(version[1]) for version in versions if version is not None]
         present = tuple(side for side in sides if side is not None)
         if len(present) == len(versions):
-            earlier = session.manifest(old[1]) if old is not None else None
-            mode = next(version[0] for version in versions if version is not None)
-            found.append(Model(path, mode, earlier, present, tuple(commits)))
+            mode = merging.merged_mode(next(iter(agreed), None), [version for version in versions if version is not None])
+            found.append(Model(path, mode, before_all(session, path, bases, rules), present, tuple(commits)))
+    return found
+
+
+def before_all(session: Session, path: str, bases: Sequence[str], rules: Callable[[str], Rules]) -> Manifest | None:
+    """The model at ``path`` as the commits ``bases`` have it: where they differ, what their own merge makes of it."""
+    versions: dict[str, Manifest] = {}
+    for base in bases:
+        manifest = session.manifest(f"{base}:{path}")
+        if manifest is not None:
+            versions.setdefault(manifest.identity, manifest)
+    if len(versions) < 2:
+        return next(iter(versions.values()), None)
+    older = before_all(session, path, merging.common_bases(bases, session.cwd), rules)
+    found = ancestor(session, path, older, list(versions.values()), rules(path))
+    session.store.flush()
     return found
 
 

@@ -49,7 +49,7 @@ def merge_commits(
 
 def _tree(session: Session, commits: Sequence[str], rules: Callable[[str], Rules]) -> str:
     files: dict[str, tuple[str, Manifest]] = {}
-    for model in models(session, commits):
+    for model in models(session, commits, rules):
         merged = merge_model(session, model, rules(model.path))
         for notice in merged.notices:
             session.warn(f"{display(model.path)}: {notice}")

@@ -16,6 +16,7 @@ from git_theta.core.manifest import Entry, Manifest, dump, parse
 from git_theta.errors import ThetaError
 from git_theta.git.command import run
 from git_theta.git.repository import Repository
+from git_theta.git.roots import SETTLED
 from git_theta.merges.plan import MergePlan
 from git_theta.workflows.merge import Progress
 from git_theta.workflows.merge_rules import rule
@@ -25,7 +26,7 @@ class MergeState:
     """Records of partly resolved models, one file each."""
 
     def __init__(self, repository: Repository) -> None:
-        self._folder = repository.git_dir / "theta" / "merge"
+        self._folder = repository.git_dir / SETTLED
         self._repository = repository
 
     def save(self, path: str, plan: MergePlan, progress: Progress) -> None:

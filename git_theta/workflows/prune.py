@@ -120,6 +120,7 @@ def _indexed(repository: Repository) -> dict[str, str]:
 def _manifests(repository: Repository) -> Iterator[history.Found]:
     yield from history.manifests(repository, needed_blobs(repository))
     yield from roots.written_manifests(repository)
+    yield from roots.settled_manifests(repository)
 
 
 def _here_to_stay(repository: Repository, remote: Remote) -> Iterator[history.Found]:
@@ -136,6 +137,7 @@ def _here_to_stay(repository: Repository, remote: Remote) -> Iterator[history.Fo
     found.update(_indexed(repository))
     yield from history.manifests(repository, found)
     yield from roots.written_manifests(repository)
+    yield from roots.settled_manifests(repository)
 
 
 def _heads(repository: Repository) -> list[str]:

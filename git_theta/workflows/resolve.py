@@ -10,6 +10,7 @@ from git_theta.core.names import display
 from git_theta.errors import UsageError
 from git_theta.git.command import run
 from git_theta.git.index import stages
+from git_theta.git.merging import merged_mode
 from git_theta.merges import plan
 from git_theta.workflows import checkout
 from git_theta.workflows.merge import Merged, merge
@@ -26,15 +27,30 @@ def conflicted(session: Session, pathspecs: Sequence[str], cwd: Path) -> dict[st
     """
     listing = run(["ls-files", "--unmerged", "-z", "--full-name", "--", *(pathspecs or [":/"])], cwd=cwd)
     found: dict[str, tuple[Manifest | None, Manifest, Manifest]] = {}
+    others = []
     for path, blobs in stages(listing).items():
-        ours = session.manifest(blobs[2][1]) if 2 in blobs else None
-        theirs = session.manifest(blobs[3][1]) if 3 in blobs else None
+        base, ours, theirs = (session.manifest(blobs[stage][1]) if stage in blobs else None for stage in (1, 2, 3))
         if ours is not None and theirs is not None:
-            found[path] = (session.manifest(blobs[1][1]) if 1 in blobs else None, ours, theirs)
+            found[path] = (base, ours, theirs)
+        elif base is not None or ours is not None or theirs is not None:
+            others.append((path, blobs))
+    for path, blobs in others:
+        session.warn(_beyond(path, [stage for stage in (2, 3) if stage in blobs]))
+    if others and not found:
+        raise UsageError("no model is in conflict that could be merged by tensor")
     if not found:
         where = f" at {', '.join(map(display, pathspecs))}" if pathspecs else ""
         raise UsageError(f"no tracked model is in conflict{where} ('git status' shows what is)")
     return found
+
+
+def _beyond(path: str, sides: Sequence[int]) -> str:
+    """Why tensors cannot settle the model at ``path``, which the ``sides`` (stages of the index) still have, and what can."""
+    shown = display(path)
+    if len(sides) == 2:
+        return f"{shown} was committed without Git-Theta on one side; put the file you want there and 'git add' it"
+    what = "was deleted by them and changed by us" if sides == [2] else "was deleted by us and changed by them"
+    return f"{shown} {what if sides else 'was renamed or deleted by both'}; 'git add' keeps the file that is there, 'git rm' deletes it"
 
 
 def resolve(
@@ -69,5 +85,5 @@ def resolve(
 def finish(session: Session, path: str, manifest: Manifest) -> None:
     """Put ``manifest`` into the index as the resolved version of ``path``, and the model into the working tree."""
     listing = stages(run(["ls-files", "--unmerged", "-z"], cwd=session.repository.worktree)).get(path, {})
-    mode = listing[2][0] if 2 in listing else "100644"
+    mode = merged_mode(listing.get(1), [listing[stage] for stage in (2, 3) if stage in listing]) or "100644"
     checkout.stage(session, checkout.Target(path, manifest, mode == "100755"), mode)

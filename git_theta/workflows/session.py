@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from git_theta.core.manifest import Manifest, is_manifest, parse
+from git_theta.core.manifest import Manifest, is_manifest, parse, unconverted
 from git_theta.core.memory import keep_buffers
 from git_theta.errors import ManifestError
 from git_theta.git.blobs import BlobReader
@@ -101,6 +101,6 @@ def parse_if_manifest(text: bytes) -> Manifest | None:
     if not is_manifest(text):
         return None
     try:
-        return parse(text)
+        return parse(unconverted(text))
     except ManifestError:
         return None

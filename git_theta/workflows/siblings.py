@@ -7,28 +7,23 @@ followed. It may be absent, or already be another one: then the checkpoint is cu
 from __future__ import annotations
 
 import stat
-import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from git_theta.core import skeleton as skeletons
-from git_theta.core import varint
 from git_theta.core.contracts import ReadsSibling
-from git_theta.core.layout import Extent, Layout
 from git_theta.core.manifest import is_manifest
 from git_theta.core.source import FileSource
 from git_theta.errors import FormatError, ThetaError
 from git_theta.plugins import registry, tables
-from git_theta.workflows import tensors
+from git_theta.workflows import recut
 
 if TYPE_CHECKING:
+    from git_theta.core.layout import Layout
     from git_theta.core.manifest import Manifest
-    from git_theta.core.skeleton import Piece, Skeleton
     from git_theta.core.source import Source
     from git_theta.workflows.session import Session
-
-_BLOCK = 1 << 20
 
 
 def scan(session: Session, path: str, source: Source) -> Layout | None:
@@ -56,49 +51,12 @@ def scan(session: Session, path: str, source: Source) -> Layout | None:
 
 
 def as_before(session: Session, source: Source, layout: Layout, known: Sequence[Manifest]) -> Layout:
-    """The layout to cut ``source`` by: that of one of the ``known`` manifests, where it serves better than ``layout``.
+    """The layout to cut ``source`` by where ``layout`` says nothing of it: that of an earlier version of as many bytes, if there is one.
 
-    So it is where a manifest describes these very bytes, though it cut them in another way, when the file beside them was another one:
-    then it is to stay as it is. And where that file is gone, but an earlier one told of as many bytes what they are.
+    So it is when the file beside it is gone.
     """
-    for manifest in known:
-        if manifest.size != source.size or [entry.name for entry in manifest.entries] == [extent.name for extent in layout.extents]:
-            continue
-        try:
-            text = bytes(tensors.load(session.store, manifest.skeleton))
-            skeleton = skeletons.parse(text, manifest.size, [entry.nbytes for entry in manifest.entries])
-            before = _layout(manifest, text, skeleton)
-        except ThetaError:
-            continue
-        if layout.format == "opaque" or all(_same(source, manifest, skeleton, piece) for piece in skeleton.pieces):
-            return before
+    for manifest in known if layout.format == "opaque" else ():
+        if manifest.size == source.size:
+            with suppress(ThetaError):
+                return recut.layout_of(session, manifest)[0]
     return layout
-
-
-def _layout(manifest: Manifest, text: bytes, skeleton: Skeleton) -> Layout:
-    """The layout that a sound skeleton was cut by."""
-    extents, offset = [], 0
-    _, position = varint.parse(text, 0)
-    _, position = varint.parse(text, position)
-    for entry in manifest.entries:
-        gap, position = varint.parse(text, position)
-        offset += gap
-        extents.append(Extent(entry.name, entry.dtype, entry.shape, offset, entry.nbytes, entry.aliases))
-        offset += entry.nbytes
-    return Layout(manifest.format, manifest.size, tuple(extents), skeleton.checksums)
-
-
-def _same(source: Source, manifest: Manifest, skeleton: Skeleton, piece: Piece) -> bool:
-    if piece.tensor >= 0:
-        import blake3
-
-        hasher = blake3.blake3()
-        for start in range(piece.offset, piece.end, _BLOCK):
-            hasher.update(source.read(start, min(_BLOCK, piece.end - start)))
-        return hasher.hexdigest() == manifest.entries[piece.tensor].digest
-    if piece.checksum >= 0:
-        field, crc = skeleton.checksums[piece.checksum], 0
-        for start in range(field.start, field.start + field.length, _BLOCK):
-            crc = zlib.crc32(source.read(start, min(_BLOCK, field.start + field.length - start)), crc)
-        return source.read(piece.offset, 4) == crc.to_bytes(4, "little")
-    return piece.data == source.read(piece.offset, piece.length)

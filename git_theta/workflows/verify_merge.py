@@ -10,9 +10,11 @@ from git_theta.core.manifest import Entry, Manifest
 from git_theta.core.tensors import Tensor
 from git_theta.errors import GitError, ThetaError, UsageError
 from git_theta.git.command import run
+from git_theta.git.merging import commit, common_bases
 from git_theta.workflows import tensors
 from git_theta.workflows.fetch import fetch_missing
 from git_theta.workflows.merge import Progress, merge
+from git_theta.workflows.merge_branches import before_all
 from git_theta.workflows.merge_rules import Rule, Rules, rule, strategy_of
 from git_theta.workflows.merge_statistics import Siblings, sibling
 from git_theta.workflows.session import Session
@@ -36,7 +38,7 @@ class Verdict:
 
 def verify(session: Session, revision: str) -> list[Verdict]:
     """Verify every model of commit ``revision`` whose manifest records a merge; empty when none does."""
-    listing = run(["ls-tree", "-r", "-z", revision])
+    listing = run(["ls-tree", "-r", "-z", "--full-tree", commit(revision)])
     verdicts = []
     for line in listing.split(b"\0"):
         head, _, path = line.partition(b"\t")
@@ -54,9 +56,10 @@ def _verify(session: Session, revision: str, path: str, manifest: Manifest) -> V
         if not isinstance(recipe, dict) or not isinstance(recipe.get("rules"), list):
             raise UsageError("its recipe is not one this release writes")
         rules = Rules(tuple(rule(row["strategy"], row["options"], row["params"]) for row in recipe["rules"]), "recipe", by_name=True)
-        wanted = [*recipe["sides"], *([recipe["base"]] if "base" in recipe else [])]
+        joined = _joined_ancestors(session, revision, path, recipe.get("base"), rules)
+        wanted = [*recipe["sides"], *([recipe["base"]] if "base" in recipe and joined is None else [])]
         found = _inputs(session, revision, path, wanted)
-        base = found[recipe["base"]] if "base" in recipe else None
+        base = joined if joined is not None or "base" not in recipe else found[recipe["base"]]
         sides = [found[identity] for identity in recipe["sides"]]
         kept = Progress({name: manifest.by_name.get(name) for name in recipe.get("kept", [])})
         again = merge(session, path, base, sides, rules, kept, _statistics(session, revision, path, recipe))
@@ -75,6 +78,21 @@ def _verify(session: Session, revision: str, path: str, manifest: Manifest) -> V
     session.store.discard()
     left = tuple(name for name in differing if name not in near)
     return Verdict(path, not left, left, tolerance=bool(near) or any(not _reproducible(r) for r in rules.rules))
+
+
+def _joined_ancestors(session: Session, revision: str, path: str, identity: str | None, rules: Rules) -> Manifest | None:
+    """The base that no commit holds: what several common ancestors of the merged commits are together.
+
+    Git may have taken them in the other order, and before anybody chose a strategy.
+    """
+    parents = run(["rev-list", "--parents", "--max-count=1", commit(revision)]).decode("ascii").split()[1:]
+    bases = common_bases(parents) if len(parents) > 1 else []
+    ways = [(order, chosen) for chosen in (rules, Rules()) for order in (bases, bases[::-1])] if len(bases) > 1 else []
+    for order, chosen in ways:
+        joined = before_all(session, path, order, lambda _, chosen=chosen: chosen)  # type: ignore[misc]
+        if joined is not None and joined.identity == identity:
+            return joined
+    return None
 
 
 def _reproducible(rule: Rule) -> bool:
@@ -113,7 +131,8 @@ def _inputs(session: Session, revision: str, path: str, wanted: Sequence[str]) -
     """The manifests with the identities ``wanted``, looked for in the history that leads to ``revision`` and in its own versions."""
     found: dict[str, Manifest] = {}
     for paths in ([f":(top,literal){path}"], []):  # under this name, or another one: a side may have renamed the file
-        log = run(["log", f"--max-count={_CANDIDATES}", "-m", "--format=", "--raw", "--no-abbrev", "-z", revision, "--", *paths])
+        asked = ["log", f"--max-count={_CANDIDATES}", "-m", "--format=", "--raw", "--no-renames", "--no-abbrev", "-z"]
+        log = run([*asked, "--end-of-options", revision, "--", *paths])
         for blob in dict.fromkeys(_blobs(log)):
             if all(identity in found for identity in wanted):
                 return found
@@ -127,8 +146,10 @@ def _inputs(session: Session, revision: str, path: str, wanted: Sequence[str]) -
 
 def _blobs(log: bytes) -> Iterator[str]:
     """The blobs, old and new, in the output of ``git log --raw -z``."""
-    for field in log.decode("utf-8", "surrogateescape").split("\0"):
+    fields = iter(log.decode("utf-8", "surrogateescape").split("\0"))
+    for field in fields:
         if field.lstrip("\n").startswith(":"):
+            next(fields, "")  # the path, which may begin like this too
             for mode, blob in zip(field.lstrip("\n:").split()[:2], field.split()[2:4], strict=True):
                 if blob.strip("0") and mode != "160000":
                     yield blob

@@ -55,6 +55,8 @@ class Branches(Repo):
         repo = cls.create(path, {**environment, "PATH": f"{bin_folder}:{environment['PATH']}"})
         command = " ".join(map(shlex.quote, [Path(sys.executable).as_posix(), "-m", "git_theta", "merge-driver"]))
         repo.git("config", "merge.theta.driver", f"{command} %O %A %B %P")
+        repo.git("config", "merge.theta.recursive", "theta-ancestors")
+        repo.git("config", "merge.theta-ancestors.driver", f"{command} --ancestors %O %A %B %P")
         repo.git("config", "rerere.enabled", "false")
         repo.write(".gitattributes", b"*.safetensors filter=theta merge=theta -text\n*.pt filter=theta merge=theta -text\n")
         repo.git("commit", "-qam", "merge driver")

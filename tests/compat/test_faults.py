@@ -118,6 +118,25 @@ def test_broken_files_are_stored_whole_on_request(repo: Repo) -> None:
     repo.assert_clean()
 
 
+def test_what_one_stored_on_request_stays_as_it_is_for_others(repo: Repo) -> None:
+    files = broken_files()
+    for name, data in files.items():
+        repo.write(name, data)
+    repo.git("-c", "theta.onInvalid=store", "add", ".")
+    repo.git("commit", "-qm", "all broken")
+    tree = repo.git("rev-parse", "HEAD^{tree}")
+    for name in files:
+        os.utime(repo.path / name, (0, 0))
+    repo.assert_clean()
+    repo.git("add", "--renormalize", ".")
+    assert repo.git("write-tree") == tree
+    name = next(iter(files))
+    repo.write(name, files[name][:-1] + b"?")
+    assert "is broken" in repo.git_fails("add", name)
+    repo.git("checkout", "-q", "--", name)
+    repo.assert_clean()
+
+
 def test_nothing_in_a_pickle_is_executed(repo: Repo) -> None:
     """A torch file whose pickle would create a file if it ran, and one that would fill the memory."""
     marker = repo.path / "executed"

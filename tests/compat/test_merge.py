@@ -274,6 +274,56 @@ def test_what_is_settled_is_swept_after_an_abort(repo: Branches, conflict: tuple
     repo.settled()
 
 
+def test_an_aborted_merge_begun_again_begins_anew(repo: Branches, conflict: tuple[Tensors, Tensors]) -> None:
+    ours = repo.save("more", moved(conflict[0], 9, "layer2"))
+    repo.fails("merge", "theirs")
+    repo.told("resolve", "--params", "layer1*", "--base", code=1)
+    repo.git("merge", "--abort")
+    said = repo.fails("merge", "theirs")
+    assert "2 tensors changed on several sides" in said
+    assert repo.records() == []
+    said = repo.told("resolve", "--params", "layer2*", "--ours", code=1)
+    assert "layer1.weight: changed on 2 sides" in said
+    repo.told("resolve", "--ours")
+    assert np.array_equal(repo.tensors()["layer1.weight"], ours["layer1.weight"])
+    repo.git("commit", "-qm", "merged")
+    repo.settled()
+
+
+def test_what_is_settled_survives_prune(repo: Branches, conflict: tuple[Tensors, Tensors]) -> None:
+    ours = repo.save("more", moved(conflict[0], 9, "layer2"))
+    repo.fails("merge", "theirs")
+    repo.told("resolve", "--params", "layer1*", "-s", "average", code=1)
+    repo.told("prune", "--now")
+    repo.told("resolve", "--ours")
+    merged = repo.tensors()
+    assert np.array_equal(merged["layer1.weight"], average(ours["layer1.weight"], conflict[1]["layer1.weight"]))
+    repo.git("commit", "-qm", "merged")
+    repo.settled()
+
+
+@pytest.mark.parametrize("side", ["ours", "theirs"])
+@pytest.mark.parametrize("how", ["resolve", "merge", "many"])
+def test_a_changed_mode_is_merged_too(repo: Branches, conflict: tuple[Tensors, Tensors], side: str, how: str) -> None:
+    repo.git("branch", "third", "main~1")
+    repo.git("checkout", "-q", "main" if side == "ours" else "theirs")
+    repo.git("update-index", "--chmod=+x", MODEL)
+    repo.git("commit", "-qm", "executable")
+    repo.git("checkout", "-q", "--force", "main")
+    if how == "resolve":
+        repo.fails("merge", "theirs")
+        repo.told("resolve", "-s", "average")
+        repo.git("commit", "-qm", "merged")
+    else:
+        repo.save("apart", moved(BASE, 5, "layer3"), "other.safetensors")
+        repo.git("branch", "-f", "third")
+        repo.git("reset", "-q", "--hard", "HEAD~1")
+        repo.told("merge", "theirs", *(["third"] if how == "many" else []), "-s", "average", "-m", "merged")
+    assert repo.git("ls-files", "--stage", MODEL).startswith(b"100755")
+    assert os.access(repo.path / MODEL, os.X_OK)
+    repo.settled()
+
+
 @pytest.mark.parametrize(("flag", "winner"), [("--ours", 0), ("--theirs", 1)])
 def test_taking_a_side_takes_it_for_conflicts_alone(repo: Branches, conflict: tuple[Tensors, Tensors], flag: str, winner: int) -> None:
     repo.fails("merge", "theirs")
@@ -283,6 +333,28 @@ def test_taking_a_side_takes_it_for_conflicts_alone(repo: Branches, conflict: tu
     wanted.update({name: theirs[name] for name in ("layer2.weight", "layer3.bias")})
     assert same(repo.tensors(), wanted)
     repo.git("commit", "-qm", "merged")
+    repo.settled()
+
+
+def test_a_model_that_one_side_deleted_is_a_matter_of_git(repo: Branches, conflict: tuple[Tensors, Tensors]) -> None:
+    repo.git("checkout", "-q", "theirs")
+    repo.git("rm", "-q", MODEL)
+    repo.git("commit", "-qm", "gone")
+    repo.git("checkout", "-q", "main")
+    assert "CONFLICT (modify/delete)" in repo.fails("merge", "theirs")
+    for words in ([], ["--ours"], [MODEL, "--theirs"]):
+        said = repo.told("resolve", *words, code=1)
+        assert f"{MODEL} was deleted by them and changed by us; 'git add' keeps the file that is there, 'git rm' deletes it" in said
+    repo.git("add", MODEL)
+    repo.git("commit", "-qm", "kept")
+    assert same(repo.tensors(), conflict[0])
+    repo.settled()
+    repo.git("reset", "-q", "--hard", "HEAD~1")
+    repo.git("checkout", "-q", "theirs")
+    repo.fails("merge", "main")
+    assert f"{MODEL} was deleted by us and changed by them" in repo.told("resolve", code=1)
+    repo.git("rm", "-q", MODEL)
+    repo.git("commit", "-qm", "still gone")
     repo.settled()
 
 
@@ -437,12 +509,51 @@ def test_unknown_strategies_and_options_change_nothing(repo: Branches, conflict:
     assert repo.git("rev-parse", "-q", "--verify", "HEAD").decode().strip() == repo.head()
 
 
+@pytest.mark.parametrize("words", [["-X", "theirs"], ["-Xtheirs"], ["--strategy-option", "theirs"], ["--strategy-option=theirs"]], ids=str)
+def test_options_of_git_merge_are_handed_on(repo: Branches, conflict: tuple[Tensors, Tensors], tmp_path: Path, words: list[str]) -> None:
+    repo.commit("clash", b__txt=b"b\nours\n")
+    (tmp_path / "message").write_text("from a file\n")
+    repo.told("merge", *words, "theirs", "-s", "average", "-F", str(tmp_path / "message"), "--no-ff", "--quiet")
+    assert repo.read("b.txt") == b"b\ntheirs\n"
+    assert repo.git("log", "-1", "--format=%s") == b"from a file\n"
+    assert np.array_equal(repo.tensors()["layer1.weight"], average(*(side["layer1.weight"] for side in conflict)))
+    repo.settled()
+
+
+def test_a_merge_is_ended_as_with_git(repo: Branches, conflict: tuple[Tensors, Tensors]) -> None:
+    repo.told("merge", "theirs", code=1)
+    repo.told("merge", "--abort")
+    repo.settled()
+    repo.told("merge", "theirs", code=1)
+    repo.told("resolve", "--ours")
+    repo.told("merge", "--continue", GIT_EDITOR="true")
+    assert len(repo.git("log", "-1", "--format=%P").split()) == 2
+    repo.settled()
+    assert "name at least one branch" in repo.told("merge", "--no-ff", code=2)
+
+
 def test_branches_with_no_common_ancestor(repo: Branches) -> None:
     repo.git("checkout", "-q", "--orphan", "theirs")
     theirs = repo.save("theirs", moved(BASE, 3))
     repo.git("checkout", "-q", "main")
     repo.told("merge", "theirs", "-s", "average", "--allow-unrelated-histories", "-m", "m")
     assert np.array_equal(repo.tensors()["layer0.weight"], average(BASE["layer0.weight"], theirs["layer0.weight"]))
+    assert "verified" in repo.told("verify-merge")
+    repo.settled()
+
+
+def test_two_models_that_are_strangers_are_not_put_together(repo: Branches) -> None:
+    """Both replaced the model by another architecture: nothing is common but the path."""
+    random = np.random.default_rng(5)
+    mine, other = ({f"{name}.weight": random.standard_normal((8, 8)).astype(np.float32)} for name in ("conv", "attention"))
+    repo.branch("theirs", other)
+    repo.save("ours", mine)
+    said = repo.fails("merge", "theirs")
+    assert "conv.weight: the sides' models have no common ancestor: f32[8,8], none" in said
+    assert "a tensor that one side does not have; take ours or theirs" in repo.told("resolve", "-s", "average", code=1)
+    repo.told("resolve", "--theirs")
+    assert same(repo.tensors(), other)
+    repo.git("commit", "-qm", "merged")
     assert "verified" in repo.told("verify-merge")
     repo.settled()
 
@@ -615,6 +726,18 @@ def _headers_with(tampered: list[bytes], header: list[bytes]) -> list[bytes]:
     rest = [line for line in tampered[1:] if line[:6] != header[0][:6]]
     at = next(i for i, line in enumerate(rest) if line.startswith(b"skeleton"))
     return [*rest[: at + 1], *header, *rest[at + 1 :]]
+
+
+def test_verifying_from_a_folder_and_among_odd_names(repo: Branches, conflict: tuple[Tensors, Tensors]) -> None:
+    for name in (":100644 100644", ":", "sub/one.txt"):
+        repo.write(name, b"x")
+    repo.git("add", ".")
+    repo.git("commit", "-qm", "odd")
+    repo.told("merge", "theirs", "-s", "average", "-m", "m")
+    assert "model.safetensors: verified, the same bytes" in repo.at(repo.path / "sub").theta("verify-merge").decode()
+    assert "'nonsense' is not a branch or commit" in repo.told("verify-merge", "nonsense", code=1)
+    squashed = repo.git("commit-tree", "HEAD^{tree}", "-m", "squashed").decode().strip()
+    assert "its inputs are not in the history any more" in repo.told("verify-merge", squashed, code=1)
 
 
 def test_after_a_squash_it_says_why(repo: Branches, conflict: tuple[Tensors, Tensors]) -> None:
@@ -912,6 +1035,7 @@ def test_versions_that_were_committed_without_the_filter(repo: Branches, conflic
     repo.git("checkout", "-q", "-f", "main")
     said = repo.fails("merge", "theirs")
     assert "one version was committed without Git-Theta" in said
+    assert f"{MODEL} was committed without Git-Theta on one side; put the file you want there" in repo.told("resolve", "--ours", code=1)
     repo.git("merge", "--abort")
     repo.settled()
 

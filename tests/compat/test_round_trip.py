@@ -523,6 +523,22 @@ def test_separate_git_dir_and_environment(history: History, tmp_path: Path) -> N
     assert not (tmp_path / "theta").exists()
 
 
+def test_sparse_checkout(history: History, clone: Repo) -> None:
+    files = history.versions[VERSIONS[-1]]
+    left_out, kept = sorted(files)[:2]
+    clone.git("sparse-checkout", "set", "--no-cone", "/*", f"!/{left_out}")
+    assert not (clone.path / left_out).exists()
+    (clone.path / kept).unlink()
+    for command in ("checkout", "pull"):
+        clone.theta(command)
+        assert clone.read(kept) == files[kept]
+        assert not (clone.path / left_out).exists(), command
+    clone.assert_clean()
+    clone.git("sparse-checkout", "disable")
+    assert clone.read(left_out) == files[left_out]
+    clone.assert_clean()
+
+
 def test_temporary_index(repo: Repo, tmp_path: Path) -> None:
     data = safetensors_file(weights())
     repo.write("model.safetensors", data)
@@ -682,6 +698,31 @@ def test_sizes_at_the_edges_of_packets(repo: Repo) -> None:
         repo.write(name, files[name][:-1] + b"?")
         blob = repo.git("hash-object", "--stdin", f"--path={name}", stdin=files[name])
         assert blob == repo.git("rev-parse", f"HEAD:{name}")
+
+
+@pytest.mark.parametrize("attribute", ["text=auto", "text"])
+def test_attributes_that_convert_line_ends(repo: Repo, attribute: str) -> None:
+    """Written behind ours, they win: git gives the filter a manifest whose lines end in another way."""
+    model = safetensors_file(weights(1))
+    repo.commit("model", model__safetensors=model)
+    before = repo.blob("HEAD:model.safetensors")
+    repo.commit("text", **{".gitattributes": repo.read(".gitattributes") + f"* {attribute} eol=crlf\n".encode()})
+    for command in (["checkout", "-q", "--", "."], ["theta", "checkout"]):
+        (repo.path / "model.safetensors").unlink()
+        if command[0] == "theta":
+            repo.theta(*command[1:])
+        else:
+            said = repo.run(["git", *command]).stderr.decode()
+            assert "git-theta: warning: attributes of model.safetensors have git convert line ends" in said
+        assert repo.read("model.safetensors") == model
+        assert repo.status() == ""
+    # A clone that knew no filter left the manifest, its lines ended otherwise.
+    repo.write("model.safetensors", before.replace(b"\n", b"\r\n"))
+    repo.git("add", "model.safetensors")
+    assert repo.blob(":model.safetensors") == before
+    repo.theta("checkout")
+    assert repo.read("model.safetensors") == model
+    repo.assert_clean()
 
 
 def test_text_among_models_is_not_touched(repo: Repo) -> None:

@@ -106,9 +106,38 @@ def test_a_decided_tensor_is_taken_with_its_storage_as_it_is() -> None:
 
 def test_a_merge_with_no_base_compares_the_sides() -> None:
     decided = plan(None, [of(a="1", b="1", c="1"), of(a="1", b="2", d="3")])
-    assert {i.name: i.kind for i in decided.items} == {"a": "added", "b": "added-apart", "c": "added", "d": "added"}
+    assert {i.name: i.kind for i in decided.items} == {"a": "added", "b": "added-apart", "c": "unrelated", "d": "unrelated"}
     assert not item(decided, "b").base_fits
     assert item(decided, "b").numeric
+    # Nothing tells whether one side added 'c' or the other removed it.
+    assert reason(item(decided, "c")) == "the sides' models have no common ancestor: f32[16,16], none"
+    assert not item(decided, "c").numeric
+    assert names(finish(decided, {i.name: i.sides[0] for i in decided.conflicts})) == ["a", "b", "c"]
+
+
+def test_two_new_models_in_place_of_the_old_one_are_not_put_together() -> None:
+    decided = plan(BASE, [of(x="1", y="1"), of(z="1")])
+    assert {i.name: i.kind for i in decided.conflicts} == dict.fromkeys("xyz", "unrelated")
+    assert names(finish(decided, {i.name: i.sides[1] for i in decided.conflicts})) == ["z"]
+    # A model that was replaced on one side is; so are additions to what both still have.
+    assert plan(BASE, [of(x="1", y="1"), BASE]).clean
+    assert plan(BASE, [of(a="1", x="1"), of(a="1", y="1")]).clean
+    assert plan(BASE, [of(x="1"), of(x="1")]).clean
+
+
+def test_pieces_of_a_file_nobody_understood_are_not_mixed() -> None:
+    def file(*values: str) -> Manifest:
+        return manifest(*(tensor(f"bytes.{i}", value, "u8", (300,)) for i, value in enumerate(values)), form="opaque")
+
+    decided = plan(file("0", "0", "0"), [file("1", "0", "0"), file("0", "0", "2", "3")])
+    assert {i.name: i.kind for i in decided.items} == {
+        "bytes.0": "changed", "bytes.1": "unchanged", "bytes.2": "changed", "bytes.3": "removed-changed"
+    }  # fmt: skip
+    for side, count in ((0, 3), (1, 4)):
+        chosen = {i.name: i.sides[side] for i in decided.conflicts}
+        assert len(finish(decided, chosen)) == count
+    assert plan(file("0", "0"), [file("1", "0"), file("0", "0")]).clean
+    assert plan(file("0", "0"), [file("1", "2"), file("1", "2")]).clean
 
 
 def test_a_merge_of_one_side_is_none() -> None:
