@@ -7,6 +7,7 @@ the system has no such locks, only the age of objects protects them (see ``workf
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -70,3 +71,30 @@ def exclusive(folder: Path) -> Iterator[None]:
         with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
+
+
+@contextmanager
+def turn(folder: Path) -> Iterator[None]:
+    """Do what is done in turns in ``folder`` while others wait. Where the system has no locks, only threads of this process do."""
+    with _THREADS.setdefault(str(folder), threading.Lock()), _alone(folder):
+        yield
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    try:
+        import fcntl
+
+        descriptor = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):
+        yield
+        return
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+_THREADS: dict[str, threading.Lock] = {}

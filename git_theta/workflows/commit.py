@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,11 +14,13 @@ from git_theta.errors import FileChanged, GitError, ThetaError, UsageError
 from git_theta.git import attributes, merging, writing
 from git_theta.git.command import run
 from git_theta.git.writing import Branch
+from git_theta.store.guard import turn
 from git_theta.workflows import checkout
 from git_theta.workflows.clean import clean
 from git_theta.workflows.merge_branches import scratch_index
 from git_theta.workflows.session import Session
 
+_PATIENCE = 10.0  # seconds that another git command may take with the index
 _ATTEMPTS = 5  # at a branch that others move meanwhile
 _UNFINISHED = ("MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD", "rebase-merge", "rebase-apply")
 _PLAIN_LIMIT = 16 << 20  # bytes of a file that Git-Theta does not track
@@ -39,15 +42,17 @@ def commit(session: Session, files: Files, message: str, name: str | None = None
     cwd = _folder(session)
     branch = writing.branch(session.repository, name, cwd)
     if branch.here:
-        _check_unchanged(session, branch, list(files), worktree)
+        with turn(session.repository.common_dir):
+            _check_unchanged(session, branch, list(files), worktree)
     tracked = _tracked(session, branch, list(files))
     session.store.hold()
     before = _versions(branch.start, list(files), cwd)
     blobs = {path: (before[path][0], _blob(session, path, source, path in tracked, before[path][1])) for path, source in files.items()}
     session.store.flush()
-    made = _on_top(session, branch, blobs, before, message)
-    if branch.here and made != branch.tip:
-        _follow(session, blobs, tracked, worktree, made)
+    with turn(session.repository.common_dir):  # those who would only come into each other's way wait for each other
+        made = _on_top(session, branch, blobs, before, message)
+        if branch.here and made != branch.tip:
+            _follow(session, blobs, tracked, worktree, made)
     return made
 
 
@@ -149,12 +154,26 @@ def _follow(session: Session, blobs: Blobs, tracked: set[str], worktree: bool, m
     cwd = _folder(session)
     lines = "".join(f"{mode} {blob}\t{path}\0" for path, (mode, blob) in blobs.items()).encode("utf-8", "surrogateescape")
     try:
-        run(["update-index", "--add", "-z", "--index-info"], cwd=cwd, stdin=lines)
+        _with_index(["update-index", "--add", "-z", "--index-info"], cwd, lines)
         if worktree:
             _write(session, blobs, tracked)
     except ThetaError as error:
         names = " ".join(map(display, blobs))
         raise GitError(f"committed as {made[:12]}, but not checked out ({error}); 'git checkout HEAD -- {names}' does that") from error
+
+
+def _with_index(words: Sequence[str], cwd: Path, stdin: bytes) -> None:
+    """Run a git command that writes the index, when no other one does: the branch has moved, so it is late to give up."""
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            run(words, cwd=cwd, stdin=stdin)
+        except GitError as error:
+            if "index.lock" not in str(error) or time.monotonic() > until:
+                raise
+            time.sleep(0.05)
+        else:
+            return
 
 
 def _write(session: Session, blobs: Blobs, tracked: set[str]) -> None:
@@ -165,7 +184,7 @@ def _write(session: Session, blobs: Blobs, tracked: set[str]) -> None:
         raise outcome.failed[0][1]
     others = "".join(f"{path}\0" for path in blobs if path not in tracked)
     if others:
-        run(["checkout-index", "-f", "-u", "-z", "--stdin"], cwd=_folder(session), stdin=others.encode("utf-8", "surrogateescape"))
+        _with_index(["checkout-index", "-f", "-u", "-z", "--stdin"], _folder(session), others.encode("utf-8", "surrogateescape"))
 
 
 def version(session: Session, path: str, name: str | None) -> Manifest | None:
