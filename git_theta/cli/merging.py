@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 
 from git_theta.cli.output import path, table, warn
-from git_theta.core.names import display
+from git_theta.core.names import display, shell_word
 from git_theta.drivers.merge_driver import ENVIRONMENT
 from git_theta.errors import UsageError
 from git_theta.git import merging
@@ -107,7 +107,7 @@ def write_models(request: Request, folder: str) -> int:
                     fetch_missing(session, [manifest])
                     smudge.write(session.store, manifest, file, session.pool())
             click.echo(f"Wrote base, ours and theirs of {path(name)} to {path(target)}.")
-            click.echo(f"Put your result at {path(name)}, then: git add {shlex.quote(name)} && git commit")
+            click.echo(f"Put your result at {path(name)}, then: git add {shell_word(name)} && git commit")
     return code
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import click
 from git_theta.cli import configuration
 from git_theta.cli.output import Command, bold, page, path, plural, size, table, warn
 from git_theta.cli.patterns import Place, from_here, inside, matched, resolve
+from git_theta.core.names import shell_word
 from git_theta.errors import UsageError
 from git_theta.git import attributes, contents
 from git_theta.git.attributes import BASE, TRACKING, Rule
@@ -276,8 +276,4 @@ def _at(repository: Repository, rule: Rule) -> str:
 def _shell(words: Iterable[str]) -> str:
     """``words`` to be pasted into a shell, in printable ASCII whatever they hold."""
     safe = (f"./{word}" if word.startswith("-") else word for word in words)
-    return " ".join(shlex.quote(word) if path(word) == word else f"$'{_octal(word)}'" for word in safe)
-
-
-def _octal(word: str) -> str:
-    return "".join(chr(b) if 32 <= b < 127 and b not in b"'\\" else f"\\{b:03o}" for b in os.fsencode(word))
+    return " ".join(map(shell_word, safe))

@@ -8,6 +8,7 @@ tables, so it is the same in every release of Python, and what it prints can nei
 from __future__ import annotations
 
 import re
+import shlex
 
 from git_theta.errors import ManifestError
 
@@ -31,6 +32,14 @@ def unescape(text: str) -> str:
     if escape(name) != text:
         raise ManifestError(f"a tensor's name is not escaped as it should be: {text[:60]!a}")
     return name
+
+
+def shell_word(path: str) -> str:
+    """``path`` as one word for a person to copy into a shell, in printable ASCII."""
+    if re.fullmatch("[ -~]*", path):
+        return shlex.quote(path)
+    data = path.encode("utf-8", "surrogateescape")
+    return "$'" + "".join(chr(c) if 32 <= c < 127 and c not in b"\\'" else f"\\{c:03o}" for c in data) + "'"
 
 
 def _escape_one(match: re.Match[str]) -> str:

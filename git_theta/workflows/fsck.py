@@ -1,4 +1,5 @@
-"""fsck: whether every object that manifests need is here and is what its name says, and every tensor decodes to its digest.
+"""fsck: whether every object that manifests need is here and is what its name says, every tensor decodes to its digest, and they make a
+file.
 
 Objects are read once, and tensors decoded once, whatever number of versions share them: chains that end alike form a tree, which is
 walked from its dense root outwards.
@@ -12,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from git_theta.core import objects
+from git_theta.core import skeleton as skeletons
 from git_theta.core.digest import digest
-from git_theta.core.manifest import Entry, Link, ObjectRef
+from git_theta.core.manifest import Entry, Link, ObjectRef, parse
 from git_theta.core.names import display
 from git_theta.core.references import References
 from git_theta.core.source import FileSource
@@ -69,6 +71,17 @@ class Held:
     blob: str
 
 
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A manifest as a file to be put together: its skeleton, its size, and the sizes of its tensors."""
+
+    skeleton: Entry
+    size: int
+    lengths: tuple[int, ...]
+    path: str
+    blob: str
+
+
 @dataclass(slots=True)
 class _Node:
     """One stored value: the end of a chain, the lines that are it, and the values that build on it."""
@@ -80,8 +93,9 @@ class _Node:
 
 @dataclass(slots=True)
 class Survey:
-    """All distinct lines of some manifests."""
+    """All distinct lines of some manifests, and what they make together."""
 
+    wholes: list[Whole] = field(default_factory=list)
     held: list[Held] = field(default_factory=list)
     blobs: dict[str, str] = field(default_factory=dict)
     broken: list[Problem] = field(default_factory=list)
@@ -98,11 +112,13 @@ def survey(session: Session, revisions: Sequence[str] = (), everything: bool = F
     for found in history.manifests(session.repository, blobs):
         result.blobs[found.blob] = found.path
         try:
-            entries = references.add(found.text)
+            result.held += [Held(entry, found.path, found.blob) for entry in references.add(found.text)]
+            manifest = parse(found.text)
         except ManifestError as error:
             result.broken.append(Problem("broken", "", "", found.path, found.blob, str(error)))
             continue
-        result.held += [Held(entry, found.path, found.blob) for entry in entries]
+        lengths = tuple(entry.nbytes for entry in manifest.entries)
+        result.wholes.append(Whole(manifest.skeleton, manifest.size, lengths, found.path, found.blob))
     result.objects = {ref.oid: ref.size for held in result.held for ref in held.entry.objects}
     return result
 
@@ -114,7 +130,21 @@ def check(session: Session, found: Survey, advance: Callable[[int], None]) -> Re
     trees = list(_grow(found.held).values())
     for problems in session.pool().map(lambda tree: list(_walk(reader, tree)), trees):
         report.problems += problems
+    report.problems += _unfit(session.store, found.wholes)
     return report
+
+
+def _unfit(store: LocalStore, wholes: Iterable[Whole]) -> Iterator[Problem]:
+    """Manifests whose skeleton is that of other tensors: of such a file a part was staged, or a text merge mixed two."""
+    for whole in wholes:
+        try:
+            text = bytes(tensors.load(store, whole.skeleton))
+        except ThetaError:
+            continue  # told already, as a tensor's
+        try:
+            skeletons.parse(text, whole.size, whole.lengths)
+        except PayloadError as error:
+            yield Problem("broken", "", "", whole.path, whole.blob, f"it is no whole file: {error}")
 
 
 def _grow(held: Iterable[Held]) -> dict[Link, _Node]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from git_theta.core.contracts import MergeCase, MergeStrategy
 from git_theta.core.digest import digest
 from git_theta.core.manifest import INLINE_LIMIT, Entry, Manifest
-from git_theta.core.names import display
+from git_theta.core.names import display, shell_word
 from git_theta.core.tensors import Tensor
 from git_theta.errors import MergeError, ThetaError
 from git_theta.merges import options as merge_options
@@ -414,7 +413,7 @@ def describe(path: str, merged: Merged, shown: int = 5) -> list[str]:
         if count > shown:
             lines.append(f"    … and {count - shown} more")
     if lines:
-        quoted = display(shlex.quote(path))
+        quoted = shell_word(path)
         lines.append(
             f"resolve with: git theta resolve {quoted} -s STRATEGY    ('git theta strategies' lists them; also --ours, --theirs, --base)"
         )

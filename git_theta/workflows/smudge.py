@@ -138,7 +138,7 @@ class _Plan:
         try:
             self.skeleton = skeletons.parse(data, manifest.size, [entry.nbytes for entry in manifest.entries])
         except PayloadError as error:
-            raise ObjectDamaged(f"the file cannot be put together: {error}") from None
+            raise ObjectDamaged(f"the file cannot be put together: {error} (was a part of its manifest staged?)") from None
         self._summed = skeletons.needed(self.skeleton, len(manifest.entries))
 
     def runs(self) -> Iterator[_Run]:

@@ -397,6 +397,22 @@ def test_names_with_spaces_and_folders(repo: Branches) -> None:
     repo.settled()
 
 
+def test_the_commands_that_are_named_can_be_pasted(repo: Branches) -> None:
+    name = "\u043c\u043e\u0434\u0435\u043b\u044c\n'1'.safetensors"
+    repo.save("more", BASE, name)
+    repo.branch("theirs", moved(BASE, 3, "layer1"), path=name)
+    repo.save("ours", moved(BASE, 2, "layer1"), name)
+    said = repo.fails("merge", "theirs")
+    command = (
+        next(line for line in said.splitlines() if "resolve with: " in line).partition("resolve with: ")[2].partition(" -s STRATEGY")[0]
+    )
+    assert command.isascii()
+    arguments = command.removeprefix("git theta ")
+    repo.git("-c", 'alias.x=!bash -c "$X"', "x", X=f"git-theta {arguments} --theirs")
+    repo.git("commit", "-qm", "merged")
+    repo.settled()
+
+
 def test_nothing_in_conflict_is_said(repo: Branches) -> None:
     assert "no tracked model is in conflict" in repo.told("resolve", "--ours", code=1)
 

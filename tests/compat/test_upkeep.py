@@ -395,6 +395,30 @@ def test_fsck_reports_a_broken_manifest(one: Repo) -> None:
     assert needed_by(one, "HEAD") <= one.object_ids()
 
 
+def test_fsck_reports_a_manifest_that_makes_no_file(one: Repo) -> None:
+    """As 'git add -p' can make one, of a file whose tensors have become more."""
+    text = one.blob("HEAD:model.safetensors")
+    line = text.splitlines(keepends=True)[-1]
+    one.write("model.safetensors", changed(model(1), 0, 5))
+    one.git("add", "model.safetensors")
+    one.git("commit", "-qm", "sound")
+    assert b"all is well" in one.theta("fsck")
+    mixed = text + b"another." + line
+    size = next(part for part in text.splitlines(keepends=True) if part.startswith(b"size "))
+    for number, made in enumerate((mixed.replace(size, b"size 99999999\n"), mixed, text + line)):
+        blob = one.git("hash-object", "-w", "--stdin", stdin=made).decode().strip()
+        one.git("update-index", "--add", "--cacheinfo", f"100644,{blob},mixed{number}.safetensors")
+    done = one.theta_run("fsck")
+    assert done.returncode == 1
+    said = done.stdout.decode()
+    assert "mixed0.safetensors: it is no whole file: the skeleton is cut for" in said
+    assert "mixed1.safetensors: line 3: the tensors hold" in said
+    assert "mixed2.safetensors: line" in said
+    assert said.count("broken manifest") == 3
+    (one.path / "mixed0.safetensors").unlink(missing_ok=True)
+    assert "was a part of its manifest staged?" in one.git_fails("checkout", "--", "mixed0.safetensors")
+
+
 @pytest.mark.parametrize("server", [False, True], ids=["folder", "git-lfs"])
 def test_fsck_of_the_remote(tmp_path: Path, environment: Mapping[str, str], server: bool) -> None:
     if server and shutil.which("git-lfs") is None:

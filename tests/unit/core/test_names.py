@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from git_theta.core.names import display, escape, unescape
+from git_theta.core.names import display, escape, shell_word, unescape
 from git_theta.errors import ManifestError
 
 ANY = st.text(st.characters(), max_size=30)
@@ -82,3 +86,15 @@ def test_display_keeps_spaces() -> None:
     assert display(" ") == "\\x20"
     assert display("a  b ") == "a  b "
     assert display("abcdef", 4) == "abc~"
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize(
+    "name", ["plain.pt", "it's $x `y`.pt", "\u043c\u043e\u0434\u0435\u043b\u044c 1.pt", "a\nb\x1b[2J'\\0.pt", "\udcff7.pt"]
+)
+def test_words_for_a_shell(name: str) -> None:
+    word = shell_word(name)
+    assert word.isascii()
+    assert word.isprintable()
+    done = subprocess.run(["bash", "-c", f"printf %s {word}"], capture_output=True, check=True)
+    assert done.stdout == os.fsencode(name)
