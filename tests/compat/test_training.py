@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -173,6 +174,50 @@ def test_the_branch_of_a_run() -> None:
     assert default_branch("/a/out/my run.1") == "runs/my-run-1"
     assert default_branch("/a/lightning_logs/version_3/checkpoints") == "runs/version_3"
     assert default_branch("/") == "runs/run"
+
+
+def test_the_trainers_callback_on_every_rank_and_without_a_checkpoint(repo: Repo, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    from git_theta.training import ThetaCallback
+
+    folder = tmp_path / "out" / "checkpoint-3"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(safetensors_file({"w": np.arange(300)}))
+    arguments = SimpleNamespace(output_dir=str(tmp_path / "out"))
+    callback = ThetaCallback(repo=repo.path)
+    callback.on_train_begin(arguments, None, None)
+    for step, first in ((3, False), (3, True), (4, True)):  # another process; the first; a checkpoint that is not there
+        logs = [{"step": step, "loss": 0.5, "note": "text"}]
+        state = SimpleNamespace(is_world_process_zero=first, global_step=step, log_history=logs, best_model_checkpoint=str(folder))
+        callback.on_save(arguments, state, None)
+    callback.on_train_end(arguments, None, None)
+    assert callback.saver.commits == branch(repo, "runs/out")
+    (error,) = callback.saver.errors
+    assert error.startswith("'Step 4': ")
+    (step,) = git_theta.log("model/model.safetensors", "runs/out", repo=repo.path)
+    assert step.metrics == {"step": 3, "loss": 0.5}
+    assert repo.git("rev-parse", "best/runs/out").decode().strip() == callback.saver.commits[0]
+
+
+def test_lightnings_callback_on_every_rank_and_when_metrics_fail(repo: Repo, tmp_path: Path) -> None:
+    pytest.importorskip("pytorch_lightning")
+    from git_theta.training import ThetaCheckpoint
+
+    class Trainer(SimpleNamespace):
+        def save_checkpoint(self, path: str, weights_only: bool | None = None) -> None:
+            Path(path).write_bytes(safetensors_file({"w": np.arange(300)}))
+
+    checkpoint = ThetaCheckpoint(dirpath=tmp_path / "sine", path="m.safetensors", repo=repo.path, branch="runs/sine")
+    for step, first, metrics in ((1, False, {}), (2, True, {"loss": 1}), (3, True, None)):
+        path = str(tmp_path / f"{step}.ckpt")
+        trainer = Trainer(is_global_zero=first, global_step=step, current_epoch=0, callback_metrics=metrics, loggers=[])
+        checkpoint._save_checkpoint(trainer, path)
+        assert Path(path).exists()
+    checkpoint.saver.finish()
+    assert checkpoint.saver.commits == branch(repo, "runs/sine")
+    assert len(checkpoint.saver.commits) == 1
+    (error,) = checkpoint.saver.errors
+    assert error.startswith("'Step 3': ")
 
 
 def test_only_what_is_named_is_imported() -> None:
