@@ -67,6 +67,11 @@ def beside(name: str) -> list[str]:
     return [form for form, row in FORMATS.items() if row.beside and row.beside in name]
 
 
+def explains(name: str) -> bool:
+    """Whether a file called ``name`` may be one by which others are understood, which needs no format of its own."""
+    return name == ".metadata" or name.endswith(".index")
+
+
 def make(target: str) -> object:
     """An instance of the class that ``module:Class`` names."""
     module, _, name = target.partition(":")

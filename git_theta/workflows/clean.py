@@ -138,7 +138,7 @@ def scan(session: Session, path: str, source: Source, head: bytes) -> Layout:
             ) from error
         if layout.size != source.size:
             raise FormatError(f"format {candidate.name} describes {layout.size} bytes of a file of {source.size}")
-        if layout.format == "opaque" and layout.size:
+        if layout.format == "opaque" and layout.size and not tables.explains(PurePosixPath(path).name):
             session.warn(f"{path}: no known checkpoint format; stored as plain bytes")
         return layout
     raise FormatError("no checkpoint format is installed")  # pragma: no cover - opaque takes everything

@@ -24,6 +24,14 @@ def commit(repo: Repo, *names: str) -> None:
     repo.git("commit", "-qm", "more")
 
 
+def test_what_explains_other_files_is_not_warned_of(tf: Repo) -> None:
+    tf.write(".gitattributes", tf.read(".gitattributes") + b".metadata filter=theta -text\n*.txt filter=theta -text\n")
+    tf.write(".metadata", (DATA / "dcp" / ".metadata").read_bytes())
+    tf.write("notes.txt", b"text")
+    done = tf.run(["git", "add", "."])
+    assert done.stderr == b"git-theta: notes.txt: no known checkpoint format; stored as plain bytes\n"
+
+
 def test_tensorflow(tf: Repo, tmp_path: Path) -> None:
     commit(tf, ".gitattributes", VALUES, INDEX)
     manifest = tf.manifest(f"HEAD:{VALUES}")
