@@ -76,6 +76,7 @@ class Reader:
 
     def _views(self) -> dict[str, _Seen]:
         from git_theta.checkpoints.torch_archive import understand
+        from git_theta.checkpoints.torch_contents import SHOWN_LIMIT
         from git_theta.checkpoints.zip_container import read_archives
 
         self._fetch([])
@@ -96,6 +97,9 @@ class Reader:
             plain = entry is not None and view.contiguous and entry.spec == Spec(view.storage.dtype, view.shape)
             if place is not None and place.plain and not plain:
                 found[view.name] = _Seen(view, place.offset, place.length)
+        specs = (Spec(seen.view.storage.dtype, seen.view.shape) for seen in found.values())
+        if sum(spec.nbytes for spec in specs) > SHOWN_LIMIT * self.manifest.size:
+            return {}  # a small file could ask for any amount of memory; its storages are there
         return found
 
     def fetch(self, names: Iterable[str]) -> None:

@@ -409,6 +409,16 @@ def test_names_that_two_tensors_of_a_torch_file_have(repo: Repo) -> None:
         assert torch.equal(found["a.b#2"].reshape(-1), two.reshape(-1))
 
 
+def test_views_that_would_take_much_memory(repo: Repo) -> None:
+    torch = pytest.importorskip("torch")
+    base = torch.arange(20_000.0)
+    for count, found in ((4, 4), (40, 1)):
+        git_theta.save({str(n): base[n : n + 18_000].reshape(2, -1).t() for n in range(count)}, "model.pt", repo=repo.path)
+        with git_theta.open("HEAD", "model.pt", "torch", repo=repo.path) as checkpoint:
+            assert len(checkpoint) == found
+            assert sum(value.numel() for value in checkpoint.values()) == (18_000 * 4 if found == 4 else 20_000)
+
+
 def test_slices_of_a_distributed_checkpoint(repo: Repo) -> None:
     data = ROOT / "tests" / "data" / "dcp"
     repo.write(".gitattributes", b"*.distcp filter=theta -text\n")
