@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shlex
@@ -29,6 +30,7 @@ from git_theta.workflows.merge import describe
 from git_theta.workflows.session import Session
 
 _STEPS = 1000
+_NUMBER = re.compile(r"(?<![\w./+-])[-+]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|(?i:nan|inf(?:inity)?))(?![\w/]|\.\w)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +120,16 @@ def by_score(request: Request, sweeps: Sequence[str], command: str, minimize: bo
     if "{checkpoint}" not in command:
         raise click.UsageError("--eval needs {checkpoint} where the candidate's file name belongs")
     steps = [parse_sweep(sweep) for sweep in sweeps]
+    tried = list(merge_branches.candidates(request.strategies, request.words, steps))
+    for strategy, words in tried:
+        request.rules(strategy, words)  # a value out of range is told before any is tried
     with _session() as session:
         found = merge_branches.models(session, _commits(request), lambda _: merge_rules.Rules())
         if len(found) != 1:
             listed = ", ".join(path(model.path) for model in found) or "none"
             raise UsageError(f"choosing by score needs exactly one model that changed on several sides, not {len(found)} ({listed})")
         scores = []
-        for strategy, words in merge_branches.candidates(request.strategies, request.words, steps):
+        for strategy, words in tried:
             score = _score(session, found[0], request, strategy, words, command)
             scores.append(score)
             if not as_json:
@@ -154,8 +159,14 @@ def _score(session: Session, model: merge_branches.Model, request: Request, stra
             session.store.discard()
         line = command.replace("{checkpoint}", shlex.quote(str(file)))
         done = subprocess.run(line, shell=True, stdout=subprocess.PIPE, check=False)  # noqa: S602 - the user's own command line
-    numbers = re.findall(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", done.stdout.decode("utf-8", "replace"))
-    return Score(strategy, tuple(words), float(numbers[-1]) if numbers and done.returncode == 0 else None)
+    return Score(strategy, tuple(words), last_number(done.stdout.decode("utf-8", "replace")) if done.returncode == 0 else None)
+
+
+def last_number(text: str) -> float | None:
+    """The last number that stands in ``text`` by itself, not in a word or path; None without one, or if it is NaN or infinite."""
+    numbers = _NUMBER.findall(text)
+    value = float(numbers[-1]) if numbers else math.nan
+    return value if math.isfinite(value) else None
 
 
 def parse_sweep(text: str) -> tuple[str, list[str]]:
