@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 from git_theta.checkpoints.flax_msgpack import FlaxMsgpackFormat
 from git_theta.checkpoints.gguf import GgufFormat
 from git_theta.checkpoints.hdf5 import Hdf5Format
+from git_theta.checkpoints.onnx import OnnxFormat
 from git_theta.checkpoints.torch_legacy import TorchLegacyFormat
 from git_theta.core.source import BytesSource
 from git_theta.core.tensors import Tensor
@@ -95,3 +97,41 @@ def test_torch_sees_the_same_values_in_old_files(name: str) -> None:
     assert cut.keys() <= found.keys()
     for path, tensor in cut.items():
         assert bytes(found[path].contiguous().flatten().view(torch.uint8).numpy()) == bytes(tensor.data), path
+
+
+def test_what_onnx_writes(tmp_path: Path) -> None:
+    """Initializers, a constant of a node, one value after the other, half-precision numbers, a sparse tensor, a branch, other files."""
+    onnx = pytest.importorskip("onnx")
+    from onnx import helper, numpy_helper
+
+    held = {
+        "weight": np.arange(12, dtype=np.float32).reshape(3, 4),
+        "half": np.arange(5, dtype=np.float16),
+        "brain": np.arange(6).astype(ml_dtypes.bfloat16),
+        "index": np.arange(7),
+        "mask": np.array([True, False]),
+    }
+    kind = onnx.TensorProto
+    coded = [helper.make_tensor("floats", kind.FLOAT, [3], [1.5, 2.5, 3.5]), helper.make_tensor("longs", kind.INT64, [2], [1, 300])]
+    inner = helper.make_graph([], "inner", [], [], [numpy_helper.from_array(np.ones(4, np.float32), "inside")])
+    nodes = [
+        helper.make_node("Constant", [], ["konst"], value=numpy_helper.from_array(np.full(3, 7.0), "")),
+        helper.make_node("If", ["x"], ["y"], then_branch=inner, else_branch=helper.make_graph([], "none", [], [])),
+    ]
+    weights = [*(numpy_helper.from_array(value, name) for name, value in held.items()), *coded]
+    model = helper.make_model(helper.make_graph(nodes, "graph", [], [], weights))
+    onnx.save(model, tmp_path / "model.onnx")
+    data = (tmp_path / "model.onnx").read_bytes()
+    assert OnnxFormat().sniff(data[:4096])
+    found = tensors(OnnxFormat(), data)
+    assert [name for name in found if name not in held] == ["konst.value", "inside", "floats", "longs"]
+    for name, value in held.items():
+        assert found[name] == Tensor.from_array(value), name
+    assert found["konst.value"].array().tolist() == [7.0] * 3
+    assert found["inside"].array().tolist() == [1.0] * 4
+    assert found["floats"].array().tolist() == [1.5, 2.5, 3.5]
+    assert found["longs"].dtype == "u8"
+
+    onnx.save(model, tmp_path / "split.onnx", save_as_external_data=True, location="values.bin", size_threshold=0)
+    (tmp_path / "values.bin").unlink()  # nobody asks for it
+    assert not set(held) & set(tensors(OnnxFormat(), (tmp_path / "split.onnx").read_bytes()))
