@@ -45,11 +45,11 @@ def fsck(revisions: tuple[str, ...], everything: bool, remote_too: bool, remote_
             progress.end()
         if repair:
             report = work.repair(session, found, report)
-        problems = list(report.problems)
+        problems, elsewhere = list(report.problems), list[work.Problem]()
         if remote_too or remote_name is not None:
             remote = remote_or_default(session.repository, remote_name)
-            problems += work.check_remote(session, found, remote)
-        problems = work.locate(session, found, problems)
+            elsewhere = work.check_remote(session, found, remote)
+        problems = work.locate(session, found, [*problems, *elsewhere])
     for problem in problems:
         click.echo(work.describe(problem))
     if report.repaired:
@@ -59,7 +59,10 @@ def fsck(revisions: tuple[str, ...], everything: bool, remote_too: bool, remote_
     if not problems:
         click.echo(f"Checked {looked}: all is well.")
         return 0
-    missing = len({problem.oid for problem in problems if problem.kind == "missing"})
-    hint = "; 'git theta fetch' or 'git theta fsck --repair' may bring what is missing" if missing and not repair else ""
+    hint = ""
+    if any(problem.kind == "missing" for problem in report.problems) and not repair:
+        hint = "; 'git theta fetch' or 'git theta fsck --repair' may bring what is missing"
+    elif any(problem.kind == "missing" for problem in elsewhere):
+        hint = "; 'git theta push --all' sends what is missing there"
     click.echo(f"git-theta: checked {looked}: {plural(len(problems), 'problem')}{hint}", err=True)
     return 1

@@ -99,7 +99,7 @@ def import_history(session: Session, include: Sequence[str], names: Sequence[str
         work = _Import(working, scratch, held, tracking.Tracking(repository, patterns, sorted(paths)), advance)
         rewritten = scratch.rewrite(chosen, work.change)
         working.store.flush()
-        done = {blob for _, blob in versions} - work.old_metadata
+        done = {blob for _, blob in versions} - work.old_metadata - work.migrated
         summary = Summary(tuple(patterns), len(work.paths), len(done), sum(map(held.whole, done)), held.kept_bytes(done))
         summary.after = sum(work.references.objects.values()) + work.text_bytes
         summary.old_metadata = len(work.old_metadata)
@@ -408,6 +408,7 @@ class _Import(_Rewriter):
         self._unflushed = 0
         self.converted: dict[str, str] = {}  # blob and suffix → the manifest's blob
         self.old_metadata: set[str] = set()
+        self.migrated: set[str] = set()
         self.references = References()
         self.text_bytes = 0
 
@@ -427,6 +428,10 @@ class _Import(_Rewriter):
             self.old_metadata.add(item.blob)
             return item.blob
         text = clean.clean(self._session, item.path, source, known)
+        if is_manifest(head):
+            self.migrated.add(item.blob)
+            self._advance(source.size)
+            return item.blob
         self.references.add(text)
         self.text_bytes += len(text)
         self._advance(source.size)
@@ -434,7 +439,7 @@ class _Import(_Rewriter):
         if self._unflushed > _FLUSH:
             self._session.store.flush()
             self._unflushed = 0
-        return item.blob if is_manifest(head) else self._remember(self._scratch.store(text), parse(text))
+        return self._remember(self._scratch.store(text), parse(text))
 
     def _ancestors(self, path: str, parents: Sequence[_Tree], gone: Sequence[str]) -> list[str]:
         """The manifests that a version at ``path`` is likely close to: its parents' there, else those the commit took away, else others."""

@@ -16,6 +16,8 @@ from git_theta.workflows import transfer
 from git_theta.workflows.progress import Progress
 from git_theta.workflows.session import Session
 
+_PROBES = 16  # objects that are looked for where more are taken to be
+
 
 @dataclass(frozen=True, slots=True)
 class RefUpdate:
@@ -76,7 +78,8 @@ class Plan:
 def plan_update(session: Session, remote: Remote, updates: Sequence[RefUpdate], subtract: bool) -> Plan:
     """What ``remote`` needs before its refs may change: the objects of all manifests in commits that it does not have yet.
 
-    What it has is what its refs reach. With ``subtract``, objects that the parents' versions have are taken to be there as well.
+    What it has is what its refs reach. With ``subtract``, objects that the parents' versions have are taken to be there as well,
+    if a few of them are (where that can be told); else all that the tips' files need is delivered.
     """
     tips = [update.local_oid for update in updates if not update.deletes]
     if not tips:
@@ -88,11 +91,7 @@ def plan_update(session: Session, remote: Remote, updates: Sequence[RefUpdate], 
 def plan_revisions(session: Session, remote: Remote, revisions: Sequence[str]) -> Plan:
     """Everything that ``revisions`` need in their own files, and in the commits before them that ``remote`` is not known to have."""
     tips = [_resolved(session.repository, revision) for revision in revisions]
-    plan = _plan(session, remote, tips, _had(session, remote, tips, []), subtract=False)
-    blobs = {oid: path for tip in tips for oid, path in history.tree_blobs(session.repository, tip).items()}
-    more = _needs(history.manifests(session.repository, blobs))
-    needs = {need.ref.oid: need for need in (*more.needs, *plan.needs)}
-    return Plan(remote, max(plan.manifests, more.manifests), tuple(needs.values()), (*plan.broken, *more.broken))
+    return _with_trees(session, _plan(session, remote, tips, _had(session, remote, tips, []), subtract=False), tips)
 
 
 def plan_all(session: Session, remote: Remote) -> Plan:
@@ -156,8 +155,30 @@ def _plan(session: Session, remote: Remote, tips: Sequence[str], had: Sequence[s
             known.add(found.text)
         except ManifestError:
             continue
+    shared = [need for need in read.needs if need.ref.oid in known.objects]
+    if not _holds(session, remote, shared):
+        everything = Plan(remote, read.manifests, tuple(read.needs), tuple(read.broken))
+        return _with_trees(session, everything, history.commits(repository, tips))
     needs = tuple(need for need in read.needs if need.ref.oid not in known.objects)
     return Plan(remote, read.manifests, needs, tuple(read.broken))
+
+
+def _holds(session: Session, remote: Remote, shared: Sequence[Need]) -> bool:
+    """Whether the remote's objects are where they are taken to be, as far as a few of them tell: their place may be a new one."""
+    if not shared:
+        return True
+    place = transfer.Routes(session).destination(remote)
+    step = -(-len(shared) // _PROBES)
+    return not (isinstance(place, transfer.Checked) and place.lacking([need.ref for need in shared[::step]]))
+
+
+def _with_trees(session: Session, plan: Plan, tips: Sequence[str]) -> Plan:
+    """The plan, and whatever the files of ``tips`` need."""
+    blobs = {oid: path for tip in tips for oid, path in history.tree_blobs(session.repository, tip).items()}
+    more = _needs(history.manifests(session.repository, blobs))
+    needs = {need.ref.oid: need for need in (*more.needs, *plan.needs)}
+    broken = dict.fromkeys((*plan.broken, *more.broken))
+    return Plan(plan.remote, max(plan.manifests, more.manifests), tuple(needs.values()), tuple(broken))
 
 
 @dataclass(slots=True)

@@ -149,7 +149,7 @@ def test_a_push_that_was_cut_off_goes_on(world: HttpWorld, one: Repo) -> None:
     world.assert_complete()
 
 
-@pytest.mark.parametrize("fault", ["503", "cut"])
+@pytest.mark.parametrize("fault", ["503", "cut", "slow"])
 def test_what_passes_is_got_over(world: HttpWorld, one: Repo, fault: str) -> None:
     faulty = set[str]()
 

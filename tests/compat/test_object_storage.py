@@ -87,6 +87,16 @@ def test_nothing_that_is_there_is_sent_or_fetched_again(world: World, one: Repo,
         assert between.count("PUT") == len(new)
 
 
+def test_a_bucket_that_is_new_gets_whatever_the_pushed_commit_needs(world: World, one: Repo, bucket: Bucket) -> None:
+    one.git("push", "-q", "origin", "main")  # into the remote's own folder
+    one.theta("remote", "set", "origin", bucket.url("p"))
+    one.commit("second", model__safetensors=changed(model(1), 2, 3))
+    one.git("push", "-q", "origin", "main")
+    assert set(bucket.keys()) == needed_by(one, "HEAD")
+    shutil.rmtree(world.remote / "theta")
+    assert fetched_by(world, "two", bucket.url("p")).read("model.safetensors") == changed(model(1), 2, 3)
+
+
 def test_an_interrupted_push_goes_on_where_it_stopped(world: World, one: Repo, bucket: Bucket) -> None:
     with serving.proxy(bucket.port) as between:
         one.theta("remote", "set", "origin", bucket.url("p", between.port))
@@ -120,7 +130,7 @@ def test_an_interrupted_fetch_goes_on_where_it_stopped(world: World, one: Repo, 
     two.assert_clean()
 
 
-@pytest.mark.parametrize("fault", ["503", "cut"])
+@pytest.mark.parametrize("fault", ["503", "cut", "slow"])
 def test_a_fault_that_passes_is_got_over(world: World, one: Repo, bucket: Bucket, fault: str) -> None:
     with serving.proxy(bucket.port) as between:
         url = bucket.url("p", between.port)

@@ -99,8 +99,14 @@ def test_a_push_by_the_url_that_is_for_fetching(world: World, one: Repo) -> None
     assert objects_at(second) == set()
 
 
-def test_a_new_branch_brings_its_own_objects_alone(world: World, one: Repo) -> None:
+@needs_git_lfs
+def test_a_new_branch_brings_its_own_objects_alone(tmp_path: Path, environment: Mapping[str, str]) -> None:
     """Neither are those of the branch that it left sent again, nor are old ones fetched for that."""
+    world = World(tmp_path, sharing.with_program(environment, tmp_path / "bin"), server=True)
+    one = world.start()
+    one.commit("first", model__safetensors=model(1))
+    one.commit("second", model__safetensors=changed(model(1), 0, 2))
+    one.git("push", "-q", "origin", "main")
     two = world.clone("two")
     had = two.object_ids()
     two.git("checkout", "-q", "-b", "topic")
@@ -108,6 +114,41 @@ def test_a_new_branch_brings_its_own_objects_alone(world: World, one: Repo) -> N
     world.forget_objects()
     two.git("push", "-q", "origin", "topic")
     assert world.objects() == two.object_ids() - had != set()
+
+
+@pytest.mark.parametrize("kind", ["storage", "emptied", "no-verify"])
+def test_objects_that_are_not_where_they_are_taken_to_be(world: World, one: Repo, kind: str) -> None:
+    """A place for objects that is new, or was emptied, or never got those of the version before: the next push shows it."""
+    place = world.remote
+    if kind == "storage":
+        place = world.folder / "storage"
+        place.mkdir()
+        one.theta("remote", "set", "origin", place.as_uri())
+    elif kind == "emptied":
+        shutil.rmtree(world.remote / "theta")
+    else:
+        one.commit("third", model__safetensors=model(7))
+        one.git("push", "-q", "--no-verify", "origin", "main")
+        assert not needed_by(one, "HEAD") <= world.objects()
+    one.commit("last", model__safetensors=changed(one.read("model.safetensors"), 3, 8), other__safetensors=model(3))
+    one.git("push", "-q", "origin", "main")
+    assert needed_by(one, "HEAD") <= {path.name for path in place.rglob("*") if path.is_file()}
+    two = world.clone("two", *(["-c", f"remote.origin.thetaUrl={place.as_uri()}"] if kind == "storage" else []))
+    assert two.read("model.safetensors") == one.read("model.safetensors")
+
+
+def test_what_was_pushed_without_the_hook_can_be_sent_by_hand(world: World, one: Repo) -> None:
+    one.commit("third", model__safetensors=model(7))
+    one.commit("fourth", model__safetensors=model(8))
+    one.git("push", "-q", "--no-verify", "origin", "main")
+    one.theta("push")
+    assert needed_by(one, "HEAD") <= world.objects()
+    done = one.theta_run("fsck", "--all", "--remote")
+    assert done.returncode == 1
+    assert b"git theta push --all" in done.stderr
+    one.theta("push", "--all")
+    world.assert_complete()
+    assert "all is well" in one.theta("fsck", "--all", "--remote").decode()
 
 
 def test_by_hand_too(world: World, one: Repo) -> None:
