@@ -9,6 +9,7 @@ from git_theta.core.names import display
 from git_theta.errors import GitError, MergeError, UsageError
 from git_theta.git import merging, writing
 from git_theta.git.command import run, run_code
+from git_theta.store.guard import turn
 from git_theta.workflows.merge import describe
 from git_theta.workflows.merge_branches import merge_model, merged_tree, models, siblings
 from git_theta.workflows.merge_rules import Rules
@@ -40,10 +41,14 @@ def merge_commits(
         tree = _tree(session, [ours, *new], rules)
         text = message or f"Merge {', '.join(map(repr, names))} into {branch.shown}"
         made, reason = writing.commit_tree(tree, [ours, *new], text, cwd), f"merge {', '.join(names)} (git-theta)"
-    if branch.here:
-        run(["read-tree", "-m", "-u", ours, made], cwd=session.repository.worktree)
-    if not writing.move(branch.name, made, ours, reason, cwd):
-        raise GitError(f"{branch.shown} was moved by somebody else meanwhile; merge again")
+    with turn(session.repository.common_dir):
+        moved = writing.commit(branch.name, cwd) != ours
+        if branch.here and not moved:
+            run(["read-tree", "-m", "-u", ours, made], cwd=session.repository.worktree)
+        if moved or not writing.move(branch.name, made, ours, reason, cwd):
+            if branch.here and not moved:
+                run(["read-tree", "-m", "-u", made, ours], cwd=session.repository.worktree)
+            raise GitError(f"{branch.shown} was moved by somebody else meanwhile; merge again")
     return made
 
 

@@ -510,6 +510,33 @@ def test_merge(repo: Repo) -> None:
     repo.assert_clean()
 
 
+@pytest.mark.parametrize("when", ["while it merges", "when it has merged"])
+def test_a_merge_into_a_branch_that_moves_meanwhile_changes_nothing(repo: Repo, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    from git_theta.git import writing
+
+    git_theta.save(model(), MODEL, repo=repo.path)
+    git_theta.save({**model(), "steps": np.array([9])}, MODEL, branch="side", repo=repo.path)
+    git_theta.save({**model(), "mask": model()["mask"] ^ True}, MODEL, repo=repo.path)
+    before, moved = repo.head(), list[str]()
+
+    def somebody(*_: object) -> None:
+        if not moved:
+            made = repo.git("commit-tree", f"{before}^{{tree}}", "-p", before, "-m", "meanwhile").decode().strip()
+            repo.git("update-ref", "refs/heads/main", made)
+            moved.append(made)
+
+    name = "commit_tree" if when == "while it merges" else "move"
+    real = getattr(writing, name)
+    monkeypatch.setattr(writing, name, lambda *arguments: somebody() or real(*arguments))
+    with pytest.raises(GitError, match="moved by somebody else meanwhile; merge again"):
+        git_theta.merge("side", repo=repo.path)
+    assert [repo.head()] == moved
+    repo.assert_clean()
+    made = git_theta.merge("side", repo=repo.path)
+    assert git_theta.load(made, MODEL, "steps", repo=repo.path)["steps"] == 9
+    repo.assert_clean()
+
+
 def test_merge_leaves_other_conflicts_to_git(repo: Repo) -> None:
     repo.commit("one", a__txt=b"a\n")
     repo.git("switch", "-q", "-c", "side")
