@@ -243,6 +243,8 @@ def _changed(session: Session, entry: Entry, change: Change) -> Entry:
         new, encoded = change.encode(base)
     except (UsageError, FormatError) as error:
         raise UsageError(f"tensor '{display(entry.name, 80)}': {error}") from None
+    if _leaves_range(base, new):
+        raise UsageError(f"tensor '{display(entry.name, 80)}': its new value would be infinite in places: {entry.dtype} cannot hold it")
     data = memoryview(new.data).cast("B")
     identity = digest(data)
     if identity == entry.digest:
@@ -254,3 +256,10 @@ def _changed(session: Session, entry: Entry, change: Change) -> Entry:
         return Entry(entry.name, new.dtype, new.shape, identity, (link, *entry.chain), None, entry.aliases)
     chain = tensors.encode(store, new, bases, settings.compression, settings.max_chain)
     return Entry(entry.name, new.dtype, new.shape, identity, chain, None, entry.aliases)
+
+
+def _leaves_range(base: Tensor, new: Tensor) -> bool:
+    """Whether elements that were finite are not any more: no update is meant to do that."""
+    from git_theta.merges.check import count_special
+
+    return dtypes.get(base.dtype).kind == "f" and sum(count_special(new.array())) > sum(count_special(base.array()))
