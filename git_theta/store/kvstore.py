@@ -171,14 +171,10 @@ class BucketPlace:
 
     def _store(self) -> tensorstore.KvStore:
         if self._opened is None:
-            for name, value in _PATIENCE.items():
-                os.environ.setdefault(name, value)
             import tensorstore
 
-            context = {f"{kind}_request_retries": _RETRIES for kind in ("s3", "gcs", "http")}
             try:
-                spec = self._storage.spec(self._environment)
-                self._opened = tensorstore.KvStore.open(spec, context=tensorstore.Context(context)).result()
+                self._opened = tensorstore.KvStore.open(self._storage.spec(self._environment), context=context()).result()
             except (ValueError, OSError) as error:
                 raise TransferError(f"{self.title} cannot be opened: {_reason(error)}") from None
         return self._opened
@@ -204,6 +200,15 @@ class BucketPlace:
         finally:
             for _, future in under_way:
                 future.cancel()
+
+
+def context() -> tensorstore.Context:
+    """How long TensorStore is to try: left to itself, it goes on for a quarter of an hour."""
+    for name, value in _PATIENCE.items():
+        os.environ.setdefault(name, value)
+    import tensorstore
+
+    return tensorstore.Context({f"{kind}_request_retries": _RETRIES for kind in ("s3", "gcs", "http")})
 
 
 _DAMAGED = "damaged there: its bytes have another SHA-256 or size"

@@ -18,6 +18,7 @@ from git_theta.core import dtypes
 from git_theta.core.names import display
 from git_theta.core.tensors import Buffer, Spec
 from git_theta.errors import TransferError, UsageError
+from git_theta.store.kvstore import context
 from git_theta.store.storage_url import parse_url
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Place:
         self.title = display(where, 200)
         if folder is not None:
             self._spec = {"driver": "file", "path": f"{Path(folder).as_posix().rstrip('/')}/"}
+        self._context: tensorstore.Context | None = None
 
     def keys(self) -> Iterator[str]:
         """Everything that is there."""
@@ -69,7 +71,7 @@ class Place:
         if metadata is not None:
             spec |= {"metadata": metadata, "store_data_equal_to_fill_value": True}
             options |= {"assume_metadata": True}
-        array: tensorstore.TensorStore = self._run(lambda: tensorstore.open(spec, **options).result())
+        array: tensorstore.TensorStore = self._run(lambda: tensorstore.open(spec, context=self._patience(), **options).result())
         return array
 
     def fill(self, array: tensorstore.TensorStore, value: np.ndarray) -> None:
@@ -93,7 +95,12 @@ class Place:
     def _store(self) -> tensorstore.KvStore:
         import tensorstore
 
-        return tensorstore.KvStore.open(self._spec).result()
+        return tensorstore.KvStore.open(self._spec, context=self._patience()).result()
+
+    def _patience(self) -> tensorstore.Context:
+        if self._context is None:
+            self._context = context()
+        return self._context
 
     def _run(self, work: Any) -> Any:
         try:

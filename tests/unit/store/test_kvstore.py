@@ -6,6 +6,7 @@ import hashlib
 import json
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 
 from git_theta.core.manifest import ObjectRef
 from git_theta.errors import ObjectDamaged, TransferError
-from git_theta.store import kvstore
+from git_theta.store import kvstore, zarr
 from git_theta.store.local import LocalStore
 
 
@@ -242,3 +243,13 @@ def test_what_cannot_be_written_says_so(store: LocalStore, tmp_path: Path) -> No
         web.upload(tmp_path / "x", ref)
     with pytest.raises(TransferError, match="at most 5 GiB"):
         kvstore.place("s3://models/p").upload(tmp_path / "x", ObjectRef("0" * 64, 6 << 30))
+
+
+def test_exports_do_not_wait_for_long_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kvstore, "_RETRIES", {"max_retries": 1, "initial_delay": "1ms", "max_delay": "1ms"})
+    place = zarr.Place("http://127.0.0.1:1/nobody", {})
+    begun = time.monotonic()
+    for attempt in (lambda: place.read("zarr.json"), lambda: place.array("tensors/w")):
+        with pytest.raises(TransferError, match="nobody"):
+            attempt()
+    assert time.monotonic() - begun < 20
