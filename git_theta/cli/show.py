@@ -16,6 +16,8 @@ from git_theta.core.names import display
 from git_theta.git.repository import discover
 from git_theta.store.local import LocalStore
 
+_HEADER = 400  # characters
+
 
 @click.command(
     cls=Command,
@@ -64,7 +66,8 @@ def text(manifest: Manifest, name: str, lacking: int) -> Iterator[str]:
     _, _, share, how = detail(manifest.skeleton)
     yield f"skeleton  {size(manifest.skeleton.nbytes)}, {how}" + (f" in {share}" if manifest.skeleton.chain else "")
     for key, value in manifest.headers.items():
-        yield f"{display(key):<8}  {display(json.dumps(value, sort_keys=True), 400)}"
+        told = path(json.dumps(value, sort_keys=True))
+        yield f"{display(key):<8}  {told if len(told) <= _HEADER else told[: _HEADER - 1] + '~'}"
     if manifest.entries:
         yield ""
         yield from table([detail(entry) for entry in manifest.entries], ("tensor", "type and shape", "stored", "as"), right=(2,))

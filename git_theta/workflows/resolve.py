@@ -35,7 +35,7 @@ def conflicted(session: Session, pathspecs: Sequence[str], cwd: Path) -> dict[st
         elif base is not None or ours is not None or theirs is not None:
             others.append((path, blobs))
     for path, blobs in others:
-        session.warn(_beyond(path, [stage for stage in (2, 3) if stage in blobs]))
+        session.warn(_beyond(path, sorted(blobs)))
     if others and not found:
         raise UsageError("no model is in conflict that could be merged by tensor")
     if not found:
@@ -44,13 +44,19 @@ def conflicted(session: Session, pathspecs: Sequence[str], cwd: Path) -> dict[st
     return found
 
 
-def _beyond(path: str, sides: Sequence[int]) -> str:
-    """Why tensors cannot settle the model at ``path``, which the ``sides`` (stages of the index) still have, and what can."""
-    shown = display(path)
-    if len(sides) == 2:
-        return f"{shown} was committed without Git-Theta on one side; put the file you want there and 'git add' it"
-    what = "was deleted by them and changed by us" if sides == [2] else "was deleted by us and changed by them"
-    return f"{shown} {what if sides else 'was renamed or deleted by both'}; 'git add' keeps the file that is there, 'git rm' deletes it"
+def _beyond(path: str, stages: Sequence[int]) -> str:
+    """Why tensors cannot settle the model at ``path``, of which the index has these ``stages`` (base, ours, theirs), and what can."""
+    whats = {
+        (1,): "was renamed or deleted by both",
+        (2,): "is here on our side only (renamed differently, or another kind of file, on theirs)",
+        (3,): "is here on their side only (renamed differently, or another kind of file, on ours)",
+        (1, 2): "was deleted by them and changed by us",
+        (1, 3): "was deleted by us and changed by them",
+    }
+    what = whats.get(tuple(stages))
+    if what is None:
+        return f"{display(path)} was committed without Git-Theta on one side; put the file you want there and 'git add' it"
+    return f"{display(path)} {what}; 'git add' keeps the file that is there, 'git rm' deletes it"
 
 
 def resolve(

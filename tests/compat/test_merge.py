@@ -358,6 +358,22 @@ def test_a_model_that_one_side_deleted_is_a_matter_of_git(repo: Branches, confli
     repo.settled()
 
 
+def test_a_model_that_was_renamed_differently_is_a_matter_of_git(repo: Branches) -> None:
+    repo.git("branch", "theirs")
+    for branch in ("theirs", "main"):
+        repo.git("checkout", "-q", branch)
+        repo.git("mv", MODEL, f"{branch}.safetensors")
+        repo.git("commit", "-qm", "renamed")
+    assert "CONFLICT (rename/rename)" in repo.fails("merge", "theirs")
+    said = repo.told("resolve", code=1)
+    assert f"{MODEL} was renamed or deleted by both" in said
+    assert "main.safetensors is here on our side only" in said
+    assert "theirs.safetensors is here on their side only" in said
+    assert "no model is in conflict that could be merged by tensor" in said
+    repo.git("merge", "--abort")
+    repo.settled()
+
+
 def test_adding_a_fixed_file_resolves(repo: Branches, conflict: tuple[Tensors, Tensors]) -> None:
     repo.fails("merge", "theirs")
     mine = moved(BASE, 77)
@@ -427,6 +443,7 @@ def test_a_strategy_for_one_merge(repo: Branches, conflict: tuple[Tensors, Tenso
     assert repo.git("log", "-1", "--format=%s %p").decode().split()[0] == "averaged"
     recipe = repo.manifest(f"HEAD:{MODEL}").headers["merge"]
     assert [rule["strategy"] for rule in recipe["rules"]] == ["average"]
+    assert '"params": "*", "strategy": "average"}' in repo.told("show", f"HEAD:{MODEL}")
     assert "verified, the same bytes" in repo.told("verify-merge")
     # The result is stored as a small update of one side.
     entry = repo.manifest(f"HEAD:{MODEL}").by_name["layer1.weight"]
