@@ -9,6 +9,7 @@ import click
 from git_theta.cli.output import Command, path, plural, size, warn
 from git_theta.cli.sharing import open_session
 from git_theta.errors import UsageError
+from git_theta.git.command import run
 from git_theta.workflows.migrate import Summary
 
 
@@ -64,6 +65,8 @@ def migrate(direction: str, refs: tuple[str, ...], include: tuple[str, ...], lfs
         finally:
             progress.end()
     _report(summary, dry_run)
+    if lfs and summary.kept and not run(["config", "--get-regexp", r"^filter\.lfs\.(process|smudge)$"], allowed=(0, 1)):
+        warn("the models are Git LFS pointers now, and Git LFS is not set up here: 'git lfs install', then 'git lfs checkout'")
 
 
 def _report(summary: Summary, dry_run: bool) -> None:

@@ -129,6 +129,9 @@ def remove(name: str, url: str | None) -> None:
     target = _existing(repository, name)
     found = [(key, text) for key in ("thetaUrl", "thetaMirror") for text in target.values(key) if url in (None, text)]
     if not found:
+        offer = consent.read(repository)
+        if offer.storage or offer.mirrors:
+            raise UsageError(f"what there is, {consent.FILE} names: 'git config --file {consent.FILE} --remove-section theta' forgets it")
         raise UsageError(f"{target.title} has no object storage{f' {path(url)}' if url else ''}; 'git theta remote' lists what there is")
     for key, text in found:
         run(["config", "--local", "--fixed-value", "--unset-all", f"remote.{target.name}.{key}", text], allowed=(0, 5))
@@ -157,12 +160,22 @@ def confirm(url: str | None, yes: bool) -> int:
         return 0
     agreed = 0
     for item in chosen:
-        if yes or click.confirm(f"Use {path(without_secret(item))} for this repository's objects?"):
+        if yes or _agrees(item):
             consent.confirm(repository, item)
             agreed += 1
     if agreed:
         click.echo("Agreed. 'git theta pull' fetches what is missing (after a clone whose checkout failed: 'git reset --hard').")
     return 0 if agreed == len(chosen) else 1
+
+
+def _agrees(url: str) -> bool:
+    try:
+        return click.confirm(f"Use {path(without_secret(url))} for this repository's objects?")
+    except click.Abort:
+        if sys.stdin.isatty():
+            raise
+        click.echo()
+        raise UsageError("nothing is agreed to without an answer; --yes gives it") from None
 
 
 def _existing(repository: Repository, name: str) -> Remote:

@@ -367,3 +367,17 @@ def test_what_a_push_relies_on_at_a_remote_is_young_again(world: World, one: Rep
     one.git("push", "-q", "origin", "main")
     assert len(paths) == len(new)
     assert all(path.stat().st_mtime > 1 for path in paths)
+
+
+# What the repository names
+
+
+def test_a_question_that_nobody_answers_agrees_to_nothing(world: World, one: Repo) -> None:
+    one.write(".thetaconfig", b"[theta]\n\turl = s3://models/p\n")
+    done = one.theta_run("remote", "confirm")
+    assert done.returncode == 1
+    assert b"--yes" in done.stderr
+    assert "not confirmed" in one.theta("remote").decode()
+    done = one.theta_run("remote", "remove", "origin")
+    assert done.returncode == 1
+    assert b".thetaconfig" in done.stderr
