@@ -42,7 +42,7 @@ def push(words: tuple[str, ...], everything: bool, dry_run: bool) -> int:
         if dry_run:
             click.echo(f"{needed} would be sent to {remote.title}, as far as they are not there already.")
             return 0
-        work.deliver(session, plan)
+        work.deliver(session, plan, thorough=True)
         click.echo(f"All of {needed} are at {remote.title}." if plan.needs else f"Nothing to send to {remote.title}.")
     return 0
 

@@ -12,6 +12,7 @@ from git_theta.errors import ManifestError, ManifestVersionError, ObjectDamaged,
 from git_theta.git import history, remotes
 from git_theta.git.remotes import Remote
 from git_theta.git.repository import Repository
+from git_theta.store.folder import FolderPlace
 from git_theta.workflows import transfer
 from git_theta.workflows.progress import Progress
 from git_theta.workflows.session import Session
@@ -101,9 +102,10 @@ def plan_all(session: Session, remote: Remote) -> Plan:
     return Plan(remote, read.manifests, tuple(read.needs), tuple(read.broken))
 
 
-def deliver(session: Session, plan: Plan) -> int:
+def deliver(session: Session, plan: Plan, thorough: bool = False) -> int:
     """Send what ``plan`` needs; the number of objects that were sent. Returning means that every one of them is there.
 
+    With ``thorough``, what a folder has is read, and sent again where it is damaged; else its size is enough.
     :class:`~git_theta.errors.ObjectMissing` when one is neither here nor to be had, naming path and tensor;
     :class:`~git_theta.errors.TransferError` when one did not arrive.
     """
@@ -113,7 +115,9 @@ def deliver(session: Session, plan: Plan) -> int:
         return 0
     place = transfer.Routes(session).destination(plan.remote)
     refs = [need.ref for need in plan.needs]
-    if isinstance(place, transfer.Checked):
+    if thorough and isinstance(place, FolderPlace):
+        refs = [ref for ref, _ in place.audit(refs)]
+    elif isinstance(place, transfer.Checked):
         refs = place.lacking(refs)
     _complete(session, plan, refs)
     if not place.verifies:

@@ -186,6 +186,17 @@ def test_a_replaced_manifest_is_pushed_as_it_is(world: World) -> None:
     world.assert_complete()
 
 
+def test_a_push_by_hand_mends_what_is_damaged_in_a_folder(world: World, one: Repo) -> None:
+    victim = sorted(world.remote.glob("theta/objects/*/*/*"))[0]
+    size = victim.stat().st_size
+    victim.unlink()
+    victim.write_bytes(b"x" * size)
+    assert one.theta_run("fsck", "--all", "--remote").returncode == 1
+    one.theta("push", "--all")
+    world.assert_complete()  # each with the bytes of its name
+    assert "all is well" in one.theta("fsck", "--all", "--remote").decode()
+
+
 @needs_git_lfs
 def test_git_lfs_files_of_another_branch_are_pushed_though_our_hook_was_first(world: World) -> None:
     one = world.start()
