@@ -85,6 +85,7 @@ def test_it_can_be_read_and_searched_from_disk(site: Path, tmp_path: Path) -> No
         browser.call("Page.navigate", url=(site / "faq.html").as_uri())
         browser.wait("document.readyState === 'complete' && document.title.includes('Questions')")
         browser.value("document.querySelector('.md-search__input').focus()")
+        browser.wait("document.querySelector('.md-search-result__meta').textContent.includes('Type to start')")  # till then keys are lost
         browser.type("skeleton")
         browser.wait("[...document.querySelectorAll('.md-search-result__item a')].some(link => link.href.includes('object-format.html'))")
         assert browser.errors == []
