@@ -87,6 +87,7 @@ def test_it_can_be_read_and_searched_from_disk(site: Path, tmp_path: Path) -> No
         browser.value("document.querySelector('.md-search__input').focus()")
         browser.wait("document.querySelector('.md-search-result__meta').textContent.includes('Type to start')")  # till then keys are lost
         browser.type("skeleton")
+        browser.value("document.querySelector('.md-search__input').dispatchEvent(new KeyboardEvent('keyup'))")
         browser.wait("[...document.querySelectorAll('.md-search-result__item a')].some(link => link.href.includes('object-format.html'))")
         assert browser.errors == []
         assert [request for request in browser.requests if not request.startswith(("file:", "data:", "blob:", "about:"))] == []
