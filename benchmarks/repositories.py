@@ -73,8 +73,8 @@ class Repository:
         shutil.copyfile(self.path / ".git" / "index", self._kept / "index")
 
     def restore(self) -> None:
-        """Back to what was kept."""
-        shutil.rmtree(self.path / ".git" / self.filter)
+        """Back to what was kept. What came since is put aside: ext4 is slow to make files for a while after others were deleted."""
+        (self.path / ".git" / self.filter).rename(self._kept / f"aside{len(list(self._kept.iterdir()))}")
         shutil.copytree(self._kept / "store", self.path / ".git" / self.filter, copy_function=os.link)
         shutil.copyfile(self._kept / "index", self.path / ".git" / "index")
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import mmap
 
 _HUGE = 4 << 20  # bytes, from which huge pages are worth asking for
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # from malloc.h; the same on every architecture
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # from malloc.h; the same on every architecture
 
 
 def keep_buffers() -> None:
@@ -26,8 +26,9 @@ def keep_buffers() -> None:
 
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL("libc.so.6").mallopt
+        mallopt(_ARENA_MAX, 1)  # a thread's own arena gives memory back whenever little of it is in use
         mallopt(_MMAP_THRESHOLD, 32 << 20)
-        mallopt(_TRIM_THRESHOLD, 64 << 20)
+        mallopt(_TRIM_THRESHOLD, 128 << 20)
 
 
 class Scratch(threading.local):
@@ -43,15 +44,14 @@ class Scratch(threading.local):
         """``size`` writable bytes, valid until the thread's next call."""
         if len(self._memory) < size:
             self._memory = memoryview(b"")  # given back before more is taken
-            self._memory = memoryview(_huge(size) if size >= _HUGE else bytearray(size))
+            self._memory = memoryview(_huge(size) if size >= _HUGE and sys.platform == "linux" else bytearray(size))
         return self._memory[:size]
 
 
 def _huge(size: int) -> mmap.mmap:
     import mmap
 
-    memory = mmap.mmap(-1, size)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with suppress(OSError):  # a kernel without them
-            memory.madvise(mmap.MADV_HUGEPAGE)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(AttributeError, OSError):  # a kernel without them
+        memory.madvise(mmap.MADV_HUGEPAGE)
     return memory
