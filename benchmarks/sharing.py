@@ -191,7 +191,7 @@ def main() -> int:
     """Measure what the command line asks for and print a table; 1 when a limit is exceeded."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("measures", nargs="*", metavar="MEASURE", help=f"{', '.join(MEASURES)}, or nothing for all")
-    parser.add_argument("--folder", type=Path, required=True, help="scratch folder (up to 4 GiB), also keeps results.json")
+    parser.add_argument("--folder", type=Path, required=True, help="scratch folder (up to 4 GiB), also keeps sharing.json")
     parser.add_argument("--runs", type=int, default=5, help="runs of each side; medians count (default 5)")
     arguments = parser.parse_args()
     unknown = set(arguments.measures) - set(MEASURES)
@@ -200,7 +200,7 @@ def main() -> int:
     folder = arguments.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     bench = Bench(folder, environment(folder), arguments.runs)
-    collected = folder / "results.json"
+    collected = folder / "sharing.json"
     for name in arguments.measures or MEASURES:
         started = time.monotonic()
         for result in MEASURES[name](bench):

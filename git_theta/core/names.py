@@ -8,7 +8,6 @@ tables, so it is the same in every release of Python, and what it prints can nei
 from __future__ import annotations
 
 import re
-import shlex
 
 from git_theta.errors import ManifestError
 
@@ -37,6 +36,8 @@ def unescape(text: str) -> str:
 def shell_word(path: str) -> str:
     """``path`` as one word for a person to copy into a shell, in printable ASCII."""
     if re.fullmatch("[ -~]*", path):
+        import shlex
+
         return shlex.quote(path)
     data = path.encode("utf-8", "surrogateescape")
     return "$'" + "".join(chr(c) if 32 <= c < 127 and c not in b"\\'" else f"\\{c:03o}" for c in data) + "'"
