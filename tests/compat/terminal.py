@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 import select
-import signal
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,9 +21,20 @@ class Played:
     screen: str
 
 
-def heed_interrupts() -> None:
-    """For ``preexec_fn``: SIGINT ends the program, as at a terminal. Workers of pytest-xdist ignore it, and their children would too."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+# Run by Python rather than between fork and exec, which is not safe beside other packages' threads.
+_BEGIN = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+if sys.argv[1] == "terminal":
+    import fcntl, termios
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # Ctrl-C reaches only those whose controlling terminal it is typed at
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
+
+
+def interruptible(words: Sequence[str], terminal: bool = False) -> list[str]:
+    """``words`` as a command that SIGINT ends, as at a terminal: workers of pytest-xdist ignore it, and so would their children."""
+    return [sys.executable, "-c", _BEGIN, "terminal" if terminal else "", *words]
 
 
 def play(words: Sequence[str], folder: Path, environment: Mapping[str, str], answers: Sequence[tuple[str, str]], size: int = 100) -> Played:
@@ -36,21 +47,16 @@ def play(words: Sequence[str], folder: Path, environment: Mapping[str, str], ans
     import struct
     import termios
 
-    def begin() -> None:
-        heed_interrupts()
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # Ctrl-C reaches only those whose controlling terminal it is typed at
-
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, size, 0, 0))
     process = subprocess.Popen(
-        words,
+        interruptible(words, terminal=True),
         cwd=folder,
         env={**environment, "TERM": "xterm"},
         stdin=slave,
         stdout=slave,
         stderr=slave,
         start_new_session=True,
-        preexec_fn=begin,
     )
     os.close(slave)
     screen, answered, waiting = b"", 0, list(answers)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from merging import MODEL, Branches, Tensors, model, moved, programs, same
-from terminal import heed_interrupts
+from terminal import interruptible
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the programs are POSIX scripts")
 BASE = model()
@@ -132,14 +132,13 @@ def interrupted(repo: Branches, plugin: Mapping[str, str], words: list[str], kil
     started = Path(plugin["STARTED"])
     started.unlink(missing_ok=True)
     process = subprocess.Popen(
-        words,
+        interruptible(words),
         cwd=repo.path,
         env={**repo.environment, **plugin},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        preexec_fn=heed_interrupts,
     )
     deadline = time.monotonic() + 60
     while not started.exists():

@@ -83,7 +83,7 @@ def test_a_model_described() -> None:
         "tensors   2 with 200 f32 elements",
         "updates   1 dense, 1 sparse",
         "skeleton  8 B, inline",
-        "merge     {\\x22strategy\\x22: \\x22ties\\x5cu001b\\x22}",
+        'merge     {"strategy": "ties\\u001b"}',
         "",
         "tensor    type and shape  stored  as",
         "w         f32[10,10]       100 B  dense",
