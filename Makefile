@@ -31,7 +31,9 @@ help:
 demo: $(STAMPS)/install
 	@OPENBLAS_NUM_THREADS=1 $(BIN)/python examples/demo/demo.py $(DEMO_ARGS)
 
+# Compiled first: thousands of commands are started, and with PYTHONDONTWRITEBYTECODE set each would compile what it imports.
 test: lint $(STAMPS)/test
+	$(BIN)/python -m compileall -q git_theta
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 unit: $(STAMPS)/test
