@@ -66,8 +66,7 @@ def merge(
     if not branches:
         raise UsageError("name at least one branch to merge")
     with sessions.session(repo) as session:
-        chosen = (merge_rules.rule(strategy, options or {}, params),) if strategy is not None else ()
-        given = merge_rules.Rules(chosen, by_name=by_name, further=not chosen or params != "*")
+        given = merge_rules.asked(merge_rules.rule(strategy, options or {}, params) if strategy is not None else None, by_name)
 
         def rules(path: str) -> merge_rules.Rules:
             return merge_rules.complete(session, path, given, into or "HEAD")

@@ -47,8 +47,8 @@ class Request:
 
     def rules(self, strategy: str | None, words: Sequence[str]) -> merge_rules.Rules:
         """``strategy`` with its options for the tensors that are asked for; all else is left to the rules in force."""
-        chosen = (merge_rules.from_words(strategy, words, self.params),) if strategy is not None else ()
-        return merge_rules.Rules(chosen, by_name=self.by_name, further=not chosen or self.params != "*")
+        chosen = merge_rules.from_words(strategy, words, self.params) if strategy is not None else None
+        return merge_rules.asked(chosen, self.by_name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,16 +23,21 @@ def hold(folder: Path) -> int | None:
 
     The lock is on the folder itself, so that nothing is written for it.
     """
+    return _locked(folder, alone=False)
+
+
+def _locked(folder: Path, alone: bool) -> int | None:
+    """A descriptor of ``folder`` that is locked, together with others or ``alone``; None where that is not possible."""
     try:
         import fcntl
     except ImportError:  # Windows
         return None
     try:
         descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:  # there is nothing yet that could be deleted
+    except OSError:  # there is nothing yet
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        fcntl.flock(descriptor, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
     except OSError:  # a file system without locks
         os.close(descriptor)
         return None
@@ -76,25 +81,13 @@ def exclusive(folder: Path) -> Iterator[None]:
 @contextmanager
 def turn(folder: Path) -> Iterator[None]:
     """Do what is done in turns in ``folder`` while others wait. Where the system has no locks, only threads of this process do."""
-    with _THREADS.setdefault(str(folder), threading.Lock()), _alone(folder):
-        yield
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    try:
-        import fcntl
-
-        descriptor = os.open(folder, os.O_RDONLY)
-    except (ImportError, OSError):
-        yield
-        return
-    try:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+    with _THREADS.setdefault(str(folder), threading.Lock()):
+        descriptor = _locked(folder, alone=True)
+        try:
+            yield
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
 
 
 _THREADS: dict[str, threading.Lock] = {}

@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 from git_theta.core import dtypes, legacy
 from git_theta.core import skeleton as skeletons
 from git_theta.core.digest import digest
+from git_theta.core.futures import abandon
 from git_theta.core.layout import Extent, Layout
 from git_theta.core.manifest import INLINE_LIMIT, Entry, Link, Manifest, ObjectRef, dump, is_manifest, parse, unconverted
 from git_theta.core.memory import Scratch
@@ -190,11 +191,7 @@ class _Work:
             return [result for future in futures for result in future.result()]
         except BaseException:
             self.job.cancelled = True
-            for future in futures:
-                future.cancel()
-            for future in futures:
-                if not future.cancelled():
-                    future.exception()
+            abandon(futures)
             raise
 
     def _batch(self, numbers: range) -> list[_Result]:

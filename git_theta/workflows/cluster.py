@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 from git_theta.core import dtypes
 from git_theta.core import skeleton as skeletons
 from git_theta.core.digest import HEX, digest
+from git_theta.core.futures import abandon
 from git_theta.core.manifest import Entry, Manifest
 from git_theta.core.names import display, escape, unescape
 from git_theta.core.tensors import Spec
@@ -110,11 +111,7 @@ def _in_order(
             advance(count)
             done.append(future.result())
     finally:
-        for _, future in waiting:
-            future.cancel()
-        for _, future in waiting:
-            if not future.cancelled():
-                future.exception()
+        abandon(future for _, future in waiting)
     return done
 
 

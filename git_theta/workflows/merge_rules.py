@@ -155,6 +155,11 @@ def in_force(session: Session, path: str | None, revision: str = "HEAD") -> Rule
     return rules
 
 
+def asked(chosen: Rule | None, by_name: bool) -> Rules:
+    """What somebody asks for with at most one rule; tensors that it does not match are for the rules in force."""
+    return Rules(() if chosen is None else (chosen,), by_name=by_name, further=chosen is None or chosen.params != "*")
+
+
 def complete(session: Session, path: str | None, given: Rules, revision: str = "HEAD") -> Rules:
     """``given`` as they apply to the model at ``path``: what they leave open, the rules in force decide."""
     try:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from git_theta.core import skeleton as skeletons
+from git_theta.core.futures import abandon
 from git_theta.core.manifest import Manifest, ObjectRef
 from git_theta.core.memory import Scratch
 from git_theta.core.names import display
@@ -69,11 +70,7 @@ def stream(store: LocalStore, manifest: Manifest, pool: Executor, threads: int) 
                     yield piece.data
             ahead -= run.size
     finally:
-        for _, future in waiting:
-            future.cancel()
-        for _, future in waiting:
-            if not future.cancelled():
-                future.exception()
+        abandon(future for _, future in waiting)
 
 
 def write(store: LocalStore, manifest: Manifest, path: Path, pool: Executor, advance: Callable[[int], None] | None = None) -> None:
@@ -97,11 +94,7 @@ def write(store: LocalStore, manifest: Manifest, path: Path, pool: Executor, adv
                     for number, crc in future.result():
                         splicer.sums[number] = crc
             finally:
-                for future in futures:
-                    future.cancel()
-                for future in futures:
-                    if not future.cancelled():
-                        future.exception()
+                abandon(futures)
             for piece in plan.skeleton.pieces:
                 if piece.data is not None:
                     place.put(piece.offset, piece.data)
