@@ -1,4 +1,4 @@
-"""Memory that is used again: buffers of a thread's own, and a C allocator that is told to keep what it has.
+"""Memory that is used again: buffers that are handed on, and a C allocator that is told to keep what it has.
 
 Coding works on buffers of 256 KiB to a few MiB. glibc would map and unmap fresh, zeroed pages for each of them, which costs more
 than the coding.
@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import mmap
 
 _HUGE = 4 << 20  # bytes, from which huge pages are worth asking for
+_KEPT = 4  # buffers that wait to be used again
+_ROOMY = 8  # times what is asked for: a buffer larger than that waits for something larger
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # from malloc.h; the same on every architecture
 
 
@@ -31,21 +34,41 @@ def keep_buffers() -> None:
         mallopt(_TRIM_THRESHOLD, 128 << 20)
 
 
-class Scratch(threading.local):
-    """Memory that a thread holds one tensor or object in at a time. Fresh memory for each would cost as much as hashing it.
+class Scratch:
+    """Memory that tensors are held in one after the other. Fresh memory for each would cost as much as hashing it.
 
-    Much of it is asked for in huge pages, where the system has them: clearing ordinary ones takes longer.
+    Much of it is asked for in huge pages, where the system has them: clearing ordinary ones takes longer. What is never written to takes
+    no room, so capacities are rounded up to powers of two, that a buffer may serve again soon. Safe to use from several threads.
     """
 
     def __init__(self) -> None:
-        self._memory = memoryview(b"")
+        self._free: list[memoryview] = []
+        self._lock = threading.Lock()
 
-    def take(self, size: int) -> memoryview:
-        """``size`` writable bytes, valid until the thread's next call."""
-        if len(self._memory) < size:
-            self._memory = memoryview(b"")  # given back before more is taken
-            self._memory = memoryview(_huge(size) if size >= _HUGE and sys.platform == "linux" else bytearray(size))
-        return self._memory[:size]
+    @contextmanager
+    def lease(self) -> Iterator[Callable[[int], memoryview]]:
+        """A function that gives as many writable bytes as it is asked for, valid until the block is left."""
+        taken: list[memoryview] = []
+
+        def take(size: int) -> memoryview:
+            taken.append(self._take(1 << max(0, size - 1).bit_length()))
+            return taken[-1][:size]
+
+        try:
+            yield take
+        finally:
+            with self._lock:
+                self._free += taken
+
+    def _take(self, capacity: int) -> memoryview:
+        with self._lock:
+            sizes = {number: len(memory) for number, memory in enumerate(self._free)}
+            fitting = [number for number in sizes if capacity <= sizes[number] <= _ROOMY * capacity]
+            if fitting:
+                return self._free.pop(min(fitting, key=sizes.__getitem__))
+            if len(self._free) >= _KEPT:
+                self._free.pop(min(sizes, key=sizes.__getitem__))
+        return memoryview(_huge(capacity) if capacity >= _HUGE and sys.platform == "linux" else bytearray(capacity))
 
 
 def _huge(size: int) -> mmap.mmap:

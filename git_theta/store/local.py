@@ -26,7 +26,6 @@ from git_theta.store.guard import hold
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from git_theta.core.memory import Scratch
     from git_theta.core.threads import Threads
 
 Held = TypeVar("Held", bytes, memoryview)
@@ -35,6 +34,7 @@ _SYNC_THREADS = 8
 _SYNC_EARLY = 1 << 20  # files from this size are synced while others are still coded
 _STALE = 24 * 3600  # seconds after which a temporary file belongs to nobody
 _CHUNK = 1 << 20
+_MAPPED = 1 << 20  # bytes from which mapping a file beats reading it
 
 
 class _Pending(NamedTuple):
@@ -91,9 +91,9 @@ class LocalStore:
         """
         return self._load(ref, Path.read_bytes)
 
-    def read_into(self, ref: ObjectRef, scratch: Scratch) -> memoryview:
-        """As :meth:`read`, in the calling thread's part of ``scratch``: valid until that is used again."""
-        return self._load(ref, lambda path: _read_into(path, ref, scratch))
+    def view(self, ref: ObjectRef) -> memoryview:
+        """As :meth:`read`; a large object is mapped into memory, as git maps its packs, which saves a copy and fresh memory for it."""
+        return self._load(ref, _map if ref.size >= _MAPPED and os.name == "posix" else _view)
 
     def _load(self, ref: ObjectRef, take: Callable[[Path], Held]) -> Held:
         for path in self._places(ref):
@@ -378,14 +378,17 @@ def _link(path: Path, other: Path) -> bool:
     return True
 
 
-def _read_into(path: Path, ref: ObjectRef, scratch: Scratch) -> memoryview:
-    """What the file holds, up to a byte more than ``ref`` says; nothing is allocated for a size that the file does not have."""
+def _view(path: Path) -> memoryview:
+    return memoryview(path.read_bytes())
+
+
+def _map(path: Path) -> memoryview:
+    import mmap
+
     with path.open("rb", buffering=0) as file:
-        size = min(ref.size + 1, os.fstat(file.fileno()).st_size)
-        data, done = scratch.take(size), 0
-        while done < size and (got := file.readinto(data[done:])):
-            done += got
-        return data[:done]
+        if not os.fstat(file.fileno()).st_size:
+            return memoryview(b"")
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def _names(folder: Path) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from git_theta.core import dtypes
@@ -27,6 +27,12 @@ class Dense:
         """The tensor's bytes."""
         width = dtypes.get(spec.dtype).width
         return planes.decode_bytes(payload, spec.nbytes // width, width)
+
+
+def decode_into(payload: memoryview, spec: Spec, take: Callable[[int], memoryview]) -> memoryview:
+    """A tensor's bytes, decoded into the memory that ``take`` gives for their number once the payload may hold as many."""
+    width = dtypes.get(spec.dtype).width
+    return planes.decode_into(payload, spec.nbytes // width, width, take)
 
 
 def blocks(payload: memoryview, spec: Spec) -> Iterator[memoryview]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import struct
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import zstandard
@@ -135,8 +135,11 @@ def _compress(plane: Buffer, level: Level) -> bytes | None:
 
 
 def shrink(plane: Buffer, level: Level) -> bytes:
-    """``plane`` as one zstd frame, whatever its size; :func:`expand` is the inverse."""
-    return _choose_coder(plane, level).compress(plane)
+    """``plane`` as one zstd frame, whatever its size; :func:`expand` is the inverse.
+
+    The frame is copied, since it lies in memory that would have held the plane, and frames are kept until a tensor is complete.
+    """
+    return bytes(memoryview(_choose_coder(plane, level).compress(plane)))
 
 
 def _choose_coder(plane: Buffer, level: Level) -> zstandard.ZstdCompressor:
@@ -156,9 +159,22 @@ def decode(payload: memoryview, count: int, width: int) -> np.ndarray:
     import numpy as np
 
     _check_count(payload, count, width)
-    out = np.empty(count, dtype=np.dtype(f"<u{width}"))
+    return _decode(payload, np.empty(count, dtype=np.dtype(f"<u{width}")))
+
+
+def decode_into(payload: memoryview, count: int, width: int, take: Callable[[int], memoryview]) -> memoryview:
+    """As :func:`decode`, the integers as little-endian bytes in the memory that ``take`` gives for their number."""
+    import numpy as np
+
+    _check_count(payload, count, width)
+    memory = take(count * width)
+    _decode(payload, np.frombuffer(memory, dtype=np.dtype(f"<u{width}")))
+    return memory
+
+
+def _decode(payload: memoryview, out: np.ndarray) -> np.ndarray:
     position = 0
-    for start in range(0, count, BLOCK):
+    for start in range(0, len(out), BLOCK):
         position = decode_block(payload, position, out[start : start + BLOCK])
     _check_end(payload, position)
     return out

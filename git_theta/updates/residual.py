@@ -38,10 +38,10 @@ def reading(bits: np.ndarray) -> Read:
     return lambda start, stop: bits[start:stop]
 
 
-def fold(target: np.ndarray, prediction: np.ndarray, out: np.ndarray) -> None:
-    """Zigzagged ``target - prediction`` into ``out``; all unsigned and of one width."""
+def fold(target: np.ndarray, prediction: np.ndarray, out: np.ndarray, spare: np.ndarray | None = None) -> None:
+    """Zigzagged ``target - prediction`` into ``out``; all unsigned and of one width. Memory for an intermediate may be given."""
     np.subtract(target, prediction, out=out)
-    _zigzag(out)
+    _zigzag(out, np.empty_like(out) if spare is None else spare)
 
 
 def unfold(folded: np.ndarray, prediction: np.ndarray) -> None:
@@ -56,7 +56,7 @@ def unfold(folded: np.ndarray, prediction: np.ndarray) -> None:
 def zigzag(values: np.ndarray) -> np.ndarray:
     """Signed integers as unsigned ones: 0, -1, 1, -2 and so on become 0, 1, 2, 3 and so on."""
     out = values.view(values.dtype.str.replace("i", "u")).copy()
-    _zigzag(out)
+    _zigzag(out, np.empty_like(out))
     return out
 
 
@@ -66,10 +66,11 @@ def unzigzag(folded: np.ndarray) -> np.ndarray:
     return folded.view(folded.dtype.str.replace("u", "i"))
 
 
-def _zigzag(values: np.ndarray) -> None:
-    sign = np.right_shift(values.view(values.dtype.str.replace("u", "i")), 8 * values.itemsize - 1)
+def _zigzag(values: np.ndarray, sign: np.ndarray) -> None:
+    signed = values.dtype.str.replace("u", "i")
+    np.right_shift(values.view(signed), 8 * values.itemsize - 1, out=sign.view(signed))
     np.left_shift(values, 1, out=values)
-    np.bitwise_xor(values, sign.view(values.dtype), out=values)
+    np.bitwise_xor(values, sign, out=values)
 
 
 def lengths(target: np.ndarray, prediction: np.ndarray) -> np.ndarray:
@@ -93,11 +94,15 @@ def encode(target: Read, predict: Read, count: int, level: Level, group: str = "
     if group:
         yield from _encode_grouped(target, predict, count, level, group)
         return
+    folded = spare = np.empty(0, np.uint8)
     for start in range(0, count, planes.BLOCK):
         stop = min(start + planes.BLOCK, count)
         block = target(start, stop)
-        folded = np.empty_like(block)  # a new one each time: a plane that does not shrink is passed on as it is
-        fold(block, predict(start, stop), folded)
+        if len(spare) != len(block):
+            folded, spare = np.empty_like(block), np.empty_like(block)
+        elif block.itemsize == 1:  # its only plane is passed on as it is, if it does not shrink
+            folded = np.empty_like(block)
+        fold(block, predict(start, stop), folded, spare)
         yield from planes.encode_block(folded, level)
 
 

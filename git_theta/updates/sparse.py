@@ -125,9 +125,10 @@ def _changes(target: np.ndarray, source: np.ndarray, limit: int) -> _Changes | N
     """Where the two differ, and how; None in more than ``limit`` places. Elements are taken while their block is in the cache."""
     place_type = np.uint32 if len(target) < 1 << 32 else np.int64
     places, ours, theirs, count = [np.empty(0, place_type)], [target[:0]], [source[:0]], 0
+    differ = np.empty(min(planes.BLOCK, len(target)), bool)
     for start in range(0, len(target), planes.BLOCK):
         block, other = target[start : start + planes.BLOCK], source[start : start + planes.BLOCK]
-        found = np.flatnonzero(block != other)
+        found = np.flatnonzero(np.not_equal(block, other, out=differ[: len(block)]))
         count += len(found)
         if count > limit:
             return None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -25,7 +26,7 @@ from git_theta.workflows.elsewhere import Elsewhere
 from git_theta.workflows.session import Session
 
 HEAD = 4096
-_SCRATCH = 64 << 20  # tensors up to this size are read once and held; larger ones are read twice, in blocks
+_HELD = 64 << 20  # tensors up to this size are read once and held; larger ones are read twice, in blocks
 _BATCH = 4 << 20  # small tensors are handed to a thread together
 _BLOCK = 1 << 20
 _MANIFEST_LIMIT = 256 << 20
@@ -162,6 +163,32 @@ class _Result:
     notices: list[str]
 
 
+class _Queue:
+    """Batches in the order in which they are best worked on: of tensors beyond :data:`_HELD`, one at a time while there is anything else.
+
+    Such a tensor takes much memory while it is compared with its earlier value, and begun late it would keep all others waiting.
+    """
+
+    def __init__(self, batches: Sequence[range], extents: Sequence[Extent]) -> None:
+        self._lock = threading.Lock()
+        self._large = deque(batch for batch in batches if extents[batch.start].length > _HELD)
+        self._small = deque(batch for batch in batches if extents[batch.start].length <= _HELD)
+        self._busy = False
+
+    def do_next(self, work: Callable[[range], list[_Result]]) -> tuple[range, list[_Result]]:
+        """Do ``work`` on a batch that nobody has begun; the batch and what came of it."""
+        with self._lock:
+            large = bool(self._large) and not (self._busy and self._small)
+            batch = self._large.popleft() if large else self._small.popleft()
+            self._busy = self._busy or large
+        try:
+            return batch, work(batch)
+        finally:
+            if large:
+                with self._lock:
+                    self._busy = False
+
+
 class _Work:
     """One clean: the facts that its tasks share. Which task runs when changes nothing of the outcome."""
 
@@ -173,7 +200,7 @@ class _Work:
         self.elsewhere = elsewhere
         self.job = job
         self.covered = skeletons.covered(layout)
-        self._scratch, self._payload = Scratch(), Scratch()
+        self._scratch = Scratch()
 
     def run(self) -> Manifest:
         results = self._tensors(list(_batches(self.layout.extents)))
@@ -185,10 +212,11 @@ class _Work:
     def _tensors(self, batches: Sequence[range]) -> list[_Result]:
         if len(batches) < 2:  # threads would only cost their start
             return [result for batch in batches for result in self._batch(batch)]
-        pool = self.session.pool()
-        futures = [pool.submit(self._batch, batch) for batch in batches]
+        pool, work = self.session.pool(), _Queue(batches, self.layout.extents)
+        futures = [pool.submit(work.do_next, self._batch) for _ in batches]
         try:
-            return [result for future in futures for result in future.result()]
+            done = sorted((future.result() for future in futures), key=lambda item: item[0].start)
+            return [result for _, results in done for result in results]
         except BaseException:
             self.job.cancelled = True
             abandon(futures)
@@ -203,12 +231,16 @@ class _Work:
             self.job.advance(extent.length)
             entry = Entry.of_inline(extent.name, extent.dtype, extent.shape, data, extent.aliases)
             return _Result(entry, zlib.crc32(data) if covered else None, [])
-        held = self._scratch.take(extent.length) if extent.length <= _SCRATCH else None
+        with self._scratch.lease() as take:
+            return self._large(extent, covered, take)
+
+    def _large(self, extent: Extent, covered: bool, take: Callable[[int], memoryview]) -> _Result:
+        held = take(extent.length) if extent.length <= _HELD else None
         identity, crc = self._hash(extent, covered, held)
         notices: list[str] = []
         chain = self._known_chain(extent, identity)
         if chain is None:
-            chain = self._store(extent, held, notices)
+            chain = self._store(extent, held, notices, take)
         elif self._is_lost(chain):
             if len(chain) > 1 or chain[0].update != "dense":
                 notices.append(f"objects of {display(extent.name, 80)} are not here; 'git theta fsck --repair' makes or fetches them")
@@ -249,16 +281,16 @@ class _Work:
         """Whether a known tensor's value cannot be rebuilt from what is here."""
         return bool(self.session.store.missing(ref for link in chain for ref in link.objects))
 
-    def _store(self, extent: Extent, held: memoryview | None, notices: list[str]) -> tuple[Link, ...]:
+    def _store(self, extent: Extent, held: memoryview | None, notices: list[str], take: Callable[[int], memoryview]) -> tuple[Link, ...]:
         settings, store = self.session.settings, self.session.store
         earlier = [m.by_name[extent.name] for m in self.known if extent.name in m.by_name]
         spec = Spec(extent.dtype, extent.shape)
         earlier = earlier or self.elsewhere.bases(extent.name, spec)
-        bases = tensors.load_bases(store, [entry for entry in earlier if entry.chain], notices, self._payload)
+        bases = tensors.load_bases(store, [entry for entry in earlier if entry.chain], notices, take)
         if held is None and not bases and not tensors.baseless():
             return (tensors.save(store, "dense", spec, self._dense_blocks(extent)),)
         if held is None:
-            held = self._scratch.take(extent.length)
+            held = take(extent.length)
             self.source.read_into(extent.offset, held)
         return tensors.encode(store, Tensor(extent.dtype, extent.shape, held), bases, settings.compression, settings.max_chain)
 

@@ -172,15 +172,15 @@ class _Reader:
         parts: list[memoryview] = []
         spec: Spec | None = None
         for number, ref in enumerate(link.objects):
-            data = self._store.read(ref)
+            data = self._store.view(ref)
             self._advance(ref.size)
             if hashlib.sha256(data).hexdigest() != ref.oid:
                 raise _Damaged(ref, "its bytes have another SHA-256")
-            header, start = objects.parse(memoryview(data))
+            header, start = objects.parse(data)
             if header.update != link.update or header.part != number or (spec or header.spec) != header.spec:
                 raise PayloadError(f"object {ref.oid} is not part {number} of this '{link.update}'")
             spec = header.spec
-            parts.append(memoryview(data)[start:])
+            parts.append(data[start:])
         assert spec is not None
         return spec, parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
 

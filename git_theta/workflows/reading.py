@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from git_theta.core import skeleton as skeletons
 from git_theta.core.manifest import Entry, Manifest, is_manifest, parse
-from git_theta.core.memory import Scratch
 from git_theta.core.names import display
 from git_theta.core.tensors import Buffer, Spec, Tensor
 from git_theta.errors import FormatError, ManifestError, UsageError
@@ -62,7 +61,6 @@ class Reader:
     def __init__(self, session: Session, manifest: Manifest) -> None:
         self.manifest = manifest
         self._session = session
-        self._scratch = Scratch()
         self._source: StoredSource | None = None
         self._seen = self._views() if manifest.format == "torch-zip" else {}
         self.specs: Mapping[str, Spec] = self._specs()
@@ -129,7 +127,7 @@ class Reader:
         seen = self._seen.get(name)
         if seen is None:
             entry = self.manifest.by_name[name]
-            return Tensor(entry.dtype, entry.shape, _writable(tensors.load(self._session.store, entry, self._scratch)))
+            return Tensor(entry.dtype, entry.shape, _writable(tensors.load(self._session.store, entry)))
         from git_theta.checkpoints import torch_values
 
         assert self._source is not None
@@ -154,7 +152,7 @@ class Reader:
             if low < high:
                 out[low - first : high - first] = view[low - offset : high - offset]
 
-        tensors.pour(self._session.store, self.manifest.by_name[name], put, False, self._scratch)
+        tensors.pour(self._session.store, self.manifest.by_name[name], put, False)
         return Tensor(part.dtype, part.shape, out)
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from git_theta.core import skeleton as skeletons
 from git_theta.core.futures import abandon
 from git_theta.core.manifest import Manifest, ObjectRef
-from git_theta.core.memory import Scratch
 from git_theta.core.names import display
 from git_theta.core.tensors import Buffer
 from git_theta.errors import ObjectDamaged, ObjectMissing, PayloadError, StoreError
@@ -80,10 +79,10 @@ def write(store: LocalStore, manifest: Manifest, path: Path, pool: Executor, adv
     try:
         with path.open("xb", buffering=0) as file:
             file.truncate(manifest.size)
-            place, scratch = _Placer(file.fileno(), path), Scratch()
+            place = _Placer(file.fileno(), path)
 
             def one(run: _Run) -> list[tuple[int, int | None]]:
-                sums = [(piece.tensor, plan.pour(piece, place, scratch)) for piece in run.pieces if piece.tensor >= 0]
+                sums = [(piece.tensor, plan.pour(piece, place)) for piece in run.pieces if piece.tensor >= 0]
                 if advance is not None:
                     advance(run.size)
                 return sums
@@ -146,10 +145,10 @@ class _Plan:
         if pieces:
             yield _Run(tuple(pieces), size)
 
-    def pour(self, piece: skeletons.Piece, place: _Placer, scratch: Scratch) -> int | None:
+    def pour(self, piece: skeletons.Piece, place: _Placer) -> int | None:
         """Write one tensor where it belongs; its CRC-32, where that is needed."""
         entry, summed = self._manifest.entries[piece.tensor], self._summed[piece.tensor]
-        return tensors.pour(self._store, entry, lambda offset, data: place.put(piece.offset + offset, data), summed, scratch)
+        return tensors.pour(self._store, entry, lambda offset, data: place.put(piece.offset + offset, data), summed)
 
     def decode(self, run: _Run) -> list[_Decoded]:
         result = []

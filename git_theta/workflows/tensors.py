@@ -19,8 +19,9 @@ from git_theta.store.local import LocalStore
 
 if TYPE_CHECKING:
     from git_theta.core.contracts import Level, Update
-    from git_theta.core.memory import Scratch
 
+Take = Callable[[int], memoryview]
+"""``take(size)``: so many writable bytes, which are whoever's for long enough."""
 
 _POUR = 1 << 20  # bytes from which a tensor is decoded block by block where it can be
 
@@ -36,15 +37,15 @@ class Base:
     chain: tuple[Link, ...]
 
 
-def load(store: LocalStore, entry: Entry, scratch: Scratch | None = None) -> Buffer:
-    """The bytes of ``entry``'s tensor, exactly those of its digest. Where ``scratch`` is given, objects may be held there meanwhile.
+def load(store: LocalStore, entry: Entry) -> Buffer:
+    """The bytes of ``entry``'s tensor, exactly those of its digest.
 
     :class:`ObjectMissing` or :class:`ObjectDamaged`, naming tensor and object, otherwise.
     """
-    return bases(store, entry, scratch)[0].tensor.data if entry.inline is None else entry.inline
+    return bases(store, entry)[0].tensor.data if entry.inline is None else entry.inline
 
 
-def pour(store: LocalStore, entry: Entry, put: Callable[[int, Buffer], None], summed: bool, scratch: Scratch) -> int | None:
+def pour(store: LocalStore, entry: Entry, put: Callable[[int, Buffer], None], summed: bool) -> int | None:
     """Hand ``entry``'s tensor to ``put`` piece by piece, each with its offset, and return its CRC-32 where it is to be ``summed``.
 
     Pieces come before the whole is checked: should this raise (as :func:`load` does), they are void.
@@ -59,7 +60,7 @@ def pour(store: LocalStore, entry: Entry, put: Callable[[int, Buffer], None], su
 
     hasher, crc, offset = blake3.blake3(), 0, 0
     with _naming_faults(store, entry):
-        for block in dense.blocks(_payload(store, entry, scratch), entry.spec):
+        for block in dense.blocks(_payload(store, entry), entry.spec):
             hasher.update(block)
             crc = zlib.crc32(block, crc) if summed else 0
             put(offset, block)
@@ -74,9 +75,9 @@ def _is_plain(entry: Entry) -> bool:
     return len(entry.chain) == 1 and entry.chain[0].update == "dense" and len(entry.chain[0].objects) == 1
 
 
-def _payload(store: LocalStore, entry: Entry, scratch: Scratch) -> memoryview:
-    """The payload of such a tensor, in the calling thread's part of ``scratch``."""
-    spec, payload = read_payload(store, entry.chain[0], scratch)
+def _payload(store: LocalStore, entry: Entry) -> memoryview:
+    """The payload of such a tensor."""
+    spec, payload = read_payload(store, entry.chain[0])
     if spec != entry.spec:
         raise PayloadError(f"its object holds {spec}, the manifest says {entry.spec}")
     return payload
@@ -94,15 +95,15 @@ def _naming_faults(store: LocalStore, entry: Entry) -> Iterator[None]:
         raise type(error)(f"tensor {display(entry.name, 200)}: {error}") from None
 
 
-def bases(store: LocalStore, entry: Entry, scratch: Scratch | None = None) -> list[Base]:
+def bases(store: LocalStore, entry: Entry, take: Take | None = None) -> list[Base]:
     """What a new value of ``entry`` can build on: its present value, and the value at the root of its chain.
 
-    ``scratch`` and errors as of :func:`load`. An inline tensor has none.
+    The root's is held in memory that ``take`` gives, where it is given. Errors as of :func:`load`. An inline tensor has none.
     """
     if entry.inline is not None:
         return []
     with _naming_faults(store, entry):
-        values = _follow(store, entry.chain, scratch)
+        values = _follow(store, entry.chain, take)
         newest = values[-1]
         if newest.spec != entry.spec:
             raise PayloadError(f"its objects hold {newest.spec}, the manifest says {entry.spec}")
@@ -111,7 +112,7 @@ def bases(store: LocalStore, entry: Entry, scratch: Scratch | None = None) -> li
     return [Base(newest, entry.chain), *(Base(root, entry.chain[-1:]) for root in values[:-1])]
 
 
-def _follow(store: LocalStore, chain: Sequence[Link], scratch: Scratch | None) -> list[Tensor]:
+def _follow(store: LocalStore, chain: Sequence[Link], take: Take | None) -> list[Tensor]:
     """The values that a chain gives: the root's, where it has more than one link, and the newest."""
     value: Tensor | None = None
     root: list[Tensor] = []
@@ -121,19 +122,23 @@ def _follow(store: LocalStore, chain: Sequence[Link], scratch: Scratch | None) -
             raise PayloadError(f"its chain ends with '{link.update}', which needs a base")
         if value is not None and not root:
             root.append(value)
-        # What dense gives is its own. Another update may hand on its payload, or a part of it.
-        spec, payload = read_payload(store, link, scratch if link.update == "dense" else None)
-        value = Tensor(spec.dtype, spec.shape, update.decode(payload, spec, value))
+        spec, payload = read_payload(store, link)
+        if link.update == "dense" and take is not None:
+            from git_theta.updates import dense
+
+            value = Tensor(spec.dtype, spec.shape, dense.decode_into(payload, spec, take))
+        else:
+            value = Tensor(spec.dtype, spec.shape, update.decode(payload, spec, value))
     if value is None:
         raise PayloadError("it has no objects")
     return [*root, value]
 
 
-def read_payload(store: LocalStore, link: Link, scratch: Scratch | None = None) -> tuple[Spec, memoryview]:
-    """What the object or objects of ``link`` say they hold, and their joined payload; in ``scratch``, where it is given and one object."""
+def read_payload(store: LocalStore, link: Link) -> tuple[Spec, memoryview]:
+    """What the object or objects of ``link`` say they hold, and their joined payload."""
     parts, spec = [], None
     for number, ref in enumerate(link.objects):
-        data = memoryview(store.read(ref)) if scratch is None or len(link.objects) > 1 else store.read_into(ref, scratch)
+        data = store.view(ref)
         header, start = objects.parse(data)
         if header.update != link.update or header.part != number or (spec or header.spec) != header.spec:
             raise PayloadError(f"object {ref.oid} is not part {number} of this '{link.update}'")
@@ -175,11 +180,11 @@ def save(store: LocalStore, update: str, spec: Spec, chunks: Iterable[Buffer], n
     return Link(update, tuple(refs), note)
 
 
-def load_bases(store: LocalStore, entries: Iterable[Entry], warn: list[str], scratch: Scratch | None = None) -> list[Base]:
-    """What the first of ``entries`` that can be rebuilt here offers; why the others could not is added to ``warn``."""
+def load_bases(store: LocalStore, entries: Iterable[Entry], warn: list[str], take: Take | None = None) -> list[Base]:
+    """What the first of ``entries`` that can be rebuilt here offers (see :func:`bases`); why the others could not is added to ``warn``."""
     for entry in entries:
         try:
-            return bases(store, entry, scratch)
+            return bases(store, entry, take)
         except ObjectMissing:
             warn.append(f"the earlier value of {display(entry.name, 80)} is not here; its new value is stored whole")
         except ThetaError as error:

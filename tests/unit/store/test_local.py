@@ -58,10 +58,35 @@ def test_an_object_comes_back(store: LocalStore, root: Path, data: bytes) -> Non
     store.verify(ref)
     store.flush()
     assert store.read(ref) == LocalStore(root).read(ref) == data
+    assert store.view(ref) == data
     store.verify(ref)
     assert place(root, ref).read_bytes() == data
     assert list(store) == [ref]
     assert leftovers(root) == []
+
+
+@posix
+@pytest.mark.parametrize("size", [0, 7, LARGE - 1, LARGE + 1])
+def test_a_view_of_an_object_of_another_size(store: LocalStore, root: Path, size: int) -> None:
+    ref = store.put([bytes(LARGE)])
+    store.flush()
+    place(root, ref).unlink()
+    with pytest.raises(ObjectMissing):
+        store.view(ref)
+    place(root, ref).write_bytes(bytes(size))
+    with pytest.raises(ObjectDamaged, match=f"has {size} bytes instead of {LARGE}"):
+        store.view(ref)
+
+
+@posix
+def test_a_view_outlives_its_object(store: LocalStore, root: Path) -> None:
+    """As a merge reads one that a 'prune' beside it deletes, or 'fsck --repair' replaces."""
+    data = os.urandom(LARGE)
+    ref = store.put([data])
+    store.flush()
+    view = store.view(ref)
+    store.remove(ref.oid)
+    assert view == data
 
 
 @posix

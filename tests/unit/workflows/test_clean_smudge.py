@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from git_theta.core import objects
+from git_theta.core.layout import Extent
 from git_theta.core.manifest import Entry, Link, Manifest, ObjectRef, dump, parse
 from git_theta.core.names import escape
 from git_theta.core.source import BytesSource, FileSource
@@ -152,7 +153,7 @@ def test_any_file_comes_back_or_is_refused(bench: Bench, tmp_path: Path, data: b
     assert bench.write(manifest, tmp_path / "out") == data
 
 
-LIMITS = {"_SCRATCH": (clean, 100), "_BATCH": (clean, 500), "_RUN": (smudge, 300), "_AHEAD": (smudge, 200), "_BLOCK": (clean, 700)}
+LIMITS = {"_HELD": (clean, 100), "_BATCH": (clean, 500), "_RUN": (smudge, 300), "_AHEAD": (smudge, 200), "_BLOCK": (clean, 700)}
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "bf16.safetensors", "archive.zip", "text.bin"])
@@ -169,6 +170,24 @@ def test_threads_and_limits_change_nothing(make: Make, tmp_path: Path, monkeypat
             assert bench.store_objects == plain.store_objects
             assert bench.stream(manifest) == data
             assert bench.write(manifest, tmp_path / "out") == data
+
+
+def test_large_tensors_come_first_and_one_at_a_time_while_there_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clean, "_HELD", 100)
+    sizes = [10, 200, 20, 300, 400]
+    extents = [Extent(str(size), "u8", (size,), 0, size) for size in sizes]
+    queue, begun = clean._Queue([range(number, number + 1) for number in range(len(sizes))], extents), list[int]()
+
+    def work(batch: range) -> list[clean._Result]:
+        begun.append(sizes[batch.start])
+        if len(begun) in (1, 2, 4):  # another thread comes while this one works
+            queue.do_next(work)
+        return []
+
+    queue.do_next(work)
+    assert begun == [200, 10, 20]
+    queue.do_next(work)
+    assert begun == [200, 10, 20, 300, 400], "nothing else is left"
 
 
 @pytest.mark.parametrize("threads", [1, 8])

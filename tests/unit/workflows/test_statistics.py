@@ -132,13 +132,13 @@ def test_chains_that_meet_are_followed_once(tmp_path: Path, monkeypatch: pytest.
     top = stored(store, "w", values[3], (left, values[1]))
     every = list(zip((root, left, right, top), values, strict=True))
     reads: list[str] = []
-    plain = LocalStore.read
+    plain = LocalStore.view
 
     def counted(self: LocalStore, ref: object, *more: object) -> object:
         reads.append(str(ref))
         return plain(self, ref, *more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(LocalStore, "read", counted)
+    monkeypatch.setattr(LocalStore, "view", counted)
     reader = Pair(StoredValues(store), StoredValues(store))
     for old, first in every:
         for new, second in every:
