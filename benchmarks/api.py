@@ -5,20 +5,19 @@ Needs 6 GiB of disk and 4 of memory. Each measurement runs in a process of its o
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import checkpoints
 from measuring import run
 from repositories import environment
+from results import Row, at_once
 
 ROOT = Path(__file__).resolve().parents[1]
 MIB = 1 << 20
@@ -103,28 +102,7 @@ print(timed(save)[0])
 )
 
 
-def main() -> int:
-    """Measure and print a table; 1 when a bound is not kept."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
-    parser.add_argument("--mebibytes", type=int, default=1024, help="size of the model")
-    parser.add_argument("--runs", type=int, default=5)
-    arguments = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="git-theta-bench-", dir=arguments.folder))
-    try:
-        rows = measured(folder, arguments.mebibytes, arguments.runs)
-    finally:
-        for file in folder.rglob("*"):
-            if not file.is_symlink():
-                file.chmod(file.stat().st_mode | 0o200)
-        shutil.rmtree(folder)
-    print("| what | measured | at most | |\n|---|---:|---:|---|")
-    for what, value, unit, bound in rows:
-        print(f"| {what} | {value:.3g} {unit} | {bound:g} {unit} | {'yes' if value <= bound else '**no**'} |")
-    return int(any(value > bound for _, value, _, bound in rows))
-
-
-def measured(folder: Path, mebibytes: int, runs: int) -> list[tuple[str, float, str, float]]:
+def measured(folder: Path, mebibytes: int, runs: int) -> list[Row]:
     """(what, value, unit, bound) of each measurement."""
     where = {**environment(folder), "PYTHONPATH": str(ROOT)}
     repository, model = folder / "repository", folder / MODEL
@@ -191,4 +169,4 @@ def forget(repository: Path, known: set[Path], where: Mapping[str, str]) -> None
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(at_once(__doc__, measured))

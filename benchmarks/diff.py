@@ -5,13 +5,11 @@ Needs 8 GiB of disk. Times are medians of a few runs.
 
 from __future__ import annotations
 
-import argparse
 import os
 import shlex
 import shutil
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +18,7 @@ import ml_dtypes
 import numpy as np
 from measuring import Side, in_turn, median, run
 from merge import write
+from results import Row, at_once
 
 ROOT = Path(__file__).resolve().parents[1]
 MIB = 1 << 20
@@ -44,26 +43,6 @@ with BlobReader(repository) as blobs, ThreadPoolExecutor(2) as pool:
 """
 
 
-def main() -> int:
-    """Measure and print a table; 1 when a bound is not kept."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
-    parser.add_argument("--mebibytes", type=int, default=1024, help="size of the model")
-    parser.add_argument("--runs", type=int, default=5)
-    arguments = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="git-theta-bench-", dir=arguments.folder))
-    try:
-        rows = [*manifests(folder, arguments.runs), *models(folder, arguments.mebibytes, arguments.runs)]
-    finally:
-        for file in folder.rglob("*"):
-            file.chmod(file.stat().st_mode | 0o200)
-        shutil.rmtree(folder)
-    print("| what | measured | at most | |\n|---|---:|---:|---|")
-    for what, value, unit, bound in rows:
-        print(f"| {what} | {value:.3g} {unit} | {bound:g} {unit} | {'yes' if value <= bound else '**no**'} |")
-    return int(any(value > bound for _, value, _, bound in rows))
-
-
 def environment(folder: Path) -> Mapping[str, str]:
     """A git that knows the filter and the diff driver, and nothing of whoever runs this."""
     python, config = shlex.quote(sys.executable), folder / "gitconfig"
@@ -81,7 +60,7 @@ def environment(folder: Path) -> Mapping[str, str]:
     return found
 
 
-def manifests(folder: Path, runs: int) -> list[tuple[str, float, str, float]]:
+def manifests(folder: Path, runs: int) -> list[Row]:
     """Diff, log and blame of manifests alone."""
     sys.path.insert(0, str(ROOT))
     from git_theta.core.manifest import Entry, Link, Manifest, ObjectRef, dump
@@ -112,7 +91,7 @@ def manifests(folder: Path, runs: int) -> list[tuple[str, float, str, float]]:
     return rows
 
 
-def models(folder: Path, mebibytes: int, runs: int) -> list[tuple[str, float, str, float]]:
+def models(folder: Path, mebibytes: int, runs: int) -> list[Row]:
     """``git diff`` with one layer changed, and the statistics of two versions of which every tensor differs."""
     settings, repository = environment(folder), folder / "model"
     repository.mkdir()
@@ -166,4 +145,4 @@ def models(folder: Path, mebibytes: int, runs: int) -> list[tuple[str, float, st
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(at_once(__doc__, lambda folder, mebibytes, runs: [*manifests(folder, runs), *models(folder, mebibytes, runs)]))

@@ -19,6 +19,9 @@ class Timing:
     wall: float
     cpu: float
 
+    def __str__(self) -> str:
+        return f"{self.wall:.2f} s ({self.cpu:.2f} s CPU)"
+
 
 def run(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Timing:
     """Run a command that must succeed."""

@@ -5,13 +5,11 @@ Needs 8 GiB of disk. Times are medians of a few runs in turn; merges are made by
 
 from __future__ import annotations
 
-import argparse
 import os
 import shlex
 import shutil
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +17,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 from measuring import Side, Timing, in_turn, median, run
+from results import Row, at_once
 
 ROOT = Path(__file__).resolve().parents[1]
 MIB = 1 << 20
@@ -26,27 +25,7 @@ TENSORS = 32
 MODEL = "model.safetensors"
 
 
-def main() -> int:
-    """Measure and print a table; 1 when a bound is not kept."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
-    parser.add_argument("--mebibytes", type=int, default=1024, help="size of the models")
-    parser.add_argument("--runs", type=int, default=5)
-    arguments = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="git-theta-bench-", dir=arguments.folder))
-    try:
-        rows = measured(folder, arguments.mebibytes, arguments.runs)
-    finally:
-        for file in folder.rglob("*"):
-            file.chmod(file.stat().st_mode | 0o200)
-        shutil.rmtree(folder)
-    print("| what | measured | at most | |\n|---|---:|---:|---|")
-    for what, value, unit, bound in rows:
-        print(f"| {what} | {value:.3g} {unit} | {bound:g} {unit} | {'yes' if value <= bound else '**no**'} |")
-    return int(any(value > bound for _, value, _, bound in rows))
-
-
-def measured(folder: Path, mebibytes: int, runs: int) -> list[tuple[str, float, str, float]]:
+def measured(folder: Path, mebibytes: int, runs: int) -> list[Row]:
     """(what, value, unit, bound) of each measurement."""
     repository, environment = prepared(folder, mebibytes)
     objects = repository / ".git" / "theta" / "objects"
@@ -186,4 +165,4 @@ def plan_seconds(runs: int) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(at_once(__doc__, measured))

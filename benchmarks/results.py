@@ -1,16 +1,27 @@
-"""Results: kept as JSON while they are collected, shown as a Markdown table."""
+"""Results: kept as JSON while they are collected, shown as a Markdown table; and the command lines that ask for them."""
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import os
 import platform
 import re
+import shutil
 import subprocess
-from collections.abc import Mapping
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+from measuring import Timing, median
+
+Row = tuple[str, float, str, float]
+"""What was measured, the value, its unit, and the bound."""
 
 START, END = "<!-- results -->", "<!-- end of results -->"
 
@@ -31,6 +42,72 @@ class Result:
     def met(self) -> bool:
         """Whether the value is within its limit."""
         return self.value <= self.limit
+
+
+def compared(key: str, what: str, limit: float, timings: Mapping[str, Sequence[Timing]]) -> Result:
+    """The medians of ``timings["theta"]`` and ``timings["lfs"]``; what counts is the ratio of the times on the clock."""
+    ours, theirs = median(timings["theta"]), median(timings["lfs"])
+    return Result(key, what, str(ours), str(theirs), ours.wall / theirs.wall, limit)
+
+
+def collect(
+    parser: argparse.ArgumentParser,
+    file: str,
+    measures: Mapping[str, Callable[[Any], Iterator[Result]]],
+    bench: Callable[[Path, argparse.Namespace], object],
+) -> int:
+    """The command line of benchmarks whose results are kept in ``file``, to be told together; 1 when a limit is exceeded.
+
+    ``parser`` may have options of its own; each of the ``measures`` is handed what ``bench`` makes of the folder and the options.
+    """
+    parser.add_argument("measures", nargs="*", metavar="MEASURE", help=f"{', '.join(measures)}, or nothing for all")
+    parser.add_argument("--folder", type=Path, required=True, help=f"scratch folder (up to 12 GiB), also keeps {file}")
+    parser.add_argument("--runs", type=int, default=5, help="runs of each side; medians count (default 5)")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write all collected results into a Markdown file, between its marks")
+    parser.add_argument("--report", action="store_true", help="measure nothing, only show what was collected")
+    arguments = parser.parse_args()
+    unknown = set(arguments.measures) - set(measures)
+    if unknown:
+        parser.error(f"no such measure: {', '.join(sorted(unknown))}")
+    folder = arguments.folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    if not arguments.report:
+        given = bench(folder, arguments)
+        for name in arguments.measures or measures:
+            started = time.monotonic()
+            for result in measures[name](given):
+                save(folder / file, [result])
+                print(f"{result.what}: {result.ours} {result.theirs}: {result.value:.3f} (at most {result.limit:g})", flush=True)
+            print(f"({name}: {time.monotonic() - started:.0f} s, load {os.getloadavg()[0]:.1f})", file=sys.stderr)
+    found = load(folder / file)
+    print(table(found))
+    if arguments.write:
+        write(arguments.write, found)
+    return 0 if all(result.met for result in found) else 1
+
+
+def at_once(description: str, measured: Callable[[Path, int, int], Iterable[Row]]) -> int:
+    """The command line of benchmarks that need nothing but a folder for a while; 1 when a bound is not kept.
+
+    ``measured`` is given the folder, the size of the models in MiB, and how often to run each.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
+    parser.add_argument("--mebibytes", type=int, default=1024, help="size of the models")
+    parser.add_argument("--runs", type=int, default=5)
+    arguments = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="git-theta-bench-", dir=arguments.folder))
+    try:
+        rows = list(measured(folder, arguments.mebibytes, arguments.runs))
+    finally:
+        for file in folder.rglob("*"):
+            if not file.is_symlink():
+                file.chmod(file.stat().st_mode | 0o200)
+        shutil.rmtree(folder)
+    print("| what | measured | at most | |\n|---|---:|---:|---|")
+    for what, value, unit, bound in rows:
+        print(f"| {what} | {value:.3g} {unit} | {bound:g} {unit} | {'yes' if value <= bound else '**no**'} |")
+    return int(any(value > bound for _, value, _, bound in rows))
 
 
 def save(path: Path, results: list[Result]) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import checkpoints
 import handshake
 import results
-from measuring import Side, Timing, in_turn, median, run
+from measuring import Side, in_turn, median, run
 from repositories import Repository, environment
 from results import Result
 
@@ -94,8 +94,9 @@ def checkout(bench: Bench) -> Iterator[Result]:
     timings = in_turn(
         bench.runs, theta=side(theta, "checkout", "--"), lfs=side(lfs, "checkout", "--"), direct=side(theta, "theta", "checkout")
     )
-    yield _result("d-checkout", "`git checkout`, 1 GiB, bf16", timings["theta"], timings["lfs"], 0.8)
-    yield _result("d-direct", "`git theta checkout` / `git checkout` with git-lfs, same file", timings["direct"], timings["lfs"], 0.4)
+    yield results.compared("d-checkout", "`git checkout`, 1 GiB, bf16", 0.8, timings)
+    direct = {**timings, "theta": timings["direct"]}
+    yield results.compared("d-direct", "`git theta checkout` / `git checkout` with git-lfs, same file", 0.4, direct)
     _remove(both)
 
 
@@ -258,17 +259,7 @@ def _committed(bench: Bench, model: Path) -> dict[str, Repository]:
 
 
 def _compared(bench: Bench, key: str, what: str, limit: float, sides: dict[str, Side], repeat: int = 1) -> Iterator[Result]:
-    timings = in_turn(repeat * bench.runs, **sides)
-    yield _result(key, what, timings["theta"], timings["lfs"], limit)
-
-
-def _result(key: str, what: str, ours: list[Timing], theirs: list[Timing], limit: float) -> Result:
-    a, b = median(ours), median(theirs)
-    return Result(key, what, _shown(a), _shown(b), a.wall / b.wall, limit)
-
-
-def _shown(timing: Timing) -> str:
-    return f"{timing.wall:.2f} s ({timing.cpu:.2f} s CPU)"
+    yield results.compared(key, what, limit, in_turn(repeat * bench.runs, **sides))
 
 
 def _remove(both: dict[str, Repository]) -> None:
@@ -279,30 +270,13 @@ def _remove(both: dict[str, Repository]) -> None:
 def main() -> int:
     """Measure what the command line asks for and print a table; 1 when a limit is exceeded."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("measures", nargs="*", metavar="MEASURE", help=f"{', '.join(MEASURES)}, or nothing for all")
-    parser.add_argument("--folder", type=Path, required=True, help="scratch folder (up to 12 GiB), also keeps results.json")
-    parser.add_argument("--models", type=Path, help="folder with real checkpoints, for 'stored' and 'skeleton'")
-    parser.add_argument("--runs", type=int, default=5, help="runs of each side; medians count (default 5)")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="write all collected results into a Markdown file, between its marks")
-    parser.add_argument("--report", action="store_true", help="measure nothing, only show what was collected")
-    arguments = parser.parse_args()
-    unknown = set(arguments.measures) - set(MEASURES)
-    if unknown:
-        parser.error(f"no such measure: {', '.join(sorted(unknown))}")
-    folder = arguments.folder.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    collected = folder / "results.json"
-    if not arguments.report:
-        bench = Bench(folder, environment(folder), arguments.runs, arguments.models and arguments.models.resolve())
-        for name in arguments.measures or MEASURES:
-            for result in MEASURES[name](bench):
-                results.save(collected, [result])
-                print(f"{result.what}: {result.ours} {result.theirs}: {result.value:.3f} (at most {result.limit:g})", flush=True)
-    found = results.load(collected)
-    print(results.table(found))
-    if arguments.write:
-        results.write(arguments.write, found)
-    return 0 if all(result.met for result in found) else 1
+    parser.add_argument("--models", type=Path, help="folder with real checkpoints, for 'stored', 'skeleton', 'finetune' and 'chain'")
+    return results.collect(
+        parser,
+        "results.json",
+        MEASURES,
+        lambda folder, asked: Bench(folder, environment(folder), asked.runs, asked.models and asked.models.resolve()),
+    )
 
 
 if __name__ == "__main__":

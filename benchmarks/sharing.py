@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +77,7 @@ def _pushed(bench: Bench, key: str, how: str, *repositories: Repository) -> Iter
         return Side(empty, lambda: repository.git("push", "-q", "origin", "main"))
 
     timings = in_turn(bench.runs, **{repository.filter: side(repository) for repository in repositories})
-    yield _compared(key, f"`git push`, {OBJECTS:,} new objects, {how}", timings, 1.5)
+    yield results.compared(key, f"`git push`, {OBJECTS:,} new objects, {how}", 1.5, timings)
 
 
 def _fetched(bench: Bench, key: str, how: str, *repositories: Repository) -> Result:
@@ -91,7 +89,7 @@ def _fetched(bench: Bench, key: str, how: str, *repositories: Repository) -> Res
     timings = in_turn(bench.runs, **{repository.filter: side(repository) for repository in repositories})
     for repository in repositories:
         repository.remove()
-    return _compared(key, f"`git theta fetch` / `git lfs fetch`, {OBJECTS:,} objects, {how}", timings, 1.5)
+    return results.compared(key, f"`git theta fetch` / `git lfs fetch`, {OBJECTS:,} objects, {how}", 1.5, timings)
 
 
 def history(bench: Bench) -> Iterator[Result]:
@@ -118,7 +116,7 @@ def history(bench: Bench) -> Iterator[Result]:
     if len([file for file in (objects / "objects").rglob("*") if file.is_file()]) != 1:
         raise SystemExit("one object was to be sent")
     what = f"pre-push, {COMMITS:,} commits of {TENSORS} tensors, 1 new"
-    yield Result("i-pre-push", what, f"{ours.wall:.2f} s ({ours.cpu:.2f} s CPU)", "", ours.wall, 0.5, "s")
+    yield Result("i-pre-push", what, str(ours), "", ours.wall, 0.5, "s")
     repository.remove()
 
 
@@ -131,7 +129,7 @@ def fsck(bench: Bench) -> Iterator[Result]:
     ours = median(in_turn(bench.runs, theta=Side(lambda: None, lambda: repository.git("theta", "fsck")))["theta"])
     stored = repository.stored()
     what = f"`git theta fsck`, 1 GiB model in {stored / 1e6:.0f} MB stored ({stored / ours.wall / 1e6:.0f} MB/s)"
-    yield Result("i-fsck", what, f"{ours.wall:.2f} s ({ours.cpu:.2f} s CPU)", "", ours.wall / (stored / 1e9), 2, "s/GB")
+    yield Result("i-fsck", what, str(ours), "", ours.wall / (stored / 1e9), 2, "s/GB")
     repository.remove()
 
 
@@ -182,34 +180,10 @@ def _long_history(bench: Bench) -> Repository:
     return repository
 
 
-def _compared(key: str, what: str, timings: Mapping[str, list], limit: float) -> Result:
-    a, b = median(timings["theta"]), median(timings["lfs"])
-    return Result(key, what, f"{a.wall:.2f} s ({a.cpu:.2f} s CPU)", f"{b.wall:.2f} s ({b.cpu:.2f} s CPU)", a.wall / b.wall, limit)
-
-
 def main() -> int:
     """Measure what the command line asks for and print a table; 1 when a limit is exceeded."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("measures", nargs="*", metavar="MEASURE", help=f"{', '.join(MEASURES)}, or nothing for all")
-    parser.add_argument("--folder", type=Path, required=True, help="scratch folder (up to 4 GiB), also keeps sharing.json")
-    parser.add_argument("--runs", type=int, default=5, help="runs of each side; medians count (default 5)")
-    arguments = parser.parse_args()
-    unknown = set(arguments.measures) - set(MEASURES)
-    if unknown:
-        parser.error(f"no such measure: {', '.join(sorted(unknown))}")
-    folder = arguments.folder.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    bench = Bench(folder, environment(folder), arguments.runs)
-    collected = folder / "sharing.json"
-    for name in arguments.measures or MEASURES:
-        started = time.monotonic()
-        for result in MEASURES[name](bench):
-            results.save(collected, [result])
-            print(f"{result.what}: {result.ours} {result.theirs}: {result.value:.3f} (at most {result.limit:g})", flush=True)
-        print(f"({name}: {time.monotonic() - started:.0f} s, load {os.getloadavg()[0]:.1f})", file=sys.stderr)
-    found = results.load(collected)
-    print(results.table(found))
-    return 0 if all(result.met for result in found) else 1
+    return results.collect(parser, "sharing.json", MEASURES, lambda folder, asked: Bench(folder, environment(folder), asked.runs))
 
 
 if __name__ == "__main__":

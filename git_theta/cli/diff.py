@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from git_theta.cli import output
+from git_theta.cli.models import as_one
 from git_theta.cli.output import Command, path, warn
 from git_theta.core import shards
 from git_theta.core.manifest import Entry
@@ -161,7 +162,7 @@ def _report(asked: _Asked, chosen: dict[str, Any], stack: ExitStack) -> Report:
         session = stack.enter_context(Session(discover(), load_settings(), warn))
         pool = session.pool()  # type: ignore[assignment]  # an executor of any kind
         assert asked.range is not None
-        grouped = chosen["group"] or any(shards.is_index(word) or os.path.isdir(word) for word in asked.paths)
+        grouped = chosen["group"] or as_one(asked.paths)
         found = versions.diff(session, asked.range, shards.pathspecs(asked.paths), stack, grouped=grouped)
     measuring = not (chosen["stat"] or chosen["manifest_only"])
     options = Options(histogram=bool(chosen["html"] or chosen["form"] == "json"))

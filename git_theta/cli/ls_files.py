@@ -55,7 +55,7 @@ def ls_files(context: click.Context, arguments: tuple[str, ...], long: bool, gro
     if revision is None and repository.worktree is None:
         revision = "HEAD"
     found = list(models.find(repository, revision, shards.pathspecs(paths)))
-    if group or any(shards.is_index(name) or os.path.isdir(name) for name in paths):
+    if group or models.as_one(paths):
         found = models.grouped(found)
     if as_json:
         import json

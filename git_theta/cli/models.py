@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,11 @@ def find(repository: Repository, revision: str | None, paths: Sequence[str]) -> 
             yield _model(entry.path, entry.blob, held[entry.blob], store)
         else:
             yield Model(entry.path, entry.blob, Content(0, b""), None, "git has not fetched its manifest")
+
+
+def as_one(paths: Iterable[str]) -> bool:
+    """Whether whoever names ``paths`` means sharded models as one: by their index, or by a folder."""
+    return any(shards.is_index(name) or os.path.isdir(name) for name in paths)
 
 
 def grouped(found: Sequence[Model]) -> list[Model]:

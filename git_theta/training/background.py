@@ -36,13 +36,18 @@ class BackgroundSaver:
     def __init__(self, branch: str | None = None, *, repo: StrPath | None = None, best_tag: str | None = None) -> None:
         self.branch = branch
         self.repo = Path.cwd() if repo is None else Path(repo).absolute()  # the loop may change the current directory
-        self.best_tag = best_tag or f"best/{(branch or 'model').removeprefix('refs/heads/')}"
+        self._best_tag = best_tag
         self.commits: list[str] = []
         self.errors: list[str] = []
         self._pool: ThreadPoolExecutor | None = None
         self._waiting: list[Future[None]] = []
         self._told = 0  # errors that were logged
         self._lock = threading.Lock()
+
+    @property
+    def best_tag(self) -> str:
+        """The tag that moves to the best model."""
+        return self._best_tag or f"best/{(self.branch or 'model').removeprefix('refs/heads/')}"
 
     def save(
         self, state_dict: Mapping[str, Any], path: StrPath, *, message: str, metrics: Mapping[str, float] | None = None, best: bool = False

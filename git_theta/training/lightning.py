@@ -44,7 +44,6 @@ class ThetaCheckpoint(_model_checkpoint()):  # type: ignore[misc]  # a base that
     ) -> None:
         super().__init__(*arguments, **options)
         self.saver = BackgroundSaver(branch, repo=repo, best_tag=best_tag)
-        self._default_tag = best_tag is None
         self._path = path
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
@@ -52,8 +51,6 @@ class ThetaCheckpoint(_model_checkpoint()):  # type: ignore[misc]  # a base that
         super().on_fit_start(trainer, pl_module)
         if self.saver.branch is None:
             self.saver.branch = default_branch(self.dirpath or trainer.default_root_dir)
-            if self._default_tag:
-                self.saver.best_tag = f"best/{self.saver.branch}"
 
     def _save_checkpoint(self, trainer: Any, filepath: str) -> None:
         super()._save_checkpoint(trainer, filepath)

@@ -36,7 +36,6 @@ class ThetaCallback(TrainerCallback):  # type: ignore[misc]  # transformers is n
         best_tag: str | None = None,
     ) -> None:
         self.saver = BackgroundSaver(branch, repo=repo, best_tag=best_tag)
-        self._default_tag = best_tag is None
         self._folder = folder.strip("/")
         self._files = tuple(files)
 
@@ -44,8 +43,6 @@ class ThetaCallback(TrainerCallback):  # type: ignore[misc]  # transformers is n
         """Choose the branch."""
         if self.saver.branch is None:
             self.saver.branch = default_branch(args.output_dir)
-            if self._default_tag:
-                self.saver.best_tag = f"best/{self.saver.branch}"
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002 - the Trainer's signature
         """Commit the checkpoint that was just written."""

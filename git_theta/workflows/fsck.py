@@ -136,15 +136,24 @@ def check(session: Session, found: Survey, advance: Callable[[int], None]) -> Re
 
 def _unfit(store: LocalStore, wholes: Iterable[Whole]) -> Iterator[Problem]:
     """Manifests whose skeleton is that of other tensors: of such a file a part was staged, or a text merge mixed two."""
+    reasons: dict[tuple[Entry, int, tuple[int, ...]], str] = {}  # most versions of a model have the same skeleton
     for whole in wholes:
-        try:
-            text = bytes(tensors.load(store, whole.skeleton))
-        except ThetaError:
-            continue  # told already, as a tensor's
-        try:
-            skeletons.parse(text, whole.size, whole.lengths)
-        except PayloadError as error:
-            yield Problem("broken", "", "", whole.path, whole.blob, f"it is no whole file: {error}")
+        key = whole.skeleton, whole.size, whole.lengths
+        if key not in reasons:
+            reasons[key] = _misfit(store, *key)
+        if reasons[key]:
+            yield Problem("broken", "", "", whole.path, whole.blob, f"it is no whole file: {reasons[key]}")
+
+
+def _misfit(store: LocalStore, skeleton: Entry, size: int, lengths: tuple[int, ...]) -> str:
+    """Why ``skeleton`` is not that of a file of such tensors; empty where it is, or cannot be had: that is told as a tensor's."""
+    try:
+        skeletons.parse(bytes(tensors.load(store, skeleton)), size, lengths)
+    except PayloadError as error:
+        return str(error)
+    except ThetaError:
+        pass
+    return ""
 
 
 def _grow(held: Iterable[Held]) -> dict[Link, _Node]:

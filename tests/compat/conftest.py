@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from gitrepo import Repo, isolated_environment
+from merging import programs
 
 if shutil.which("git") is None:
     pytest.skip("git is not installed", allow_module_level=True)
@@ -17,6 +18,12 @@ if shutil.which("git") is None:
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
     """The environment of all these tests' git commands."""
     return isolated_environment(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="session")
+def bin_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for ``PATH`` with our programs: git finds the merge strategy there."""
+    return programs(tmp_path_factory.mktemp("programs") / "bin")
 
 
 @pytest.fixture

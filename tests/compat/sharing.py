@@ -116,3 +116,10 @@ class World:
         bare = Repo(self.remote, self.environment)
         commits = bare.git("rev-list", "--all").decode().split()
         assert needed_by(bare, *commits) <= self.objects()
+
+
+def forget(repo: Repo) -> None:
+    """Let git forget all that only reflogs know."""
+    repo.git("reflog", "expire", "--expire=now", "--all")
+    for name in ("ORIG_HEAD", "FETCH_HEAD"):
+        (repo.common / name).unlink(missing_ok=True)

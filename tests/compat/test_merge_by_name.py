@@ -9,17 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from merging import Branches, Tensors, model, moved, programs, same
+from merging import Branches, Tensors, model, moved, same
 from small_models import safetensors_file, torch_file
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the programs are POSIX scripts")
 BASE = model()
 CONFLICT = "the sides are files of different formats (safetensors, torch-zip)"
-
-
-@pytest.fixture(scope="module")
-def bin_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return programs(tmp_path_factory.mktemp("programs") / "bin")
 
 
 @pytest.fixture

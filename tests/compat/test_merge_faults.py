@@ -12,16 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from merging import MODEL, Branches, Tensors, model, moved, programs, same
+from merging import MODEL, Branches, Tensors, model, moved, same
 from terminal import interruptible
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the programs are POSIX scripts")
 BASE = model()
-
-
-@pytest.fixture(scope="module")
-def bin_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return programs(tmp_path_factory.mktemp("programs") / "bin")
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from merging import MODEL, Branches, Tensors, model, moved, programs, same
+from merging import MODEL, Branches, Tensors, model, moved, same
 from small_models import safetensors_file, torch_file
 
 pytest.importorskip("pty", reason="there are no pseudo terminals here")
@@ -16,11 +16,6 @@ from terminal import Played, play
 
 WHICH, HOW = "Enter to stop): ", "How (Enter to stop): "
 BASE = model()
-
-
-@pytest.fixture(scope="module")
-def bin_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return programs(tmp_path_factory.mktemp("programs") / "bin")
 
 
 @pytest.fixture

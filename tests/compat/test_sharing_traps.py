@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import sharing
 from gitrepo import Repo
-from sharing import World, changed, model, needed_by, objects_at
+from sharing import World, changed, forget, model, needed_by, objects_at
 
 from git_theta.git import roots
 from git_theta.git.repository import discover
@@ -31,12 +31,6 @@ def one(world: World) -> Repo:
     repo.commit("second", model__safetensors=changed(model(1), 0, 2))
     repo.git("push", "-q", "origin", "main")
     return repo
-
-
-def forget(repo: Repo) -> None:
-    """Let git forget all that only reflogs know."""
-    repo.git("reflog", "expire", "--expire=now", "--all")
-    (repo.common / "ORIG_HEAD").unlink(missing_ok=True)
 
 
 # A push that succeeds has delivered everything

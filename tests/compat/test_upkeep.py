@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import sharing
 from gitrepo import Repo
-from sharing import World, changed, model, needed_by
+from sharing import World, changed, forget, model, needed_by
 
 
 @pytest.fixture
@@ -28,13 +28,6 @@ def one(world: World) -> Repo:
     repo.commit("first", model__safetensors=model(1))
     repo.git("push", "-q", "origin", "main")
     return repo
-
-
-def forget(repo: Repo) -> None:
-    """Let git forget all that only reflogs know."""
-    repo.git("reflog", "expire", "--expire=now", "--all")
-    for name in ("ORIG_HEAD", "FETCH_HEAD"):
-        (repo.common / name).unlink(missing_ok=True)
 
 
 def prune(repo: Repo, *options: str) -> str:
