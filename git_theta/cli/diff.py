@@ -15,7 +15,7 @@ import click
 from git_theta.cli import output
 from git_theta.cli.models import as_one
 from git_theta.cli.output import Command, path, warn
-from git_theta.core import shards
+from git_theta.core import blas, shards
 from git_theta.core.manifest import Entry
 from git_theta.drivers import surroundings
 from git_theta.errors import GitError, UsageError
@@ -91,7 +91,7 @@ def diff(ctx: click.Context, /, what: tuple[str, ...], exit_code: bool, **chosen
     For each tensor that changed: the share of its elements that did, the size of the change relative to the tensor (Frobenius norms), the
     cosine between old and new, the largest change of an element, and the rank of the change where it is low. Only changed tensors are read.
     """
-    surroundings.limit_blas()
+    blas.keep_to_one_thread()
     with ExitStack() as stack:
         report = _report(_asked(what, ctx.meta.get("git_theta.paths"), chosen), chosen, stack)
     _print(report, chosen)

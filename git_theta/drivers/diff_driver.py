@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from git_theta.core import legacy
+from git_theta.core import blas, legacy
 from git_theta.core.manifest import is_manifest
 from git_theta.core.names import display
 from git_theta.drivers import surroundings
@@ -78,7 +78,7 @@ class Call:
 
 def main(arguments: Sequence[str]) -> int:
     """Print how the model that git names changed; the exit code, 0."""
-    surroundings.limit_blas()
+    blas.keep_to_one_thread()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

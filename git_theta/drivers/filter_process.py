@@ -13,6 +13,7 @@ from contextlib import suppress
 from io import FileIO
 from typing import TYPE_CHECKING
 
+from git_theta.core import blas
 from git_theta.errors import ThetaError
 from git_theta.git import pktline
 
@@ -25,6 +26,7 @@ _PIPE = 1 << 20
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve git on standard input and output until it closes them; the exit code."""
+    blas.keep_to_one_thread()
     skip = "--skip" in (arguments or ()) or os.environ.get("GIT_THETA_SKIP_SMUDGE", "") not in ("", "0")
     stdin, stdout = _open_streams()
     try:

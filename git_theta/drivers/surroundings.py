@@ -1,4 +1,4 @@
-"""What a report finds around it: the screen it is read on, and the processors it may use."""
+"""What a report finds around it: the screen it is read on."""
 
 from __future__ import annotations
 
@@ -39,13 +39,3 @@ def _wants_colour(slot: str, terminal: bool) -> bool:
         return run(["config", "--get-colorbool", slot, "true" if terminal else "false"], allowed=(0, 1)).strip() == b"true"
     except GitError:
         return False
-
-
-def limit_blas() -> None:
-    """Have numpy compute each product in the thread that asks for it; before numpy is imported.
-
-    Tensors are spread over threads already. With threads of its own in each, OpenBLAS spends its time waiting: on two busy processors
-    the ranks of 45 small matrices took 24 s instead of 1 s.
-    """
-    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
-        os.environ.setdefault(name, "1")
