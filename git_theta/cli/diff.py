@@ -15,9 +15,9 @@ import click
 from git_theta.cli import output
 from git_theta.cli.models import as_one
 from git_theta.cli.output import Command, path, warn
-from git_theta.core import blas, shards
+from git_theta.core import shards
 from git_theta.core.manifest import Entry
-from git_theta.drivers import surroundings
+from git_theta.drivers import blas, surroundings
 from git_theta.errors import GitError, UsageError
 from git_theta.git.changes import FileChange, Range, is_revision, resolve
 from git_theta.git.command import run

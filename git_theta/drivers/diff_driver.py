@@ -15,10 +15,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from git_theta.core import blas, legacy
+from git_theta.core import legacy
 from git_theta.core.manifest import is_manifest
 from git_theta.core.names import display
-from git_theta.drivers import surroundings
+from git_theta.drivers import blas, surroundings
 from git_theta.errors import FormatError, ThetaError
 from git_theta.git.changes import FileChange
 from git_theta.git.command import run_code

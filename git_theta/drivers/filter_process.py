@@ -13,7 +13,7 @@ from contextlib import suppress
 from io import FileIO
 from typing import TYPE_CHECKING
 
-from git_theta.core import blas
+from git_theta.drivers import blas
 from git_theta.errors import ThetaError
 from git_theta.git import pktline
 
