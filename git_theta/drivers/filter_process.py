@@ -30,8 +30,9 @@ def main(arguments: list[str] | None = None) -> int:
     skip = "--skip" in (arguments or ()) or os.environ.get("GIT_THETA_SKIP_SMUDGE", "") not in ("", "0")
     stdin, stdout = _open_streams()
     try:
-        _handshake(stdin, stdout)
-        _serve(stdin, stdout, skip)
+        source = Input(stdin)
+        _handshake(source, stdout)
+        _serve(source, stdout, skip)
     except (EOFError, BrokenPipeError):
         pass
     except KeyboardInterrupt:
@@ -54,50 +55,75 @@ def _open_streams() -> tuple[FileIO, FileIO]:
 
         for stream in (sys.stdin, sys.stdout):
             msvcrt.setmode(stream.fileno(), os.O_BINARY)
-    elif sys.platform == "linux":
-        import fcntl
-
-        for descriptor in (0, 1):
-            with suppress(OSError):  # not a pipe, or the user's share of pipe memory is used up
-                fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE)
+    for descriptor in (0, 1):
+        enlarge(descriptor)
     return open(0, "rb", buffering=0, closefd=False), open(1, "wb", buffering=0, closefd=False)
 
 
+def enlarge(pipe: int) -> None:
+    """Let a pipe hold as much as it may."""
+    if sys.platform == "linux":
+        import fcntl
+
+        with suppress(OSError):  # not a pipe, or the user's share of pipe memory is used up
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE)
+
+
 class Input:
-    """Git's side of the conversation: small packets through a buffer, bulk data straight from the pipe."""
+    """Git's side of the conversation.
+
+    Whoever reads a pipe keeps its writer waiting while the bytes are copied. So on Linux what git has written is first moved into a pipe of
+    our own, which takes no copy, and read from there while git goes on.
+    """
 
     def __init__(self, stream: FileIO) -> None:
         self._stream = stream
+        self._own: tuple[FileIO, int] | None = None  # the ends of our pipe; they last as long as the process
+        self._moved = 0  # bytes in it
+        self._movable = hasattr(os, "splice")
         self._nowhere = -1
 
     def read(self, count: int) -> bytes:
         """Exactly ``count`` bytes, fewer only at the end of the stream."""
-        data = self._stream.read(count)
-        while data is not None and len(data) < count:
-            more = self._stream.read(count - len(data))
-            if not more:
-                break
-            data += more
-        return data or b""
+        parts = []
+        while count and (part := self._readable().read(min(count, self._moved or count))):
+            parts.append(part)
+            count -= len(part)
+            self._moved -= min(self._moved, len(part))
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def readinto(self, buffer: memoryview) -> int:
         """What is there, up to the buffer's length; 0 at the end of the stream."""
-        return self._stream.readinto(buffer) or 0
+        got = self._readable().readinto(buffer) or 0
+        self._moved -= min(self._moved, got)
+        return got
 
     def drop(self, count: int) -> None:
         """Take ``count`` bytes and forget them; on Linux the kernel does it, without copying."""
-        while count and hasattr(os, "splice"):
-            if self._nowhere < 0:
-                self._nowhere = os.open(os.devnull, os.O_WRONLY)  # as long as the process
-            try:
-                taken = os.splice(self._stream.fileno(), self._nowhere, count)
-            except OSError:  # no pipe
+        while count:
+            source = self._readable()
+            if not self._moved:
                 break
-            if not taken:
-                raise EOFError
+            if self._nowhere < 0:
+                self._nowhere = os.open(os.devnull, os.O_WRONLY)
+            taken = os.splice(source.fileno(), self._nowhere, min(count, self._moved))
+            self._moved -= taken
             count -= taken
         if count and len(self.read(count)) != count:
             raise EOFError
+
+    def _readable(self) -> FileIO:
+        """Where to read what comes next: our own pipe if there is something in it, then as many bytes as were moved there."""
+        if not self._moved and self._movable:
+            try:
+                if self._own is None:
+                    reading, writing = os.pipe()
+                    enlarge(writing)
+                    self._own = open(reading, "rb", buffering=0, closefd=False), writing  # noqa: SIM115 - see above
+                self._moved = os.splice(self._stream.fileno(), self._own[1], _PIPE)
+            except OSError:  # git's end is no pipe
+                self._movable = False
+        return self._own[0] if self._moved and self._own is not None else self._stream
 
 
 def write_all(stdout: FileIO, data: bytes) -> None:
@@ -107,8 +133,7 @@ def write_all(stdout: FileIO, data: bytes) -> None:
         view = view[stdout.write(view) :]
 
 
-def _handshake(stdin: FileIO, stdout: FileIO) -> None:
-    source = Input(stdin)
+def _handshake(source: Input, stdout: FileIO) -> None:
     hello = pktline.read_list(source)
     if hello[:1] != ["git-filter-client"] or "version=2" not in hello:
         raise ThetaError("this command is for git to run; see 'git theta install --help'")
@@ -118,8 +143,8 @@ def _handshake(stdin: FileIO, stdout: FileIO) -> None:
     write_all(stdout, b"".join(map(pktline.text, wanted)) + pktline.FLUSH)
 
 
-def _serve(stdin: FileIO, stdout: FileIO, skip: bool) -> None:
-    source, work = Input(stdin), None
+def _serve(source: Input, stdout: FileIO, skip: bool) -> None:
+    work = None
     try:
         while True:
             request = dict(line.partition("=")[::2] for line in pktline.read_list(source))

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import os
+import random
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -227,3 +230,53 @@ def test_dropping_from_a_real_pipe() -> None:
             stream.drop(1)
     with open(os.devnull, "rb", buffering=0) as file, pytest.raises(EOFError):
         Input(file).drop(1)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(not hasattr(os, "pipe"), reason="no pipes")
+@given(
+    st.lists(st.integers(1, 3000) | st.sampled_from([65536, 70_001, 1 << 20]), max_size=12),
+    st.lists(st.tuples(st.sampled_from(["read", "readinto", "drop"]), st.integers(1, 5000) | st.just(200_000)), max_size=30),
+    st.booleans(),
+)
+def test_whatever_git_writes_is_read_in_order(writes: list[int], reads: list[tuple[str, int]], spliced: bool) -> None:
+    from git_theta.drivers.filter_process import Input
+
+    data = random.Random(len(writes)).randbytes(sum(writes))
+    reading, writing = os.pipe()
+
+    def write() -> None:
+        with open(writing, "wb", buffering=0) as target, contextlib.suppress(BrokenPipeError):
+            position = 0
+            for size in writes:
+                position += target.write(data[position : position + size])
+            target.write(data[position:])  # what a full pipe did not take
+
+    writer, position = threading.Thread(target=write), 0
+    writer.start()
+    with open(reading, "rb", buffering=0) as source:
+        stream = Input(source)  # type: ignore[arg-type]
+        stream._movable = stream._movable and spliced
+        for kind, count in reads:
+            left = len(data) - position
+            if kind == "read":
+                piece = stream.read(count)
+                assert piece == data[position : position + count]
+                position += len(piece)
+            elif kind == "readinto":
+                buffer = bytearray(count)
+                got = stream.readinto(memoryview(buffer))
+                assert (got > 0) == (left > 0)
+                assert buffer[:got] == data[position : position + got]
+                position += got
+            elif count <= left:
+                stream.drop(count)
+                position += count
+            else:
+                with pytest.raises(EOFError):
+                    stream.drop(count)
+                position = len(data)
+        assert stream.read(len(data) + 1) == data[position:]
+        for descriptor in (stream._nowhere, *((stream._own[0].fileno(), stream._own[1]) if stream._own else ())):
+            if descriptor >= 0:
+                os.close(descriptor)
+    writer.join()
