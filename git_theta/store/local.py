@@ -386,9 +386,10 @@ def _map(path: Path) -> memoryview:
     import mmap
 
     with path.open("rb", buffering=0) as file:
-        if not os.fstat(file.fileno()).st_size:
-            return memoryview(b"")
-        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        try:
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        except (OSError, ValueError):  # a file system that cannot, or an empty file
+            return memoryview(file.read())
 
 
 def _names(folder: Path) -> list[str]:

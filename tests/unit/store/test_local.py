@@ -78,6 +78,16 @@ def test_a_view_of_an_object_of_another_size(store: LocalStore, root: Path, size
         store.view(ref)
 
 
+def test_a_view_where_nothing_can_be_mapped(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENODEV, "No such device")
+
+    data = os.urandom(LARGE)
+    ref = store.put([data])
+    monkeypatch.setattr("mmap.mmap", refuse)
+    assert store.view(ref) == data
+
+
 @posix
 def test_a_view_outlives_its_object(store: LocalStore, root: Path) -> None:
     """As a merge reads one that a 'prune' beside it deletes, or 'fsck --repair' replaces."""
