@@ -1042,6 +1042,7 @@ def test_an_interrupted_merge_can_be_aborted(
             break
         time.sleep(0.05)
     assert started.exists()
+    os.kill(process.pid, kill)  # git first: did its driver end before git hears of this, git would go on and write files
     os.killpg(process.pid, kill)
     process.wait(60)
     for left in (repo.common / "index.lock", *repo.path.glob(".merge_file_*")):  # what git leaves when it is killed
