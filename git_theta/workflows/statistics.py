@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from git_theta.core.manifest import Entry
+from git_theta.core.memory import Scratch
 from git_theta.core.tensors import Tensor
 from git_theta.errors import ObjectMissing, ThetaError
 from git_theta.workflows.compare import Change
@@ -121,8 +122,8 @@ Result = Statistics | Unknown | None
 class PairReader(Protocol):
     """Reads both values of a tensor. Used by several threads."""
 
-    def pair(self, old: Entry, new: Entry) -> tuple[Tensor, Tensor]:
-        """The old and the new value; an error of ours where one cannot be had."""
+    def pair(self, old: Entry, new: Entry, take: Callable[[int], memoryview] | None = None) -> tuple[Tensor, Tensor]:
+        """The old and the new value, which may lie in memory that ``take`` gives; an error of ours where one cannot be had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +149,7 @@ def measure_all(
     options = options or Options()
     waiting: deque[tuple[Future[Result] | Result, int]] = deque()
     held = spent = 0
-    lock = threading.Lock()
+    lock, scratch = threading.Lock(), Scratch()
 
     def count(size: int) -> None:
         with lock:
@@ -167,7 +168,7 @@ def measure_all(
             while held and held + size > _IN_FLIGHT:
                 result, held = _next(waiting, held)
                 yield result
-            future = pool.submit(_measure, change, reader, options)
+            future = pool.submit(_measure, change, reader, options, scratch)
             if advance is not None:
                 future.add_done_callback(lambda _, size=size: count(size))  # type: ignore[misc]
             waiting.append((future, size))
@@ -201,14 +202,15 @@ def _nothing_to_read(change: Change) -> Result:
     return None
 
 
-def _measure(change: Change, reader: PairReader, options: Options) -> Result:
+def _measure(change: Change, reader: PairReader, options: Options, scratch: Scratch) -> Result:
     from git_theta.workflows.measure import measure
 
     assert change.old is not None
     assert change.new is not None
     try:
-        old, new = reader.pair(change.old, change.new)
-        found = measure(old, new, options.histogram, options.rank)
+        with scratch.lease() as take:
+            old, new = reader.pair(change.old, change.new, take)
+            found = measure(old, new, options.histogram, options.rank)
     except ObjectMissing as error:
         return Unknown(str(error), missing=True)
     except (ThetaError, OSError) as error:

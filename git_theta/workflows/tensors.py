@@ -117,21 +117,28 @@ def _follow(store: LocalStore, chain: Sequence[Link], take: Take | None) -> list
     value: Tensor | None = None
     root: list[Tensor] = []
     for link in reversed(chain):
-        update = registry.update(link.update)
-        if update.needs_base and value is None:
-            raise PayloadError(f"its chain ends with '{link.update}', which needs a base")
         if value is not None and not root:
             root.append(value)
-        spec, payload = read_payload(store, link)
-        if link.update == "dense" and take is not None:
-            from git_theta.updates import dense
-
-            value = Tensor(spec.dtype, spec.shape, dense.decode_into(payload, spec, take))
-        else:
-            value = Tensor(spec.dtype, spec.shape, update.decode(payload, spec, value))
+        value = decode(store, link, value, take)
     if value is None:
         raise PayloadError("it has no objects")
     return [*root, value]
+
+
+def decode(store: LocalStore, link: Link, base: Tensor | None, take: Take | None = None) -> Tensor:
+    """The value that ``link`` makes of ``base``; a dense one in memory that ``take`` gives, where it is given.
+
+    :class:`PayloadError` where its objects hold anything else, :class:`ObjectMissing` where they are not here.
+    """
+    update = registry.update(link.update)
+    if update.needs_base and base is None:
+        raise PayloadError(f"its chain ends with '{link.update}', which needs a base")
+    spec, payload = read_payload(store, link)
+    if link.update == "dense" and take is not None:
+        from git_theta.updates import dense
+
+        return Tensor(spec.dtype, spec.shape, dense.decode_into(payload, spec, take))
+    return Tensor(spec.dtype, spec.shape, update.decode(payload, spec, base))
 
 
 def read_payload(store: LocalStore, link: Link) -> tuple[Spec, memoryview]:

@@ -14,10 +14,10 @@ from git_theta.core.names import display
 from git_theta.core.source import FileSource
 from git_theta.core.tensors import Tensor
 from git_theta.errors import FileChanged, PayloadError, ThetaError
-from git_theta.plugins import registry
 from git_theta.store.local import LocalStore
 from git_theta.workflows import tensors
 from git_theta.workflows.statcache import stamp
+from git_theta.workflows.tensors import Take
 
 
 class Values(Protocol):
@@ -72,13 +72,13 @@ class Pair:
     old: Values
     new: Values
 
-    def pair(self, old: Entry, new: Entry) -> tuple[Tensor, Tensor]:
-        """Both values."""
+    def pair(self, old: Entry, new: Entry, take: Take | None = None) -> tuple[Tensor, Tensor]:
+        """Both values; what both stand on may lie in memory that ``take`` gives."""
         if isinstance(self.old, StoredValues) and self.old == self.new and old.inline is None and new.inline is None:
             shared = _shared_tail(old.chain, new.chain)
             if shared:
                 try:
-                    return _load_both(self.old.store, old, new, shared)
+                    return _load_both(self.old.store, old, new, shared, take)
                 except ThetaError:
                     pass  # whatever it is, the plain way names the tensor and the object
         return self.old.load(old), self.new.load(new)
@@ -92,8 +92,8 @@ def _shared_tail(first: Sequence[Link], second: Sequence[Link]) -> int:
     return count
 
 
-def _load_both(store: LocalStore, old: Entry, new: Entry, shared: int) -> tuple[Tensor, Tensor]:
-    base = _follow(store, old.chain[len(old.chain) - shared :], None)
+def _load_both(store: LocalStore, old: Entry, new: Entry, shared: int, take: Take | None) -> tuple[Tensor, Tensor]:
+    base = _follow(store, old.chain[len(old.chain) - shared :], None, take)
     values = []
     for entry in (old, new):
         value = _follow(store, entry.chain[: len(entry.chain) - shared], base)
@@ -103,9 +103,8 @@ def _load_both(store: LocalStore, old: Entry, new: Entry, shared: int) -> tuple[
     return values[0], values[1]
 
 
-def _follow(store: LocalStore, chain: Sequence[Link], value: Tensor | None) -> Tensor | None:
+def _follow(store: LocalStore, chain: Sequence[Link], value: Tensor | None, take: Take | None = None) -> Tensor | None:
     """The value at the top of ``chain``, from the ``value`` it stands on."""
     for link in reversed(chain):
-        spec, payload = tensors.read_payload(store, link)
-        value = Tensor(spec.dtype, spec.shape, registry.update(link.update).decode(payload, spec, value))
+        value = tensors.decode(store, link, value, take)
     return value

@@ -34,7 +34,7 @@ class Numbers:
         self.reading = self.most = 0
         self.lock = threading.Lock()
 
-    def pair(self, old: Entry, new: Entry) -> tuple[Tensor, Tensor]:
+    def pair(self, old: Entry, new: Entry, take: object = None) -> tuple[Tensor, Tensor]:
         with self.lock:
             self.reading += old.nbytes + new.nbytes
             self.most = max(self.most, self.reading)
