@@ -184,7 +184,7 @@ class _Comparer:
         with np.errstate(all="ignore"):
             for start in range(0, self._count, _BLOCK):
                 self._block(start, min(start + _BLOCK, self._count))
-            found = low_rank(self._old, self._new, self._count, self._oo.root(), self._dd.root()) if rank and self._changed else None
+            found = self._rank() if rank and self._changed else None
         return Statistics(
             elements=self._count,
             changed=self._changed,
@@ -199,6 +199,9 @@ class _Comparer:
             partial=dtypes.count(self._old.shape) != dtypes.count(self._new.shape),
             comparable=True,
         )
+
+    def _rank(self) -> int | None:
+        return low_rank(self._old, self._new, self._count, self._oo.root(), self._dd.root(), 2 * self._changed > self._count)
 
     def _block(self, start: int, stop: int) -> None:
         size = (stop - start) * self._parts
@@ -310,14 +313,15 @@ def _largest(d: np.ndarray, parts: int) -> float:
     return max(float(d.max(initial=0.0)), -float(d.min(initial=0.0)))
 
 
-def low_rank(old: Tensor, new: Tensor, count: int, norm: float, moved: float) -> int | None:
+def low_rank(old: Tensor, new: Tensor, count: int, norm: float, moved: float, everywhere: bool = False) -> int | None:
     """The numerical rank of D as a matrix of (first dimension) x (all others), where it is low; else None.
 
     Low: at most 64 and at most a quarter of the smaller side. The rank is the number of singular values above 1.5 times the largest
     one that rounding alone would give: errors of the element type's last digit, independent and evenly spread, make a matrix whose norm is
     close to s(√m + √n), s² = mean(ulp(W')²) / 12 (Geman 1980). Singular values are those of D times a Gaussian matrix of 72
     columns (Halko, Martinsson and Tropp 2011). Of the rows that changed, 1024 chosen by chance stand for all: what has a low rank has it in
-    them too. A random 128 x 128 part of D is tried first. Only for float tensors of two or more dimensions.
+    them too (of a change ``everywhere``, all rows count as changed). A random 128 x 128 part of D is tried first. Only for float tensors
+    of two or more dimensions.
     """
     if old.dtype not in _PRECISION or new.dtype not in _PRECISION or len(new.shape) < 2 or not moved or not math.isfinite(norm + moved):
         return None
@@ -331,7 +335,7 @@ def low_rank(old: Tensor, new: Tensor, count: int, norm: float, moved: float) ->
     noise = math.sqrt(0.541 * (norm + moved) ** 2 / count * 4.0 ** (1 - bits) / 12 + 4.0**smallest / 12)
     rng = np.random.default_rng(20240229)
     difference = _Difference(old, new, rows, columns)
-    changed = difference.changed_rows()
+    changed = np.arange(rows) if everywhere else difference.changed_rows()
     probe = difference.part(_some(changed, _PROBE, rng), _some(np.arange(columns), _PROBE, rng))
     found = np.linalg.svd(probe, compute_uv=False)
     if int(np.count_nonzero(found > _MARGIN * noise * (math.sqrt(probe.shape[0]) + math.sqrt(probe.shape[1])))) > limit:
