@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import click
@@ -154,6 +156,9 @@ def _are_plain_files(words: Sequence[str], paths: Sequence[str]) -> bool:
 
 
 def _report(asked: _Asked, chosen: dict[str, Any], stack: ExitStack) -> Report:
+    measuring = not (chosen["stat"] or chosen["manifest_only"])
+    if measuring:
+        Thread(target=import_module, args=("git_theta.workflows.measure",), daemon=True).start()  # numpy is read while git answers
     progress = stack.enter_context(closing(Progress()))
     if asked.files is not None:
         found: Iterator[ModelDiff] = iter([_files(asked.files, stack)])
@@ -164,7 +169,6 @@ def _report(asked: _Asked, chosen: dict[str, Any], stack: ExitStack) -> Report:
         assert asked.range is not None
         grouped = chosen["group"] or as_one(asked.paths)
         found = versions.diff(session, asked.range, shards.pathspecs(asked.paths), stack, grouped=grouped)
-    measuring = not (chosen["stat"] or chosen["manifest_only"])
     options = Options(histogram=bool(chosen["html"] or chosen["form"] == "json"))
     compared = [(item, select(item.comparison.changes, chosen["globs"]) if item.comparison else []) for item in found]
     compared = [(item, changes) for item, changes in compared if _counts(item, changes, chosen["globs"])]
