@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from merging import MODEL, Branches, Tensors, model, moved, same
 from small_models import safetensors_file, torch_file
+from terminal import interruptible
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the programs are POSIX scripts")
 BASE = model()
@@ -1029,7 +1030,7 @@ def test_an_interrupted_merge_can_be_aborted(
 ) -> None:
     started = tmp_path / "started"
     process = subprocess.Popen(
-        ["git", "-c", "theta.merge.strategy=slow", "merge", "theirs"],
+        interruptible(["git", "-c", "theta.merge.strategy=slow", "merge", "theirs"]),
         cwd=repo.path,
         env={**repo.environment, "PYTHONPATH": with_plugin(repo, tmp_path / "site"), "STARTED": str(started)},
         stdin=subprocess.DEVNULL,
