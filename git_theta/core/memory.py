@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import mmap
 
+Take = Callable[[int], memoryview]
+"""``take(size)``: so many writable bytes, which stay the caller's for long enough."""
+
 _HUGE = 4 << 20  # bytes, from which huge pages are worth asking for
 _KEPT = 4  # buffers that wait to be used again
 _ROOMY = 8  # times what is asked for: a buffer larger than that waits for something larger
@@ -46,7 +49,7 @@ class Scratch:
         self._lock = threading.Lock()
 
     @contextmanager
-    def lease(self) -> Iterator[Callable[[int], memoryview]]:
+    def lease(self) -> Iterator[Take]:
         """A function that gives as many writable bytes as it is asked for, valid until the block is left."""
         taken: list[memoryview] = []
 

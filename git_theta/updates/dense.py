@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from git_theta.core import dtypes
@@ -11,6 +11,7 @@ from git_theta.updates import planes
 
 if TYPE_CHECKING:
     from git_theta.core.contracts import Level
+    from git_theta.core.memory import Take
 
 
 class Dense:
@@ -29,7 +30,7 @@ class Dense:
         return planes.decode_bytes(payload, spec.nbytes // width, width)
 
 
-def decode_into(payload: memoryview, spec: Spec, take: Callable[[int], memoryview]) -> memoryview:
+def decode_into(payload: memoryview, spec: Spec, take: Take) -> memoryview:
     """A tensor's bytes, decoded into the memory that ``take`` gives for their number once the payload may hold as many."""
     width = dtypes.get(spec.dtype).width
     return planes.decode_into(payload, spec.nbytes // width, width, take)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import struct
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import zstandard
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from git_theta.core.contracts import Level
+    from git_theta.core.memory import Take
     from git_theta.core.tensors import Buffer
 
 BLOCK = 256 * 1024
@@ -162,7 +163,7 @@ def decode(payload: memoryview, count: int, width: int) -> np.ndarray:
     return _decode(payload, np.empty(count, dtype=np.dtype(f"<u{width}")))
 
 
-def decode_into(payload: memoryview, count: int, width: int, take: Callable[[int], memoryview]) -> memoryview:
+def decode_into(payload: memoryview, count: int, width: int, take: Take) -> memoryview:
     """As :func:`decode`, the integers as little-endian bytes in the memory that ``take`` gives for their number."""
     import numpy as np
 

@@ -15,7 +15,7 @@ from git_theta.core.digest import digest
 from git_theta.core.futures import abandon
 from git_theta.core.layout import Extent, Layout
 from git_theta.core.manifest import INLINE_LIMIT, Entry, Link, Manifest, ObjectRef, dump, is_manifest, parse, unconverted
-from git_theta.core.memory import Scratch
+from git_theta.core.memory import Scratch, Take
 from git_theta.core.names import display
 from git_theta.core.source import Source
 from git_theta.core.tensors import Buffer, Spec, Tensor
@@ -232,9 +232,9 @@ class _Work:
             entry = Entry.of_inline(extent.name, extent.dtype, extent.shape, data, extent.aliases)
             return _Result(entry, zlib.crc32(data) if covered else None, [])
         with self._scratch.lease() as take:
-            return self._large(extent, covered, take)
+            return self._in_store(extent, covered, take)
 
-    def _large(self, extent: Extent, covered: bool, take: Callable[[int], memoryview]) -> _Result:
+    def _in_store(self, extent: Extent, covered: bool, take: Take) -> _Result:
         held = take(extent.length) if extent.length <= _HELD else None
         identity, crc = self._hash(extent, covered, held)
         notices: list[str] = []
@@ -281,7 +281,7 @@ class _Work:
         """Whether a known tensor's value cannot be rebuilt from what is here."""
         return bool(self.session.store.missing(ref for link in chain for ref in link.objects))
 
-    def _store(self, extent: Extent, held: memoryview | None, notices: list[str], take: Callable[[int], memoryview]) -> tuple[Link, ...]:
+    def _store(self, extent: Extent, held: memoryview | None, notices: list[str], take: Take) -> tuple[Link, ...]:
         settings, store = self.session.settings, self.session.store
         earlier = [m.by_name[extent.name] for m in self.known if extent.name in m.by_name]
         spec = Spec(extent.dtype, extent.shape)

@@ -140,12 +140,12 @@ def _unfit(store: LocalStore, wholes: Iterable[Whole]) -> Iterator[Problem]:
     for whole in wholes:
         key = whole.skeleton, whole.size, whole.lengths
         if key not in reasons:
-            reasons[key] = _misfit(store, *key)
+            reasons[key] = _why_unfit(store, *key)
         if reasons[key]:
             yield Problem("broken", "", "", whole.path, whole.blob, f"it is no whole file: {reasons[key]}")
 
 
-def _misfit(store: LocalStore, skeleton: Entry, size: int, lengths: tuple[int, ...]) -> str:
+def _why_unfit(store: LocalStore, skeleton: Entry, size: int, lengths: tuple[int, ...]) -> str:
     """Why ``skeleton`` is not that of a file of such tensors; empty where it is, or cannot be had: that is told as a tensor's."""
     try:
         skeletons.parse(bytes(tensors.load(store, skeleton)), size, lengths)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from git_theta.core.manifest import Entry
-from git_theta.core.memory import Scratch
+from git_theta.core.memory import Scratch, Take
 from git_theta.core.tensors import Tensor
 from git_theta.errors import ObjectMissing, ThetaError
 from git_theta.workflows.compare import Change
@@ -122,7 +122,7 @@ Result = Statistics | Unknown | None
 class PairReader(Protocol):
     """Reads both values of a tensor. Used by several threads."""
 
-    def pair(self, old: Entry, new: Entry, take: Callable[[int], memoryview] | None = None) -> tuple[Tensor, Tensor]:
+    def pair(self, old: Entry, new: Entry, take: Take | None = None) -> tuple[Tensor, Tensor]:
         """The old and the new value, which may lie in memory that ``take`` gives; an error of ours where one cannot be had."""
 
 

@@ -19,9 +19,7 @@ from git_theta.store.local import LocalStore
 
 if TYPE_CHECKING:
     from git_theta.core.contracts import Level, Update
-
-Take = Callable[[int], memoryview]
-"""``take(size)``: so many writable bytes, which are whoever's for long enough."""
+    from git_theta.core.memory import Take
 
 _POUR = 1 << 20  # bytes from which a tensor is decoded block by block where it can be
 

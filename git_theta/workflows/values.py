@@ -10,6 +10,7 @@ from typing import Protocol
 from git_theta.core.digest import digest
 from git_theta.core.layout import Extent, Layout
 from git_theta.core.manifest import Entry, Link
+from git_theta.core.memory import Take
 from git_theta.core.names import display
 from git_theta.core.source import FileSource
 from git_theta.core.tensors import Tensor
@@ -17,7 +18,6 @@ from git_theta.errors import FileChanged, PayloadError, ThetaError
 from git_theta.store.local import LocalStore
 from git_theta.workflows import tensors
 from git_theta.workflows.statcache import stamp
-from git_theta.workflows.tensors import Take
 
 
 class Values(Protocol):
