@@ -20,9 +20,9 @@ CONSTRAINTS := constraints.txt
 
 help:
 	@echo "make demo    train a small classifier and version it (half a minute)"
-	@echo "make test    everything that must hold: ruff, mypy, all tests"
+	@echo "make test    everything that must hold: lint and all tests"
 	@echo "make unit    the fast tests alone"
-	@echo "make lint    ruff and mypy alone"
+	@echo "make lint    ruff, mypy and zizmor alone"
 	@echo "make format  put the source into its form"
 	@echo "make docs    the documentation as a site: site/index.html"
 	@echo "make bench   measure beside git-lfs (see docs/benchmarks.md)"
@@ -43,6 +43,7 @@ lint: $(STAMPS)/test
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
+	$(BIN)/zizmor --offline --quiet .github
 
 format: $(STAMPS)/test
 	$(BIN)/python -m ruff check --fix .
