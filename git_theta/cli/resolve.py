@@ -42,10 +42,11 @@ def resolve(paths: tuple[str, ...], strategy: str | None, words: tuple[str, ...]
         raise click.UsageError("give -s or one of --ours, --theirs, --base")
     if words and not strategy:
         raise click.UsageError("-o belongs to -s")
-    from git_theta.drivers.merge_driver import siblings
+    from git_theta.drivers.merge_driver import stopped_siblings
     from git_theta.workflows import merge_rules
     from git_theta.workflows import resolve as work
     from git_theta.workflows.merge import describe
+    from git_theta.workflows.merge_statistics import tracked_for
     from git_theta.workflows.session import Session
 
     repository = discover()
@@ -56,11 +57,11 @@ def resolve(paths: tuple[str, ...], strategy: str | None, words: tuple[str, ...]
     still_open = 0
     with Session(repository, load_settings(repository), warn) as session:
         for name, versions in work.conflicted(session, paths, Path.cwd()).items():
-            if not chosen and _interactive():
+            if not chosen and _interactive() and tracked_for(session, name) is None:
                 from git_theta.cli.resolve_terminal import ask
 
                 rules = ask(session, name, versions, by_name)
-            merged = work.resolve(session, name, versions, rules, siblings(session, name))
+            merged = work.resolve(session, name, versions, rules, stopped_siblings(session, name))
             for notice in merged.notices:
                 click.echo(f"{path(name)}: {notice}", err=True)
             if merged.manifest is not None:
