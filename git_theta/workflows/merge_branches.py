@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from git_theta.core.manifest import Manifest, dump
@@ -13,7 +14,7 @@ from git_theta.git import merging, writing
 from git_theta.merges.plan import MergePlan, plan
 from git_theta.workflows.merge import Merged, Progress, ancestor, describe, merge
 from git_theta.workflows.merge_rules import Rules
-from git_theta.workflows.merge_statistics import OfCommits, left_behind, merge_file, of_model
+from git_theta.workflows.merge_statistics import OfCommits, left_behind, merge_file, of_model, rules_for
 from git_theta.workflows.session import Session
 
 
@@ -81,12 +82,12 @@ def statistics(
     listings = [merging.blobs(commit, session.cwd) for commit in commits]
     bases = merging.common_bases(commits, session.cwd)
     files: dict[str, tuple[str, Manifest]] = {}
-    for place, path in _beside(listings).items():
+    for place, (path, statistic) in _beside(listings).items():
         versions = [listing[place] for listing in listings if place in listing]
         sides = [side for side in (session.manifest(blob) for _, blob in versions) if side is not None]
         if len(sides) < len(commits) or (path not in merged and len(set(versions)) < 2):
             continue
-        base = before_all(session, place, bases, rules)
+        base = before_all(session, place, bases, partial(_rules_before, rules(path), statistic, len(bases)))
         model = merged.get(path)
         known = (model.plan, model.progress) if model is not None else (_plan(session, path, bases, commits, rules), Progress())
         result = merge_file(session, place, base, sides, rules(path), *known)
@@ -110,11 +111,15 @@ def tracks_statistics(session: Session, commits: Sequence[str]) -> bool:
     return bool(_beside([merging.blobs(commit, session.cwd) for commit in commits]))
 
 
-def _beside(listings: Sequence[Mapping[str, object]]) -> dict[str, str]:
-    """The files of statistics in ``listings``, each with the path of its model, which all listings have."""
+def _rules_before(rules: Rules, statistic: str, count: int, _: str) -> Rules:
+    return rules_for(statistic, rules, count)
+
+
+def _beside(listings: Sequence[Mapping[str, object]]) -> dict[str, tuple[str, str]]:
+    """The files of statistics in ``listings``, each with the path of its model, which all listings have, and the statistic."""
     every = dict.fromkeys(path for listing in listings for path in listing)
     found = {path: of_model(path) for path in every}
-    return {path: named[0] for path, named in found.items() if named is not None and all(named[0] in listing for listing in listings)}
+    return {path: named for path, named in found.items() if named is not None and all(named[0] in listing for listing in listings)}
 
 
 def siblings(session: Session, path: str, commits: Sequence[str], bases: Sequence[str] = ()) -> OfCommits:
