@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from git_theta.core.manifest import Manifest
 from git_theta.core.names import display
+from git_theta.drivers import text_merge
 from git_theta.drivers.merge_driver import find_rules, given_rules
 from git_theta.errors import ThetaError
 from git_theta.git import merging
@@ -75,7 +76,7 @@ def _merge(session: Session, commits: Sequence[str]) -> int:
         if merged.manifest is None:
             for line in describe(model.path, merged)[:-2]:
                 _say(line)
-            _say("several branches are merged at once only by a strategy: git theta merge A B C -s STRATEGY")
+            _say(f"several branches are merged at once only by a strategy: {text_merge.command(os.environ)}")
             return CANNOT
         files[model.path], outcomes[model.path] = (model.mode, merged.manifest), merged
     files.update(statistics(session, commits, outcomes, rules))

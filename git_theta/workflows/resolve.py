@@ -40,7 +40,10 @@ def conflicted(session: Session, pathspecs: Sequence[str], cwd: Path) -> dict[st
         raise UsageError("no model is in conflict that could be merged by tensor")
     if not found:
         where = f" at {', '.join(map(display, pathspecs))}" if pathspecs else ""
-        raise UsageError(f"no tracked model is in conflict{where} ('git status' shows what is)")
+        raise UsageError(
+            f"no tracked model is in conflict{where} ('git status' shows what is); if git gave up a merge of several branches, "
+            "'git theta merge A B C -s STRATEGY' merges their models"
+        )
     return found
 
 

@@ -705,7 +705,7 @@ def test_many_branches_without_a_strategy_change_nothing(repo: Branches, three: 
     before = repo.head()
     said = repo.told("merge", "b1", "b2", code=2)
     assert "layer0.weight: changed on 3 sides" in said
-    assert "git theta merge A B C -s STRATEGY" in said
+    assert "git theta merge b1 b2 -s STRATEGY" in said
     assert repo.head() == before
     repo.settled()
 
