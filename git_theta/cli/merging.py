@@ -17,7 +17,9 @@ from pathlib import Path
 
 import click
 
+from git_theta.cli import models
 from git_theta.cli.output import path, table, warn
+from git_theta.cli.patterns import warn_unmatched
 from git_theta.core.names import display, shell_word
 from git_theta.drivers.merge_driver import ENVIRONMENT
 from git_theta.errors import ThetaError, UsageError
@@ -63,6 +65,9 @@ class Score:
 def run_merge(request: Request, dry_run: bool) -> int:
     """Let git merge, with the chosen strategy in the environment of our merge driver."""
     rules = request.rules(request.strategies[0] if request.strategies else None, request.words)
+    if request.strategies and request.params != "*":
+        tracked = [model.manifest for model in models.find(discover(), "HEAD", ()) if model.manifest is not None]
+        warn_unmatched(request.params, {name for manifest in tracked for name in manifest.by_name})
     with _session() as session:
         if dry_run:
             return _preview(session, request, rules)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from merging import Branches, Tensors, moved
+from small_models import safetensors_file
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the programs are POSIX scripts")
 NAMES = ("a", "b", "c", "d")
@@ -150,8 +151,6 @@ def test_taking_a_side_of_the_model_takes_its_statistics(sides: Sides, words: tu
 def test_statistics_that_were_estimated_anew_meanwhile_stay(sides: Sides) -> None:
     repo = sides.repo
     repo.fails("merge", "s1")
-    from small_models import safetensors_file
-
     anew = safetensors_file(fisher(99))
     repo.write(sides.file, anew)
     said = repo.told("resolve", "--theirs")
@@ -188,10 +187,13 @@ def test_a_conflict_in_another_file_leaves_what_git_leaves(sides: Sides) -> None
     sides.settled()
 
 
-def test_through_the_python_api(sides: Sides) -> None:
-    from git_theta import api
+def test_through_the_python_api(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
+    import git_theta
 
-    api.Repository(sides.repo.path).merge("s1", "s2", strategy="fisher")
+    for key, value in sides.repo.environment.items():
+        if key != "PYTHONWARNINGS":
+            monkeypatch.setenv(key, value)
+    git_theta.merge("s1", "s2", strategy="fisher", repo=sides.repo.path)
     assert np.array_equal(sides.repo.tensors()["a"], merged_by_fisher(sides, 0, 1, 2))
     sides.expect(0, 1, 2)
     sides.settled()
