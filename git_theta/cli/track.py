@@ -204,7 +204,7 @@ def _warn_slip(place: Place) -> None:
 
 def _note_files(patterns: Sequence[str], top: Path, present: set[str]) -> None:
     """Say that quotes keep a pattern, if the shell may have expanded one: all files of one suffix in a folder were given."""
-    here = Path(os.path.realpath(Path.cwd())).relative_to(os.path.realpath(top)).as_posix()
+    here = os.path.relpath(os.path.realpath(Path.cwd()), os.path.realpath(top)).replace(os.sep, "/")
     prefix = "" if here == "." else f"{here}/"
     given = [PurePosixPath(f"{prefix}{pattern}") for pattern in patterns]
     suffixes = {file.suffix for file in given}
