@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from git_theta.core import dtypes
-from git_theta.core.names import display
+from git_theta.core.names import did_you_mean, display
 from git_theta.core.tensors import Tensor
 from git_theta.errors import FormatError, UsageError
 
@@ -36,7 +36,8 @@ def check(framework: str) -> Framework:
     for known in FRAMEWORKS:
         if framework == known:
             return known
-    raise UsageError(f"there is no framework '{display(framework, 40)}'; there are: {', '.join(FRAMEWORKS)}")
+    hint = did_you_mean(framework, FRAMEWORKS) or f"; there are: {', '.join(FRAMEWORKS)}"
+    raise UsageError(f"there is no framework '{display(framework, 40)}'{hint}")
 
 
 def to_framework(tensor: Tensor, framework: Framework) -> Any:

@@ -18,6 +18,7 @@ import git_theta
 from git_theta import settings
 from git_theta.cli import configuration
 from git_theta.cli.output import Command, bold, page, path, table
+from git_theta.core.names import did_you_mean
 from git_theta.errors import GitError, UsageError
 from git_theta.git import config
 from git_theta.git.command import run
@@ -148,7 +149,8 @@ def _settings(problems: list[str]) -> Iterator[tuple[str, str]]:
             problems.append(str(error))
         yield key.name, f"{value.text or ''} ({value.place})"
     for value in found.values():
-        yield value.key, f"{value.text or ''} ({value.place}; not a setting of this release)"
+        hint = did_you_mean(value.key, [key.name for key in settings.keys().values()])
+        yield value.key, f"{value.text or ''} ({value.place}; not a setting of this release{hint})"
 
 
 def _filter(problems: list[str]) -> Iterator[tuple[str, str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, cast
 
@@ -11,7 +10,7 @@ import click
 
 from git_theta import __version__
 from git_theta.cli.output import write_verbatim
-from git_theta.core.names import display
+from git_theta.core.names import did_you_mean, display
 
 # Section, then command: where it is, and its line in the overview (a test holds it against the command's own help).
 COMMANDS = {
@@ -91,8 +90,7 @@ class Group(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         """As click does it; of a name that does not exist, say which are close."""
         if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            close = get_close_matches(args[0], self.list_commands(ctx), n=1)
-            ctx.fail(f"'{display(args[0], 40)}' is not a git theta command" + "".join(f"; did you mean '{name}'?" for name in close))
+            ctx.fail(f"'{display(args[0], 40)}' is not a git theta command{did_you_mean(args[0], self.list_commands(ctx))}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above

@@ -17,10 +17,12 @@ from pathlib import Path
 
 import click
 
+from git_theta.cli import models
 from git_theta.cli.output import path, table, warn
+from git_theta.cli.patterns import warn_unmatched
 from git_theta.core.names import display, shell_word
 from git_theta.drivers.merge_driver import ENVIRONMENT
-from git_theta.errors import UsageError
+from git_theta.errors import ThetaError, UsageError
 from git_theta.git import merging
 from git_theta.git.config import load_settings
 from git_theta.git.repository import discover
@@ -63,21 +65,34 @@ class Score:
 def run_merge(request: Request, dry_run: bool) -> int:
     """Let git merge, with the chosen strategy in the environment of our merge driver."""
     rules = request.rules(request.strategies[0] if request.strategies else None, request.words)
+    if request.strategies and request.params != "*":
+        tracked = [model.manifest for model in models.find(discover(), "HEAD", ()) if model.manifest is not None]
+        warn_unmatched(request.params, {name for manifest in tracked for name in manifest.by_name})
     with _session() as session:
         if dry_run:
             return _preview(session, request, rules)
-        keep_state = merge_rules.keep_state(session, rules)
+        ours = merge_rules.keep_state(session, rules) or _tracks_statistics(session, request)
     environment = {**os.environ, ENVIRONMENT: rules.dump()}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
     message = ["-m", request.message] if request.message is not None else []
-    several = ["-s", "theta"] if len(request.branches) > 1 or keep_state else []
+    several = ["-s", "theta"] if len(request.branches) > 1 or ours else []
     sys.stdout.flush()
     return subprocess.run(["git", "merge", *several, *message, *request.passed, *request.branches], env=environment, check=False).returncode
 
 
+def _tracks_statistics(session: Session, request: Request) -> bool:
+    try:
+        return merge_branches.tracks_statistics(session, _commits(request))
+    except ThetaError:
+        return False  # git itself says what is wrong with the names
+
+
 def _preview(session: Session, request: Request, rules: merge_rules.Rules) -> int:
-    conflicts = 0
-    for model in merge_branches.models(session, _commits(request), lambda name: merge_rules.complete(session, name, rules)):
+    conflicts, commits = 0, _commits(request)
+    if len(commits) < 2:
+        click.echo("Already up to date.")
+        return 0
+    for model in merge_branches.models(session, commits, lambda name: merge_rules.complete(session, name, rules)):
         merged = merge_branches.merge_model(session, model, merge_rules.complete(session, model.path, rules))
         session.store.discard()
         counts = ", ".join(f"{count} {kind}" for kind, count in sorted(merged.plan.counts.items()))
@@ -124,7 +139,11 @@ def by_score(request: Request, sweeps: Sequence[str], command: str, minimize: bo
     for strategy, words in tried:
         request.rules(strategy, words)  # a value out of range is told before any is tried
     with _session() as session:
-        found = merge_branches.models(session, _commits(request), lambda _: merge_rules.Rules())
+        commits = _commits(request)
+        if len(commits) < 2:
+            click.echo("[]" if as_json else "Already up to date.")
+            return 0
+        found = merge_branches.models(session, commits, lambda _: merge_rules.Rules())
         if len(found) != 1:
             listed = ", ".join(path(model.path) for model in found) or "none"
             raise UsageError(f"choosing by score needs exactly one model that changed on several sides, not {len(found)} ({listed})")
@@ -199,7 +218,9 @@ def _show(scores: Sequence[Score], best: Score | None, as_json: bool) -> None:
 
 
 def _commits(request: Request) -> list[str]:
-    return [merging.commit(name) for name in ("HEAD", *request.branches)]
+    """What git would merge: HEAD, then each branch that has something to add."""
+    ours, *heads = (merging.commit(name) for name in ("HEAD", *request.branches))
+    return [ours, *merging.to_merge(ours, heads)]
 
 
 def _session() -> Session:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,9 +109,40 @@ def named(repository: Repository, name: str) -> Manifest:
         raise ManifestError(f"the manifest of '{path(name)}' is broken: {error}") from None
 
 
+def before(repository: Repository, name: str) -> set[str]:
+    """The objects of the version before the model that git stores as ``name``: in the parents of the commit that made it, or in HEAD.
+
+    None if there is no such version, or if ``name`` does not tell.
+    """
+    revision, _, file = ("", "", f"./{name}") if _plain(name) else name.partition(":")
+    prefix = run(["rev-parse", "--show-prefix"]).decode("utf-8", "surrogateescape").rstrip("\n")
+    place = os.path.normpath(f"{prefix}{file}").replace(os.sep, "/") if file.startswith(("./", "../")) else file
+    if not revision and _parse(f"HEAD:{place}")[1] != _resolve(name):
+        names = [f"HEAD:{place}"]
+    else:
+        code, out = run_code(
+            ["rev-list", "--parents", "--max-count=1", "--end-of-options", revision or "HEAD", "--", f":(top,literal){place}"],
+            allowed=(0, 128, 129),
+        )
+        names = [f"{parent}:{place}" for parent in out.decode("ascii", "replace").split()[1:]] if code == 0 else []
+    blobs = [found for code, found in map(_parse, names) if code == 0]
+    held = dict(contents.read(repository, blobs))
+    found = set[str]()
+    for content in held.values():
+        if content.is_manifest:
+            with suppress(ManifestError):
+                found.update(parse(content.data).objects())
+    return found
+
+
+def _plain(name: str) -> bool:
+    """Whether ``name`` is a path of the index, not ``REV:PATH``."""
+    return ":" not in name or os.path.lexists(name)
+
+
 def _resolve(name: str) -> str:
     """The object that ``name`` means; :class:`UsageError` says what there is not."""
-    plain = ":" not in name or os.path.lexists(name)
+    plain = _plain(name)
     code, found = _parse(f":./{name}" if plain else name)
     if code == 0:
         return found

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
-from git_theta.cli.output import path
+from git_theta.cli.output import path, warn
+from git_theta.core.names import did_you_mean
 from git_theta.errors import UsageError
 from git_theta.git import attributes
 from git_theta.git.repository import Repository
@@ -104,6 +106,12 @@ def matched(repository: Repository, places: Sequence[Place], present: Iterable[s
         if taken:
             raise UsageError(f'{place} would also take {path(taken[0])}, which git itself reads; say for example "*.safetensors"')
     return [sorted(paths) for paths in found]
+
+
+def warn_unmatched(glob: str, names: Collection[str]) -> None:
+    """Warn that ``glob`` matches none of the tensors' ``names``, and say which was probably meant."""
+    if glob != "*" and names and not any(fnmatchcase(name, glob) for name in names):
+        warn(f"no tensor is called '{path(glob)}'{did_you_mean(glob, names)}")
 
 
 def from_here(repository: Repository, name: str) -> str:

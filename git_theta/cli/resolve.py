@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from git_theta.cli.output import Command, path, plural, warn
+from git_theta.cli.patterns import warn_unmatched
 from git_theta.errors import UsageError
 from git_theta.git.config import load_settings
 from git_theta.git.repository import discover
@@ -42,10 +43,11 @@ def resolve(paths: tuple[str, ...], strategy: str | None, words: tuple[str, ...]
         raise click.UsageError("give -s or one of --ours, --theirs, --base")
     if words and not strategy:
         raise click.UsageError("-o belongs to -s")
-    from git_theta.drivers.merge_driver import siblings
+    from git_theta.drivers.merge_driver import stopped_siblings
     from git_theta.workflows import merge_rules
     from git_theta.workflows import resolve as work
     from git_theta.workflows.merge import describe
+    from git_theta.workflows.merge_statistics import tracked_for
     from git_theta.workflows.session import Session
 
     repository = discover()
@@ -53,14 +55,15 @@ def resolve(paths: tuple[str, ...], strategy: str | None, words: tuple[str, ...]
         raise UsageError("this repository has no working tree, so nothing is in conflict")
     chosen = strategy or side
     rules = merge_rules.Rules((merge_rules.from_words(chosen, words, params),) if chosen else (), by_name=by_name)
-    still_open = 0
+    still_open, names = 0, set[str]()
     with Session(repository, load_settings(repository), warn) as session:
         for name, versions in work.conflicted(session, paths, Path.cwd()).items():
-            if not chosen and _interactive():
+            if not chosen and _interactive() and tracked_for(session, name) is None:
                 from git_theta.cli.resolve_terminal import ask
 
                 rules = ask(session, name, versions, by_name)
-            merged = work.resolve(session, name, versions, rules, siblings(session, name))
+            merged = work.resolve(session, name, versions, rules, stopped_siblings(session, name))
+            names.update(name for item in merged.plan.items for name in (item.name, *item.aliases))
             for notice in merged.notices:
                 click.echo(f"{path(name)}: {notice}", err=True)
             if merged.manifest is not None:
@@ -71,6 +74,7 @@ def resolve(paths: tuple[str, ...], strategy: str | None, words: tuple[str, ...]
                 click.echo(f"{path(name)}: {plural(len(merged.resolved), 'tensor')} settled so far.", err=True)
             for line in describe(name, merged, shown=20 if not chosen else 5):
                 click.echo(line, err=True)
+    warn_unmatched(params, names)
     return 1 if still_open else 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import click
 
@@ -33,26 +33,35 @@ git theta show model.safetensors          # a plain path: as staged, from the cu
 def show(name: str, as_json: bool) -> None:
     """Describe one version of a model: its header, then a line per tensor.
 
-    REV:PATH names it as for 'git show'. For each tensor it tells type and shape, the bytes stored for it, and the updates they are,
-    from the newest to the one that needs no other. Nothing is decoded; 'git show REV:PATH' prints the manifest itself.
+    REV:PATH names it as for 'git show'. Objects that the version before needs too are counted as shared, all others as new. For each
+    tensor it tells type and shape, the bytes stored for it, and the updates they are, from the newest to the one that needs no other.
+    Nothing is decoded; 'git show REV:PATH' prints the manifest itself.
     """
     repository = discover()
     manifest = models.named(repository, name)
     lacking = models.missing(LocalStore(repository.objects, repository.alternates()), manifest)
     if as_json:
-        click.echo(json.dumps(models.manifest_data(manifest, lacking), indent=2))
+        earlier = models.before(repository, name)
+        new = sum(count for oid, count in manifest.objects().items() if oid not in earlier)
+        click.echo(json.dumps({**models.manifest_data(manifest, lacking), "new": new}, indent=2))
     else:
-        page(list(text(manifest, name, len(lacking))))
+        page(list(text(manifest, name, len(lacking), models.before(repository, name))))
 
 
-def text(manifest: Manifest, name: str, lacking: int) -> Iterator[str]:
-    """The description, line by line. ``lacking`` objects are not in the local store."""
+def text(manifest: Manifest, name: str, lacking: int, earlier: Collection[str] = ()) -> Iterator[str]:
+    """The description, line by line. ``lacking`` objects are not in the local store; the version before needs the objects ``earlier``."""
     objects = manifest.objects()
     stored = sum(objects.values())
+    new = {oid: count for oid, count in objects.items() if oid not in earlier}
+    added, share = sum(new.values()), f" ({100 * sum(new.values()) / manifest.size:.1f} %)" if new else ""
     yield bold(path(name))
     yield f"format    {manifest.format}"
     yield f"size      {size(manifest.size)} ({manifest.size:,} bytes)"
-    yield f"stored    {size(stored)} in {plural(len(objects), 'object')}" + (f" ({100 * stored / manifest.size:.1f} %)" if stored else "")
+    if len(new) == len(objects):
+        yield f"stored    {size(stored)} in {plural(len(objects), 'object')}{share}"
+    else:
+        yield f"new       {size(added)} in {plural(len(new), 'object')}{share}"
+        yield f"shared    {size(stored - added)} in {plural(len(objects) - len(new), 'object')}, with the version before"
     if lacking:
         yield f"missing   {plural(lacking, 'object')} not in the local store"
     kinds = Counter[str]()

@@ -5,19 +5,20 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import click
 
 from git_theta.cli import configuration
 from git_theta.cli.output import Command, bold, page, path, plural, size, table, warn
 from git_theta.cli.patterns import Place, from_here, inside, matched, resolve
-from git_theta.core.names import shell_word
+from git_theta.core.names import meant, shell_word
 from git_theta.errors import UsageError
 from git_theta.git import attributes, contents
 from git_theta.git.attributes import BASE, TRACKING, Rule
 from git_theta.git.command import run
 from git_theta.git.repository import Repository, discover
+from git_theta.plugins import registry
 
 _SHOWN = 5
 
@@ -69,6 +70,10 @@ def track(patterns: tuple[str, ...], base: str | None) -> int:
             click.echo(f"Tracking {place} ({path(from_here(repository, place.file))}).")
     after = _attributes(repository, found)
     effective = [_report(repository, place, paths, present, after) for place, paths in zip(places, found, strict=True)]
+    for place in (place for place, paths in zip(places, found, strict=True) if present.isdisjoint(paths)):
+        _warn_slip(place)
+    if changed and base_path is None:
+        _note_files(patterns, top, present)
     tracked = {name for paths in found for name in paths if attributes.is_tracked(after[name])}
     if base_path is not None and not attributes.is_tracked(attributes.check(repository, [base_path], ["filter"])[base_path]):
         warn(f"the base {path(base_path)} is not tracked itself, so nothing can be stored as a difference from it yet")
@@ -182,6 +187,35 @@ def _report(repository: Repository, place: Place, paths: Sequence[str], present:
         for name, attribute in odd[:1]:
             _explain(repository, place, name, attribute, after[name][attribute], present)
     return not paths or len(untracked) < len(paths)
+
+
+def _warn_slip(place: Place) -> None:
+    """Say what a pattern that matches no file was probably meant to be: ``safetensors`` or ``*.safetensor`` for ``*.safetensors``."""
+    known = {suffix for form in registry.checkpoint_formats() for suffix in form.suffixes}
+    folder, slash, name = place.pattern.rpartition("/")
+    stem, _, suffix = name.rpartition(".")
+    if f".{suffix}" in known and stem:
+        return
+    near = meant(f".{suffix}", known) if stem or f".{suffix}".lower() in known else ""
+    if near:
+        wanted = shell_word(f"{folder}{slash}{stem or '*'}{near}")
+        warn(f"{place} matches no file; did you mean {wanted}? To take it out again: git theta untrack {shell_word(place.pattern)}")
+
+
+def _note_files(patterns: Sequence[str], top: Path, present: set[str]) -> None:
+    """Say that quotes keep a pattern, if the shell may have expanded one: all files of one suffix in a folder were given."""
+    here = os.path.relpath(os.path.realpath(Path.cwd()), os.path.realpath(top)).replace(os.sep, "/")
+    prefix = "" if here == "." else f"{here}/"
+    given = [PurePosixPath(f"{prefix}{pattern}") for pattern in patterns]
+    suffixes = {file.suffix for file in given}
+    if len(suffixes) != 1 or suffixes == {""} or not all(file.as_posix() in present for file in given):
+        return
+    folders, suffix = {file.parent for file in given}, suffixes.pop()
+    every = {file for file in map(PurePosixPath, present) if file.parent in folders and file.suffix == suffix}
+    if every == set(given):
+        pattern = shell_word(f"{patterns[0].rpartition('/')[0]}/*{suffix}" if "/" in patterns[0] else f"*{suffix}")
+        files = "this file alone is" if len(given) == 1 else "these files alone are"
+        click.echo(f"Note: {files} tracked, no new ones. Quotes keep a pattern from the shell: git theta track {pattern}")
 
 
 def _explain(repository: Repository, place: Place, name: str, attribute: str, value: str, present: set[str]) -> None:

@@ -175,6 +175,13 @@ def parse_chain(text: str) -> tuple[Link, ...]:
     return tuple(map(_parse_link, text.split(" ")))
 
 
+_MARKERS = ("<<<<<<<", "|||||||", "=======", ">>>>>>>")
+_MARKED = (
+    "a conflict marker: git merged the manifest as text; 'git theta resolve', or after a merge of several branches "
+    "'git theta merge A B C -s STRATEGY', merges the model by tensor"
+)
+
+
 def parse(text: bytes) -> Manifest:
     """Read a manifest strictly: :class:`ManifestError` names the line and the reason of the first thing that is wrong.
 
@@ -225,7 +232,8 @@ def parse(text: bytes) -> Manifest:
             number = 3
             raise ManifestError(f"the tensors hold {total} bytes, more than the file's {size}")
     except (ManifestError, FormatError) as error:
-        raise ManifestError(f"line {number}: {error}") from None
+        reason = _MARKED if lines[number - 1].startswith(_MARKERS) else error
+        raise ManifestError(f"line {number}: {reason}") from None
     if blank == len(lines) - 1:
         raise ManifestError(f"line {blank + 1}: no empty line behind the header")
     return Manifest(format_name, size, skeleton, tuple(entries), headers)

@@ -8,6 +8,7 @@ tables, so it is the same in every release of Python, and what it prints can nei
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from git_theta.errors import ManifestError
 
@@ -51,6 +52,21 @@ def _escape_one(match: re.Match[str]) -> str:
 def _unescape_one(match: re.Match[str]) -> str:
     code = int(match.group(1) or match.group(2), 16)
     return chr(code) if code < 0x110000 else "\0"
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """The one of ``known`` names that ``word`` is probably a slip for; empty if none is close."""
+    from difflib import get_close_matches  # only when something is wrong
+
+    names = {name.lower(): name for name in known}
+    near = get_close_matches(word.lower()[:60], names, 1)
+    return names[near[0]] if near else ""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``; did you mean 'ties'?`` to end an error about ``word`` with, or nothing."""
+    near = meant(word, known)
+    return f"; did you mean '{display(near)}'?" if near else ""
 
 
 def display(text: str, width: int = 0) -> str:

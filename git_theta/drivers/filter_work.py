@@ -15,7 +15,7 @@ from git_theta.core.manifest import Manifest, ObjectRef, dump, is_manifest, pars
 from git_theta.core.names import display
 from git_theta.core.source import BytesSource, FileSource
 from git_theta.core.tensors import Buffer
-from git_theta.drivers import asker, drain
+from git_theta.drivers import asker, drain, text_merge
 from git_theta.errors import FileChanged, ObjectMissing, ThetaError
 from git_theta.git import pktline
 from git_theta.workflows import clean
@@ -53,6 +53,7 @@ class FilterWork:
         self._listed: set[str] = set()
         self._failed: list[str] = []
         self._progress = Progress()
+        self._merging = bool(text_merge.heads(os.environ))
 
     def close(self) -> None:
         """End of the git command: put back what git removed before it asked for a file that could not be had."""
@@ -102,6 +103,8 @@ class FilterWork:
         try:
             begun = content.collect(0 if file is not None and file.size > _SMALL else _SMALL)
             if content.finished:
+                if self._merging and is_manifest(begun):
+                    self._tell(path, text_merge.after(path, asker.asker()))
                 self._check_at_rest(path, file, asked_at, lambda: drain.is_content_of(file, begun))
                 return self._finish(clean.clean(self._session, path, BytesSource(begun), self._known(path)))
             remembered = self._remembered(path, file) if file is not None else None
@@ -217,6 +220,8 @@ class FilterWork:
             self._send([content])
             self._status("")
             return
+        if self._merging:
+            self._tell(path, text_merge.before(asker.asker(), os.environ))
         try:
             manifest = parse(content)
             if can_delay and smudge.missing(self._session.store, manifest):
@@ -293,6 +298,10 @@ class FilterWork:
     def _fail(self, path: str, error: ThetaError) -> None:
         self._complain(path, error)
         self._status("error")
+
+    def _tell(self, path: str, message: str) -> None:
+        if message:
+            self._say(f"{display(path)}: {message}")
 
     def _complain(self, path: str, error: ThetaError) -> None:
         self._say(f"{display(path)}: {error}")

@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from git_theta.core.manifest import Manifest, dump, is_manifest, parse
 from git_theta.core.names import display
 from git_theta.errors import ThetaError
+from git_theta.git.command import run_code
 from git_theta.git.config import load_settings
+from git_theta.git.merging import common_bases
 from git_theta.git.repository import discover
+from git_theta.merges.plan import MergePlan, plan
 from git_theta.workflows import merge_rules
 from git_theta.workflows.merge import Merged, Progress, ancestor, describe, merge
-from git_theta.workflows.merge_statistics import OfCommits
+from git_theta.workflows.merge_statistics import OfCommits, merge_file, rules_for, tracked_for
 from git_theta.workflows.session import Session
+from git_theta.workflows.statcache import StatCache
 
 ENVIRONMENT = "GIT_THETA_MERGE"
 
@@ -41,8 +46,12 @@ def _merge(session: Session, path: str, versions: Sequence[Manifest | str | None
         reasons = [version for version in versions if isinstance(version, str)] or ["one side is empty"]
         _say(f"{display(path)}: cannot be merged by tensor: {reasons[0]}; check out the side you want and 'git add' it")
         return 1
-    rules = find_rules(session, path, os.environ)
-    merged = merge(session, path, base, [ours, theirs], rules, siblings=siblings(session, path))
+    beside = tracked_for(session, path)
+    if beside is not None:
+        model = _plan_of_model(session, beside[0], path, (base, ours, theirs))
+        merged = merge_file(session, path, base, [ours, theirs], find_rules(session, beside[0], os.environ), model)
+    else:
+        merged = merge(session, path, base, [ours, theirs], find_rules(session, path, os.environ), siblings=siblings(session, path))
     for notice in merged.notices:
         _say(f"{display(path)}: {notice}")
     if merged.statistics:
@@ -53,6 +62,7 @@ def _merge(session: Session, path: str, versions: Sequence[Manifest | str | None
         return 1
     session.store.flush()
     target.write_bytes(dump(merged.manifest))
+    StatCache(session.repository.cache).expect(path, dump(merged.manifest))
     return 0
 
 
@@ -60,7 +70,9 @@ def _merge_ancestors(session: Session, path: str, versions: Sequence[Manifest | 
     base, ours, theirs = versions
     if isinstance(base, str) or not isinstance(ours, Manifest) or not isinstance(theirs, Manifest):
         return 1
-    found = ancestor(session, path, base, [ours, theirs], find_rules(session, path, os.environ))
+    beside = tracked_for(session, path)
+    rules = find_rules(session, path if beside is None else beside[0], os.environ)
+    found = ancestor(session, path, base, [ours, theirs], rules if beside is None else rules_for(beside[1], rules, 2))
     session.store.flush()
     if found is not None:
         target.write_bytes(dump(found))
@@ -104,9 +116,41 @@ def given_rules(environment: Mapping[str, str]) -> merge_rules.Rules:
 
 def siblings(session: Session, path: str) -> OfCommits:
     """Statistics tracked beside the model, as ours and theirs have them in whatever git is doing."""
+    theirs = _head()
+    known = [theirs] if theirs else []
+    return OfCommits(session, path, (("HEAD",), (*known, "MERGE_HEAD", "CHERRY_PICK_HEAD", "REBASE_HEAD", "REVERT_HEAD^")))
+
+
+def _head() -> str:
+    """The one commit that ``git merge`` merges; nothing if git does something else, or merges several."""
     theirs = [name.removeprefix("GITHEAD_") for name in os.environ if name.startswith("GITHEAD_")]
-    known = theirs if len(theirs) == 1 else []
-    return OfCommits(session, path, (("HEAD",), (*known, "MERGE_HEAD", "CHERRY_PICK_HEAD", "REBASE_HEAD")))
+    return theirs[0] if len(theirs) == 1 else ""
+
+
+def _plan_of_model(session: Session, path: str, statistics: str, versions: Sequence[Manifest | None]) -> MergePlan | None:
+    """The plan of merging the model at ``path``, whose statistics git merges; None unless it is sure which commits git merges."""
+    theirs = _head()
+    bases = common_bases(["HEAD", theirs], session.cwd) if theirs else []
+    if len(bases) != 1:
+        return None
+    names = (bases[0], "HEAD", theirs)
+    known = [session.manifest(f"{name}:{statistics}") for name in names]
+    base, *sides = (session.manifest(f"{name}:{path}") for name in names)
+    present = [side for side in sides if side is not None]
+    if list(map(_identity, known)) != list(map(_identity, versions)) or len(present) < 2:
+        return None
+    return plan(base, present)
+
+
+def _identity(manifest: Manifest | None) -> str:
+    return manifest.identity if manifest is not None else ""
+
+
+def stopped_siblings(session: Session, path: str) -> OfCommits:
+    """As :func:`siblings`, with the common ancestor's, when git has stopped at a conflict."""
+    code, _ = run_code(["rev-parse", "--verify", "--quiet", "MERGE_HEAD"], cwd=session.cwd, allowed=(0, 1))
+    merged = common_bases(["HEAD", "MERGE_HEAD"], session.cwd)[:1] if code == 0 else []
+    return replace(siblings(session, path), bases=(*merged, "CHERRY_PICK_HEAD^", "REBASE_HEAD^", "REVERT_HEAD"))
 
 
 def _say(message: str) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from git_theta.core.manifest import Manifest
 from git_theta.core.names import display
+from git_theta.drivers import text_merge
 from git_theta.drivers.merge_driver import find_rules, given_rules
 from git_theta.errors import ThetaError
 from git_theta.git import merging
@@ -19,9 +20,8 @@ from git_theta.git.command import run
 from git_theta.git.config import load_settings
 from git_theta.git.repository import discover
 from git_theta.workflows import merge_rules
-from git_theta.workflows.merge import describe
-from git_theta.workflows.merge_branches import merge_model, merged_tree, models, siblings
-from git_theta.workflows.merge_statistics import left_behind
+from git_theta.workflows.merge import Merged, describe
+from git_theta.workflows.merge_branches import merge_model, merged_tree, models, statistics, tracks_statistics
 from git_theta.workflows.session import Session
 
 CANNOT = 2
@@ -37,8 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     heads = words[split + 1 :]
     try:
         with Session(discover(), load_settings(), _say) as session:
-            plain = len(heads) == 2 and not merge_rules.keep_state(session, given_rules(os.environ))
-            code = CANNOT if plain else _merge(session, [merging.commit(head) for head in heads])
+            commits = [merging.commit(head) for head in heads]
+            code = _merge_one(session, commits, words[:split]) if len(heads) == 2 else _merge(session, commits)
         # Git's own merge of two calls our merge driver, and leaves conflicts as git does.
         return merging.merge_recursive(words) if code and len(heads) == 2 else code
     except ThetaError as error:
@@ -48,10 +48,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _merge_one(session: Session, commits: Sequence[str], options: Sequence[str]) -> int:
+    """Merge one branch, if that takes more than git's own merge with our driver; else, and if it cannot be done, :data:`CANNOT`."""
+    needed = merge_rules.keep_state(session, given_rules(os.environ)) or tracks_statistics(session, commits)
+    if not needed or any(option.startswith("-") for option in options):  # such as --theirs for ordinary files, from -X theirs
+        return CANNOT
+    try:
+        return _merge(session, commits)
+    except ThetaError:
+        return CANNOT  # git will find the same, and leave a conflict
+
+
 def _merge(session: Session, commits: Sequence[str]) -> int:
     files: dict[str, tuple[str, Manifest]] = {}
-    for model in models(session, commits, lambda path: find_rules(session, path, os.environ)):
-        merged = merge_model(session, model, find_rules(session, model.path, os.environ))
+    outcomes: dict[str, Merged] = {}
+
+    def rules(path: str) -> merge_rules.Rules:
+        return find_rules(session, path, os.environ)
+
+    for model in models(session, commits, rules):
+        merged = merge_model(session, model, rules(model.path))
         if merged.manifest is None and len(commits) == 2:
             session.store.discard()
             return CANNOT  # git will find the same, and leave a conflict
@@ -60,11 +76,10 @@ def _merge(session: Session, commits: Sequence[str]) -> int:
         if merged.manifest is None:
             for line in describe(model.path, merged)[:-2]:
                 _say(line)
-            _say("several branches are merged at once only by a strategy: git theta merge A B C -s STRATEGY")
+            _say(f"several branches are merged at once only by a strategy: {text_merge.command(os.environ)}")
             return CANNOT
-        files[model.path] = model.mode, merged.manifest
-        left = left_behind(session, model.path, merged, siblings(session, model))
-        files.update({place: ("100644", manifest) for place, manifest in left.items()})
+        files[model.path], outcomes[model.path] = (model.mode, merged.manifest), merged
+    files.update(statistics(session, commits, outcomes, rules))
     session.store.flush()
     tree = merged_tree(session, commits, files)
     run(["read-tree", "-m", "-u", commits[0], tree], cwd=session.repository.worktree)

@@ -20,6 +20,14 @@ def commit(revision: str, cwd: Path | None = None) -> str:
     return out.decode("ascii").strip()
 
 
+def to_merge(ours: str, heads: Sequence[str], cwd: Path | None = None) -> list[str]:
+    """Those of ``heads`` (commits) that a merge into ``ours`` has to take in: in the order given, without those that ``ours`` or another of
+    them holds already, as ``git merge`` leaves them out.
+    """
+    apart = set(run(["merge-base", "--independent", ours, *heads], cwd=cwd).decode("ascii").split())
+    return [head for head in dict.fromkeys(heads) if head in apart and head != ours]
+
+
 def common_bases(commits: Sequence[str], cwd: Path | None = None) -> list[str]:
     """The best common ancestors of all ``commits``: none where their histories have nothing in common, several where they crossed."""
     _, out = run_code(["merge-base", "--octopus", "--all", *commits], cwd=cwd, allowed=(0, 1))

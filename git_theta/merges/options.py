@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from git_theta.core.contracts import MergeStrategy, Option
-from git_theta.core.names import display
+from git_theta.core.names import did_you_mean, display
 from git_theta.errors import MergeError
 
 REQUIRED: Final = "(required)"
@@ -144,9 +143,8 @@ def allowed(option: Option) -> str:
 def _known(strategy: str, known: Mapping[str, Option], key: str) -> Option:
     if key in known:
         return known[key]
-    near = difflib.get_close_matches(key[:60], known, 1)
-    hint = f"did you mean {near[0]}?" if near else f"it has: {', '.join(known)}"
-    raise MergeError(f"{strategy} has no option '{display(key, 60)}'; {hint}")
+    hint = did_you_mean(key, known) or f"; it has: {', '.join(known)}"
+    raise MergeError(f"{strategy} has no option '{display(key, 60)}'{hint}")
 
 
 def _read(option: Option, text: str) -> object:

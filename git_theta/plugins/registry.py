@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, cast
 
+from git_theta.core.names import did_you_mean
 from git_theta.errors import PluginError
 from git_theta.plugins import discovery, tables
 
@@ -178,7 +179,9 @@ class Registry:
         if owners:
             raise PluginError(_clash(kind, name, owners))
         if kind is _STRATEGY:
-            raise PluginError(f"there is no merge strategy {name!a}; there are: {', '.join(row.name for row in rows)}")
+            known = [row.name for row in rows]
+            hint = did_you_mean(name, known) or f"; there are: {', '.join(known)}"
+            raise PluginError(f"there is no merge strategy {name!a}{hint}")
         raise PluginError(
             f"{kind.title} {name!a} is neither built in nor offered by a plugin installed for {sys.executable}; install the package "
             f"that provides it there ('git theta plugins', run where the file was committed, names it)"

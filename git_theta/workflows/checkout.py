@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from git_theta.core.manifest import Manifest, dump
-from git_theta.core.names import display
+from git_theta.core.names import display, shell_word
 from git_theta.errors import GitError, ThetaError, UsageError
 from git_theta.git import index
+from git_theta.git.changes import is_revision
 from git_theta.git.command import run
 from git_theta.workflows import smudge
 from git_theta.workflows.fetch import fetch_missing
@@ -51,7 +52,7 @@ def plan(session: Session, pathspecs: Sequence[str], cwd: Path) -> list[Target]:
     every = [line for line in listing.split(b"\0") if pathspecs or not line.startswith(b"S ")]
     found = index.entries(b"\0".join(line[2:] for line in every))
     if pathspecs and not found:
-        raise UsageError(f"nothing in the index matches {' '.join(map(display, pathspecs))}")
+        raise UsageError(_nothing(pathspecs, bool(listing), cwd))
     targets = []
     for path, (mode, blob) in found.items():
         if not mode.startswith("100"):
@@ -60,6 +61,17 @@ def plan(session: Session, pathspecs: Sequence[str], cwd: Path) -> list[Target]:
         if manifest is not None and (pathspecs or _is_unwritten(session.full_path(path), manifest)):
             targets.append(Target(path, manifest, mode == "100755"))
     return targets
+
+
+def _nothing(pathspecs: Sequence[str], listed: bool, cwd: Path) -> str:
+    """Why ``pathspecs`` name no model to write. ``listed``: the index holds them, but in conflict."""
+    names = " ".join(map(display, pathspecs))
+    if listed:
+        return f"{names}: in conflict, so there is no one version to write; settle it with: git theta resolve {shell_word(pathspecs[0])}"
+    if len(pathspecs) == 1 and not pathspecs[0].startswith("-") and is_revision(pathspecs[0], cwd):
+        git = f"git checkout {shell_word(pathspecs[0])}"
+        return f"{names} is a branch or commit, and this command takes paths; to switch to it: {git}"
+    return f"nothing in the index matches {names}"
 
 
 def _is_unwritten(path: Path, manifest: Manifest) -> bool:

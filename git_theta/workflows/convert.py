@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from git_theta.core.contracts import BuildsFiles, CheckpointFormat, ReadsContents
-from git_theta.core.names import display
+from git_theta.core.names import did_you_mean, display
 from git_theta.core.source import BytesSource, Source
 from git_theta.core.tensors import Buffer, Tensor
 from git_theta.errors import FormatError, StoreError, UsageError
@@ -41,7 +41,8 @@ def target_format(name: str | None, suffix: str) -> str:
     formats = {item.name: item for item in registry.checkpoint_formats() if isinstance(item, BuildsFiles)}
     if name is not None:
         if name not in formats:
-            raise UsageError(f"{display(name, 40)} files cannot be written; these can: {', '.join(formats)}")
+            hint = did_you_mean(name, formats) or f"; these can: {', '.join(formats)}"
+            raise UsageError(f"{display(name, 40)} files cannot be written{hint}")
         return name
     found = next((item.name for item in formats.values() if suffix.lower() in item.suffixes), None)
     if found is None:

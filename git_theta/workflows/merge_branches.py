@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from git_theta.core.manifest import Manifest, dump
 from git_theta.core.names import display
-from git_theta.errors import GitError
+from git_theta.errors import GitError, MergeError
 from git_theta.git import merging, writing
-from git_theta.workflows.merge import Merged, ancestor, merge
+from git_theta.merges.plan import MergePlan, plan
+from git_theta.workflows.merge import Merged, Progress, ancestor, describe, merge
 from git_theta.workflows.merge_rules import Rules
-from git_theta.workflows.merge_statistics import OfCommits
+from git_theta.workflows.merge_statistics import OfCommits, left_behind, merge_file, of_model, rules_for
 from git_theta.workflows.session import Session
 
 
@@ -30,13 +32,17 @@ class Model:
 def models(session: Session, commits: Sequence[str], rules: Callable[[str], Rules]) -> list[Model]:
     """The models that more than one of ``commits`` changed, each differently from another, since their common ancestor.
 
-    Where histories crossed, there are several: then ``rules`` (of the model at a path) tell what their merge is.
+    Files of statistics are not among them: they follow their model (:func:`statistics`). If histories crossed, there are several
+    ancestors: then ``rules`` (of the model at a path) tell what their merge is.
     """
     bases = merging.common_bases(commits, session.cwd)
     before = [merging.blobs(base, session.cwd) for base in bases]
     listings = [merging.blobs(commit, session.cwd) for commit in commits]
     found = []
+    beside = _beside(listings)
     for path in dict.fromkeys(path for listing in listings for path in listing):
+        if path in beside:
+            continue
         versions = [listing.get(path) for listing in listings]
         earlier = {listing.get(path) for listing in before}
         agreed = earlier if len(earlier) == 1 else set()
@@ -66,14 +72,64 @@ def before_all(session: Session, path: str, bases: Sequence[str], rules: Callabl
     return found
 
 
-def siblings(session: Session, model: Model) -> OfCommits:
-    """Statistics tracked beside a model, as each of the merged commits has them."""
-    return OfCommits(session, model.path, tuple((commit,) for commit in model.commits))
+def statistics(
+    session: Session, commits: Sequence[str], merged: Mapping[str, Merged], rules: Callable[[str], Rules]
+) -> dict[str, tuple[str, Manifest]]:
+    """The files of statistics that merging ``commits`` gives: path → mode, manifest. ``merged``: the models that were merged, by path.
+
+    A file that one commit lacks is left to git, unless a strategy computed it. :class:`MergeError` names what cannot be merged.
+    """
+    listings = [merging.blobs(commit, session.cwd) for commit in commits]
+    bases = merging.common_bases(commits, session.cwd)
+    files: dict[str, tuple[str, Manifest]] = {}
+    for place, (path, statistic) in _beside(listings).items():
+        versions = [listing[place] for listing in listings if place in listing]
+        sides = [side for side in (session.manifest(blob) for _, blob in versions) if side is not None]
+        if len(sides) < len(commits) or (path not in merged and len(set(versions)) < 2):
+            continue
+        base = before_all(session, place, bases, partial(_rules_before, rules(path), statistic, len(bases)))
+        model = merged.get(path)
+        known = (model.plan, model.progress) if model is not None else (_plan(session, path, bases, commits, rules), Progress())
+        result = merge_file(session, place, base, sides, rules(path), *known)
+        if result.manifest is None:
+            raise MergeError(" ".join(line.strip() for line in describe(place, result)[:-2]))
+        files[place] = merging.merged_mode(None, versions), result.manifest
+    for path, outcome in merged.items():
+        left = left_behind(session, path, outcome, siblings(session, path, commits, bases), lambda place: files.get(place, ("", None))[1])
+        files.update({place: (files.get(place, ("100644",))[0], manifest) for place, manifest in left.items()})
+    return files
+
+
+def _plan(session: Session, path: str, bases: Sequence[str], commits: Sequence[str], rules: Callable[[str], Rules]) -> MergePlan | None:
+    """The plan of merging the model at ``path``, which git can merge by itself."""
+    sides = [side for side in (session.manifest(f"{commit}:{path}") for commit in commits) if side is not None]
+    return plan(before_all(session, path, bases, rules), sides) if len(sides) == len(commits) else None
+
+
+def tracks_statistics(session: Session, commits: Sequence[str]) -> bool:
+    """Whether files of statistics lie beside models in ``commits``: git's own merge would not have them follow."""
+    return bool(_beside([merging.blobs(commit, session.cwd) for commit in commits]))
+
+
+def _rules_before(rules: Rules, statistic: str, count: int, _: str) -> Rules:
+    return rules_for(statistic, rules, count)
+
+
+def _beside(listings: Sequence[Mapping[str, object]]) -> dict[str, tuple[str, str]]:
+    """The files of statistics in ``listings``, each with the path of its model, which all listings have, and the statistic."""
+    every = dict.fromkeys(path for listing in listings for path in listing)
+    found = {path: of_model(path) for path in every}
+    return {path: named for path, named in found.items() if named is not None and all(named[0] in listing for listing in listings)}
+
+
+def siblings(session: Session, path: str, commits: Sequence[str], bases: Sequence[str] = ()) -> OfCommits:
+    """Statistics tracked beside the model at ``path``, as each of ``commits`` has them."""
+    return OfCommits(session, path, tuple((commit,) for commit in commits), tuple(bases[:1]))
 
 
 def merge_model(session: Session, model: Model, rules: Rules) -> Merged:
     """Merge one model of several commits."""
-    return merge(session, model.path, model.base, model.sides, rules, siblings=siblings(session, model))
+    return merge(session, model.path, model.base, model.sides, rules, siblings=siblings(session, model.path, model.commits))
 
 
 def merged_tree(session: Session, commits: Sequence[str], merged: Mapping[str, tuple[str, Manifest]]) -> str:

@@ -10,10 +10,9 @@ from git_theta.errors import GitError, MergeError, UsageError
 from git_theta.git import merging, writing
 from git_theta.git.command import run, run_code
 from git_theta.store.guard import turn
-from git_theta.workflows.merge import describe
-from git_theta.workflows.merge_branches import merge_model, merged_tree, models, siblings
+from git_theta.workflows.merge import Merged, describe
+from git_theta.workflows.merge_branches import merge_model, merged_tree, models, statistics
 from git_theta.workflows.merge_rules import Rules
-from git_theta.workflows.merge_statistics import left_behind
 from git_theta.workflows.session import Session
 
 
@@ -32,7 +31,7 @@ def merge_commits(
     if ours is None:
         raise UsageError(f"there is no branch {branch.shown} to merge into")
     heads = [merging.commit(name, cwd) for name in names]
-    new = [head for head in dict.fromkeys(heads) if run_code(["merge-base", "--is-ancestor", head, ours], cwd=cwd, allowed=(0, 1))[0]]
+    new = merging.to_merge(ours, heads, cwd)
     if not new:
         return ours
     if len(new) == 1 and not run_code(["merge-base", "--is-ancestor", ours, new[0]], cwd=cwd, allowed=(0, 1))[0]:
@@ -54,6 +53,7 @@ def merge_commits(
 
 def _tree(session: Session, commits: Sequence[str], rules: Callable[[str], Rules]) -> str:
     files: dict[str, tuple[str, Manifest]] = {}
+    outcomes: dict[str, Merged] = {}
     for model in models(session, commits, rules):
         merged = merge_model(session, model, rules(model.path))
         for notice in merged.notices:
@@ -62,8 +62,7 @@ def _tree(session: Session, commits: Sequence[str], rules: Callable[[str], Rules
             session.store.discard()
             said = " ".join(line.strip() for line in describe(model.path, merged)[:-2])
             raise MergeError(f"{said}; give a strategy to merge them by")
-        files[model.path] = model.mode, merged.manifest
-        left = left_behind(session, model.path, merged, siblings(session, model))
-        files.update({place: ("100644", manifest) for place, manifest in left.items()})
+        files[model.path], outcomes[model.path] = (model.mode, merged.manifest), merged
+    files.update(statistics(session, commits, outcomes, rules))
     session.store.flush()
     return merged_tree(session, commits, files)

@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, cast
 
-from git_theta.core.names import display
+from git_theta.core.names import did_you_mean, display
 from git_theta.errors import ThetaError, UsageError
 from git_theta.merges import options as merge_options
 from git_theta.plugins import registry
@@ -119,7 +119,8 @@ def parse_file(text: str, path: str | None) -> Rules:
     for key in content:
         if key not in ("merge", _BY_NAME):
             allowed = f"{_BY_NAME} and [[merge]] tables"
-            raise UsageError(f"{FILE}, line {_line(text, key)}: unknown key '{display(key, 60)}'; it may hold {allowed}")
+            hint = did_you_mean(key, ("merge", _BY_NAME)) or f"; it may hold {allowed}"
+            raise UsageError(f"{FILE}, line {_line(text, key)}: unknown key '{display(key, 60)}'{hint}")
     by_name = content.get(_BY_NAME, False)
     if not isinstance(by_name, bool):
         raise UsageError(f"{FILE}, line {_line(text, _BY_NAME)}: '{_BY_NAME}' must be true or false")
@@ -187,7 +188,8 @@ def _checked(table: object, text: str, where: str, starts: Sequence[int], number
         after = starts[number] if number < len(starts) else 1
         if key not in _KEYS:
             allowed = ", ".join(_KEYS)
-            raise UsageError(f"{FILE}, line {_line(text, key, after)}: unknown key '{display(key, 60)}' in a rule; allowed are {allowed}")
+            hint = did_you_mean(key, _KEYS) or f"; allowed are {allowed}"
+            raise UsageError(f"{FILE}, line {_line(text, key, after)}: unknown key '{display(key, 60)}' in a rule{hint}")
         if not isinstance(value, _KEYS[key]):
             kind = "a table" if _KEYS[key] is dict else "a string"
             raise UsageError(f"{FILE}, line {_line(text, key, after)}: '{key}' must be {kind}")

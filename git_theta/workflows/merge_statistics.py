@@ -1,18 +1,27 @@
-"""The statistics that some strategies use, tracked as files beside the model: where they are, and the ones that a merge leaves."""
+"""The statistics that some strategies use, tracked as files beside the model: where they are, and what a merge makes of them.
+
+A file of statistics follows its model. It is never merged by the strategy that merges the model: what several sides changed is added up
+(evidence of several trainings is their sum, as in Fisher merging and RegMean), velocities are averaged, and where the merge took a
+tensor of the model from one side, its statistics are that side's.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Protocol
 
 from git_theta.core.manifest import Entry, Manifest
+from git_theta.merges import plan
+from git_theta.workflows.merge_rules import Rule, Rules, rule
 from git_theta.workflows.session import Session
 
 if TYPE_CHECKING:
-    from git_theta.workflows.merge import Merged
+    from git_theta.workflows.merge import Merged, Progress
 
-STATISTICS = ("fisher", "gram", "velocity")
+STATISTICS: Final = ("fisher", "gram", "velocity")
+_AVERAGED: Final = ("velocity",)  # a moving average of gradients: the mean of several is one again, their sum is not
+_OF_A_SIDE: Final = ("ours", "theirs", "base")
 
 
 class Siblings(Protocol):
@@ -24,16 +33,24 @@ class Siblings(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class OfCommits:
-    """Statistics beside the model at ``path`` as each side's commit (any name git knows, tried in turn) has them."""
+    """Statistics beside the model at ``path`` as each side's commit (any name git knows, tried in turn) has them; ``bases`` likewise."""
 
     session: Session
     path: str
     commits: tuple[tuple[str, ...], ...]
+    bases: tuple[str, ...] = ()
 
     def __call__(self, statistic: str) -> list[Manifest | None]:
         """One manifest a side."""
+        return [self._first(statistic, names) for names in self.commits]
+
+    def before(self, statistic: str) -> Manifest | None:
+        """The common ancestor's."""
+        return self._first(statistic, self.bases)
+
+    def _first(self, statistic: str, names: Sequence[str]) -> Manifest | None:
         place = sibling(self.path, statistic)
-        return [next(filter(None, (self.session.manifest(f"{name}:{place}") for name in names)), None) for names in self.commits]
+        return next(filter(None, (self.session.manifest(f"{name}:{place}") for name in names)), None)
 
 
 def sibling(path: str, statistic: str) -> str:
@@ -42,34 +59,159 @@ def sibling(path: str, statistic: str) -> str:
     return f"{stem}.{statistic}.{suffix}" if dot and "/" not in suffix else f"{path}.{statistic}"
 
 
-def left_behind(session: Session, path: str, merged: Merged, siblings: Siblings) -> dict[str, Manifest]:
-    """The files of statistics that a merge of the model at ``path`` leaves, by path: tracked ones, and ones that attributes would track.
+def of_model(path: str) -> tuple[str, str] | None:
+    """The model's path and the statistic, if ``path`` is one that :func:`sibling` returns; else None. Looks at the name alone."""
+    folder, slash, name = path.rpartition("/")
+    stem, dot, suffix = name.rpartition(".")
+    if dot and suffix in STATISTICS:
+        return f"{folder}{slash}{stem}", suffix
+    rest, dot, statistic = stem.rpartition(".")
+    return (f"{folder}{slash}{rest}.{suffix}", statistic) if dot and statistic in STATISTICS else None
 
-    A tensor that the merge did not compute keeps the statistics it has.
+
+def tracked_for(session: Session, path: str) -> tuple[str, str] | None:
+    """As :func:`of_model`, if the index or HEAD holds that model."""
+    found = of_model(path)
+    known = found is not None and any(session.manifest(f"{name}:{found[0]}") for name in (":0", ":2", ":3", "HEAD"))
+    return found if known else None
+
+
+def rules_for(statistic: str, rules: Rules, sides: int, picks: bool = True) -> Rules:
+    """The rules for a file of statistics, from the ``rules`` for its model.
+
+    With ``picks``, a rule that takes a side (or the base) takes it here too. All else is added up, by the weights of a rule for
+    ``fisher`` if it has any (the merged model then has the precision sum w F), or averaged (velocities).
     """
-    from git_theta.workflows.merge_build import built
 
+    def followed(given: Rule) -> Rule:
+        if given.strategy in _OF_A_SIDE:
+            return given if picks else together(given.params)
+        weights = given.options.get("weights") if given.strategy == statistic == "fisher" else None
+        return together(given.params, weights)
+
+    def together(params: str, weights: object = None) -> Rule:
+        if statistic in _AVERAGED:
+            return rule("average", {}, params)
+        return rule("average", {"normalize": False, "weights": weights or (1.0,) * sides}, params)
+
+    return replace(rules, rules=(*map(followed, rules.rules), together("*")))
+
+
+def merge_file(
+    session: Session,
+    path: str,
+    base: Manifest | None,
+    sides: Sequence[Manifest],
+    rules: Rules,
+    model: plan.MergePlan | None = None,
+    outcome: Progress | None = None,
+) -> Merged:
+    """Merge the file of statistics at ``path``.
+
+    ``rules`` are those of its model, ``model`` the plan of merging that, if it is known, and ``outcome`` what became of its conflicts.
+    """
+    from git_theta.workflows.merge import Progress, merge
+
+    found = of_model(path)
+    assert found is not None
+    kept = None
+    if model is not None:
+        followed = _followed(model, outcome or Progress(), sides, base)
+        items = plan.plan(base, sides).items
+        kept = Progress({item.name: followed[name] for item in items for name in (item.name, *item.aliases) if name in followed})
+    return merge(session, path, base, sides, rules_for(found[1], rules, len(sides), picks=outcome is None), kept)
+
+
+def left_behind(
+    session: Session, path: str, merged: Merged, siblings: OfCommits, present: Callable[[str], Manifest | None]
+) -> dict[str, Manifest]:
+    """The files of statistics that a merge of the model at ``path`` leaves, by path, unless they are as ``present`` has them.
+
+    ``present`` gives the file at a path as it was merged by itself, None if it was not. Statistics that a strategy computed also go into
+    a file that does not exist yet, if attributes would have it tracked. All others keep the value they have.
+    """
     files = {}
-    for statistic, entries in merged.statistics.items():
-        place = sibling(path, statistic)
-        before = next((manifest for manifest in siblings(statistic) if manifest is not None), None)
-        if before is None and not _would_be_tracked(session, place):
+    for statistic in STATISTICS:
+        place, sides = sibling(path, statistic), siblings(statistic)
+        computed = merged.statistics.get(statistic, {})
+        before = present(place) or (next(filter(None, sides), None) if computed else None)
+        if before is None and not (computed and _would_be_tracked(session, place)):
             continue
-        combined = {entry.name: entry for entry in before.entries} if before is not None else {}
-        combined.update(_placed(before, entries))
-        form = before.format if before is not None else merged.plan.sides[0].format
-        files[place] = built(session, place, form, list(combined.values()), before, [before] if before is not None else [])
+        known = before.by_name if before is not None else {}
+        followed = _followed(merged.plan, merged.progress, sides, siblings.before(statistic))
+        entries = {**{name: entry for name, entry in followed.items() if name in known}, **computed}
+        after = _changed(session, place, before, entries, merged.plan.sides[0].format)
+        if after is not None:
+            files[place] = after
     return files
 
 
-def _placed(before: Manifest | None, entries: Mapping[str, Entry]) -> dict[str, Entry]:
-    """``entries`` under the names (and aliases) that the earlier file has for them."""
+def _followed(model: plan.MergePlan, outcome: Progress, sides: Sequence[Manifest | None], base: Manifest | None) -> dict[str, Entry | None]:
+    """The statistics of tensors that the merge of their model took from one side (or the base): that side's, by every name.
+
+    None: that side has none of this tensor.
+    """
+    found: dict[str, Entry | None] = {}
+    for item in model.items:
+        leader = item.twin or item.name
+        rule = outcome.used.get(leader) if item.conflict else None
+        value = outcome.resolved.get(leader) if item.conflict else item.result
+        if rule is not None and rule.strategy not in _OF_A_SIDE:
+            continue
+        if rule is not None and rule.strategy != "base":
+            took = [_OF_A_SIDE.index(rule.strategy)]
+        else:
+            took = [i for i in item.active if _same(item.sides[i], value)]
+        if len(took) == 1:
+            tensor, statistics = item.sides[took[0]], sides[took[0]]
+        elif not took and item.active and _same(item.base, value):
+            tensor, statistics = item.base, base
+        else:
+            continue
+        if tensor is not None and statistics is not None:
+            names = [name for name in (tensor.name, *tensor.aliases) if name in statistics.by_name]
+            entry = statistics.by_name[names[0]] if names else None
+            found.update(dict.fromkeys((item.name, *item.aliases), entry))
+    return found
+
+
+def _same(entry: Entry | None, value: Entry | None) -> bool:
+    return entry is not None and value is not None and (entry.digest, entry.spec) == (value.digest, value.spec)
+
+
+def _changed(session: Session, place: str, before: Manifest | None, entries: Mapping[str, Entry | None], form: str) -> Manifest | None:
+    """``before`` with the values of ``entries`` (None: without that tensor); None if it has them already.
+
+    Without ``before``, a new file of format ``form``.
+    """
+    from git_theta.workflows.merge_build import built
+
     known = before.by_name if before is not None else {}
-    return {known[name].name if name in known else name: _called(entry, known.get(name)) for name, entry in entries.items()}
+    combined = {entry.name: entry for entry in before.entries} if before is not None else {}
+    for name, entry in entries.items():
+        like = known.get(name)
+        if entry is None:
+            combined.pop(name if like is None else like.name, None)
+            continue
+        placed = entry._replace(name=name, aliases=()) if like is None else entry._replace(name=like.name, aliases=like.aliases)
+        combined[placed.name] = placed
+    after = list(combined.values())
+    if before is None:
+        return built(session, place, form, after, None, [])
+    if len(after) == len(before.entries) and all(map(_same, after, before.entries)):
+        return None
+    if [(entry.name, entry.spec) for entry in after] != [(entry.name, entry.spec) for entry in before.entries]:
+        return built(session, place, before.format, after, before, [before])
+    return replace(before, entries=tuple(after), headers=_by_hand(before, entries))
 
 
-def _called(entry: Entry, like: Entry | None) -> Entry:
-    return entry if like is None else entry._replace(name=like.name, aliases=like.aliases)
+def _by_hand(before: Manifest, names: Iterable[str]) -> dict[str, object]:
+    """The headers, with a recipe that says which tensors its rules do not explain."""
+    recipe = before.headers.get("merge")
+    if not isinstance(recipe, dict):
+        return dict(before.headers)
+    kept = sorted({*recipe.get("kept", ()), *(before.by_name[name].name for name in names)})
+    return {**before.headers, "merge": {**recipe, "kept": kept}}
 
 
 def _would_be_tracked(session: Session, path: str) -> bool:

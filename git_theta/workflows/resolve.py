@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from git_theta.core.manifest import Manifest
 from git_theta.core.names import display
 from git_theta.errors import UsageError
-from git_theta.git.command import run
+from git_theta.git.command import run, run_code
 from git_theta.git.index import stages
 from git_theta.git.merging import merged_mode
 from git_theta.merges import plan
@@ -16,7 +16,7 @@ from git_theta.workflows import checkout
 from git_theta.workflows.merge import Merged, merge
 from git_theta.workflows.merge_rules import Rules
 from git_theta.workflows.merge_state import MergeState
-from git_theta.workflows.merge_statistics import Siblings, left_behind
+from git_theta.workflows.merge_statistics import OfCommits, left_behind, rules_for, tracked_for
 from git_theta.workflows.session import Session
 
 
@@ -40,7 +40,10 @@ def conflicted(session: Session, pathspecs: Sequence[str], cwd: Path) -> dict[st
         raise UsageError("no model is in conflict that could be merged by tensor")
     if not found:
         where = f" at {', '.join(map(display, pathspecs))}" if pathspecs else ""
-        raise UsageError(f"no tracked model is in conflict{where} ('git status' shows what is)")
+        raise UsageError(
+            f"no tracked model is in conflict{where} ('git status' shows what is); if git gave up a merge of several branches, "
+            "'git theta merge A B C -s STRATEGY' merges their models"
+        )
     return found
 
 
@@ -64,13 +67,17 @@ def resolve(
     path: str,
     versions: tuple[Manifest | None, Manifest, Manifest],
     rules: Rules,
-    siblings: Siblings | None = None,
+    siblings: OfCommits | None = None,
 ) -> Merged:
     """Apply ``rules`` to what is still open of the model at ``path``; finish it when nothing is left, else remember what is done.
 
-    Finished means: in the index without conflict, and written to the working tree.
+    Finished means: in the index without conflict, and written to the working tree, and so are the statistics that follow the model. A
+    file of statistics that is in conflict itself is merged as such (see :func:`~git_theta.workflows.merge_statistics.rules_for`).
     """
     base, ours, theirs = versions
+    beside = tracked_for(session, path)
+    if beside is not None:
+        rules, siblings = rules_for(beside[1], rules, 2), None
     state = MergeState(session.repository)
     state.sweep()
     kept = state.load(path, plan.plan(base, [ours, theirs]))
@@ -81,11 +88,27 @@ def resolve(
         return merged
     finish(session, path, merged.manifest)
     if siblings is not None:
-        for place, manifest in left_behind(session, path, merged, siblings).items():
-            session.store.flush()
-            checkout.stage(session, checkout.Target(place, manifest, False), "100644")
+        _stage_statistics(session, left_behind(session, path, merged, siblings, lambda place: session.manifest(f":0:{place}")))
     state.forget(path)
     return merged
+
+
+def _stage_statistics(session: Session, files: Mapping[str, Manifest]) -> None:
+    """Stage and write the statistics of a model that is resolved; files that the user has changed meanwhile stay as they are."""
+    session.store.flush()
+    for place, manifest in files.items():
+        entry = stages(run(["ls-files", "--stage", "-z", "--", f":(top,literal){place}"], cwd=session.repository.worktree)).get(place, {})
+        if 0 in entry and _modified(session, place):
+            session.warn(f"{display(place)} was changed in the working tree, so it does not follow the model; 'git add' it as it is")
+            continue
+        mode = entry[0][0] if 0 in entry else "100644"
+        checkout.stage(session, checkout.Target(place, manifest, mode == "100755"), mode)
+
+
+def _modified(session: Session, path: str) -> bool:
+    """Whether the file in the working tree is not what the index has."""
+    words = ["diff-files", "--quiet", "--", f":(top,literal){path}"]
+    return run_code(words, cwd=session.repository.worktree, allowed=(0, 1))[0] == 1
 
 
 def finish(session: Session, path: str, manifest: Manifest) -> None:

@@ -55,11 +55,21 @@ class StatCache:
         margin = _COARSE if status.st_mtime_ns % 1_000_000_000 == 0 else _FINE
         if newest + margin > read_since_ns:
             return
+        self._write(path, [*stamp(status)], manifest)
+
+    def expect(self, path: str, manifest: bytes) -> None:
+        """Remember that ``path`` is about to get the content that ``manifest`` describes, so that cleaning it gives that very manifest.
+
+        ``git merge -s recursive`` asks for that before its index holds the result, and stops if it gets another manifest.
+        """
+        self._write(path, [], manifest)
+
+    def _write(self, path: str, facts: list[int], manifest: bytes) -> None:
         with suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
             file = self._file(path)
             temporary = file.with_name(f"{file.name}.{os.getpid()}")
-            head = json.dumps([path, *stamp(status), digest(manifest)]).encode("ascii")
+            head = json.dumps([path, *facts, digest(manifest)]).encode("ascii")
             temporary.write_bytes(head + b"\n" + manifest)
             os.replace(temporary, file)
 

@@ -91,6 +91,15 @@ def test_a_model_described() -> None:
     ]
 
 
+def test_bytes_that_the_version_before_has_are_told_apart() -> None:
+    delta, dense = link("sparse", 50), link("dense")
+    shown = list(text(manifest(entry(dense), entry(delta, dense, name="x")), "HEAD:m", 0, {ref.oid for ref in dense.objects}))
+    assert shown[3:5] == ["new       50 B in 1 object (6.2 %)", "shared    100 B in 1 object, with the version before"]
+    every = {ref.oid for one in (delta, dense) for ref in one.objects}
+    shown = list(text(manifest(entry(dense), entry(delta, dense, name="x")), "HEAD:m", 0, every))
+    assert shown[3:5] == ["new       0 B in 0 objects", "shared    150 B in 2 objects, with the version before"]
+
+
 def test_a_model_without_tensors() -> None:
     assert list(text(Manifest("opaque", 0, Entry.of_inline("skeleton", "u8", (0,), b""), (), {}), "x", 0))[1:5] == [
         "format    opaque",

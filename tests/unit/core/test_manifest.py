@@ -186,6 +186,13 @@ BROKEN = [
     (6, "header 'a' is repeated or out of order", 'merge {"strategy":"ties"}', "b 1\na 2"),
     (6, "header 'merge' is repeated", 'merge {"strategy":"ties"}', "merge 1\nmerge 1"),
     (7, "a tensor's line needs", "a f32[4,5]", "\na f32[4,5]"),
+    (
+        3,
+        "a conflict marker: git merged the manifest as text; 'git theta resolve'",
+        "size 1000",
+        "<<<<<<< ours\nsize 1000\n=======\nsize 1001",
+    ),
+    (7, "a conflict marker: git merged the manifest as text", "a f32[4,5]", "<<<<<<< ours\na f32[4,5]"),
     (7, "'F32[4,5]' is not a type and shape", "f32[4,5]", "F32[4,5]"),
     (7, "unknown element type 'f33'", "f32[4,5]", "f33[4,5]"),
     (7, "'f32[4,-5]' is not a type", "f32[4,5]", "f32[4,-5]"),

@@ -79,7 +79,7 @@ def test_text_becomes_typed_values_and_defaults_fill_the_rest() -> None:
         ("weights=1,11", "0 to 10, not '11'"),
         ("weights=" + "1," * 5000, "more than"),
         ("must=8", "at most 7"),
-        ("shar=1", "did you mean share?"),
+        ("shar=1", "did you mean 'share'?"),
         ("zzz=1", "it has: share, steps"),
         ("\x1b[31m=1", "no option '\\x1b[31m'"),
     ],

@@ -79,6 +79,14 @@ def test_whole_seconds_need_a_longer_rest(tmp_path: Path, file: Path) -> None:
     assert cache.get("model", file.stat()) == TEXT
 
 
+def test_what_a_path_is_about_to_get_is_known_but_never_taken_for_a_file(tmp_path: Path, file: Path) -> None:
+    cache = StatCache(tmp_path / "cache")
+    cache.put("model", file.stat(), read_at(file), TEXT)
+    cache.expect("model", TEXT)
+    assert cache.last("model") == parse(TEXT)
+    assert cache.get("model", file.stat()) is None
+
+
 @pytest.mark.parametrize("damage", [b"", b"\n", b"[]\n", b"{}\n" + TEXT, b"[" * 100_000, b"null\n", b"\xff\xfe", b'["model"]\n' + TEXT])
 def test_a_damaged_cache_is_no_error(tmp_path: Path, file: Path, damage: bytes) -> None:
     cache = StatCache(tmp_path / "cache")
