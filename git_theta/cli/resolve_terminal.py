@@ -17,6 +17,7 @@ from git_theta.errors import FormatError, ThetaError
 from git_theta.merges import plan
 from git_theta.workflows import merge_rules, tensors
 from git_theta.workflows.fetch import fetch_missing
+from git_theta.workflows.merge import planned
 from git_theta.workflows.merge_state import MergeState
 from git_theta.workflows.session import Session
 
@@ -34,7 +35,7 @@ class Group:
 def ask(session: Session, name: str, versions: Versions, by_name: bool) -> merge_rules.Rules:
     """Show the open conflicts of the model at ``name`` and ask what to do with them."""
     base, ours, theirs = versions
-    decided = plan.plan(base, [ours, theirs])
+    decided = planned(base, [ours, theirs])
     kept = MergeState(session.repository).load(name, decided)
     by_name = by_name or kept.by_name
     if decided.format_conflict and not by_name:
