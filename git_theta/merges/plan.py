@@ -18,6 +18,7 @@ from git_theta.core import dtypes
 from git_theta.core.contracts import UnitKind
 from git_theta.core.manifest import Entry, Manifest, rename
 from git_theta.core.names import display
+from git_theta.core.tensors import Spec
 from git_theta.errors import MergeError
 from git_theta.merges import units
 from git_theta.merges.renames import renames
@@ -64,18 +65,17 @@ class Unit:
 
     @property
     def name(self) -> str:
-        """What the parts' names begin with, up to a whole word; the first part's name if that is nothing."""
+        """The module that all parts' names begin with; the first part's name if there is none."""
         first, last = min(self.parts), max(self.parts)
         same = next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
-        ends = [at for at in range(same) if not first[at].isalnum() and first[at] != "_"]
-        stem = first if same == len(first) else first[: ends[-1]] if ends else ""
-        return stem or self.parts[0]
+        ends = [at for at in range(same) if first[at] in "./:"]
+        return first[: ends[-1]] if ends else self.parts[0]
 
     @property
     def words(self) -> tuple[str, ...]:
-        """The parts' names without what the unit's name says."""
-        stem = self.name
-        return tuple(part[len(stem) :].lstrip("./:") if part.startswith(stem) and part != stem else part for part in self.parts)
+        """The parts' names behind that of the unit."""
+        start = len(self.name) + 1 if all(part.startswith(self.name) and part != self.name for part in self.parts) else 0
+        return tuple(part[start:] for part in self.parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +294,12 @@ def choose_file(plan: MergePlan, entries: Sequence[Entry], taken: int | None = N
         if side.skeleton.digest == lead.skeleton.digest and side.format == lead.format and _structure(side.entries) == wanted:
             return File(number, build=False, notice=notice)
     return File(source, build=True, notice=notice)
+
+
+def same_values(one: Sequence[Entry], other: Sequence[Entry]) -> bool:
+    """Whether both have the same names with the same values, tied or not."""
+    tables = [{name: _value(entry) for entry in entries for name in (entry.name, *entry.aliases)} for entries in (one, other)]
+    return tables[0] == tables[1]
 
 
 def reason(item: Item) -> str:
@@ -544,6 +550,7 @@ def _united(items: list[Item], base: Manifest | None, sides: Sequence[Manifest],
         return number
 
     kind_of: dict[int, str] = {}
+    known: list[tuple[dict[str, Spec], list[tuple[UnitKind, tuple[str, ...]]]]] = []
     for at, manifest in enumerate((base, *sides)):
         if manifest is None:
             continue
@@ -552,7 +559,12 @@ def _united(items: list[Item], base: Manifest | None, sides: Sequence[Manifest],
             entry = item.base if at == 0 else item.sides[at - 1]
             for name in (item.name, *item.aliases) if entry is None or item.kind == "tied-apart" else (entry.name, *entry.aliases):
                 places.setdefault(name, number)
-        for kind, names in units.find(kinds, {name: entry.spec for name, entry in manifest.by_name.items()}):
+        specs = {name: entry.spec for name, entry in manifest.by_name.items()}
+        found = next((found for before, found in known if before == specs), None)
+        if found is None:  # mostly, all versions have the same tensors
+            found = units.find(kinds, specs)
+            known.append((specs, found))
+        for kind, names in found:
             numbers = [places[name] for name in names if name in places]
             for number in numbers[1:]:
                 above[root(number)] = root(numbers[0])
@@ -662,7 +674,8 @@ def _in_file_order(items: list[Item], sides: Sequence[Manifest], lead: int) -> l
 
 
 def _structure(entries: Iterable[Entry]) -> list[tuple[str, tuple[str, ...], str, tuple[int, ...]]]:
-    return [(entry.name, entry.aliases, entry.dtype, entry.shape) for entry in entries]
+    """What a file's skeleton must fit, whatever the order: it has one of its own."""
+    return sorted((entry.name, entry.aliases, entry.dtype, entry.shape) for entry in entries)
 
 
 def computable(entry: Entry) -> bool:

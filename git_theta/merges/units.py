@@ -8,7 +8,7 @@ parts together: a name alone (``logit_scale``) proves nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple
@@ -79,22 +79,22 @@ class Parts:
 
     def find(self, tensors: Specs) -> Iterator[tuple[str, ...]]:
         """The units among ``tensors``: the names of their parts."""
-        for name, spec in tensors.items():
-            if spec.dtype in self.dtypes:
-                for word in self.codes:
-                    if name.endswith(word) and _begins_word(name, word):
-                        stem = name[: len(name) - len(word)]
-                        proof = list(self._present(self.proof, stem, name, tensors))
-                        if proof:
-                            yield (name, *proof, *self._present(self.parts, stem, name, tensors))
+        ends = tuple(part.name for part in self.proof)
+        for proof in [name for name in tensors if name.endswith(ends)]:
+            for part in self.proof:
+                if proof.endswith(part.name) and tensors[proof].dtype in part.dtypes and _begins_word(proof, part.name):
+                    stem = proof[: len(proof) - len(part.name)]
+                    for word in self.codes:
+                        codes = stem + word
+                        known = codes in tensors and tensors[codes].dtype in self.dtypes and _begins_word(codes, word)
+                        if known and _is(part, proof, codes, tensors):
+                            yield (codes, proof, *(stem + p.name for p in self.parts if _is(p, stem + p.name, codes, tensors)))
 
-    @staticmethod
-    def _present(parts: Sequence[Part], stem: str, codes: str, tensors: Specs) -> Iterator[str]:
-        for part in parts:
-            name = stem + part.name
-            spec = tensors.get(name)
-            if spec is not None and name != codes and spec.dtype in part.dtypes and part.fits(tensors[codes].shape, spec.shape):
-                yield name
+
+def _is(part: Part, name: str, codes: str, tensors: Specs) -> bool:
+    """Whether the tensor ``name`` is ``part`` of the unit whose codes are called ``codes``."""
+    spec = tensors.get(name)
+    return spec is not None and name != codes and spec.dtype in part.dtypes and part.fits(tensors[codes].shape, spec.shape)
 
 
 _LORA = re.compile(r"(?i)(?<![a-z0-9])(q?lora[._/]?(?:embedding[._/]?)?)(a|down)(?![a-z0-9])")
@@ -111,7 +111,7 @@ class LowRank:
     def find(self, tensors: Specs) -> Iterator[tuple[str, ...]]:
         """The units among ``tensors``: A, B, and what else belongs to them."""
         for name, spec in tensors.items():
-            for match in _LORA.finditer(name) if spec.dtype in FLOAT else ():
+            for match in _LORA.finditer(name) if spec.dtype in FLOAT and "lora" in name.lower() else ():
                 other = _OTHER_FACTOR.get(match[2])
                 partner = f"{name[: match.start(2)]}{other}{name[match.end(2) :]}"
                 if partner in tensors and tensors[partner].dtype in FLOAT and _factors(spec.shape, tensors[partner].shape):
@@ -149,6 +149,12 @@ def scaling(codes: Shape, scales: Shape) -> bool:
         return True
     dimensions = iter(codes)
     return all(any(_cuts(size, count) for size in dimensions) for count in left)
+
+
+def packed_zeros(codes: Shape, zeros: Shape) -> bool:
+    """Whether ``zeros`` [groups, out * bits / 32] fit GPTQ's ``codes`` [in * bits / 32, out], or scale AWQ's (see :func:`scaling`)."""
+    packed = len(codes) == len(zeros) >= 2 and codes[-1] > 0 and 0 < zeros[-1] <= codes[-1] and 32 * zeros[-1] % codes[-1] == 0
+    return packed or scaling(codes, zeros)
 
 
 def by_row(codes: Shape, part: Shape) -> bool:
@@ -227,7 +233,7 @@ KINDS: tuple[UnitKind, ...] = (
         ("qweight",),
         INTEGER - {"i64"},
         (Part("scales", FLOAT, scaling),),
-        (Part("qzeros", INTEGER, scaling), Part("g_idx", INTEGER, vector)),
+        (Part("qzeros", INTEGER, packed_zeros), Part("g_idx", INTEGER, vector)),
     ),
     Parts(
         "bitsandbytes-4bit",

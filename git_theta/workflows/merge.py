@@ -233,7 +233,7 @@ class _Work:
         for item in items:
             self.resolved[item.name] = item.base if side == plan.BASE else item.sides[side]
             self.used[item.name] = rule
-            if item.kind == "tied-apart":  # the side may have several values for these names
+            if item.kind in ("tied-apart", "unit"):  # the side may have several values for these names
                 self.resolved.update({name: known[name] if name in known else self.resolved[item.name] for name in item.aliases})
                 self.used.update(dict.fromkeys(item.aliases, rule))
 
@@ -393,7 +393,10 @@ class _Work:
         None, with ``problem`` set, when it cannot be built.
         """
         entries = plan.finish(self.plan, self.resolved)
-        file = plan.choose_file(self.plan, entries, self._taken())
+        taken = self._taken()
+        if taken is not None and plan.same_values(entries, self.plan.version(taken).entries):
+            entries = self.plan.version(taken).entries  # tied as there
+        file = plan.choose_file(self.plan, entries, taken)
         if file.notice:
             self.notices.append(file.notice)
         side = self.plan.version(file.source)
