@@ -554,11 +554,7 @@ def _united(items: list[Item], base: Manifest | None, sides: Sequence[Manifest],
     for at, manifest in enumerate((base, *sides)):
         if manifest is None:
             continue
-        places: dict[str, int] = {}
-        for number, item in enumerate(items):
-            entry = item.base if at == 0 else item.sides[at - 1]
-            for name in (item.name, *item.aliases) if entry is None or item.kind == "tied-apart" else (entry.name, *entry.aliases):
-                places.setdefault(name, number)
+        places = _numbers(items, [item.base if at == 0 else item.sides[at - 1] for item in items], manifest)
         specs = {name: entry.spec for name, entry in manifest.by_name.items()}
         found = next((found for before, found in known if before == specs), None)
         if found is None:  # mostly, all versions have the same tensors
@@ -584,6 +580,22 @@ def _united(items: list[Item], base: Manifest | None, sides: Sequence[Manifest],
                 part = replace(items[number], unit=unit)
                 result[number] = replace(part, kind="unit", active=active, result=None, notice="") if whole else part
     return result
+
+
+def _numbers(items: Sequence[Item], entries: Sequence[Entry | None], manifest: Manifest) -> dict[str, int]:
+    """Which of ``items`` each name of ``manifest`` belongs to; ``entries`` are the items' own there."""
+    numbers: dict[str, int] = {}
+    for number, item in enumerate(items):
+        for name in (item.name, *item.aliases):
+            if item.kind == "tied-apart" or manifest.by_name.get(name) is entries[number]:
+                numbers.setdefault(name, number)
+    seen: set[int] = set()
+    for number, entry in enumerate(entries):
+        if entry is not None and id(entry) not in seen:
+            seen.add(id(entry))
+            for name in (entry.name, *entry.aliases):  # other ones where the item was renamed
+                numbers.setdefault(name, number)
+    return numbers
 
 
 def _twins(items: list[Item]) -> list[Item]:
