@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import click
 
@@ -56,7 +56,11 @@ def ask(session: Session, name: str, versions: Versions, by_name: bool) -> merge
                 chosen[item.name] = merge_rules.from_words(strategy, words, merge_rules.literal(item.name))
         except ThetaError as error:
             click.echo(f"{error}")
-    return merge_rules.Rules(tuple(chosen.values()), by_name=by_name)
+    rules = list(chosen.values())
+    alike = len({(rule.strategy, tuple(rule.options.items())) for rule in rules}) == 1 and len(chosen) == sum(len(g.items) for g in groups)
+    if alike and not kept.resolved:  # one choice for all: for counters and the file's other content, too
+        rules = [replace(rules[0], params="*")]
+    return merge_rules.Rules(tuple(rules), by_name=by_name)
 
 
 def grouped(items: Sequence[plan.Item]) -> list[Group]:
