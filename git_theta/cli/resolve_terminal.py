@@ -56,11 +56,11 @@ def ask(session: Session, name: str, versions: Versions, by_name: bool) -> merge
                 chosen[item.name] = merge_rules.from_words(strategy, words, merge_rules.literal(item.name))
         except ThetaError as error:
             click.echo(f"{error}")
-    rules = list(chosen.values())
-    alike = len({(rule.strategy, tuple(rule.options.items())) for rule in rules}) == 1 and len(chosen) == sum(len(g.items) for g in groups)
-    if alike and not kept.resolved:  # one choice for all: for counters and the file's other content, too
-        rules = [replace(rules[0], params="*")]
-    return merge_rules.Rules(tuple(rules), by_name=by_name)
+    rules = tuple(chosen.values())
+    ways = {(rule.strategy, tuple(rule.options.items())) for rule in rules}
+    if len(ways) == 1 and not kept.resolved and all(group.items[0].name in chosen for group in groups):
+        rules = (replace(rules[0], params="*"),)  # one choice for everything: for counters and the file's other content, too
+    return merge_rules.Rules(rules, by_name=by_name)
 
 
 def grouped(items: Sequence[plan.Item]) -> list[Group]:

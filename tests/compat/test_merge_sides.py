@@ -87,7 +87,7 @@ def by_resolve(repo: Branches, side: str) -> None:
 def in_steps(repo: Branches, side: str) -> None:
     repo.fails("merge", "theirs")
     for glob in ("*.qzeros", "*.lora_B*", "mask", "*exp_avg"):
-        repo.run(["git", "theta", "resolve", "--params", glob, f"--{side}"])
+        repo.theta_run("resolve", "--params", glob, f"--{side}")
     repo.told("resolve", f"--{side}")
     repo.git("commit", "-qm", "merged")
 
