@@ -30,7 +30,12 @@ git theta merge fine-tuned --write-models /tmp/three   # hand the versions to co
 @click.option("-m", "--message", help="The commit's message.")
 @click.option("-F", "--file", metavar="FILE", help="Read the commit's message from a file.")
 @click.option(
-    "-X", "--strategy-option", "side_options", metavar="OPTION", multiple=True, help="How git merges ordinary files: ours, theirs, ..."
+    "-X",
+    "--strategy-option",
+    "side_options",
+    metavar="OPTION",
+    multiple=True,
+    help="Hand OPTION to git. Without -s, 'ours' and 'theirs' decide tensors, too.",
 )
 @click.option("--sweep", "sweeps", metavar="KEY=FROM:TO:STEP", multiple=True, help="Try a range of values for an option; needs --eval.")
 @click.option(
@@ -78,6 +83,9 @@ def merge(
         raise click.UsageError("--sweep, and more than one strategy, need --eval to choose by")
     if words and not chosen:
         raise click.UsageError("-o belongs to -s")
+    sides = [option for option in side_options if option in ("ours", "theirs")]
+    if sides and not chosen and not evaluation:
+        chosen = sides[-1:]
     request = merging.Request(tuple(names), tuple(chosen), words, params, message, tuple(passed), by_name)
     if evaluation:
         return merging.by_score(request, sweeps, evaluation, minimize, dry_run, as_json)

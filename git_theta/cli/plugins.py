@@ -12,7 +12,7 @@ from git_theta.cli.output import Command, page, path, table, warn
 @click.command(cls=Command, examples="git theta plugins\ngit theta plugins --json")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def plugins(as_json: bool) -> int:
-    """List checkpoint formats, updates, merge strategies and commands, and the packages they come from.
+    """List checkpoint formats, updates, merge strategies, kinds of units and commands, and the packages they come from.
 
     Other packages add to them: whatever a package installed beside Git-Theta offers under the entry point 'git_theta' is
     loaded. A name that two packages use is an error until one of them is uninstalled.

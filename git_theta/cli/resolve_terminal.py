@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import click
 
@@ -17,6 +17,7 @@ from git_theta.errors import FormatError, ThetaError
 from git_theta.merges import plan
 from git_theta.workflows import merge_rules, tensors
 from git_theta.workflows.fetch import fetch_missing
+from git_theta.workflows.merge import planned
 from git_theta.workflows.merge_state import MergeState
 from git_theta.workflows.session import Session
 
@@ -34,7 +35,7 @@ class Group:
 def ask(session: Session, name: str, versions: Versions, by_name: bool) -> merge_rules.Rules:
     """Show the open conflicts of the model at ``name`` and ask what to do with them."""
     base, ours, theirs = versions
-    decided = plan.plan(base, [ours, theirs])
+    decided = planned(base, [ours, theirs])
     kept = MergeState(session.repository).load(name, decided)
     by_name = by_name or kept.by_name
     if decided.format_conflict and not by_name:
@@ -55,7 +56,11 @@ def ask(session: Session, name: str, versions: Versions, by_name: bool) -> merge
                 chosen[item.name] = merge_rules.from_words(strategy, words, merge_rules.literal(item.name))
         except ThetaError as error:
             click.echo(f"{error}")
-    return merge_rules.Rules(tuple(chosen.values()), by_name=by_name)
+    rules = tuple(chosen.values())
+    ways = {(rule.strategy, tuple(rule.options.items())) for rule in rules}
+    if len(ways) == 1 and not kept.resolved and all(group.items[0].name in chosen for group in groups):
+        rules = (replace(rules[0], params="*"),)  # one choice for everything: for counters and the file's other content, too
+    return merge_rules.Rules(rules, by_name=by_name)
 
 
 def grouped(items: Sequence[plan.Item]) -> list[Group]:

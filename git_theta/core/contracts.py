@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
@@ -23,6 +23,7 @@ __all__ = [
     "MergeStrategy",
     "Option",
     "ReadsContents",
+    "UnitKind",
     "Update",
 ]
 
@@ -130,3 +131,25 @@ class MergeStrategy(Protocol):
 
     def merge(self, case: MergeCase, options: Mapping[str, object]) -> np.ndarray:
         """The merged value, of the sides' shape and dtype. Deterministic; :class:`~git_theta.errors.MergeError` if impossible."""
+
+
+@runtime_checkable
+class UnitKind(Protocol):
+    """One kind of unit: tensors whose values mean something only together, such as quantised codes and their scales.
+
+    No strategy merges the parts of a unit one by one; a merge takes all of them from one side.
+    """
+
+    @property
+    def name(self) -> str:
+        """A word that messages show."""
+
+    @property
+    def summary(self) -> str:
+        """What the unit is and what its parts are called, in one line."""
+
+    def find(self, tensors: Mapping[str, Spec]) -> Iterable[Sequence[str]]:
+        """The units of one model: the names of each one's parts, two or more, all of them keys of ``tensors``.
+
+        Decided by names, element types and shapes together, without values. Called for every version that is merged; never raises.
+        """

@@ -10,31 +10,56 @@ import numpy as np
 from git_theta.core.contracts import MergeCase, MergeStrategy
 from git_theta.core.names import display
 from git_theta.errors import MergeError
-from git_theta.merges.check import check_finite, check_result
-from git_theta.merges.formula import described, shown
+from git_theta.merges.averages import mean
+from git_theta.merges.check import any_negative, check_finite, check_result
+from git_theta.merges.formula import computable, described, shown
 from git_theta.merges.rows import merge_rows, needs_rows
+from git_theta.merges.training_state import never_negative
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A merged tensor and what the user should hear about it."""
+    """A merged tensor and what the user should hear about it; ``averaged``: in place of the strategy, since it cannot be negative."""
 
     array: np.ndarray
     notices: tuple[str, ...] = ()
+    averaged: bool = False
 
 
 def apply(strategy: MergeStrategy, case: MergeCase, options: Mapping[str, object]) -> Outcome:
     """Merge ``case``; with ``rows=common`` also where the sides differ in rows.
 
-    :class:`MergeError` when the strategy cannot, fails in any other way, or returns something of another shape or type.
+    Variances, means of squares and the like are averaged if the strategy moves the base by the sides' changes, whose sum may be below 0,
+    or if it made any of them negative. :class:`MergeError` when the strategy cannot, fails in any other way, or returns something of
+    another shape or type.
     """
     own = {key: value for key, value in options.items() if key != "rows"}
     notices = check_finite(case)
+    averaged = []
+
+    def merged(part: MergeCase) -> np.ndarray:
+        array, replaced = _kept_positive(strategy, part, own)
+        averaged.append(replaced)
+        return array
+
     if options.get("rows") == "common" and needs_rows(case):
-        array, taken = merge_rows(lambda part: _call(strategy, part, own), case, strategy.needs_base)
-        return Outcome(array, (*notices, taken, *check_result(case, array)))
-    array = _call(strategy, case, own)
-    return Outcome(array, (*notices, *([] if notices else check_result(case, array))))
+        array, taken = merge_rows(merged, case, strategy.needs_base)
+        return Outcome(array, (*notices, taken, *check_result(case, array)), any(averaged))
+    array = merged(case)
+    return Outcome(array, (*notices, *([] if notices else check_result(case, array))), any(averaged))
+
+
+def _kept_positive(strategy: MergeStrategy, case: MergeCase, options: Mapping[str, object]) -> tuple[np.ndarray, bool]:
+    """The strategy's result, or the sides' mean in place of one that must not be negative; and whether it is the mean."""
+    inputs = [*case.sides, *([case.base] if case.base is not None else [])]
+    alike = len({(side.shape, side.dtype) for side in case.sides}) == 1 and computable(case.sides[0].dtype)
+    guarded = never_negative(case.name) and alike and not any(map(any_negative, inputs))
+    if guarded and strategy.needs_base and getattr(strategy, "numbers", True):
+        return mean(case.sides[0], case.sides, None), True
+    array = _call(strategy, case, options)
+    if guarded and any_negative(array):
+        return mean(case.sides[0], case.sides, None), True
+    return array, False
 
 
 def _call(strategy: MergeStrategy, case: MergeCase, options: Mapping[str, object]) -> np.ndarray:

@@ -81,6 +81,13 @@ def count_special(array: np.ndarray) -> tuple[int, int]:
     return nans, infinities
 
 
+def any_negative(array: np.ndarray) -> bool:
+    """Whether a real value of ``array`` is below 0 (not -0, and not NaN); False for types without real numbers."""
+    if array.dtype.kind == "c" or not computable(array.dtype):
+        return False
+    return any(bool((values < 0).any()) for _, (values,) in blocks([flat(array)]))
+
+
 def _suspect(part: np.ndarray) -> bool:
     """Whether some element's exponent bits are all ones, which in most types makes it NaN or infinite; True where that is unknown."""
     mask = _EXPONENT.get(part.dtype.name)

@@ -3,20 +3,24 @@
 Per tensor, the digests of the base and of each side tell whether it is unchanged, changed on one side, changed alike, or really in
 conflict; only conflicts need a strategy. Tensors are matched by name, across renames that digests prove. Tied weights (names
 of one extent) are one item, so they are merged once; separate copies that are equal everywhere are *twins*: one is merged for both.
+The parts of a *unit* (quantised codes and their scales, LoRA factors) that several sides changed are one conflict.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
 from git_theta.core import dtypes
+from git_theta.core.contracts import UnitKind
 from git_theta.core.manifest import Entry, Manifest, rename
 from git_theta.core.names import display
+from git_theta.core.tensors import Spec
 from git_theta.errors import MergeError
+from git_theta.merges import units
 from git_theta.merges.renames import renames
 from git_theta.merges.training_state import is_counter
 
@@ -34,9 +38,44 @@ Kind = Literal[
     "dtype",  # conflict: the sides' element types differ
     "tied-apart",  # conflict: one side tied weights that others changed separately
     "renamed-apart",  # conflict: the sides' names for it differ, or the new name is taken
+    "unit",  # conflict: a part of a unit that several sides changed; all its parts are to be taken from one side
     "unrelated",  # conflict: some sides lack it, and no common version of the model tells whether they removed it
 ]
-CONFLICTS: tuple[Kind, ...] = ("changed", "added-apart", "removed-changed", "reshaped", "dtype", "tied-apart", "renamed-apart", "unrelated")
+CONFLICTS: tuple[Kind, ...] = (
+    "changed",
+    "added-apart",
+    "removed-changed",
+    "reshaped",
+    "dtype",
+    "tied-apart",
+    "renamed-apart",
+    "unit",
+    "unrelated",
+)
+BASE = -1
+"""The number of the common ancestor, beside those of the sides."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Items that are merged together: what ``kind`` of unit they are, and the names of its ``parts``, in the order of the items."""
+
+    kind: str
+    parts: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The module that all parts' names begin with; the first part's name if there is none."""
+        first, last = min(self.parts), max(self.parts)
+        same = next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+        ends = [at for at in range(same) if first[at] in "./:"]
+        return first[: ends[-1]] if ends else self.parts[0]
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The parts' names behind that of the unit."""
+        start = len(self.name) + 1 if all(part.startswith(self.name) and part != self.name for part in self.parts) else 0
+        return tuple(part[start:] for part in self.parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +84,8 @@ class Item:
 
     ``sides`` holds each side's entry, None where it has none; ``active`` the numbers of the sides that differ from the base: what
     a strategy merges. ``result`` is the decided entry (None: removed, or a conflict). ``twin`` names an earlier conflict with
-    the same inputs, whose result serves here too. ``renamed_from`` is its name in the base where that differs.
+    the same inputs, whose result serves here too. ``renamed_from`` is its name in the base where that differs. ``unit`` is the unit
+    that it is a part of; None if the model is known to have no such unit, or at most one side changed anything.
     """
 
     name: str
@@ -58,6 +98,12 @@ class Item:
     twin: str = ""
     renamed_from: str = ""
     notice: str = ""
+    unit: Unit | None = None
+
+    @property
+    def follows(self) -> bool:
+        """Whether it is a part, but not the first, of a unit in conflict, which is resolved as a whole."""
+        return self.kind == "unit" and self.unit is not None and self.unit.parts[0] != self.name
 
     @property
     def conflict(self) -> bool:
@@ -83,7 +129,12 @@ class Item:
     def numeric(self) -> bool:
         """Whether a strategy that computes may be tried: floats on all active sides (not integers, packed types or block scales)."""
         whole = bool(self.entries) and len(self.entries) == len(self.active)
-        return whole and self.kind != "tied-apart" and all(map(_computable, self.entries))
+        return whole and self.kind != "tied-apart" and all(map(computable, self.entries))
+
+    @property
+    def array(self) -> bool:
+        """Whether the active sides' values are numbers that an array can hold, which packed types are not."""
+        return all(dtypes.get(entry.dtype).numpy for entry in self.entries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +152,7 @@ class SkeletonPlan:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """How the merged file is made: the skeleton of side ``source`` as it is, or, with ``build``, a new file like that side's."""
+    """How the merged file is made: the skeleton of version ``source`` as it is, or, with ``build``, a new file like that one."""
 
     source: int
     build: bool
@@ -119,8 +170,24 @@ class MergePlan:
 
     @cached_property
     def conflicts(self) -> tuple[Item, ...]:
-        """The items to resolve, without twins (which follow their first)."""
-        return tuple(item for item in self.items if item.conflict and not item.twin)
+        """The items to resolve, without twins (which follow their first); of a unit's parts the first, which stands for the unit."""
+        return tuple(item for item in self.items if item.conflict and not item.twin and not item.follows)
+
+    def parts(self, item: Item) -> tuple[Item, ...]:
+        """All items that are resolved together with the conflict ``item``: the parts of its unit, or itself alone."""
+        if item.kind != "unit" or item.unit is None:
+            return (item,)
+        return tuple(self._by_name[name] for name in item.unit.parts)
+
+    @cached_property
+    def _by_name(self) -> dict[str, Item]:
+        return {item.name: item for item in self.items}
+
+    def version(self, number: int) -> Manifest:
+        """The manifest of side ``number``, or of the common ancestor (:data:`BASE`), which must exist."""
+        found = self.base if number == BASE else self.sides[number]
+        assert found is not None
+        return found
 
     @property
     def format_conflict(self) -> bool:
@@ -137,20 +204,22 @@ class MergePlan:
         """How many items there are of each kind that occurs."""
         return dict(Counter(item.kind for item in self.items))
 
-    @cached_property
-    def notices(self) -> tuple[str, ...]:
-        """What was decided that a person might want to know: one line a subject, with the first few names."""
+    def notices(self, settled: Container[str] = ()) -> tuple[str, ...]:
+        """What was decided that a person might want to know: one line a subject, with the first few names.
+
+        Nothing about items whose names are in ``settled``: these were decided otherwise.
+        """
         subjects: dict[str, list[str]] = {}
         for item in self.items:
-            if item.notice:
+            if item.notice and item.name not in settled:
                 subjects.setdefault(item.notice, []).append(item.name)
-        return tuple(f"{subject}: {_listed(names)}" for subject, names in subjects.items())
+        return tuple(f"{subject}: {listed(names)}" for subject, names in subjects.items())
 
 
-def plan(base: Manifest | None, sides: Sequence[Manifest]) -> MergePlan:
+def plan(base: Manifest | None, sides: Sequence[Manifest], kinds: Sequence[UnitKind] = units.KINDS) -> MergePlan:
     """Decide what digests can decide. ``base`` is None where there is no common ancestor; ``sides[0]`` is ours.
 
-    :class:`MergeError` for fewer than two sides.
+    ``kinds`` tell which tensors are units. :class:`MergeError` for fewer than two sides, or when a kind fails.
     """
     if len(sides) < 2:
         raise MergeError(f"a merge needs at least two sides, not {len(sides)}")
@@ -173,21 +242,24 @@ def plan(base: Manifest | None, sides: Sequence[Manifest]) -> MergePlan:
     elif _strangers(base, items):
         items = [_unrelated(item) for item in items]
     skeleton = _skeleton(base, sides)
-    items = _twins(_unclashed(items))
+    items = _twins(_united(_unclashed(items), base, sides, kinds))
     return MergePlan(base, tuple(sides), tuple(_in_file_order(items, sides, skeleton.source)), skeleton)
 
 
 def finish(plan: MergePlan, resolved: Mapping[str, Entry | None]) -> tuple[Entry, ...]:
     """The merged file's tensors, in order: what the plan decided, and ``resolved`` for each conflict by item name (None: removed).
 
-    What ``resolved`` names goes before any decision; a twin that it does not name gets its first one's entry. :class:`MergeError` naming
-    the conflicts that are not resolved.
+    What ``resolved`` names goes before any decision; a twin that it does not name gets its first one's entry. Names that were tied on
+    some side get entries of their own if ``resolved`` has all of them. :class:`MergeError` naming the conflicts that are not resolved.
     """
-    missing = [item.name for item in plan.conflicts if item.name not in resolved]
+    missing = [item.name for item in plan.items if item.conflict and not item.twin and item.name not in resolved]
     if missing:
-        raise MergeError(f"not resolved yet: {_listed(missing)}; choose a strategy or a side for them")
+        raise MergeError(f"not resolved yet: {listed(missing)}; choose a strategy or a side for them")
     entries = []
     for item in plan.items:
+        if item.aliases and all(name in resolved for name in item.aliases):
+            entries += _separate({name: resolved[name] for name in (item.name, *item.aliases)})
+            continue
         decided = resolved[item.twin] if item.twin and item.name not in resolved else item.result
         entry = resolved.get(item.name, decided)
         if entry is not None:
@@ -195,25 +267,48 @@ def finish(plan: MergePlan, resolved: Mapping[str, Entry | None]) -> tuple[Entry
     return tuple(entries)
 
 
-def choose_file(plan: MergePlan, entries: Sequence[Entry]) -> File:
-    """Whose skeleton fits the merged ``entries`` as it is, or that the format has to build a new file."""
+def _separate(values: Mapping[str, Entry | None]) -> list[Entry]:
+    """An entry for each value among those of some names, which are tied if they have the same value."""
+    names: dict[_Value, list[str]] = {}
+    for name, entry in values.items():
+        names.setdefault(_value(entry), []).append(name)
+    return [_named(entry, same[0], tuple(same[1:])) for same in names.values() if (entry := values[same[0]]) is not None]
+
+
+def choose_file(plan: MergePlan, entries: Sequence[Entry], taken: int | None = None) -> File:
+    """Whose skeleton fits the merged ``entries`` as it is, or that the format has to build a new file.
+
+    ``taken`` is the side (or :data:`BASE`) from which everything that several sides changed is taken, if there is such a side: then
+    the other content comes from there, too.
+    """
     wanted = _structure(entries)
     source = plan.skeleton.source
     changed = plan.skeleton.kind == "changed"
+    if changed and taken is not None and plan.version(taken).format == plan.sides[source].format and not plan.format_conflict:
+        source, changed = taken, False
     notice = f"the file's other content (metadata, counters) changed on several sides; that of side {source + 1} is kept" if changed else ""
-    if _structure(plan.sides[source].entries) == wanted:
+    lead = plan.version(source)
+    if _structure(lead.entries) == wanted:
         return File(source, build=False, notice=notice)
-    chosen = plan.sides[source].skeleton.digest
     for number, side in enumerate(plan.sides):
-        if side.skeleton.digest == chosen and side.format == plan.sides[source].format and _structure(side.entries) == wanted:
+        if side.skeleton.digest == lead.skeleton.digest and side.format == lead.format and _structure(side.entries) == wanted:
             return File(number, build=False, notice=notice)
     return File(source, build=True, notice=notice)
+
+
+def same_values(one: Sequence[Entry], other: Sequence[Entry]) -> bool:
+    """Whether both have the same names with the same values, tied or not."""
+    tables = [{name: _value(entry) for entry in entries for name in (entry.name, *entry.aliases)} for entries in (one, other)]
+    return tables[0] == tables[1]
 
 
 def reason(item: Item) -> str:
     """Why an item is a conflict, in a few words, for example ``reshaped: f32[10,4], f32[12,4]``."""
     absent = "none" if item.kind == "unrelated" else "removed"
     shown = ", ".join(absent if item.sides[i] is None else _described(item.sides[i]) for i in item.active)
+    if item.kind == "unit" and item.unit is not None:
+        parts = ", ".join(display(word, 60) for word in item.unit.words[:8]) + (", …" if len(item.unit.words) > 8 else "")
+        return f"{item.unit.kind} ({parts}) changed on {len(item.active)} sides"
     if item.kind in ("changed", "added-apart"):
         verb = "changed" if item.kind == "changed" else "added"
         return f"{verb} on {len(item.active)} sides: {_described(item.entries[0])}"
@@ -443,6 +538,66 @@ def _unclashed(items: list[Item]) -> list[Item]:
     return result
 
 
+def _united(items: list[Item], base: Manifest | None, sides: Sequence[Manifest], kinds: Sequence[UnitKind]) -> list[Item]:
+    """The items, those that are parts of one unit joined: it is a conflict if sides changed it that do not agree about all of it."""
+    if len({i for item in items for i in item.active}) < 2:
+        return items
+    above = list(range(len(items)))
+
+    def root(number: int) -> int:
+        while above[number] != number:
+            above[number] = number = above[above[number]]
+        return number
+
+    kind_of: dict[int, str] = {}
+    known: list[tuple[dict[str, Spec], list[tuple[UnitKind, tuple[str, ...]]]]] = []
+    for at, manifest in enumerate((base, *sides)):
+        if manifest is None:
+            continue
+        places = _numbers(items, [item.base if at == 0 else item.sides[at - 1] for item in items], manifest)
+        specs = {name: entry.spec for name, entry in manifest.by_name.items()}
+        found = next((found for before, found in known if before == specs), None)
+        if found is None:  # mostly, all versions have the same tensors
+            found = units.find(kinds, specs)
+            known.append((specs, found))
+        for kind, names in found:
+            numbers = [places[name] for name in names if name in places]
+            for number in numbers[1:]:
+                above[root(number)] = root(numbers[0])
+            for number in numbers[:1]:
+                kind_of.setdefault(number, kind.name)
+    groups: dict[int, list[int]] = {}
+    for number in range(len(items)):
+        groups.setdefault(root(number), []).append(number)
+    result = list(items)
+    for numbers in groups.values():
+        if len(numbers) > 1:
+            parts = [items[number] for number in numbers]
+            unit = Unit(next(kind_of[n] for n in numbers if n in kind_of), tuple(part.name for part in parts))
+            active = tuple(i for i in range(len(sides)) if any(i in part.active for part in parts))
+            whole = len({tuple(_value(part.sides[i]) for part in parts) for i in active}) > 1
+            for number in numbers:
+                part = replace(items[number], unit=unit)
+                result[number] = replace(part, kind="unit", active=active, result=None, notice="") if whole else part
+    return result
+
+
+def _numbers(items: Sequence[Item], entries: Sequence[Entry | None], manifest: Manifest) -> dict[str, int]:
+    """Which of ``items`` each name of ``manifest`` belongs to; ``entries`` are the items' own there."""
+    numbers: dict[str, int] = {}
+    for number, item in enumerate(items):
+        for name in (item.name, *item.aliases):
+            if item.kind == "tied-apart" or manifest.by_name.get(name) is entries[number]:
+                numbers.setdefault(name, number)
+    seen: set[int] = set()
+    for number, entry in enumerate(entries):
+        if entry is not None and id(entry) not in seen:
+            seen.add(id(entry))
+            for name in (entry.name, *entry.aliases):  # other ones where the item was renamed
+                numbers.setdefault(name, number)
+    return numbers
+
+
 def _twins(items: list[Item]) -> list[Item]:
     """Conflicts with the same inputs as an earlier one point to it: copies of one tensor are merged once."""
     seen: dict[tuple[_Value, ...], str] = {}
@@ -531,10 +686,12 @@ def _in_file_order(items: list[Item], sides: Sequence[Manifest], lead: int) -> l
 
 
 def _structure(entries: Iterable[Entry]) -> list[tuple[str, tuple[str, ...], str, tuple[int, ...]]]:
-    return [(entry.name, entry.aliases, entry.dtype, entry.shape) for entry in entries]
+    """What a file's skeleton must fit, whatever the order: it has one of its own."""
+    return sorted((entry.name, entry.aliases, entry.dtype, entry.shape) for entry in entries)
 
 
-def _computable(entry: Entry) -> bool:
+def computable(entry: Entry) -> bool:
+    """Whether a strategy may compute with a tensor's values: floats and complex numbers that an array can hold."""
     known = dtypes.get(entry.dtype)
     return known.kind in "fc" and bool(known.numpy) and entry.dtype != "f8_e8m0fnu"
 
@@ -543,6 +700,7 @@ def _described(entry: Entry | None) -> str:
     return "none" if entry is None else dtypes.describe(entry.dtype, entry.shape)
 
 
-def _listed(names: Sequence[str], most: int = 5) -> str:
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """The first few of ``names``, for a message."""
     shown = ", ".join(display(name, 60) for name in names[:most])
     return shown + (f" and {len(names) - most} more" if len(names) > most else "")

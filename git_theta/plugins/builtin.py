@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from git_theta.core.contracts import CheckpointFormat, MergeStrategy, Update
+from git_theta.core.contracts import CheckpointFormat, MergeStrategy, UnitKind, Update
 from git_theta.plugins import tables
 from git_theta.plugins.hookspecs import hookimpl
 
@@ -25,3 +25,9 @@ def register_updates() -> Iterable[Update]:
 def register_merge_strategies() -> Iterable[MergeStrategy]:
     """All built-in merge strategies."""
     return tables.merge_strategies()
+
+
+@hookimpl
+def register_unit_kinds() -> Iterable[UnitKind]:
+    """All built-in kinds of units."""
+    return tables.unit_kinds()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pluggy
 
-from git_theta.core.contracts import CheckpointFormat, MergeStrategy, Update
+from git_theta.core.contracts import CheckpointFormat, MergeStrategy, UnitKind, Update
 
 if TYPE_CHECKING:
     import click
@@ -35,6 +35,11 @@ def register_updates() -> Iterable[Update]:  # type: ignore[empty-body]
 @hookspec
 def register_merge_strategies() -> Iterable[MergeStrategy]:  # type: ignore[empty-body]
     """The merge strategies this plugin adds to those that can be chosen by name."""
+
+
+@hookspec
+def register_unit_kinds() -> Iterable[UnitKind]:  # type: ignore[empty-body]
+    """The kinds of units this plugin adds: tensors that a merge takes from one side together."""
 
 
 @hookspec

@@ -1,4 +1,4 @@
-"""Which checkpoint formats, updates, merge strategies and commands there are: the built-in ones and those of plugins.
+"""Which checkpoint formats, updates, merge strategies, kinds of units and commands there are: the built-in ones and those of plugins.
 
 A built-in is found by its name in a table and imported alone; pluggy is imported, and installed packages are searched,
 only when something is asked for that may be a plugin's. The functions below the class serve the whole program; their state is
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import click
     import pluggy
 
-    from git_theta.core.contracts import CheckpointFormat, MergeStrategy, Update
+    from git_theta.core.contracts import CheckpointFormat, MergeStrategy, UnitKind, Update
 
 BUILT_IN = "built in"
 HEAD = 4096
@@ -42,7 +42,8 @@ _STRATEGY = _Kind(
     "merge strategy", "register_merge_strategies", ("name", "summary", "options", "needs_base", "min_sides", "max_sides", "merge")
 )
 _COMMAND = _Kind("command", "register_commands", ("name", "callback", "get_short_help_str"))
-_KINDS = (_FORMAT, _UPDATE, _STRATEGY, _COMMAND)
+_UNIT = _Kind("unit kind", "register_unit_kinds", ("name", "summary", "find"))
+_KINDS = (_FORMAT, _UPDATE, _STRATEGY, _UNIT, _COMMAND)
 
 
 class Registered(NamedTuple):
@@ -141,6 +142,10 @@ class Registry:
         """All merge strategies, the built-in ones first."""
         return tuple(cast("MergeStrategy", row.value) for row in self._rows(_STRATEGY))
 
+    def unit_kinds(self) -> tuple[UnitKind, ...]:
+        """All kinds of units, the built-in ones first."""
+        return tuple(cast("UnitKind", row.value) for row in self._rows(_UNIT))
+
     def commands(self) -> Mapping[str, click.Command]:
         """The commands that plugins add, by name."""
         return {row.name: cast("click.Command", row.value) for row in self._rows(_COMMAND)}
@@ -168,6 +173,8 @@ class Registry:
             return [self.checkpoint_format(name) for name in tables.FORMATS]
         if kind is _UPDATE:
             return [self.update(name) for name in tables.UPDATES]
+        if kind is _UNIT:
+            return tables.unit_kinds()
         return tables.merge_strategies() if kind is _STRATEGY else ()
 
     def _named(self, kind: _Kind, name: str) -> object:
@@ -316,5 +323,6 @@ updates = _registry.updates
 added_updates = _registry.added_updates
 merge_strategy = _registry.merge_strategy
 merge_strategies = _registry.merge_strategies
+unit_kinds = _registry.unit_kinds
 commands = _registry.commands
 loaded = _registry.loaded

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 if TYPE_CHECKING:
-    from git_theta.core.contracts import CheckpointFormat, MergeStrategy, Update
+    from git_theta.core.contracts import CheckpointFormat, MergeStrategy, UnitKind, Update
 
 
 class FormatRow(NamedTuple):
@@ -93,3 +93,10 @@ def merge_strategies() -> tuple[MergeStrategy, ...]:
     from git_theta.merges import builtin
 
     return tuple(builtin.strategies())
+
+
+def unit_kinds() -> tuple[UnitKind, ...]:
+    """All built-in kinds of units."""
+    from git_theta.merges import units
+
+    return units.KINDS

@@ -14,6 +14,8 @@ from git_theta.core.tensors import Tensor
 from git_theta.errors import MergeError, ThetaError
 from git_theta.merges import options as merge_options
 from git_theta.merges import plan
+from git_theta.merges.training_state import never_negative
+from git_theta.plugins import registry
 from git_theta.workflows import tensors
 from git_theta.workflows.merge_rules import Rule, Rules, literal, strategy_of
 from git_theta.workflows.session import Session
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from git_theta.workflows.merge_statistics import Siblings
 
 # numpy, and the modules that compute or write files, are imported where something has to be computed: most merges only compare digests.
-PICKS = {"ours": 0, "theirs": 1}
+PICKS = {"ours": 0, "theirs": 1, "base": plan.BASE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +46,16 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """A tensor that is left to the user, and why."""
+    """A tensor that is left to the user, and why; of a unit, its first part."""
 
     item: plan.Item
     reason: str
+
+    @property
+    def title(self) -> str:
+        """The tensor's or the unit's name, for a message."""
+        unit = self.item.unit if self.item.kind == "unit" else None
+        return f"unit {display(unit.name, 80)}" if unit is not None else display(self.item.name, 80)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +80,11 @@ class Merged:
         return self.progress.statistics
 
 
+def planned(base: Manifest | None, sides: Sequence[Manifest]) -> plan.MergePlan:
+    """What digests decide of a merge of ``sides`` (the first is ours), with the units that plugins know, too."""
+    return plan.plan(base, sides, registry.unit_kinds())
+
+
 def merge(
     session: Session,
     path: str,
@@ -86,20 +99,20 @@ def merge(
     ``kept`` is what was settled before. Objects are stored but not flushed. Nothing is raised for a conflict or a strategy
     that cannot do its work: both leave the tensor to the user.
     """
-    decided = plan.plan(base, sides)
+    decided = planned(base, sides)
     before = kept or Progress()
     work = _Work(session, path, decided, rules, before, siblings)
     work.resolve()
     by_name = rules.by_name or before.by_name
     problems = work.format_problems(by_name)
-    if decided.skeleton.conflict and not (rules.rule(["*"]) or before.resolved):
+    if decided.skeleton.conflict and not (rules.rest or before.resolved):
         problems.append("the file has no tensors and changed on several sides")
     manifest = None
     if not work.conflicts and not problems:
         manifest = work.assemble()
         if manifest is None:
             problems.append(work.problem)
-    notices = (*decided.notices, *work.notices)
+    notices = (*decided.notices(work.resolved), *work.notices)
     progress = Progress(work.resolved, work.used, work.statistics, by_name)
     return Merged(manifest, progress, tuple(work.conflicts), tuple(problems), notices, decided)
 
@@ -113,7 +126,8 @@ def ancestor(session: Session, path: str, base: Manifest | None, versions: Seque
     picks = tuple(replace(rule, strategy="base") if rule.strategy in PICKS else rule for rule in rules.rules)
     merged = merge(session, path, base, versions, replace(rules, rules=picks))
     if merged.conflicts and not merged.problems:
-        before = {conflict.item.name: conflict.item.base for conflict in merged.conflicts}
+        resolved = merged.resolved
+        before = {item.name: item.base for item in merged.plan.items if item.conflict and not item.twin and item.name not in resolved}
         merged = merge(session, path, base, versions, rules, replace(merged.progress, resolved={**merged.resolved, **before}))
     return base if merged.manifest is None else replace(merged.manifest, headers={})
 
@@ -136,6 +150,7 @@ class _Work:
         self.problem = ""
         self._siblings = siblings
         self._beside: dict[str, Sequence[Manifest | None]] = {}
+        self._averaged: dict[str, list[str]] = {}
 
     def format_problems(self, by_name: bool) -> list[str]:
         """What keeps sides of different formats from being merged, in words; merging them by tensor name is only told of."""
@@ -159,13 +174,21 @@ class _Work:
         for item in self.plan.conflicts:
             if item.name in self.resolved:
                 continue
-            rule = self.rules.rule((item.name, *item.aliases))
+            parts = self.plan.parts(item)
+            rule = self.rules.rule(name for part in parts for name in (part.name, *part.aliases))
             if rule is None:
-                self.conflicts.append(Conflict(item, plan.reason(item)))
-            elif rule.strategy in PICKS or rule.strategy == "base":
-                self._pick(item, rule)
+                self.conflicts.append(Conflict(item, _explained(item)))
+            elif rule.strategy in PICKS:
+                self._pick(parts, rule)
+            elif item.kind == "unit":
+                self._refuse([item], MergeError(f"'{rule.strategy}' would merge its parts one by one, which gives other values"))
             else:
                 waiting.append((item, rule, strategy_of(rule)))
+        for item in self.plan.items:
+            if item.kind == "counter" and item.name not in self.resolved:
+                rule = self.rules.rule((item.name, *item.aliases))
+                if rule is not None and rule.strategy in PICKS:
+                    self._pick((item,), rule)
         if not waiting:
             return
         self._fetch([item for item, _, _ in waiting])
@@ -174,6 +197,9 @@ class _Work:
         submit = self.session.pool().submit
         for item, rule, future in [(i, r, submit(self._compute, i, r, s)) for i, r, s in self._surveyed(waiting)]:
             self._settle(item, rule, future)
+        for strategy_name, names in self._averaged.items():
+            what = f"cannot be negative, so averaged where {strategy_name} could make it so"
+            self.notices.append(f"{what}: {plan.listed(names)}")
 
     def _settle(self, item: plan.Item, rule: Rule, future: Future[_Result]) -> None:
         try:
@@ -183,19 +209,46 @@ class _Work:
             return
         self.resolved[item.name], self.used[item.name] = result.entry, rule
         self.notices.extend(result.notices)
+        if result.averaged:
+            self._averaged.setdefault(rule.strategy, []).append(item.name)
         for name, entry in result.statistics.items():
             self.statistics.setdefault(name, {})[item.name] = entry
 
     def _refuse(self, items: Iterable[plan.Item], error: ThetaError) -> None:
-        self.conflicts += [Conflict(item, f"{plan.reason(item)}; {error}") for item in items]
+        self.conflicts += [Conflict(item, _explained(item, str(error))) for item in items]
 
-    def _pick(self, item: plan.Item, rule: Rule) -> None:
-        side = PICKS.get(rule.strategy)
-        if side is not None and side >= len(item.sides):
-            self.conflicts.append(Conflict(item, f"{plan.reason(item)}; there is no second side to take"))
+    def _pick(self, items: Sequence[plan.Item], rule: Rule) -> None:
+        """Take all of ``items`` from one side."""
+        side = PICKS[rule.strategy]
+        problem = ""
+        if rule.strategy == "theirs" and len(self.plan.sides) != 2:
+            problem = f"'theirs' is one of two sides, and {len(self.plan.sides)} are merged"
+        elif side == plan.BASE and self.plan.base is None:
+            problem = "there is no common ancestor to go back to"
+        if problem:
+            if items[0].conflict:
+                self.conflicts.append(Conflict(items[0], _explained(items[0], problem)))
             return
-        self.resolved[item.name] = item.base if side is None else item.sides[side]
-        self.used[item.name] = rule
+        known = self.plan.version(side).by_name
+        for item in items:
+            self.resolved[item.name] = item.base if side == plan.BASE else item.sides[side]
+            self.used[item.name] = rule
+            if item.kind in ("tied-apart", "unit"):  # the side may have several values for these names
+                self.resolved.update({name: known[name] if name in known else self.resolved[item.name] for name in item.aliases})
+                self.used.update(dict.fromkeys(item.aliases, rule))
+
+    def _taken(self) -> int | None:
+        """The side from which all that several sides changed is taken, if it is one; the file's other content comes from there, too."""
+        rest = self.rules.rest
+        if rest is not None:
+            chosen = rest.strategy
+        else:
+            every = {self.used[item.name].strategy if item.name in self.used else "" for item in self.plan.conflicts}
+            chosen = every.pop() if len(every) == 1 else ""
+        side = PICKS.get(chosen)
+        if (side == plan.BASE and self.plan.base is None) or (chosen == "theirs" and len(self.plan.sides) != 2):
+            return None
+        return side
 
     def _fetch(self, items: Iterable[plan.Item]) -> None:
         """Bring every object that computing ``items`` will read, in one go."""
@@ -229,12 +282,14 @@ class _Work:
         return result
 
     def _every_case(self) -> Iterable[MergeCase]:
-        """Every tensor of the model that all sides have alike, conflict or not, one at a time."""
+        """Every tensor of the model that all sides have alike and that a formula may merge, in conflict or not, one at a time."""
         for item in self.plan.items:
+            if item.kind == "counter" or item.unit is not None or never_negative(item.name):
+                continue
             entries = [item.base, *item.sides]
             if all(entry is not None and entry.spec == entries[0].spec for entry in entries if entries[0] is not None) and item.base:
                 present = cast("list[Entry]", entries)
-                if present[0].dtype.startswith(("f", "bf")):
+                if plan.computable(present[0]):
                     arrays = [self._array(entry) for entry in present]
                     yield MergeCase(item.name, arrays[0], tuple(arrays[1:]))
 
@@ -263,6 +318,10 @@ class _Work:
         rows = rule.options.get("rows") == "common"
         if len(item.entries) != len(item.active):
             raise MergeError(f"'{rule.strategy}' cannot merge a tensor that one side does not have; take ours or theirs")
+        if item.kind == "tied-apart":
+            raise MergeError(f"'{rule.strategy}' cannot merge tensors that one side ties and another does not; take ours or theirs")
+        if not item.array:
+            raise MergeError(f"'{rule.strategy}' does not compute with {item.entries[0].dtype} values; take ours, theirs or base")
         if not item.fits and not rows:
             raise MergeError(f"'{rule.strategy}' needs one type and shape on all sides; take ours or theirs")
         base = item.base if item.base is not None and (item.base_fits or rows) else None
@@ -282,13 +341,13 @@ class _Work:
         entry = self._stored(Tensor.from_array(outcome.array), like, item)
         left = {}
         after = getattr(strategy, "after", None)
-        if after is not None and self._siblings is not None:
+        if after is not None and self._siblings is not None and not outcome.averaged:
             own = {key: value for key, value in options.items() if key != "rows"}
             for name, array in guarded(strategy, after, case, own).items():
                 beside = [manifest.by_name for manifest in self._beside.get(name, ()) if manifest is not None]
                 old = [entries[item.name] for entries in beside if item.name in entries]
                 left[name] = self._stored(Tensor.from_array(array), old, replace(item, base=None, aliases=()))
-        return _Result(entry, outcome.notices, left)
+        return _Result(entry, outcome.notices, left, outcome.averaged)
 
     def _array(self, entry: Entry) -> np.ndarray:
         return Tensor(entry.dtype, entry.shape, tensors.load(self.session.store, entry)).array()
@@ -334,10 +393,13 @@ class _Work:
         None, with ``problem`` set, when it cannot be built.
         """
         entries = plan.finish(self.plan, self.resolved)
-        file = plan.choose_file(self.plan, entries)
+        taken = self._taken()
+        if taken is not None and plan.same_values(entries, self.plan.version(taken).entries):
+            entries = self.plan.version(taken).entries  # tied as there
+        file = plan.choose_file(self.plan, entries, taken)
         if file.notice:
             self.notices.append(file.notice)
-        side = self.plan.sides[file.source]
+        side = self.plan.version(file.source)
         merged = Manifest(side.format, side.size, side.skeleton, entries, self._headers())
         if not file.build:
             ordered = {entry.name: entry for entry in entries}
@@ -375,6 +437,7 @@ class _Result:
     entry: Entry
     notices: tuple[str, ...]
     statistics: Mapping[str, Entry]
+    averaged: bool = False
 
 
 _Waiting = tuple[plan.Item, Rule, MergeStrategy]
@@ -392,6 +455,15 @@ def guarded(strategy: MergeStrategy, call: Callable[..., Any], *arguments: objec
         raise MergeError(f"{strategy.name} failed with {what}; resolve it by another strategy") from error
 
 
+def _explained(item: plan.Item, problem: str = "") -> str:
+    """Why ``item`` is a conflict, what keeps a strategy from merging it, and, for a unit, what does settle it."""
+    words = [plan.reason(item), problem] if problem else [plan.reason(item)]
+    if item.kind == "unit":
+        params = shell_word(literal(item.name))
+        words.append(f"take it whole from one side: git theta resolve --params {params} --ours (or --theirs, --base)")
+    return "; ".join(words)
+
+
 def _recorded(used: Mapping[str, Rule]) -> list[dict[str, object]]:
     """Rules by which every tensor of ``used`` is merged as it was: those that were followed, behind ones for the exceptions."""
     rules: list[Rule] = []
@@ -403,13 +475,20 @@ def _recorded(used: Mapping[str, Rule]) -> list[dict[str, object]]:
     return [rule.dump() for rule in (*odd, *rules)]
 
 
+def _kinds(conflicts: Sequence[Conflict]) -> str:
+    """What ``conflicts`` are: tensors, units, or both."""
+    units = sum(conflict.item.kind == "unit" for conflict in conflicts)
+    mark = "s" if len(conflicts) > 1 else ""
+    return f"tensor{mark}" if not units else f"unit{mark}" if units == len(conflicts) else "tensors and units"
+
+
 def describe(path: str, merged: Merged, shown: int = 5) -> list[str]:
     """What a user should read about a merge that is not finished: what conflicts, why, and the commands that go on."""
     lines = [f"{display(path)}: {problem}" for problem in merged.problems]
     if merged.conflicts:
         count = len(merged.conflicts)
-        lines.append(f"{display(path)}: {count} tensor{'s' if count > 1 else ''} changed on several sides:")
-        lines += [f"    {display(c.item.name, 80)}: {c.reason}" for c in merged.conflicts[:shown]]
+        lines.append(f"{display(path)}: {count} {_kinds(merged.conflicts)} changed on several sides:")
+        lines += [f"    {c.title}: {c.reason}" for c in merged.conflicts[:shown]]
         if count > shown:
             lines.append(f"    … and {count - shown} more")
     if lines:

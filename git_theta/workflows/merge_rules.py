@@ -71,6 +71,11 @@ class Rules:
         every = list(names)
         return next((rule for rule in self.rules if any(fnmatchcase(name, rule.params) for name in every)), None)
 
+    @property
+    def rest(self) -> Rule | None:
+        """The rule for every tensor that no other one names."""
+        return next((rule for rule in self.rules if rule.params and not rule.params.strip("*")), None)
+
     def dump(self) -> str:
         """As one line of JSON, which :func:`load` reads."""
         content = {"by_name": self.by_name, "further": self.further, "rules": [rule.dump() for rule in self.rules]}

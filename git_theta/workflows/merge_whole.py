@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 def check(plan: MergePlan, rules: Rules, rule: Rule, resolved: Container[str]) -> None:
     """:class:`MergeError` unless ``rule`` has the whole model to itself: reordering moves tensors that no side changed, too."""
     for item in plan.items:
+        if item.unit is not None and any(side != item.sides[0] for side in item.sides):
+            raise MergeError(
+                f"{rule.strategy} reorders tensors one by one, and unit '{display(item.unit.name, 80)}' cannot be; take a side"
+            )
         other = rules.rule((item.name, *item.aliases))
         if item.name in resolved or other != rule:
             what = f"'{display(item.name, 80)}' follows another choice"
@@ -31,7 +35,7 @@ def cases(
 ) -> list[tuple[Item, MergeCase]]:
     """The tensors to merge, as the strategy prepared them: those whose prepared values differ.
 
-    What is not a matrix of numbers (counters) stays as the plan decided it. Holds all sides' models. :class:`MergeError` when the sides'
+    Counters, and what is not made of numbers, stay as the plan decided it. Holds all sides' models. :class:`MergeError` when the sides'
     tensors differ in name, type or shape, or the strategy cannot prepare them.
     """
     import numpy as np
@@ -55,7 +59,7 @@ def cases(
                 tied = f"'{display(item.name, 80)}' and '{display(alias, 80)}'"
                 raise MergeError(f"{strategy.name} would reorder {tied}, which are tied, apart")
         differ = any(not _same(side, sides[0]) for side in sides[1:])
-        if item.conflict or (differ and computable(sides[0].dtype)):
+        if item.conflict or (differ and item.kind != "counter" and computable(sides[0].dtype)):
             found.append((item, MergeCase(item.name, None, tuple(np.ascontiguousarray(side) for side in sides))))
     return found
 

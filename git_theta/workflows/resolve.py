@@ -11,9 +11,8 @@ from git_theta.errors import UsageError
 from git_theta.git.command import run, run_code
 from git_theta.git.index import stages
 from git_theta.git.merging import merged_mode
-from git_theta.merges import plan
 from git_theta.workflows import checkout
-from git_theta.workflows.merge import Merged, merge
+from git_theta.workflows.merge import Merged, merge, planned
 from git_theta.workflows.merge_rules import Rules
 from git_theta.workflows.merge_state import MergeState
 from git_theta.workflows.merge_statistics import OfCommits, left_behind, rules_for, tracked_for
@@ -80,7 +79,7 @@ def resolve(
         rules, siblings = rules_for(beside[1], rules, 2), None
     state = MergeState(session.repository)
     state.sweep()
-    kept = state.load(path, plan.plan(base, [ours, theirs]))
+    kept = state.load(path, planned(base, [ours, theirs]))
     merged = merge(session, path, base, [ours, theirs], rules, kept, siblings)
     session.store.flush()
     if merged.manifest is None:

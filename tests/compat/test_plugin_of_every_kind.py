@@ -46,10 +46,33 @@ def written(repo: Repo, name: str, **arrays: np.ndarray) -> bytes:
 
 def test_it_adds_something_of_every_kind(full: Repo, repo: Repo) -> None:
     listed = full.theta("plugins").decode()
-    for kind, name in (("format", "json-weights"), ("update", "scaled"), ("strategy", "largest"), ("command", "json-weights")):
+    for kind, name in (
+        ("format", "json-weights"),
+        ("update", "scaled"),
+        ("strategy", "largest"),
+        ("unit kind", "codebook"),
+        ("command", "json-weights"),
+    ):
         assert any(kind in line and name in line and "git-theta-json-weights 1.0" in line for line in listed.splitlines()), (kind, name)
     assert b"json-weights" not in repo.theta("plugins")
     assert b"at_least" in full.theta("strategies", "largest")
+
+
+def test_its_units_are_merged_as_a_whole(full: Repo) -> None:
+    def file(seed: int) -> bytes:
+        random = np.random.default_rng(seed)
+        return safetensors_file({"x.codes": random.integers(0, 255, (8, 8), np.uint8), "x.book": random.random(256).astype(np.float32)})
+
+    full.commit("base", m__safetensors=file(1))
+    full.git("switch", "-q", "-c", "side")
+    full.commit("theirs", m__safetensors=file(2))
+    full.git("switch", "-q", "main")
+    full.commit("ours", m__safetensors=file(3))
+    done = full.theta_run("merge", "side", "-s", "average")
+    assert done.returncode == 1
+    assert b"unit x: codebook (book, codes) changed on 2 sides; 'average' would merge its parts one by one" in done.stderr
+    full.theta("resolve", "--params", "x.book", "--theirs")
+    assert full.read("m.safetensors") == file(2)
 
 
 def test_its_files_are_stored_merged_and_read_by_tensor(full: Repo, repo: Repo) -> None:

@@ -68,12 +68,13 @@ def test_the_guide_to_plugins_runs() -> None:
         "tensor": tensor,
         "base": base,
     }
-    hooks, suites = (code for _, code in blocks("plugins.md"))
+    hooks, codebook, suites = (code for _, code in blocks("plugins.md"))
     exec(compile(hooks, "docs/plugins.md", "exec"), values)
     (update,) = values["register_updates"]()  # type: ignore[operator]
     assert isinstance(update, Update)
     assert isinstance(update.encode(tensor, base, "default"), Encoded)
-    exec(compile(suites, "docs/plugins.md", "exec"), values)
+    for block in (codebook, suites):
+        exec(compile(block, "docs/plugins.md", "exec"), values)
     values["test_contracts"]()  # type: ignore[operator]
     assert isinstance(registry.merge_strategy("average"), MergeStrategy)
 

@@ -67,6 +67,15 @@ def test_groups_are_shown_with_how_far_they_moved_and_one_choice_is_for_many(rep
     repo.settled()
 
 
+def test_a_side_for_all_is_that_sides_file(repo: Branches) -> None:
+    """Counters, which nobody is asked about, come from there, too."""
+    theirs = repo.branch("theirs", {**moved(BASE, 3), "step": np.array([300])})
+    repo.save("ours", {**moved(BASE, 2), "step": np.array([200])})
+    repo.fails("merge", "theirs")
+    assert resolve(repo, (WHICH, "all\n"), (HOW, "theirs\n")).code == 0
+    assert same(repo.tensors(), theirs)
+
+
 def test_mistakes_are_told_and_asked_again(repo: Branches, conflict: tuple[Tensors, Tensors]) -> None:
     played = resolve(
         repo,

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from git_theta_json_weights.format import START, JsonWeights
 from git_theta_json_weights.strategy import Largest
+from git_theta_json_weights.units import Codebook
 from git_theta_json_weights.update import Scaled
 
 from git_theta.core.contracts import MergeCase
 from git_theta.core.source import BytesSource
-from git_theta.core.tensors import Tensor
+from git_theta.core.tensors import Spec, Tensor
 from git_theta.errors import FormatError
-from git_theta.testing import check_checkpoint_format, check_merge_strategy, check_update
+from git_theta.testing import check_checkpoint_format, check_merge_strategy, check_unit_kind, check_update
 
 RANDOM = np.random.default_rng(2)
 TENSORS = {
@@ -84,3 +85,8 @@ def test_what_moved_farthest_stays() -> None:
     base = np.zeros(4, np.float32)
     case = MergeCase("w", base, (np.array([1, 0, -3, 0.1], np.float32), np.array([-2, 0.5, 2, 0], np.float32)))
     assert Largest().merge(case, {"at_least": 0.2}).tolist() == [-2, 0.5, -3, 0]
+
+
+def test_the_kind_of_unit_keeps_its_contract() -> None:
+    unit = {"x.codes": Spec("u8", (8, 8)), "x.book": Spec("f32", (256,))}
+    check_unit_kind(Codebook(), [unit], [{**unit, "x.book": Spec("f32", (4,))}, {**unit, "x.codes": Spec("f32", (8, 8))}])

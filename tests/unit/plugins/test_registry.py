@@ -13,7 +13,7 @@ from typing import Any
 import click
 import pytest
 
-from git_theta.core.contracts import CheckpointFormat, MergeStrategy, Update
+from git_theta.core.contracts import CheckpointFormat, MergeStrategy, UnitKind, Update
 from git_theta.errors import PluginError
 from git_theta.plugins import builtin, hookimpl, hookspecs, registry, tables
 from git_theta.plugins.discovery import Offer
@@ -66,18 +66,27 @@ class Coin:
         return case.sides[0]
 
 
+class Pairs:
+    name = "pairs"
+    summary = "a and b"
+
+    def find(self, tensors: Any) -> Any:
+        return [("a", "b")] if "a" in tensors and "b" in tensors else []
+
+
 @click.command("weigh")
 def weigh() -> None:
     """Weigh a model."""
 
 
 def plugin(**hooks: Any) -> types.ModuleType:
-    """A module that registers ``formats=[…]``, ``updates=[…]``, ``strategies=[…]``, ``commands=[…]``."""
+    """A module that registers ``formats=[…]``, ``updates=[…]``, ``strategies=[…]``, ``units=[…]``, ``commands=[…]``."""
     module = types.ModuleType("a_plugin")
     names = {
         "formats": "register_checkpoint_formats",
         "updates": "register_updates",
         "strategies": "register_merge_strategies",
+        "units": "register_unit_kinds",
         "commands": "register_commands",
     }
     for key, value in hooks.items():
@@ -111,7 +120,7 @@ def made(*offers: tuple[str, Any]) -> tuple[Registry, list[str]]:
     return Registry(lambda: found, warnings.append), warnings
 
 
-EVERYTHING = {"formats": [Format()], "updates": [Doubling()], "strategies": [Coin()], "commands": [weigh]}
+EVERYTHING = {"formats": [Format()], "updates": [Doubling()], "strategies": [Coin()], "units": [Pairs()], "commands": [weigh]}
 
 
 def names(candidates: Any) -> list[str]:
@@ -133,6 +142,8 @@ def test_each_built_in_fits_its_contract_and_has_the_name_it_is_found_by() -> No
     for strategy in registry.merge_strategies():
         assert isinstance(strategy, MergeStrategy)
         assert registry.merge_strategy(strategy.name) is strategy
+    for kind in registry.unit_kinds():
+        assert isinstance(kind, UnitKind)
 
 
 def test_the_same_instance_is_given_again() -> None:
@@ -231,11 +242,13 @@ def test_a_plugin_adds_to_every_kind() -> None:
     assert full.merge_strategy("coin").summary == "a side at random"
     assert full.commands() == {"weigh": weigh}
     assert names(full.updates())[-1] == "doubling"
+    assert names(full.unit_kinds())[-1] == "pairs"
     rows = [row for row in full.loaded() if row.provider != BUILT_IN]
     assert [(row.kind, row.name, row.provider) for row in rows] == [
         ("checkpoint format", "odd", "p 1.2"),
         ("update", "doubling", "p 1.2"),
         ("merge strategy", "coin", "p 1.2"),
+        ("unit kind", "pairs", "p 1.2"),
         ("command", "weigh", "p 1.2"),
     ]
     assert {row.module for row in rows} == {__name__}

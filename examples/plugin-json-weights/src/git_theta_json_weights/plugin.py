@@ -10,7 +10,7 @@ from git_theta.plugins import hookimpl
 if TYPE_CHECKING:
     import click
 
-    from git_theta.core.contracts import CheckpointFormat, MergeStrategy, Update
+    from git_theta.core.contracts import CheckpointFormat, MergeStrategy, UnitKind, Update
 
 
 @hookimpl
@@ -35,6 +35,14 @@ def register_merge_strategies() -> Iterable[MergeStrategy]:
     from git_theta_json_weights.strategy import Largest
 
     return [Largest()]
+
+
+@hookimpl
+def register_unit_kinds() -> Iterable[UnitKind]:
+    """Codes and their values."""
+    from git_theta_json_weights.units import Codebook
+
+    return [Codebook()]
 
 
 @hookimpl
