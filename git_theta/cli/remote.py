@@ -100,7 +100,7 @@ def set_(name: str, url: str, mirror: bool, share: bool, with_lfs: bool) -> None
     if share:
         _share(repository, "mirror" if mirror else "url", url)
     if with_lfs:
-        words = program(sys.argv[0])
+        words = program()
         run(["config", "--local", f"lfs.customtransfer.{_LFS_AGENT}.path", words[0]])
         run(["config", "--local", f"lfs.customtransfer.{_LFS_AGENT}.args", shlex.join([*words[1:], "transfer-agent"])])
         run(["config", "--local", "lfs.standalonetransferagent", _LFS_AGENT])

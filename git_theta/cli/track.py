@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -211,7 +210,7 @@ def _configure() -> None:
             warn("filter.theta.required is not true: git would commit whole models if the filter failed; run 'git theta install' again")
         return
     taken = configuration.ALIAS in now and not configuration.is_ours(now[configuration.ALIAS])
-    change = configuration.plan_install(list(now.values()), configuration.program(sys.argv[0]), False, taken)
+    change = configuration.plan_install(list(now.values()), configuration.program(), False, taken)
     if change.foreign:
         value = change.foreign[0]
         raise UsageError(f"{value.key} in {path(value.place)} is not Git-Theta's; 'git theta install --local --force' overrides it")
