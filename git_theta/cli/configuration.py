@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from git_theta import start
+from git_theta import isolation
 from git_theta.errors import GitError
 from git_theta.git import command as git_command
 from git_theta.git import config, pktline
@@ -57,7 +57,7 @@ class Change:
 
 def program() -> tuple[str, ...]:
     """The words that start this Git-Theta from anywhere, isolated: see :mod:`git_theta.start`."""
-    python, *options, script = start.words()
+    python, *options, script = isolation.words()
     return (Path(python).as_posix(), *options, Path(script).as_posix())
 
 
@@ -73,7 +73,7 @@ def scripts() -> Path:
     """The folder of the program ``git-theta``, for PATH."""
     name = "git-theta.exe" if os.name == "nt" else "git-theta"
     user = sysconfig.get_path("scripts", sysconfig.get_preferred_scheme("user"))
-    folders = [Path(sys.executable).parent, Path(sysconfig.get_path("scripts")), Path(user), Path(start.FOLDER, "bin")]
+    folders = [Path(sys.executable).parent, Path(sysconfig.get_path("scripts")), Path(user), Path(isolation.FOLDER, "bin")]
     return next((folder for folder in folders if (folder / name).is_file()), folders[0])
 
 

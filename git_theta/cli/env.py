@@ -165,7 +165,7 @@ def _filter(problems: list[str]) -> Iterator[tuple[str, str]]:
     yield "it answers", "yes" if answer == "" else "no"
     if answer:
         problems.append(f"the configured filter does not work: {answer}")
-    lacking = [key for key in configuration.wanted(("git-theta",), False) if key not in now]
+    lacking = [key for key in configuration.wanted(configuration.program(), False) if key not in now]
     if lacking:
         problems.append(f"git's config lacks {' and '.join(lacking)}; run 'git theta install' again")
     elif not configuration.is_set_up(now):

@@ -149,9 +149,9 @@ def hostile(folder: Path, log: Path) -> dict[str, str]:
 
 
 def model(seed: int) -> bytes:
-    """Large enough for arrays to be computed with."""
+    """Two tensors of floats."""
     random = np.random.default_rng(seed)
-    return safetensors_file({name: random.standard_normal(500_000).astype(np.float32) for name in ("a", "b")})
+    return safetensors_file({name: random.standard_normal(5_000).astype(np.float32) for name in ("a", "b")})
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -165,7 +165,7 @@ def test_nothing_foreign_runs_in_what_git_starts(kind: str, tmp_path: Path, surr
     evil.commit("one", **{MODEL: first})
     evil.git("checkout", "-q", "-b", "other")
     evil.commit("two", **{MODEL: second})
-    assert b"2 of 2" in evil.git("diff", "HEAD~1", "--", MODEL) or b"changed" in evil.git("diff", "HEAD~1", "--", MODEL)
+    assert b"2 modified of 2 tensors" in evil.git("diff", "HEAD~1", "--", MODEL)
     evil.git("checkout", "-q", "main")
     assert evil.read(MODEL) == first
     evil.commit("three", **{MODEL: model(3)})
@@ -185,3 +185,94 @@ def test_nothing_foreign_runs_in_what_git_starts(kind: str, tmp_path: Path, surr
     assert MODEL.encode() in evil.git("theta", "ls-files")
     assert not log.exists(), log.read_text()
     assert [path.name for path in repo.common.glob("git-theta-*")] == []
+
+
+def test_the_programs_on_path_start_themselves_again(tmp_path: Path, surroundings: Mapping[str, str]) -> None:
+    """Python itself reads PYTHONPATH before their first line; nothing after that does."""
+    made = virtual(tmp_path / "venv")
+    repo = installed(made, tmp_path, surroundings)
+    log, folder = tmp_path / "log", tmp_path / "foreign"
+    folder.mkdir()
+    set_to = {**hostile(folder, log), "PATH": f"{made.program.parent}{os.pathsep}{surroundings['PATH']}"}
+    for name in ("sitecustomize", "git_theta"):
+        (folder / f"{name}.py").unlink()
+    del set_to["PYTHONHOME"], set_to["PYTHONPLATLIBDIR"]
+    evil = Repo(repo.path, {**surroundings, **set_to, "PYTHONPATH": str(folder), "PYTHONNOUSERSITE": "1"})
+    evil.commit("one", **{MODEL: model(1)})
+    for name, seed in (("x", 4), ("y", 5)):
+        evil.git("checkout", "-q", "-b", name, "main")
+        evil.commit(name, **{MODEL: model(seed)})
+    evil.git("checkout", "-q", "main")
+    assert b"2 modified" in evil.git("theta", "diff", "x", "y")
+    evil.git("-c", "theta.merge.strategy=average", "merge", "-q", "-s", "theta", "x", "y", "-m", "both")
+    assert not log.exists(), log.read_text()
+    repo.assert_clean()
+
+
+def test_options_that_the_user_gave_python_for_output_still_hold(tmp_path: Path, surroundings: Mapping[str, str]) -> None:
+    program = virtual(tmp_path / "venv").program
+    show = "import sys; from git_theta.start import git_theta; import git_theta.__main__ as m; "
+    code = f"{show}sys.argv = ['git-theta', '--version']; sys.exit(git_theta())"
+    python = program.with_name("python")
+    for variables in ({"PYTHONIOENCODING": "UTF-8"}, {"PYTHONUTF8": "1"}, {}):
+        environment = {**surroundings, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", **variables}
+        done = subprocess.run([python, "-c", code], env=environment, capture_output=True, check=True)
+        assert done.stdout.decode() == f"git-theta version {__version__}\n"
+
+
+def test_a_lost_interpreter_is_one_line(tmp_path: Path, surroundings: Mapping[str, str]) -> None:
+    made = virtual(tmp_path / "venv")
+    repo = installed(made, tmp_path, surroundings)
+    repo.commit("one", **{MODEL: model(1)})
+    repo.write(MODEL, model(2))
+    shutil.rmtree(tmp_path / "venv")
+    ours = "git-theta was moved or removed (it was "
+    advice = "install it, then run 'git theta install' again"
+    for words in (["status"], ["diff"], ["add", MODEL], ["theta", "ls-files"]):
+        said = repo.git_fails(*words).splitlines()
+        assert said[0].startswith(ours), said
+        assert said[0].endswith(advice), said
+        assert [line for line in said[1:] if not line.startswith(("fatal: ", "error: "))] == []
+    (tmp_path / "bin").mkdir()  # another one on PATH that has lost its interpreter: sh would quote the whole line
+    broken = scripts(tmp_path / "bin", tmp_path / "gone" / "python")
+    path = f"{broken.parent}{os.pathsep}{surroundings['PATH']}"
+    said = repo.git_fails("status", PATH=path).splitlines()
+    assert said[0].startswith(ours)
+    assert [line for line in said[1:] if not line.startswith(("fatal: ", "error: "))] == []
+    other = virtual(tmp_path / "other").program.parent
+    assert repo.git("status", "--porcelain", PATH=f"{other}{os.pathsep}{surroundings['PATH']}") == b" M m.safetensors\n"
+
+
+@pytest.mark.parametrize("module", ["blake3", "zstandard", "numpy", "click"])
+def test_a_lost_module_is_one_line(module: str, tmp_path: Path, surroundings: Mapping[str, str]) -> None:
+    made = virtual(tmp_path / "venv")
+    repo = installed(made, tmp_path, surroundings)
+    repo.commit("one", **{MODEL: model(1)})
+    repo.write(MODEL, model(2))
+    (made.site / module).unlink()
+    words = ["theta", "ls-files"] if module == "click" else ["diff"] if module == "numpy" else ["add", MODEL]
+    done = repo.run(["git", *words])
+    python = made.program.with_name("python")
+    line = f"this installation of Git-Theta is damaged (module {module} is missing): reinstall it for {python}"
+    said = (done.stdout + done.stderr).decode()
+    assert [text.strip().removeprefix("git-theta: ") for text in said.splitlines() if "damaged" in text] == [line], said
+    assert "internal error" not in said
+
+
+def test_what_an_earlier_release_recorded_still_works_and_env_says_so(tmp_path: Path, surroundings: Mapping[str, str]) -> None:
+    made = virtual(tmp_path / "venv")
+    repo = installed(made, tmp_path, surroundings)
+    key = "filter.theta.process"
+    older = f': written by git theta install; p=\'{made.program}\'; test -x "$p" && exec "$p" filter-process; exit 127'
+    repo.git("config", "--global", key, older)
+    repo.git("config", "--local", "lfs.customtransfer.git-theta.args", "transfer-agent")
+    repo.commit("one", **{MODEL: model(1)})
+    done = repo.run(["git", "theta", "env"])
+    assert done.returncode == 1
+    said = done.stdout.decode()
+    assert f"{key}: written by an earlier release" in said
+    assert "run 'git theta install' again" in said
+    assert "run 'git theta remote set NAME URL --with-lfs' again" in said
+    repo.git("config", "--local", "--unset", "lfs.customtransfer.git-theta.args")
+    repo.git("theta", "install")
+    assert repo.git("theta", "env").decode().endswith("Missing\n  nothing\n")

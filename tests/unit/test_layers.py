@@ -19,6 +19,7 @@ ROOT = PACKAGE.parent
 
 # From the top down: a module imports from its own package and from layers below.
 LAYERS = (
+    ("start",),
     ("__main__",),
     ("cli", "training"),
     ("drivers", "api", "testing"),
@@ -29,7 +30,7 @@ LAYERS = (
     ("settings",),
     ("checkpoints", "updates", "merges"),
     ("core",),
-    ("errors",),
+    ("errors", "isolation"),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 PURE = ("core", "checkpoints", "updates", "merges")
