@@ -17,7 +17,7 @@ def words() -> list[str]:
 
 
 def second_folder() -> str:
-    """The user's site-packages after ``pip install --user --editable``: they hold what this package requires, but not itself. Else empty."""
+    """The user's site-packages after ``pip install --user --editable``: it holds what this package requires, not itself. Else empty."""
     if sys.flags.isolated:
         return str(sys._xoptions.get(_OPTION, ""))
     site = sys.modules.get("site")

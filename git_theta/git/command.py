@@ -69,7 +69,8 @@ def _not_started(cwd: object) -> GitError:
     folder = os.fsdecode(cwd if isinstance(cwd, (bytes, str)) else str(cwd))
     if os.path.isdir(folder):
         return GitError("git cannot be started")
-    return GitError(f"{display(folder, 400)} is {'not a folder' if os.path.lexists(folder) else 'no folder that exists'}")
+    shown = display(folder, 400)
+    return GitError(f"{shown} is not a folder" if os.path.lexists(folder) else f"there is no folder {shown}")
 
 
 def run(
