@@ -204,7 +204,7 @@ def _configure() -> None:
         if not configuration.is_ours(process):
             warn(f"filter.theta.process in {where} is not Git-Theta's; 'git theta install --local --force' would replace it")
         elif configuration.is_lost(process.text):
-            program = path(configuration.recorded_program(process.text))
+            program = path(configuration.summary(process))
             warn(f"the program that {where} names is gone ({program}); run 'git theta install' again")
         elif not configuration.is_set_up(now):
             warn("filter.theta.required is not true: git would commit whole models if the filter failed; run 'git theta install' again")
