@@ -103,12 +103,23 @@ def alias(words: Sequence[str]) -> str:
     )
 
 
-def _recorded(words: Sequence[str], arguments: str) -> str:
+def agent(words: Sequence[str]) -> tuple[str, str]:
+    """The program and the arguments by which git-lfs starts the transfer agent. If it is gone, git-lfs is told so in its protocol."""
+    message = "git-theta was moved or removed; install it, then run git theta remote set REMOTE URL --with-lfs again"
+    answer = f'read -r line; echo "{{\\"error\\": {{\\"code\\": 1, \\"message\\": \\"{message}\\"}}}}"'
+    return "sh", "-c " + quote(_if_there(words, "transfer-agent") + answer)
+
+
+def _if_there(words: Sequence[str], arguments: str) -> str:
+    """Sh that goes on only if the recorded Python or the script is gone."""
     python, *options, script = words
     more = "".join(f"{quote(option) if _UNSAFE.search(option) else option} " for option in options)
+    return f'p={quote(python)}; s={quote(script)}; test -x "$p" && test -f "$s" && exec "$p" {more}"$s" {arguments}; '
+
+
+def _recorded(words: Sequence[str], arguments: str) -> str:
     message = "git-theta was moved or removed (it was $s, run by $p); install it, then run 'git theta install' again"
-    return (
-        f'p={quote(python)}; s={quote(script)}; test -x "$p" && test -f "$s" && exec "$p" {more}"$s" {arguments}; '
+    return _if_there(words, arguments) + (
         # sh would name itself by this whole line to say that a program is lost.
         f'git-theta --version </dev/null >/dev/null 2>&1 || {{ echo "{message}" >&2; exit 127; }}; exec git-theta {arguments}'
     )

@@ -186,5 +186,5 @@ def _older(now: Iterable[config.Value]) -> Iterator[str]:
         option = "" if scope == "global" else f" --{scope}"
         yield f"{keys}: written by an earlier release, so {effect}; run 'git theta install{option}' again"
     agent = config.values(rf"^lfs\.customtransfer\.{consent.AGENT[1]}\.args$")
-    if agent and not (agent[-1].text or "").startswith("-I "):
+    if agent and '"$p" -I ' not in (agent[-1].text or ""):
         yield f"{agent[-1].key}: written by an earlier release, so {effect}; run 'git theta remote set NAME URL --with-lfs' again"
