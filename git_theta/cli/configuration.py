@@ -62,9 +62,10 @@ def program() -> tuple[str, ...]:
 
 
 def strategy_program(folder: Path) -> Path:
-    """``folder`` with a program ``git-merge-theta`` that starts this Git-Theta, isolated: git finds merge strategies on PATH alone."""
+    """``folder`` with a program ``git-merge-theta`` that starts this Git-Theta as it was started: git finds strategies on PATH alone."""
     script = folder / "git-merge-theta"
-    script.write_text(f'#!/bin/sh\nexec {" ".join(map(quote, program()))} merge-strategy "$@"\n', encoding="utf-8", newline="\n")
+    words = program() if sys.flags.isolated else (Path(sys.executable).as_posix(), "-P", "-m", "git_theta")  # 'python -m git_theta'
+    script.write_text(f'#!/bin/sh\nexec {" ".join(map(quote, words))} merge-strategy "$@"\n', encoding="utf-8", newline="\n")
     script.chmod(0o755)
     return folder
 
