@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -216,3 +217,16 @@ def test_the_alias_passes_every_argument_and_goes_where_the_user_is(tmp_path: Pa
 def test_the_mark_says_who_wrote_it() -> None:
     assert configuration.command(WORDS, "x").startswith(MARK)
     assert configuration.alias(WORDS).startswith("!" + MARK)
+
+
+@needs_sh
+def test_git_lfs_is_told_in_its_protocol_that_the_agent_is_gone(tmp_path: Path) -> None:
+    python, start = script(tmp_path / "it's" / "python", "agent"), script(tmp_path / "it's" / "start.py", "not run by sh")
+    path, arguments = configuration.agent((str(python), "-I", str(start)))
+    line = f"{configuration.quote(path)} {arguments}"  # as git-lfs puts it together
+    programs = os.path.dirname(shutil.which("sh") or "")
+    assert sh(line, programs).stdout == f"agent: -I {start} transfer-agent\n"
+    start.unlink()
+    answer = json.loads(sh(line, programs).stdout)
+    assert answer["error"]["code"] == 1
+    assert "git-theta was moved or removed" in answer["error"]["message"]
