@@ -1,10 +1,7 @@
 """How to start this installation so that nothing around it reaches its code: see :mod:`git_theta.start`."""
 
-from __future__ import annotations
-
 import os
 import sys
-from collections.abc import Sequence
 
 FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _OPTION = "git-theta-site"  # python -X git-theta-site=FOLDER
@@ -31,7 +28,7 @@ def second_folder() -> str:
     return folder if any(name.startswith("git_theta-") and name.endswith(".dist-info") for name in names) else ""
 
 
-def again(arguments: Sequence[str]) -> int:
+def again(arguments: list[str]) -> int:
     """Run ``git-theta ARGUMENTS`` isolated, in place of this process (on Windows: in a new one); the exit code."""
     python, *options = words()
     if sys.stdout is not None and sys.stdout.encoding.lower().replace("-", "") == "utf8":
