@@ -75,7 +75,8 @@ def run_merge(request: Request, dry_run: bool) -> int:
     sys.stdout.flush()
     if len(request.branches) == 1 and not keep_state:
         return call(["merge", *passed], env=environment).returncode
-    with tempfile.TemporaryDirectory(prefix="git-theta-", dir=session.repository.git_dir) as folder:
+    place = session.repository.git_dir
+    with tempfile.TemporaryDirectory(prefix="git-theta-", dir=None if os.pathsep in str(place) else place) as folder:
         environment["PATH"] = f"{configuration.strategy_program(Path(folder))}{os.pathsep}{environment.get('PATH', '')}"
         return call(["merge", "-s", "theta", *passed], env=environment).returncode
 
