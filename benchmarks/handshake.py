@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 PACKAGES = 200
+START = Path(__file__).resolve().parents[1] / "git_theta" / "start.py"
 _WELCOME = b"0016git-filter-client\n000eversion=2\n0000"
 _OFFER = b"0015capability=clean\n0016capability=smudge\n0015capability=delay\n0000"
 

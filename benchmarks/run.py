@@ -137,7 +137,7 @@ def ready(bench: Bench) -> Iterator[Result]:
     python = handshake.environment_with_packages(bench.folder / "many-packages")
     subprocess.run([python, "-c", "import git_theta; import importlib.util as u; assert u.find_spec('torch')"], check=True)
     repository = Repository.new(bench.folder / "theta", "theta", bench.environment)
-    command = f"'{python}' -m git_theta filter-process"
+    command = f"'{python}' -I '{handshake.START}' filter-process"  # as 'git theta install' records it
     times = [handshake.ready(command, repository.path, bench.environment) for _ in range(4 * bench.runs + 1)][1:]
     lfs = [handshake.ready("git-lfs filter-process", repository.path, bench.environment) for _ in range(4 * bench.runs + 1)][1:]
     ours, theirs = (1000 * statistics.median(values) for values in (times, lfs))

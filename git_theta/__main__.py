@@ -9,6 +9,8 @@ from typing import NoReturn
 
 def main() -> int:
     """Run the command that the arguments name; the exit code. An error is one line on standard error, never a traceback."""
+    if sys.implementation.name == "cpython":
+        os.environ["PYTHON_ZSTANDARD_IMPORT_POLICY"] = "cext"  # the default here; another value could keep zstandard from being imported
     try:
         if sys.argv[1:2] == ["filter-process"] and not {"-h", "--help"}.intersection(sys.argv[2:]):
             _filter_process()
@@ -24,6 +26,10 @@ def main() -> int:
             from git_theta.drivers.merge_driver import main as merge_driver
 
             return merge_driver(*sys.argv[2:])
+        if sys.argv[1:2] == ["merge-strategy"] and "--" in sys.argv:
+            from git_theta.drivers.merge_strategy import main as merge_strategy
+
+            return merge_strategy(sys.argv[2:])
         from git_theta.cli.main import run
 
         return run(sys.argv[1:])
@@ -35,7 +41,7 @@ def main() -> int:
         if os.environ.get("GIT_THETA_DEBUG", "") not in ("", "0"):
             raise
         print(f"git-theta: {_line(error)}", file=sys.stderr)
-        return 1
+        return 2 if sys.argv[1:2] == ["merge-strategy"] else 1  # 1 would tell git that the files in conflict are there
 
 
 def _filter_process() -> NoReturn:
@@ -46,8 +52,6 @@ def _filter_process() -> NoReturn:
     _import_when_used("inspect")  # dataclasses imports it, but needs it only for classes without a docstring
     _import_when_used("ipaddress")  # pathlib imports urllib.parse, which needs it only for URLs with an IPv6 host
     _import_when_used("platform")  # zstandard imports it, only to ask what it is told here
-    if sys.implementation.name == "cpython":
-        os.environ.setdefault("PYTHON_ZSTANDARD_IMPORT_POLICY", "cext")
     from git_theta.drivers.filter_process import main as serve
 
     code = serve(sys.argv[2:])
@@ -93,11 +97,13 @@ def _broken_pipe() -> int:
 
 
 def _line(error: Exception) -> str:
-    from git_theta.errors import ThetaError
+    from git_theta.errors import ThetaError, damaged
 
     text = " ".join(str(error).split())
     if isinstance(error, ThetaError):
         return text
+    if isinstance(error, ImportError):
+        return damaged(error)
     if isinstance(error, OSError):
         where = f": {error.filename!a}" if error.filename else ""
         return f"{error.strerror or text}{where}"

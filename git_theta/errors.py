@@ -6,6 +6,17 @@ of the Python API can catch either. A message says what happened, where, and wha
 
 from __future__ import annotations
 
+import sys
+
+
+def damaged(error: ImportError) -> str:
+    """The line for a module that every installation has, but this one lacks or cannot import."""
+    what = f"cannot be imported: {' '.join(str(error).split())[:200]}"
+    if isinstance(error, ModuleNotFoundError):
+        what = "is missing"
+    module = f"module {error.name}" if error.name else "a module"
+    return f"this installation of Git-Theta is damaged ({module} {what}): reinstall it for {sys.executable}"
+
 
 class ThetaError(Exception):
     """Root of all errors raised on purpose; its text is one line meant for a user."""

@@ -21,7 +21,12 @@ class ThetaWarning(UserWarning):
 
 
 def session(repo: StrPath | None) -> Session:
-    """A session in the repository that ``repo`` lies in (None: the current directory); the caller closes it."""
+    """A session in the repository that ``repo`` lies in (None: the current directory); the caller closes it.
+
+    :class:`UsageError` if ``repo`` is a URL, :class:`~git_theta.errors.GitError` if there is no such folder or no repository in it.
+    """
+    if repo is not None and "://" in os.fspath(repo):
+        raise UsageError(f"{display(os.fspath(repo), 400)} is a URL, not a folder: 'git clone' it first, and name the clone's folder")
     repository = discover(None if repo is None else Path(repo))
     return Session(repository, load_settings(repository), _warn, cwd=repository.worktree or repository.git_dir)
 

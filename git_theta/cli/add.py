@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import click
 
 from git_theta.cli.output import Command, path, plural, size, warn
 from git_theta.errors import UsageError
+from git_theta.git.command import call
 from git_theta.git.config import load_settings
 from git_theta.git.repository import discover
 
@@ -45,7 +45,7 @@ def add(paths: tuple[str, ...], update_type: str | None, data: Path | None) -> i
         if update_type is not None:
             raise click.UsageError("--update-type needs --update-data")
         sys.stdout.flush()
-        return subprocess.run(["git", "add", "--", *paths], check=False).returncode
+        return call(["add", "--", *paths]).returncode
     if len(paths) != 1:
         raise click.UsageError("an update changes one model: name just that")
     from git_theta.workflows import adapters, sideload

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
+import re
 import subprocess
 import sys
 import sysconfig
@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from git_theta import isolation
+from git_theta.errors import GitError
+from git_theta.git import command as git_command
 from git_theta.git import config, pktline
 from git_theta.git.config import Scope, Value
 
@@ -23,6 +26,8 @@ ANCESTORS = "merge.theta-ancestors.driver"
 DIFF = "diff.theta.command"
 ALIAS = "alias.theta"
 _PATIENCE = 20  # seconds
+_UNSAFE = re.compile(r"[^\w@%+=:,./-]")
+_ISOLATED = ' && exec "$p" -I '
 
 # What the first Git-Theta (0.2) wrote. It calls programs that no longer exist.
 _OBSOLETE = {
@@ -50,26 +55,35 @@ class Change:
     foreign: tuple[Value, ...] = ()
 
 
-def program(argv0: str) -> tuple[str, ...]:
-    """The words that start this Git-Theta from anywhere: the installed script where there is one, else this Python.
+def program() -> tuple[str, ...]:
+    """The words that start this Git-Theta from anywhere, isolated: see :mod:`git_theta.start`."""
+    python, *options, script = isolation.words()
+    return (Path(python).as_posix(), *options, Path(script).as_posix())
 
-    The script that was called comes first: a link in a folder of its own outlives an upgrade of what it points to.
-    """
-    suffix = ".exe" if os.name == "nt" else ""
-    called = Path(argv0)
-    named = called if called.stem == "git-theta" and called.parent != Path() else None
-    for candidate in (named, Path(sysconfig.get_path("scripts"), "git-theta"), Path(sys.executable).parent / "git-theta"):
-        if candidate is not None:
-            found = candidate.with_name("git-theta" + suffix)
-            if found.is_file() and os.access(found, os.X_OK):
-                return (Path(os.path.abspath(found)).as_posix(),)
-    return (Path(sys.executable).as_posix(), "-P", "-m", "git_theta")  # -P: nothing is imported from the current folder
+
+def strategy_program(folder: Path) -> Path:
+    """``folder`` with a program ``git-merge-theta`` that starts this Git-Theta as it was started: git finds strategies on PATH alone."""
+    script = folder / "git-merge-theta"
+    words = program() if sys.flags.isolated else (Path(sys.executable).as_posix(), "-P", "-m", "git_theta")  # 'python -m git_theta'
+    script.write_text(f'#!/bin/sh\nexec {" ".join(map(quote, words))} merge-strategy "$@"\n', encoding="utf-8", newline="\n")
+    script.chmod(0o755)
+    return folder
+
+
+def scripts() -> Path:
+    """The folder of the program ``git-theta``, for PATH."""
+    name = "git-theta.exe" if os.name == "nt" else "git-theta"
+    user = sysconfig.get_path("scripts", sysconfig.get_preferred_scheme("user"))
+    folders = [Path(sys.executable).parent, Path(sysconfig.get_path("scripts")), Path(user), Path(isolation.FOLDER, "bin")]
+    return next((folder for folder in folders if (folder / name).is_file()), folders[0])
 
 
 def command(words: Sequence[str], arguments: str) -> str:
-    """A line of sh that runs ``git-theta ARGUMENTS``: the recorded program if it is there, else the one on PATH, else a message."""
-    more = "".join(f" {quote(word)}" for word in words[1:])
-    return f'{MARK}p={quote(words[0])}; test -x "$p" && exec "$p"{more} {arguments}; {_on_path(arguments)}'
+    """A line of sh that runs ``git-theta ARGUMENTS``: as recorded if Python and package are there, else the program on PATH.
+
+    If there is none, or it does not start, one line on standard error says so.
+    """
+    return f"{MARK}{_recorded(words, arguments)}"
 
 
 def driver(words: Sequence[str], arguments: str) -> str:
@@ -78,23 +92,38 @@ def driver(words: Sequence[str], arguments: str) -> str:
 
 
 def alias(words: Sequence[str]) -> str:
-    """The alias that makes ``git theta`` work where ``git-theta`` is not on PATH.
+    """The alias that makes ``git theta`` work when ``git-theta`` is not on PATH.
 
     Git runs an alias at the top of the working tree and may leave ``GIT_DIR`` set without ``GIT_WORK_TREE``, so that the
     current folder would pass for the top; the alias goes back to the user's folder with both set.
     """
-    more = "".join(f" {quote(word)}" for word in words[1:])
     return (
         f"!{MARK}"
         'f() { test -n "$GIT_DIR" && test -z "$GIT_WORK_TREE$GIT_IMPLICIT_WORK_TREE" && export GIT_WORK_TREE="$PWD"; '
-        f'cd -- "${{GIT_PREFIX:-.}}" || exit; p={quote(words[0])}; test -x "$p" && exec "$p"{more} "$@"; '
-        f"""{_on_path('"$@"')}; }}; f"""
+        f"""cd -- "${{GIT_PREFIX:-.}}" || exit; {_recorded(words, '"$@"')}; }}; f"""
     )
 
 
-def _on_path(arguments: str) -> str:
-    message = "git-theta was moved or removed from PATH (it was $p); run 'git-theta install' again"
-    return f'command -v git-theta >/dev/null || {{ echo "{message}" >&2; exit 127; }}; exec git-theta {arguments}'
+def agent(words: Sequence[str]) -> tuple[str, str]:
+    """The program and the arguments by which git-lfs starts the transfer agent. If it is gone, git-lfs is told so in its protocol."""
+    message = "git-theta was moved or removed; install it, then run git theta remote set REMOTE URL --with-lfs again"
+    answer = f'read -r line; echo "{{\\"error\\": {{\\"code\\": 1, \\"message\\": \\"{message}\\"}}}}"'
+    return "sh", "-c " + quote(_if_there(words, "transfer-agent") + answer)
+
+
+def _if_there(words: Sequence[str], arguments: str) -> str:
+    """Sh that goes on only if the recorded Python or the script is gone."""
+    python, *options, script = words
+    more = "".join(f"{quote(option) if _UNSAFE.search(option) else option} " for option in options)
+    return f'p={quote(python)}; s={quote(script)}; test -x "$p" && test -f "$s" && exec "$p" {more}"$s" {arguments}; '
+
+
+def _recorded(words: Sequence[str], arguments: str) -> str:
+    message = "git-theta was moved or removed (it was $s, run by $p); install it, then run 'git theta install' again"
+    return _if_there(words, arguments) + (
+        # sh would name itself by this whole line to say that a program is lost.
+        f'git-theta --version </dev/null >/dev/null 2>&1 || {{ echo "{message}" >&2; exit 127; }}; exec git-theta {arguments}'
+    )
 
 
 def quote(word: str) -> str:
@@ -162,26 +191,38 @@ def is_set_up(now: dict[str, Value]) -> bool:
     return bool(now.get(PROCESS) and now[PROCESS].text) and REQUIRED in now and now[REQUIRED].text in (None, "true", "yes", "on", "1")
 
 
+def is_older(value: Value) -> bool:
+    """Whether ``install`` of an earlier release wrote this command: it works, but is not isolated from Python's settings."""
+    return MARK in (value.text or "") and _ISOLATED not in (value.text or "")
+
+
 def recorded_program(text: str) -> str | None:
-    """The program's path in a command of ours."""
-    _, found, rest = text.partition("; p='")
-    return rest.partition("'; test -x")[0].replace("'\\''", "'") if found and MARK in text else None
+    """The path of the program in a command of ours: Python's, or the script's in an older one."""
+    return _word(text, "p") if MARK in text else None
+
+
+def _word(text: str, name: str) -> str | None:
+    found = re.search(rf"; {name}='((?:[^']|'\\'')*)';", text)
+    return found[1].replace("'\\''", "'") if found else None
 
 
 def is_lost(text: str) -> bool:
     """Whether a command of ours would find no program."""
-    path = recorded_program(text)
-    return path is not None and not os.access(path, os.X_OK) and shutil.which("git-theta") is None
+    path, script = recorded_program(text), _word(text, "s")
+    lost = path is not None and not (os.access(path, os.X_OK) and (script is None or os.path.isfile(script)))
+    return lost and git_command.find("git-theta") is None
 
 
 def summary(value: Value) -> str:
     """A value for a person: of a command of ours, what it runs."""
-    path, text = recorded_program(value.text or ""), value.text or ""
-    if path is not None and value.key in (MERGE, ANCESTORS):
-        path = path.replace("%%", "%")
-    if path is None or not is_ours(value):
+    text = value.text or ""
+    words = [word for word in (recorded_program(text), _word(text, "s")) if word is not None]
+    if value.key in (MERGE, ANCESTORS):
+        words = [word.replace("%%", "%") for word in words]
+    if not words or not is_ours(value):
         return text
-    return f"{path} ..." if value.key == ALIAS else f"{path}{' --skip' if ' filter-process --skip' in text else ''}"
+    more = "..." if value.key == ALIAS else "--skip" if " filter-process --skip" in text else ""
+    return " ".join([*words, more]).rstrip()
 
 
 def try_filter(command: str) -> str:
@@ -190,14 +231,10 @@ def try_filter(command: str) -> str:
     greeting += pktline.text("capability=clean") + pktline.text("capability=smudge") + pktline.FLUSH
     try:
         # An alias is the one way to have git run a command with its own sh, wherever that is.
-        done = subprocess.run(
-            ["git", "-c", f"alias.theta-check=!{command}", "theta-check"],
-            input=greeting,
-            capture_output=True,
-            timeout=_PATIENCE,
-            check=False,
+        done = git_command.call(
+            ["-c", f"alias.theta-check=!{command}", "theta-check"], input=greeting, capture_output=True, timeout=_PATIENCE
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except (OSError, GitError, subprocess.TimeoutExpired) as error:
         return f"it did not answer ({type(error).__name__})"
     if pktline.text("git-filter-server") in done.stdout:
         return ""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,8 @@ from git_theta.cli import configuration
 from git_theta.cli.output import Command, bold, page, path, table
 from git_theta.core.names import did_you_mean
 from git_theta.errors import GitError, UsageError
-from git_theta.git import config
-from git_theta.git.command import run
+from git_theta.git import config, consent
+from git_theta.git.command import find, run
 from git_theta.git.repository import Repository, discover
 
 _NEEDED = ("blake3", "click", "GitPython", "ml_dtypes", "numpy", "pluggy", "rich", "safetensors", "tensorstore", "zstandard")
@@ -112,10 +111,11 @@ def _git(problems: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def _git_lfs() -> Iterator[tuple[str, str]]:
-    if shutil.which("git-lfs") is None:
+    program = find("git-lfs")
+    if program is None:
         yield "git-lfs", "not installed: it is needed only to push to and fetch from a Git LFS server (https://git-lfs.com)"
         return
-    done = subprocess.run(["git-lfs", "version"], capture_output=True, check=False)
+    done = subprocess.run([program, "version"], capture_output=True, check=False)
     words = done.stdout.decode("utf-8", "replace").split()
     yield "git-lfs", words[0].removeprefix("git-lfs/") if words else "does not work"
 
@@ -167,12 +167,26 @@ def _filter(problems: list[str]) -> Iterator[tuple[str, str]]:
     yield "it answers", "yes" if answer == "" else "no"
     if answer:
         problems.append(f"the configured filter does not work: {answer}")
-    lacking = [key for key in configuration.wanted(("git-theta",), False) if key not in now]
+    lacking = [key for key in configuration.wanted(configuration.program(), False) if key not in now]
     if lacking:
         problems.append(f"git's config lacks {' and '.join(lacking)}; run 'git theta install' again")
     elif not configuration.is_set_up(now):
         problems.append(
             "filter.theta.required is not true, so a failing filter would let whole models into git; run 'git theta install' again"
         )
+    problems.extend(_older(now.values()))
     if os.environ.get("GIT_THETA_SKIP_SMUDGE", "") not in ("", "0"):
         yield "GIT_THETA_SKIP_SMUDGE", "set: checkouts leave manifests"
+
+
+def _older(now: Iterable[config.Value]) -> Iterator[str]:
+    """Commands in git's config that an earlier release wrote."""
+    effect = "PYTHONPATH and other settings of Python reach what it starts"
+    older = [value for value in now if configuration.is_older(value)]
+    for scope in dict.fromkeys(value.scope for value in older):
+        keys = ", ".join(value.key for value in older if value.scope == scope)
+        option = "" if scope == "global" else f" --{scope}"
+        yield f"{keys}: written by an earlier release, so {effect}; run 'git theta install{option}' again"
+    agent = config.values(rf"^lfs\.customtransfer\.{consent.AGENT[1]}\.args$")
+    if agent and '"$p" -I ' not in (agent[-1].text or ""):
+        yield f"{agent[-1].key}: written by an earlier release, so {effect}; run 'git theta remote set NAME URL --with-lfs' again"

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
@@ -14,6 +11,7 @@ from git_theta.cli import configuration, hook
 from git_theta.cli.output import Command, path, warn
 from git_theta.errors import UsageError
 from git_theta.git import config
+from git_theta.git.command import find
 from git_theta.git.config import Scope, Value
 
 _WHERE = {
@@ -64,7 +62,7 @@ def install(skip_smudge: bool, force: bool, **chosen: bool) -> None:
     With --skip-smudge, 'git theta checkout PATH' writes a model when you want it.
     """
     scope = _scope(chosen)
-    words = configuration.program(sys.argv[0])
+    words = configuration.program()
     everywhere = config.values(configuration.PATTERN)
     present = config.values(configuration.PATTERN, scope)
     taken = any(value.key == configuration.ALIAS and not configuration.is_ours(value) for value in everywhere)
@@ -83,9 +81,9 @@ def install(skip_smudge: bool, force: bool, **chosen: bool) -> None:
     for key, text in configuration.wanted(words, skip_smudge).items():
         if now[key].text != text:
             click.echo(f"In the current repository it is overridden: {_described(now[key])}.")
-    if taken and shutil.which("git-theta") is None:
+    if taken and find("git-theta") is None:
         click.echo(
-            f"Your own {configuration.ALIAS} stays; to use Git-Theta, put {path(Path(words[0]).parent)} on PATH or give it another alias."
+            f"Your own {configuration.ALIAS} stays; to use Git-Theta, put {path(configuration.scripts())} on PATH or give it another alias."
         )
     hook.put_in(scope)
     click.echo('Next, in a repository: git theta track "*.safetensors"')

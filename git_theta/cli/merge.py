@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-
 import click
 
 from git_theta.cli.output import Command
+from git_theta.git.command import call
 
 
 @click.command(
@@ -74,7 +73,7 @@ def merge(
     names = [word for word in branches if not word.startswith("-")]
     passed = [word for word in branches if word.startswith("-")]
     if not names and not {"--abort", "--continue", "--quit"}.isdisjoint(passed):
-        return subprocess.run(["git", "merge", *passed], check=False).returncode
+        return call(["merge", *passed]).returncode
     passed += [word for option in side_options for word in ("-X", option)] + (["-F", file] if file is not None else [])
     if not names:
         raise click.UsageError("name at least one branch to merge")

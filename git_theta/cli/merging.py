@@ -17,13 +17,14 @@ from pathlib import Path
 
 import click
 
-from git_theta.cli import models
+from git_theta.cli import configuration, models
 from git_theta.cli.output import path, table, warn
 from git_theta.cli.patterns import warn_unmatched
 from git_theta.core.names import display, shell_word
 from git_theta.drivers.merge_driver import ENVIRONMENT
 from git_theta.errors import ThetaError, UsageError
 from git_theta.git import merging
+from git_theta.git.command import call
 from git_theta.git.config import load_settings
 from git_theta.git.repository import discover
 from git_theta.workflows import merge_branches, merge_rules, resolve, smudge
@@ -73,11 +74,15 @@ def run_merge(request: Request, dry_run: bool) -> int:
             return _preview(session, request, rules)
         ours = merge_rules.keep_state(session, rules) or _tracks_statistics(session, request)
     environment = {**os.environ, ENVIRONMENT: rules.dump()}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
     message = ["-m", request.message] if request.message is not None else []
-    several = ["-s", "theta"] if len(request.branches) > 1 or ours else []
+    passed = [*message, *request.passed, *request.branches]
     sys.stdout.flush()
-    return subprocess.run(["git", "merge", *several, *message, *request.passed, *request.branches], env=environment, check=False).returncode
+    if len(request.branches) == 1 and not ours:
+        return call(["merge", *passed], env=environment).returncode
+    place = session.repository.git_dir
+    with tempfile.TemporaryDirectory(prefix="git-theta-", dir=None if os.pathsep in str(place) else place) as folder:
+        environment["PATH"] = f"{configuration.strategy_program(Path(folder))}{os.pathsep}{environment.get('PATH', '')}"
+        return call(["merge", "-s", "theta", *passed], env=environment).returncode
 
 
 def _tracks_statistics(session: Session, request: Request) -> bool:

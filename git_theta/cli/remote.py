@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 
 import click
 
-from git_theta.cli.configuration import program
+from git_theta.cli import configuration
 from git_theta.cli.output import Command, Group, path, table
 from git_theta.errors import UsageError
 from git_theta.git import consent, remotes
@@ -100,9 +99,8 @@ def set_(name: str, url: str, mirror: bool, share: bool, with_lfs: bool) -> None
     if share:
         _share(repository, "mirror" if mirror else "url", url)
     if with_lfs:
-        words = program(sys.argv[0])
-        run(["config", "--local", f"lfs.customtransfer.{_LFS_AGENT}.path", words[0]])
-        run(["config", "--local", f"lfs.customtransfer.{_LFS_AGENT}.args", shlex.join([*words[1:], "transfer-agent"])])
+        for key, text in zip(("path", "args"), configuration.agent(configuration.program()), strict=True):
+            run(["config", "--local", f"lfs.customtransfer.{_LFS_AGENT}.{key}", text])
         run(["config", "--local", "lfs.standalonetransferagent", _LFS_AGENT])
     if mirror:
         click.echo(f"Objects of {target.title} are looked for at {path(without_secret(url))} first.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -239,13 +238,13 @@ def _configure() -> None:
         if not configuration.is_ours(process):
             warn(f"filter.theta.process in {where} is not Git-Theta's; 'git theta install --local --force' would replace it")
         elif configuration.is_lost(process.text):
-            program = path(configuration.recorded_program(process.text))
+            program = path(configuration.summary(process))
             warn(f"the program that {where} names is gone ({program}); run 'git theta install' again")
         elif not configuration.is_set_up(now):
             warn("filter.theta.required is not true: git would commit whole models if the filter failed; run 'git theta install' again")
         return
     taken = configuration.ALIAS in now and not configuration.is_ours(now[configuration.ALIAS])
-    change = configuration.plan_install(list(now.values()), configuration.program(sys.argv[0]), False, taken)
+    change = configuration.plan_install(list(now.values()), configuration.program(), False, taken)
     if change.foreign:
         value = change.foreign[0]
         raise UsageError(f"{value.key} in {path(value.place)} is not Git-Theta's; 'git theta install --local --force' overrides it")

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 
 from git_theta.errors import GitError
-from git_theta.git.command import run
+from git_theta.git.command import find, run
 
 DRIVER = "diff-driver"
 _SHOWING = {"diff", "diff-files", "diff-index", "diff-tree", "log", "show", "whatchanged"}
@@ -133,7 +133,9 @@ def _by_parents() -> tuple[str, ...]:
     """
     process = os.getppid()
     for _ in range(_HOPS):
-        text = subprocess.run(["ps", "-o", "ppid=,args=", "-p", str(process)], capture_output=True, check=True, timeout=5).stdout
+        text = subprocess.run(
+            [find("ps") or "/bin/ps", "-o", "ppid=,args=", "-p", str(process)], capture_output=True, check=True, timeout=5
+        ).stdout
         parent, *words = os.fsdecode(text).split()
         if os.path.basename(words[0]).lstrip("-") not in _SHELLS:
             plain = next((number for number, word in enumerate(words[1:], 1) if word not in _WITHOUT_VALUE), len(words))

@@ -19,7 +19,7 @@ from git_theta.core import legacy
 from git_theta.core.manifest import is_manifest
 from git_theta.core.names import display
 from git_theta.drivers import blas, surroundings
-from git_theta.errors import FormatError, ThetaError
+from git_theta.errors import FormatError, ThetaError, damaged
 from git_theta.git.changes import FileChange
 from git_theta.git.command import run_code
 from git_theta.git.config import load_settings
@@ -112,6 +112,7 @@ def shown(call: Call) -> list[str]:
             if os.environ.get("GIT_THETA_DEBUG", "") not in ("", "0"):
                 raise
             reason = str(error) if isinstance(error, ThetaError) else f"{type(error).__name__}: {error}"
+            reason = damaged(error) if isinstance(error, ImportError) else reason
             return [*lines, f"  {display(' '.join(reason.split()), 400)}", *_as_text(call, style.colour)]
 
 

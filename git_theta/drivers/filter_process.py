@@ -14,7 +14,7 @@ from io import FileIO
 from typing import TYPE_CHECKING
 
 from git_theta.drivers import blas
-from git_theta.errors import ThetaError
+from git_theta.errors import ThetaError, damaged
 from git_theta.git import pktline
 
 if TYPE_CHECKING:
@@ -150,11 +150,23 @@ def _serve(source: Input, stdout: FileIO, skip: bool) -> None:
             request = dict(line.partition("=")[::2] for line in pktline.read_list(source))
             asked_at = time.time_ns()
             if work is None:
-                work = _start(source, stdout, skip)
+                try:
+                    work = _start(source, stdout, skip)
+                except (ThetaError, ImportError) as error:
+                    say(damaged(error) if isinstance(error, ImportError) else str(error))
+                    _refuse(source, stdout)
+                    continue
             work.answer(request, asked_at)
     finally:
         if work is not None:
             work.close()
+
+
+def _refuse(source: Input, stdout: FileIO) -> None:
+    """Fail the request whose header was read, and have git ask for no more. If we just ended, git would quote our whole command line."""
+    while pktline.read_packet(source) is not None:
+        pass
+    write_all(stdout, pktline.text("status=abort") + pktline.FLUSH)
 
 
 def _start(source: Input, stdout: FileIO, skip: bool) -> FilterWork:
@@ -164,21 +176,26 @@ def _start(source: Input, stdout: FileIO, skip: bool) -> FilterWork:
     facts: list[object] = []
     asking = Thread(target=_ask, args=(facts,))
     asking.start()
-    from git_theta.drivers.filter_work import FilterWork
-    from git_theta.workflows import clean  # noqa: F401 - imported now, while git answers
-
+    failures: list[BaseException] = []
+    try:
+        from git_theta.drivers.filter_work import FilterWork
+        from git_theta.workflows import clean  # noqa: F401 - imported now, while git answers
+    except ImportError as error:
+        failures.append(error)
     asking.join()
     if isinstance(facts[-1], BaseException):
-        raise facts[-1]
+        failures.append(facts[-1])
+    for failure in sorted(failures, key=lambda error: not isinstance(error, ModuleNotFoundError)):
+        raise failure  # of two threads that import the same module, only one is told what it lacks
     repository, settings = facts
     return FilterWork(source, stdout, repository, settings, skip, say)  # type: ignore[arg-type]
 
 
 def _ask(facts: list[object]) -> None:
-    from git_theta.git.config import load_settings
-    from git_theta.git.repository import discover
-
     try:
+        from git_theta.git.config import load_settings
+        from git_theta.git.repository import discover
+
         repository, settings = discover(), load_settings()
         if settings.hook == "auto":
             _look_after_hook(repository, settings.hooks_path)

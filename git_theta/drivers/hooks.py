@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 
 from git_theta.errors import TransferError
 from git_theta.git import consent, history, hooks, remotes
-from git_theta.git.command import run, run_code
+from git_theta.git.command import call, run, run_code
 from git_theta.git.config import load_settings
 from git_theta.git.remotes import Remote
 from git_theta.git.repository import Repository, discover
@@ -54,4 +53,4 @@ def _git_lfs(repository: Repository, remote: Remote, name: str, url: str, stdin:
     consent.read(repository).agreed_lfs(remote, push=True)
     if run_code(["lfs", "version"], allowed=range(256))[0]:
         raise TransferError("this repository has Git LFS files, but git-lfs is not installed; install it from https://git-lfs.com")
-    return subprocess.run(["git", "lfs", "pre-push", name, url], input=stdin, check=False).returncode
+    return call(["lfs", "pre-push", name, url], input=stdin).returncode

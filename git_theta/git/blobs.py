@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import IO
 
 from git_theta.errors import GitError
-from git_theta.git.command import run_code
+from git_theta.git.command import call, launch, run_code
 from git_theta.git.repository import Repository
 
 SIZE_LIMIT = 256 << 20
@@ -65,15 +65,7 @@ class BlobReader:
         if self._process is not None and (self._index != index or self._process.poll() is not None):
             self._stop()  # it keeps the index it once read
         if self._process is None:
-            try:
-                self._process = subprocess.Popen(
-                    ["git", "cat-file", "--batch-command"],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    cwd=self._cwd,
-                )
-            except FileNotFoundError:
-                raise GitError("git is not installed, or not on PATH") from None
+            self._process = launch(["cat-file", "--batch-command"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=self._cwd)
             self._index = index
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -107,8 +99,8 @@ class BlobReader:
 def write(repository: Repository, blob: str, path: Path) -> None:
     """Write a blob of any size to the new file ``path``; :class:`GitError` when git cannot read it."""
     with path.open("xb") as target:
-        command = ["git", "--git-dir", str(repository.git_dir), "cat-file", "blob", blob]
-        done = subprocess.run(command, stdout=target, stderr=subprocess.PIPE, check=False)
+        command = ["--git-dir", str(repository.git_dir), "cat-file", "blob", blob]
+        done = call(command, stdout=target, stderr=subprocess.PIPE)
     if done.returncode:
         words = done.stderr.decode("utf-8", "replace").strip().splitlines()
         raise GitError(f"blob {blob} cannot be read: {words[0] if words else f'exit code {done.returncode}'}")

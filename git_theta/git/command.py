@@ -1,13 +1,76 @@
-"""Running git. Always an argument list, never a shell; what git says goes into the error."""
+"""Running git. Always an argument list, never a shell; what git says goes into the error.
+
+Every program is started by its absolute path, found on PATH once: a bare name could mean a program of the current folder, on
+Windows always, elsewhere with an empty or relative entry in PATH.
+"""
 
 from __future__ import annotations
 
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 
+from git_theta.core.names import display
 from git_theta.errors import GitError
+
+
+def find(name: str) -> str | None:
+    """The absolute path of the program ``name`` in one of PATH's absolute folders; None if there is none."""
+    return _find(name, os.environ.get("PATH", os.defpath), os.name)
+
+
+@cache
+def _find(name: str, path: str, system: str) -> str | None:
+    file = f"{name}.exe" if system == "nt" else name  # scripts of Windows (.bat, .cmd) would have a shell read the arguments
+    for folder in path.split(";" if system == "nt" else ":"):
+        folder = folder.strip('"') if system == "nt" else folder
+        program = os.path.join(folder, file)
+        if os.path.isabs(folder) and os.path.isfile(program) and os.access(program, os.X_OK):
+            return program
+    return None
+
+
+def git() -> str:
+    """The absolute path of git; :class:`GitError` if it is not on PATH."""
+    found = find("git")
+    if found is None:
+        raise GitError("git is not installed, or not on PATH")
+    return found
+
+
+def launch(arguments: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+    """``git ARGUMENTS`` as a running process; options as for :class:`subprocess.Popen`.
+
+    :class:`GitError` if git is not on PATH, or the folder ``cwd`` does not exist.
+    """
+    command = [git(), *arguments]
+    try:
+        return subprocess.Popen(command, **options)
+    except (FileNotFoundError, NotADirectoryError):
+        raise _not_started(options.get("cwd")) from None
+
+
+def call(arguments: Sequence[str], **options: Any) -> subprocess.CompletedProcess[bytes]:
+    """What became of ``git ARGUMENTS``, whatever its exit code; options as for :func:`subprocess.run`, errors as for :func:`launch`."""
+    command = [git(), *arguments]
+    try:
+        return subprocess.run(command, check=False, **options)
+    except (FileNotFoundError, NotADirectoryError):
+        raise _not_started(options.get("cwd")) from None
+
+
+def _not_started(cwd: object) -> GitError:
+    """Why a program was not found though its file was there a moment ago: mostly its current folder was not."""
+    if cwd is None:
+        return GitError("git cannot be started: the current folder does not exist any more")
+    folder = os.fsdecode(cwd if isinstance(cwd, (bytes, str)) else str(cwd))
+    if os.path.isdir(folder):
+        return GitError("git cannot be started")
+    shown = display(folder, 400)
+    return GitError(f"{shown} is not a folder" if os.path.lexists(folder) else f"there is no folder {shown}")
 
 
 def run(
@@ -31,17 +94,13 @@ def run_code(
     allowed: Sequence[int] = (0,),
 ) -> tuple[int, bytes]:
     """Exit code and output of ``git ARGUMENTS``, as :func:`run`."""
-    try:
-        done = subprocess.run(
-            ["git", *arguments],
-            cwd=cwd,
-            input=b"" if stdin is None else stdin,
-            capture_output=True,
-            env=None if environment is None else {**os.environ, **environment},
-            check=False,
-        )
-    except FileNotFoundError:
-        raise GitError("git is not installed, or not on PATH") from None
+    done = call(
+        arguments,
+        cwd=cwd,
+        input=b"" if stdin is None else stdin,
+        capture_output=True,
+        env=None if environment is None else {**os.environ, **environment},
+    )
     if done.returncode not in allowed:
         words = done.stderr.decode("utf-8", "replace").strip().splitlines()
         said = words[0] if words else f"exit code {done.returncode}"

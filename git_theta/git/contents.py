@@ -12,7 +12,7 @@ from typing import BinaryIO, cast
 from git_theta.core import legacy
 from git_theta.core.manifest import is_manifest
 from git_theta.errors import GitError
-from git_theta.git.command import run
+from git_theta.git.command import launch, run
 from git_theta.git.repository import Repository
 
 HEAD = 1024
@@ -88,7 +88,7 @@ def read(repository: Repository, blobs: Iterable[str]) -> Iterator[tuple[str, Co
 def _batch(repository: Repository, blobs: Sequence[str]) -> Iterator[tuple[str, Content]]:
     if not blobs:
         return
-    with subprocess.Popen(["git", "cat-file", "--batch"], cwd=repository.git_dir, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with launch(["cat-file", "--batch"], cwd=repository.git_dir, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         stdin, stdout = cast(BinaryIO, process.stdin), cast(BinaryIO, process.stdout)
         feeder = threading.Thread(target=_feed, args=(stdin, blobs), name="git-theta-feed")
         feeder.start()
@@ -114,7 +114,7 @@ def _feed(stdin: BinaryIO, blobs: Sequence[str]) -> None:
 
 
 def _large(repository: Repository, blob: str) -> bytes:
-    with subprocess.Popen(["git", "cat-file", "blob", blob], cwd=repository.git_dir, stdout=subprocess.PIPE) as process:
+    with launch(["cat-file", "blob", blob], cwd=repository.git_dir, stdout=subprocess.PIPE) as process:
         stdout = cast(BinaryIO, process.stdout)
         head = stdout.read(HEAD)
         rest = stdout.read() if is_manifest(head) else b""

@@ -16,7 +16,7 @@ from typing import IO, cast
 from git_theta.core.manifest import MAGIC, is_manifest
 from git_theta.errors import GitError
 from git_theta.git.blobs import SIZE_LIMIT
-from git_theta.git.command import run, run_code
+from git_theta.git.command import launch, run, run_code
 from git_theta.git.repository import Repository
 
 _SMALLEST = len(MAGIC) + 60  # no manifest is shorter than its header
@@ -207,8 +207,8 @@ def _contents(repository: Repository, oids: Sequence[str]) -> Iterator[tuple[str
     with tempfile.TemporaryFile() as names:
         names.write("\n".join(oids).encode("ascii") + b"\n")
         names.seek(0)
-        command = ["git", "--git-dir", str(repository.git_dir), "--no-replace-objects", "cat-file", "--buffer", "--batch"]
-        with subprocess.Popen(command, stdin=names, stdout=subprocess.PIPE) as process:
+        command = ["--git-dir", str(repository.git_dir), "--no-replace-objects", "cat-file", "--buffer", "--batch"]
+        with launch(command, stdin=names, stdout=subprocess.PIPE) as process:
             stdout = cast(IO[bytes], process.stdout)
             try:
                 for oid in oids:
@@ -226,8 +226,8 @@ def _contents(repository: Repository, oids: Sequence[str]) -> Iterator[tuple[str
 
 def _large(repository: Repository, oid: str) -> bytes:
     """A large blob if it is a manifest, else nothing."""
-    command = ["git", "--git-dir", str(repository.git_dir), "--no-replace-objects", "cat-file", "blob", oid]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+    command = ["--git-dir", str(repository.git_dir), "--no-replace-objects", "cat-file", "blob", oid]
+    with launch(command, stdout=subprocess.PIPE) as process:
         stdout = cast(IO[bytes], process.stdout)
         head = stdout.read(256)
         data = head + stdout.read() if is_manifest(head) else b""

@@ -1,8 +1,9 @@
 """Git's pre-push hook: putting ours in beside whatever is there, and taking it out without a trace.
 
 A shell script keeps its place, and its ``$0``: a few marked lines behind its first line run ours and hand what git writes to
-standard input on to the rest of the script. Anything else (another language, a symbolic link, a file that is switched off) is moved
-aside and called from a script of ours. Both are undone byte for byte. Where hooks are is git's answer, so ``core.hooksPath`` counts.
+standard input on to the rest of the script. They run the program that 'git theta install' recorded; without one, that on PATH. Anything
+else (another language, a symbolic link, a file that is switched off) is moved aside and called from a script of ours. Both are undone
+byte for byte. Where hooks are is git's answer, so ``core.hooksPath`` counts.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ _BEGIN = "# >>> git-theta: sends the objects of models before git sends their co
 _END = "# <<< git-theta"
 _BLOCK = f"""{_BEGIN}
 git_theta_input=$(cat; echo .)
-printf %s "${{git_theta_input%.}}" | git theta pre-push "$@" || {{
+git_theta_run=$(git config alias.theta || :)
+case $git_theta_run in '!: written by git theta install; '*) ;; *) git_theta_run='!git theta' ;; esac
+printf %s "${{git_theta_input%.}}" | git -c "alias.theta-hook=$git_theta_run" theta-hook pre-push "$@" || {{
   command -v git-theta >/dev/null || git config alias.theta >/dev/null ||
     echo "git-theta is not installed: install it, or remove its lines from $0 to push models without their objects" >&2
   exit 1

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from git_theta.errors import GitError, UsageError
-from git_theta.git.command import run, run_code
+from git_theta.git.command import call, run, run_code
 
 
 def commit(revision: str, cwd: Path | None = None) -> str:
@@ -83,4 +83,4 @@ def merge_trees(ours: str, theirs: str, cwd: Path | None = None) -> tuple[str, l
 
 def merge_recursive(words: Sequence[str]) -> int:
     """Let git merge two commits into index and working tree; its exit code. What it and our driver say goes where ours goes."""
-    return subprocess.run(["git", "merge-recursive", *words], stdin=subprocess.DEVNULL, check=False).returncode
+    return call(["merge-recursive", *words], stdin=subprocess.DEVNULL).returncode

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from git_theta.core.names import display
 from git_theta.errors import GitError
 from git_theta.git.command import run_code
 
@@ -56,10 +57,20 @@ def discover(start: Path | None = None) -> Repository:
         each = (run_code(["rev-parse", question], cwd=start, allowed=(0, 128))[1] for question in asked)
         answers = [answer.decode("utf-8", "surrogateescape").removesuffix("\n") for answer in each]
     if len(answers) < 4:
+        if start is not None:
+            raise GitError(f"{display(str(start), 400)} is not inside a git repository")
+        _require_current_folder()
         raise GitError("not inside a git repository; 'git init' makes one, 'cd' leads into one")
     common_dir = Path(os.path.normpath(Path(start or Path.cwd()) / answers[1]))
     worktree = Path(answers[3]) if code == 0 else None  # the last question fails where there is no working tree
     return Repository(Path(answers[0]), common_dir, worktree, 64 if answers[2] == "sha256" else 40)
+
+
+def _require_current_folder() -> None:
+    try:
+        os.getcwd()
+    except OSError:
+        raise GitError("the current folder does not exist any more; 'cd' to one that does") from None
 
 
 def borrowed(common_dir: Path) -> list[Path]:

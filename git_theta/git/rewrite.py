@@ -20,7 +20,7 @@ from typing import IO, Any, cast
 from git_theta.core.names import display
 from git_theta.errors import GitError, UsageError
 from git_theta.git import roots
-from git_theta.git.command import run, run_code
+from git_theta.git.command import launch, run, run_code
 from git_theta.git.history import git
 from git_theta.git.repository import Repository
 
@@ -218,8 +218,8 @@ class Scratch:
         work = _Work(change)
         with tempfile.TemporaryFile() as words, _exporting(self.repository, chosen, words) as source:
             options = ["fast-import", "--quiet", "--force", "--date-format=raw-permissive", f"--export-marks={marks}"]
-            importer = subprocess.Popen(
-                ["git", "--git-dir", str(self.git_dir), "-c", "core.ignorecase=false", *options],
+            importer = launch(
+                ["--git-dir", str(self.git_dir), "-c", "core.ignorecase=false", *options],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=words,
@@ -315,8 +315,8 @@ def _exporting(repository: Repository, chosen: Sequence[Ref], words: IO[bytes]) 
     with tempfile.TemporaryFile() as names:
         names.write("".join(f"{ref.name}\n" for ref in chosen).encode("utf-8", "surrogateescape"))
         names.seek(0)
-        process = subprocess.Popen(
-            ["git", "--git-dir", str(repository.git_dir), "--no-replace-objects", "fast-export", *options, "--stdin"],
+        process = launch(
+            ["--git-dir", str(repository.git_dir), "--no-replace-objects", "fast-export", *options, "--stdin"],
             stdin=names,
             stdout=subprocess.PIPE,
             stderr=words,

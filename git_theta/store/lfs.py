@@ -23,7 +23,7 @@ from git_theta.core.manifest import ObjectRef
 from git_theta.core.names import display
 from git_theta.errors import GitError, ObjectDamaged, ObjectMissing, TransferError
 from git_theta.git import pktline
-from git_theta.git.command import run, run_code
+from git_theta.git.command import call, launch, run, run_code
 from git_theta.git.remotes import BY_URL, Remote, base_folder, current_branch, local_path
 from git_theta.git.repository import Repository
 from git_theta.store.local import LocalStore
@@ -177,14 +177,13 @@ class LfsPlace:
         watched = os.isatty(2)
         with tempfile.TemporaryFile() as words:
             target = 2 if watched else words
-            done = subprocess.run(
-                ["git", *arguments],
+            done = call(
+                arguments,
                 cwd=base_folder(self._lfs.repository),
                 input=stdin.encode("ascii"),
                 stdout=target,
                 stderr=target,
                 env=self._environment(environment),
-                check=False,
             )
             if done.returncode:
                 said = "" if watched else _reason(words)
@@ -197,8 +196,8 @@ class LfsPlace:
         settings = {"lfs.fetchinclude": "", "lfs.fetchexclude": ""}
         _, environment = self._addressed(settings, fetch=True)
         with tempfile.TemporaryFile() as words:
-            process = subprocess.Popen(
-                ["git", "lfs", "filter-process"],
+            process = launch(
+                ["lfs", "filter-process"],
                 cwd=base_folder(self._lfs.repository),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

@@ -92,7 +92,7 @@ def test_install_is_idempotent_and_uninstall_leaves_the_file_as_it_was(fresh: Re
     file = Path(fresh.environment["GIT_CONFIG_GLOBAL"])
     assert "is now set up for all your repositories" in said(fresh, "install")
     first = file.read_bytes()
-    assert set(configured(fresh)) == {*configuration.wanted(("x",), False), configuration.ALIAS}
+    assert set(configured(fresh)) == {*configuration.wanted(configuration.program(), False), configuration.ALIAS}
     assert "was already set up" in said(fresh, "install")
     assert file.read_bytes() == first
     assert "no longer set up for all your repositories" in said(fresh, "uninstall")
@@ -148,7 +148,7 @@ def test_settings_of_the_first_git_theta_are_replaced(fresh: Repo) -> None:
     for key, value in old.items():
         fresh.git("config", "--global", key, value)
     said(fresh, "install")
-    assert set(configured(fresh)) == {*configuration.wanted(("x",), False), configuration.ALIAS}
+    assert set(configured(fresh)) == {*configuration.wanted(configuration.program(), False), configuration.ALIAS}
 
 
 @posix
@@ -168,21 +168,23 @@ def test_git_finds_the_program_while_its_environment_is_not_active(folder: str, 
 
 @posix
 def test_a_program_that_was_moved(fresh: Repo, tmp_path: Path) -> None:
-    program = script(tmp_path / "venv" / "git-theta")
-    fresh.run([str(program), "install"])
+    python, *_, start = configuration.program()
+    said(fresh, "install")
     fresh.git("theta", "track", "*.safetensors")
     fresh.git("add", ".gitattributes")
     elsewhere = script(tmp_path / "elsewhere" / "git-theta")
-    program.unlink()
+    gone = str(tmp_path / "gone" / "start.py")
+    for key, text in configured(fresh).items():
+        fresh.git("config", "--global", key, text.replace(start, gone))
     fresh.write("model.safetensors", model())
     text = fresh.git_fails("add", "model.safetensors")
-    assert f"git-theta was moved or removed from PATH (it was {program}); run 'git-theta install' again\n" in text
+    assert f"git-theta was moved or removed (it was {gone}, run by {python}); install it, then run 'git theta install' again\n" in text
     assert fresh.git("ls-files", "model.safetensors") == b""
     assert "git-theta was moved" in fresh.git_fails("theta", "ls-files")
-    assert f"is gone ({program}); run 'git theta install' again" in said(fresh, "track", "*.pt")
+    assert f"is gone ({python} {gone}); run 'git theta install' again" in said(fresh, "track", "*.pt")
     report = json.loads(said(fresh, "env", "--json", code=1))
     assert report["Filter"]["it answers"] == "no"
-    assert "git-theta was moved or removed from PATH" in report["problems"][0]
+    assert "git-theta was moved or removed" in report["problems"][0]
     on_path = {"PATH": f"{elsewhere.parent}{os.pathsep}{fresh.environment['PATH']}"}
     fresh.git("add", "model.safetensors", **on_path)
     assert fresh.blob(":model.safetensors").startswith(b"git-theta manifest")

@@ -581,3 +581,16 @@ def test_log_tells_metrics(repo: Repo) -> None:
         git_theta.record_metrics(second, {"loss": "low"}, repo=repo.path)  # type: ignore[dict-item]
     with pytest.raises(UsageError, match="no revision"):
         git_theta.log(MODEL, "nothing", repo=repo.path)
+
+
+def test_a_repository_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(GitError, match=r"^there is no folder .*nowhere$"):
+        git_theta.load("HEAD", MODEL, repo=tmp_path / "nowhere")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(GitError, match=r"file is not a folder$"):
+        git_theta.load("HEAD", MODEL, repo=str(tmp_path / "file"))
+    with pytest.raises(GitError, match=r" is not inside a git repository$"):
+        git_theta.load("HEAD", MODEL, repo=tmp_path)
+    for url in ("https://example.com/a/b.git", "ssh://git@example.com/a"):
+        with pytest.raises(UsageError, match=r"is a URL, not a folder: 'git clone' it first"):
+            git_theta.load("HEAD", MODEL, repo=url)

@@ -567,7 +567,7 @@ def test_a_clone_that_only_checked_out_has_the_hook(folder: World) -> None:
     one.commit("first", model__safetensors=model(1))
     one.git("push", "-q", "origin", "main")
     two = folder.clone("two")
-    assert b"git theta pre-push" in _hook(two).read_bytes()
+    assert b"theta-hook pre-push" in _hook(two).read_bytes()
 
 
 def test_push_to_a_remote_on_another_machine_is_not_taken_for_a_folder(folder: World) -> None:

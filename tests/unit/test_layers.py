@@ -19,6 +19,7 @@ ROOT = PACKAGE.parent
 
 # From the top down: a module imports from its own package and from layers below.
 LAYERS = (
+    ("start",),
     ("__main__",),
     ("cli", "training"),
     ("drivers", "api", "testing"),
@@ -29,7 +30,7 @@ LAYERS = (
     ("settings",),
     ("checkpoints", "updates", "merges"),
     ("core",),
-    ("errors",),
+    ("errors", "isolation"),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 PURE = ("core", "checkpoints", "updates", "merges")
@@ -184,3 +185,24 @@ def test_who_is_not_git_gets_a_line_not_a_traceback(stdin: bytes) -> None:
     assert len(said.splitlines()) <= 1
     assert done.stdout == b""
     assert bool(done.returncode) == bool(said)
+
+
+STARTS_PROGRAMS = {"git_theta.git.command", "git_theta.isolation"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_programs_are_started_by_their_absolute_path(path: Path) -> None:
+    """A bare name may be a program of the current folder: git.command finds it on PATH. A shell is for the user's own words."""
+    starts = {"run", "Popen", "call", "check_call", "check_output", "getoutput", "getstatusoutput"}
+    other = {"system", "popen", "execlp", "execvp", "execlpe", "execvpe", "spawnlp", "spawnvp", "posix_spawnp", "startfile"}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name)):
+            continue
+        module, function = node.func.value.id, node.func.attr
+        assert not (module == "os" and function in other), f"{path}:{node.lineno}: os.{function}"
+        assert not (module == "shutil" and function == "which"), f"{path}:{node.lineno}: use git.command.find"
+        if module == "subprocess" and function in starts and name_of(path) not in STARTS_PROGRAMS | USERS_OWN_WORDS:
+            words = node.args[0]
+            first = words.elts[0] if isinstance(words, ast.List) else None
+            bare = first is None or isinstance(first, ast.Constant)
+            assert not bare, f"{path}:{node.lineno}: use git.command.call or launch, or find the program first"

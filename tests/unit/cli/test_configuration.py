@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,11 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import git_theta
 from git_theta.cli import configuration
 from git_theta.cli.configuration import ALIAS, MARK, PROCESS, REQUIRED, plan_install, plan_uninstall, program
 from git_theta.git.config import Value
 
-WORDS = ("/opt/it's here/git-theta",)
+WORDS = ("/opt/it's here/python", "-I", "/opt/it's here/git_theta/start.py")
+ELSEWHERE = ("/elsewhere/python", "-I", "/elsewhere/start.py")
 KEYS = st.sampled_from([PROCESS, REQUIRED, ALIAS, "filter.theta.clean", "filter.theta.smudge", "diff.theta.command", "merge.theta.driver"])
 TEXTS = st.sampled_from(
     [
@@ -26,8 +29,8 @@ TEXTS = st.sampled_from(
         "git-theta-filter clean %f",
         "git-theta-diff",
         configuration.command(WORDS, "filter-process"),
-        configuration.command(("/elsewhere/git-theta",), "filter-process --skip"),
-        configuration.alias(("/elsewhere/git-theta",)),
+        configuration.command(ELSEWHERE, "filter-process --skip"),
+        configuration.alias(ELSEWHERE),
     ]
 )
 HELD = st.lists(st.builds(lambda key, text: Value(key, text, "global", "file:x"), KEYS, TEXTS | st.none()), max_size=6)
@@ -106,43 +109,42 @@ def test_what_the_first_git_theta_wrote_is_replaced() -> None:
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\0\n"), min_size=1, max_size=30))
 def test_the_recorded_program_can_be_read_back(path: str) -> None:
-    if "'; test -x" in path:
-        return
-    for text in (configuration.command((path,), "filter-process"), configuration.alias((path, "-m", "x"))):
+    words = (path, "-I", f"{path}/start.py")
+    for text in (configuration.command(words, "filter-process"), configuration.alias(words)):
         assert configuration.recorded_program(text) == path
     assert configuration.recorded_program(path) is None
 
 
 def test_git_replaces_nothing_in_the_path_of_a_driver() -> None:
-    line = configuration.driver(("/100%O/git-theta",), "merge-driver %O %A")
-    assert "p='/100%%O/git-theta'" in line
-    assert 'exec "$p" merge-driver %O %A;' in line
-    assert configuration.summary(Value(configuration.MERGE, line, "global", "file:x")) == "/100%O/git-theta"
+    line = configuration.driver(("/100%O/python", "-I", "/50%A/start.py"), "merge-driver %O %A")
+    assert "p='/100%%O/python'; s='/50%%A/start.py'" in line
+    assert 'exec "$p" -I "$s" merge-driver %O %A;' in line
+    assert configuration.summary(Value(configuration.MERGE, line, "global", "file:x")) == "/100%O/python /50%A/start.py"
 
 
 def test_a_value_for_a_person() -> None:
     process = Value(PROCESS, configuration.command(WORDS, "filter-process --skip"), "global", "file:x")
-    assert configuration.summary(process) == "/opt/it's here/git-theta --skip"
+    assert configuration.summary(process) == "/opt/it's here/python /opt/it's here/git_theta/start.py --skip"
+    older = Value(PROCESS, f'{MARK}p=\'/opt/git-theta\'; test -x "$p" && exec "$p" filter-process --skip; x', "global", "file:x")
+    assert configuration.summary(older) == "/opt/git-theta --skip"
     assert configuration.summary(Value(ALIAS, "log", "global", "file:x")) == "log"
     assert configuration.summary(Value(REQUIRED, None, "global", "file:x")) == ""
 
 
-def test_the_program_is_the_script_that_was_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = "git-theta.exe" if os.name == "nt" else "git-theta"
-    script = tmp_path / "link farm" / name
-    script.parent.mkdir()
-    script.write_text("")
-    script.chmod(0o755)
-    assert program(str(script)) == (script.as_posix(),)
-    monkeypatch.chdir(tmp_path)
-    assert program(os.path.join("link farm", "git-theta")) == (script.as_posix(),)
+def test_the_program_is_this_python_isolated() -> None:
+    python, *options, script = program()
+    assert Path(python) == Path(sys.executable)
+    assert options[0] == "-I"
+    assert Path(script) == Path(git_theta.__file__).parent / "start.py"
 
 
-def test_without_a_script_it_is_this_python_safe_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(configuration.sysconfig, "get_path", lambda name: str(tmp_path))
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    for argv0 in ("/usr/bin/pytest", "git-theta", "-c", ""):
-        assert program(argv0) == ((tmp_path / "python").as_posix(), "-P", "-m", "git_theta")
+def test_what_an_earlier_release_wrote_is_told_from_what_this_one_writes() -> None:
+    assert not any(configuration.is_older(Value(key, text, "global", "file:x")) for key, text in configuration.wanted(WORDS, True).items())
+    assert not configuration.is_older(Value(ALIAS, configuration.alias(WORDS), "global", "file:x"))
+    for words in ('"$p"', '"$p" -P -m git_theta'):
+        text = f"{MARK}p='/opt/x'; test -x \"$p\" && exec {words} filter-process; exec git-theta filter-process"
+        assert configuration.is_older(Value(PROCESS, text, "global", "file:x"))
+    assert not configuration.is_older(Value(PROCESS, "other --tool", "global", "file:x"))
 
 
 # The snippets, run by sh
@@ -157,7 +159,7 @@ def sh(line: str, path: str = "", **environment: str) -> subprocess.CompletedPro
 
 def script(path: Path, said: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f'#!/bin/sh\necho "{said}: $*"\nexit 7\n')
+    path.write_text(f'#!/bin/sh\nprintf "%s\\n" "{said}: $*"\nexit 7\n')
     path.chmod(0o755)
     return path
 
@@ -165,26 +167,28 @@ def script(path: Path, said: str) -> Path:
 @needs_sh
 @pytest.mark.parametrize("folder", ["plain", "with space", "quo'te", 'dou"ble', "dol$lar `tick` \\back", "-dash", "semi;colon&and", "über"])
 def test_the_command_finds_its_program_whatever_the_folder_is_called(folder: str, tmp_path: Path) -> None:
-    recorded = script(tmp_path / folder / "git-theta", "recorded")
+    recorded = script(tmp_path / folder / "python", "recorded")
+    start = script(tmp_path / folder / "start.py", "not run by sh")
     other = script(tmp_path / "bin" / "git-theta", "on path")
-    line = configuration.command((str(recorded),), "filter-process --skip")
+    other.write_text(other.read_text().replace("exit 7", 'test "$*" = --version || exit 7'))
+    line = configuration.command((str(recorded), "-I", "-X", "a=it's", str(start)), "filter-process --skip")
     done = sh(line, str(other.parent))
-    assert (done.stdout, done.stderr, done.returncode) == ("recorded: filter-process --skip\n", "", 7)
+    assert (done.stdout, done.stderr, done.returncode) == (f"recorded: -I -X a=it's {start} filter-process --skip\n", "", 7)
     recorded.unlink()
     done = sh(line, str(other.parent))
     assert (done.stdout, done.stderr, done.returncode) == ("on path: filter-process --skip\n", "", 7)
-    other.unlink()
-    done = sh(line)
-    assert (done.stdout, done.returncode) == ("", 127)
-    assert done.stderr.count("\n") == 1
-    assert "git-theta was moved or removed from PATH" in done.stderr
-    assert "run 'git-theta install' again" in done.stderr
-
-
-@needs_sh
-def test_the_command_with_a_python(tmp_path: Path) -> None:
-    python = script(tmp_path / "py thon", "python")
-    assert sh(configuration.command((str(python), "-P", "-m", "git_theta"), "x")).stdout == "python: -P -m git_theta x\n"
+    script(recorded, "recorded")
+    start.unlink()
+    done = sh(line, str(other.parent))
+    assert (done.stdout, done.stderr, done.returncode) == ("on path: filter-process --skip\n", "", 7)
+    other.write_text("#!/nonexistent/python\n")
+    for _ in range(2):
+        done = sh(line, str(other.parent))
+        assert (done.stdout, done.returncode) == ("", 127)
+        assert done.stderr.count("\n") == 1
+        assert done.stderr.startswith("git-theta was moved or removed (it was ")
+        assert done.stderr.endswith("; install it, then run 'git theta install' again\n")
+        other.unlink(missing_ok=True)
 
 
 @needs_sh
@@ -193,7 +197,8 @@ def test_the_alias_passes_every_argument_and_goes_where_the_user_is(tmp_path: Pa
     target.write_text('#!/bin/sh\npwd\nprintf "<%s>" "$@" "$GIT_WORK_TREE"\n')
     target.chmod(0o755)
     (tmp_path / "sub dir").mkdir()
-    line = configuration.alias((str(target),)).removeprefix("!") + ' "$@"'
+    start = script(tmp_path / "start.py", "not run by sh")
+    line = configuration.alias((str(target), "-I", str(start))).removeprefix("!") + ' "$@"'
 
     def run(**environment: str) -> str:
         words = ["/bin/sh", "-c", line, "sh", "a b", "$c", ""]
@@ -202,13 +207,26 @@ def test_the_alias_passes_every_argument_and_goes_where_the_user_is(tmp_path: Pa
         ).stdout
 
     top = os.path.realpath(tmp_path)
-    assert run() == f"{top}\n<a b><$c><><>"
-    assert run(GIT_PREFIX="sub dir/") == f"{top}/sub dir\n<a b><$c><><>"
-    assert run(GIT_PREFIX="sub dir/", GIT_DIR="/x") == f"{top}/sub dir\n<a b><$c><><{top}>"
-    assert run(GIT_DIR="/x", GIT_IMPLICIT_WORK_TREE="0") == f"{top}\n<a b><$c><><>"
-    assert run(GIT_DIR="/x", GIT_WORK_TREE="/y") == f"{top}\n<a b><$c><></y>"
+    assert run() == f"{top}\n<-I><{start}><a b><$c><><>"
+    assert run(GIT_PREFIX="sub dir/") == f"{top}/sub dir\n<-I><{start}><a b><$c><><>"
+    assert run(GIT_PREFIX="sub dir/", GIT_DIR="/x") == f"{top}/sub dir\n<-I><{start}><a b><$c><><{top}>"
+    assert run(GIT_DIR="/x", GIT_IMPLICIT_WORK_TREE="0") == f"{top}\n<-I><{start}><a b><$c><><>"
+    assert run(GIT_DIR="/x", GIT_WORK_TREE="/y") == f"{top}\n<-I><{start}><a b><$c><></y>"
 
 
 def test_the_mark_says_who_wrote_it() -> None:
     assert configuration.command(WORDS, "x").startswith(MARK)
     assert configuration.alias(WORDS).startswith("!" + MARK)
+
+
+@needs_sh
+def test_git_lfs_is_told_in_its_protocol_that_the_agent_is_gone(tmp_path: Path) -> None:
+    python, start = script(tmp_path / "it's" / "python", "agent"), script(tmp_path / "it's" / "start.py", "not run by sh")
+    path, arguments = configuration.agent((str(python), "-I", str(start)))
+    line = f"{configuration.quote(path)} {arguments}"  # as git-lfs puts it together
+    programs = os.path.dirname(shutil.which("sh") or "")
+    assert sh(line, programs).stdout == f"agent: -I {start} transfer-agent\n"
+    start.unlink()
+    answer = json.loads(sh(line, programs).stdout)
+    assert answer["error"]["code"] == 1
+    assert "git-theta was moved or removed" in answer["error"]["message"]
