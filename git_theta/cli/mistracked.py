@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 
 import click
 
@@ -22,7 +23,7 @@ def lines(repository: Repository, found: Iterable[Mistracked]) -> Iterator[str]:
     for item in found:
         by_kind.setdefault(item.kind, []).append(item)
     for items in by_kind.values():
-        yield from (mistracked.describe(item, from_here(repository, item.path)) for item in items[:_SHOWN])
+        yield from (mistracked.describe(item, partial(from_here, repository)) for item in items[:_SHOWN])
         if len(items) > _SHOWN:
             yield f"... and {plural(len(items) - _SHOWN, 'more file')} likewise; 'git theta ls-files' lists them"
 

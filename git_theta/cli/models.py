@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from git_theta.cli.output import path, size, warn
@@ -90,7 +91,7 @@ def _model(repository: Repository, entry: contents.Entry, content: Content, item
 
 
 def _problem(repository: Repository, item: Mistracked) -> str:
-    return f"{mistracked.reason(item)}; {mistracked.remedy(item, from_here(repository, item.path))}"
+    return f"{mistracked.reason(item)}; {mistracked.remedy(item, partial(from_here, repository))}"
 
 
 def named(repository: Repository, name: str) -> Manifest:

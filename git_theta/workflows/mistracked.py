@@ -10,7 +10,7 @@ import os
 import posixpath
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -230,9 +230,9 @@ def _unstaged(repository: Repository, paths: set[str]) -> dict[str, tuple[str, .
 # Telling the user
 
 
-def describe(item: Mistracked, name: str | None = None) -> str:
-    """What is wrong with a file, in one line; it is called ``name`` (default: its path from the top)."""
-    return f"{display(name or item.path)}: {reason(item)}; {remedy(item, name)}"
+def describe(item: Mistracked, shown: Callable[[str], str] = str) -> str:
+    """What is wrong with a file, in one line; ``shown`` gives a path from the top as it is seen from the current folder."""
+    return f"{display(shown(item.path))}: {reason(item)}; {remedy(item, shown)}"
 
 
 def reason(item: Mistracked) -> str:
@@ -248,14 +248,14 @@ def reason(item: Mistracked) -> str:
     }[item.kind]
 
 
-def remedy(item: Mistracked, name: str | None = None) -> str:
-    """The commands that mend it, to be run where the file is called ``name`` (default: at the top)."""
-    called = word(name or item.path)
+def remedy(item: Mistracked, shown: Callable[[str], str] = str) -> str:
+    """The commands that mend it, to be run in the current folder."""
+    called = word(shown(item.path))
     if item.kind is Kind.UNTRACKED:
         return f"run 'git theta track {called}'"
     if item.kind is Kind.UNSTAGED:
-        top = "" if name in (None, item.path) else ":/"
-        return f"run 'git add {' '.join(word(top + file) for file in item.files) or '.gitattributes'}' and commit it"
+        files = " ".join(word(shown(file)) for file in item.files or (attributes.FILE,))
+        return f"run 'git add {files}' and commit it"
     if item.kind is Kind.RAW:
         return f"run 'git add --renormalize {called}' and commit it"
     if item.kind is Kind.POINTER:
@@ -263,7 +263,7 @@ def remedy(item: Mistracked, name: str | None = None) -> str:
     if item.kind is Kind.STORED_POINTER:
         return f"run 'git lfs smudge <{called} >{called}.new && mv {called}.new {called} && git add {called}' and commit it"
     if item.kind is Kind.LINK:
-        return copying(name or item.path)
+        return copying(shown(item.path))
     return legacy.ADVICE.partition("; ")[2]
 
 
