@@ -10,7 +10,7 @@ import click
 
 from git_theta.cli.mistracked import warn_of_links
 from git_theta.cli.output import Command, path, plural, size, warn
-from git_theta.errors import UsageError
+from git_theta.errors import GitError, UsageError
 from git_theta.git import attributes, contents
 from git_theta.git.command import run
 from git_theta.git.config import load_settings
@@ -63,6 +63,9 @@ def add(paths: tuple[str, ...], update_type: str | None, data: Path | None) -> i
     with Session(repository, load_settings(repository), warn) as session:
         before = session.manifest(f":{name}")
         if before is None:
+            unfinished = mistracked.unfinished(repository)
+            if unfinished:
+                raise GitError(unfinished)
             raise UsageError(f"{path(name)} is not a model in the index; 'git theta track' and 'git add' it first")
         if update_type is None:
             if not adapters.is_adapter(data):

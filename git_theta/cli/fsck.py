@@ -55,11 +55,11 @@ def fsck(revisions: tuple[str, ...], everything: bool, remote_too: bool, remote_
             remote = remote_or_default(session.repository, remote_name)
             elsewhere = work.check_remote(session, found, remote)
         problems = work.locate(session, found, [*problems, *elsewhere])
-        otherwise = [] if revisions else list(lines(session.repository, mistracked.survey(session).found))
+        otherwise = () if revisions else mistracked.survey(session).found
         unfinished = "" if revisions else mistracked.unfinished(session.repository)
     for problem in problems:
         click.echo(work.describe(problem))
-    for line in [*otherwise, *filter(None, [unfinished])]:
+    for line in [*lines(session.repository, otherwise), *filter(None, [unfinished])]:
         click.echo(line)
     if report.repaired:
         click.echo(f"Repaired {plural(len(report.repaired), 'object')}.")

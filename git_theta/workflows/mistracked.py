@@ -23,6 +23,7 @@ from git_theta.git import attributes, contents
 from git_theta.git.command import run, run_code
 from git_theta.git.contents import Content, Entry
 from git_theta.git.repository import Repository
+from git_theta.workflows.progress import size
 from git_theta.workflows.session import Session
 
 
@@ -240,8 +241,8 @@ def reason(item: Mistracked) -> str:
     return {
         Kind.UNTRACKED: "its manifest is in git, but no .gitattributes tracks the file, so git would store and check out the text",
         Kind.UNSTAGED: "the .gitattributes that tracks it is not in the index, so clones would get its manifest",
-        Kind.RAW: f"committed without Git-Theta (as it is, {item.size:,} bytes)",
-        Kind.POINTER: "committed without Git-Theta (a Git LFS pointer, not the model)",
+        Kind.RAW: f"committed without Git-Theta (as it is, {size(item.size)})",
+        Kind.POINTER: "committed without Git-Theta (a Git LFS pointer)",
         Kind.STORED_POINTER: "what was added is a Git LFS pointer, not the model",
         Kind.OLD: legacy.ADVICE.partition("; ")[0],
         Kind.LINK: "a symbolic link is tracked, not a model: git stores only where it leads",
