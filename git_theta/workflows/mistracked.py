@@ -10,7 +10,7 @@ import os
 import posixpath
 import stat
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -102,13 +102,13 @@ def survey(session: Session, revision: str | None = None, pathspecs: Sequence[st
         tracked = {entry.path: (entry, held.get(entry.blob)) for entry in wanted if entry.path in ours and not entry.is_link}
         manifests = {e.path: (e, held[e.blob]) for e in wanted if not e.is_link and e.blob in held and held[e.blob].is_manifest}
         unstaged = _unstaged(repository, ours.intersection(manifests)) if index is None else {}
+        links = {e.path: _leads_to(e.path, os.fsdecode(held[e.blob].data)) for e in wanted if e.is_link and e.blob in held}
+        fine = _tracked_at(repository, links.values(), index, environment)
         found = []
         for entry in wanted:
             content = held.get(entry.blob)
-            if content is not None:
+            if content is not None and links.get(entry.path) not in fine:
                 kind = _kind(session, entry, content, entry.path in ours, entry.path in unstaged)
-                if kind is Kind.LINK and _leads_to(entry.path, os.fsdecode(content.data)) in manifests:
-                    continue
                 if kind is not None:
                     files = unstaged.get(entry.path, ()) if kind is Kind.UNSTAGED else ()
                     found.append(Mistracked(entry.path, entry.blob, kind, content.size, files))
@@ -210,6 +210,16 @@ def _holds_pointer(session: Session, content: Content) -> bool:
     except ThetaError:
         return False
     return lfs_pointer.is_pointer(manifest.size, head)
+
+
+def _tracked_at(repository: Repository, paths: Iterable[str], index: Path | None, environment: Mapping[str, str] | None) -> set[str]:
+    """Those of ``paths`` at which the index has a tracked file that is no link."""
+    specs = [f":(top,literal){path}" for path in paths if not path.startswith(("/", "../"))]
+    if not specs:
+        return set()
+    listed = run(["ls-files", "--stage", "-z", "--full-name", "--", *specs], cwd=repository.worktree, environment=environment)
+    values = attributes.check(repository, (entry.path for entry in contents.in_index(listed)), ["filter"], index=index)
+    return {path for path, found in values.items() if attributes.is_tracked(found)}
 
 
 def _leads_to(path: str, text: str) -> str:

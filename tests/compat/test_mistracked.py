@@ -450,6 +450,12 @@ def test_a_link_to_a_tracked_model_is_fine(repo: Repo) -> None:
     assert "symbolic" not in said(repo, "track", "*.safetensors")[1]
     assert said(repo, "fsck")[0] == 0
     assert "latest" not in said(repo, "ls-files")[1]
+    assert "latest" not in said(repo, "ls-files", "sub")[1]
+    repo.git("commit", "-qm", "a link")
+    assert "latest" not in said(repo, "ls-files", "HEAD")[1]
+    bare = repo.path.parent / "bare.git"
+    repo.git("clone", "-q", "--bare", str(repo.path), str(bare))
+    assert "symbolic" not in said(repo.at(bare), "ls-files")[1]
 
 
 # Hooks that send nothing
