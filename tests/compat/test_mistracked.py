@@ -18,7 +18,7 @@ from sharing import World, changed, model, needed_by
 import git_theta
 from git_theta.api.sessions import ThetaWarning
 from git_theta.core import lfs_pointer
-from git_theta.errors import FormatError
+from git_theta.errors import FormatError, GitError
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 12345\n"
 needs_git_lfs = pytest.mark.skipif(shutil.which("git-lfs") is None, reason="git-lfs is not installed")
@@ -99,13 +99,15 @@ def test_a_clone_whose_checkout_failed(world: World, one: Repo, cause: str) -> N
     assert said(two, "fetch")[0] == (1 if cause == "objects" else 0)
     if cause == "objects":
         aside.rename(objects)
-    for command in ("pull", "checkout", "fsck", "ls-files"):
+    for command in ("pull", "checkout", "fsck", "ls-files", "diff"):
         code, text = said(two, command)
         assert code == 1, f"{command}: {text}"
         assert "'git reset --hard'" in text
         assert "all is well" not in text
         assert "in place" not in text
     assert any("'git reset --hard'" in line for line in problems(two))
+    with pytest.raises(GitError, match="'git reset --hard'"):
+        git_theta.load(":0", "model.safetensors", repo=two.path)
     two.git("reset", "-q", "--hard")
     assert two.read("model.safetensors") == model(1)
     assert_well(two)

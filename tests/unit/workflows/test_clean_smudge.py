@@ -535,7 +535,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64
 
 
 @pytest.mark.parametrize("path", ["m.bin", "m.pt", "m.safetensors", "m.gguf", "m.h5", "m.onnx", "m.zip", "m"])
-@pytest.mark.parametrize("on_invalid", ["error", "store"])
+@pytest.mark.parametrize("on_invalid", ["refuse", "store"])
 @pytest.mark.parametrize(
     "pointer",
     [
