@@ -26,6 +26,8 @@ def checkout(paths: tuple[str, ...], quiet: bool) -> int:
     With PATH, what matches is restored, and changes to it are lost. Without, only models that are absent, or still in the form
     of their manifests, are written. Git itself holds a whole model in memory while it checks it out; this writes the file directly, from
     all processors. Each file appears complete and verified, or stays as it was.
+
+    A model at a path that no .gitattributes tracks is not written. The exit code is 1 if a model is not in place.
     """
     from git_theta.workflows import checkout as work
     from git_theta.workflows.progress import Progress

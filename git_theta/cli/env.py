@@ -45,7 +45,8 @@ class Report:
 def env(as_json: bool) -> int:
     """Show versions, the repository, the settings in force and where they come from, and what is missing.
 
-    It starts the configured filter once to see whether it answers. The exit code is 1 if something is missing.
+    It starts the configured filter once to see whether it answers. In a repository, files that git does not store the way .gitattributes
+    says and a pre-push hook that sends no objects are reported, too. The exit code is 1 if something is missing.
     """
     report = collect()
     if as_json:

@@ -69,6 +69,8 @@ def pull(remote: str | None, quiet: bool) -> int:
 
     For a clone or checkout that left manifests in place of models. Files that you changed stay as they are. Commits are not fetched: that
     is what 'git pull' does, objects included.
+
+    A model at a path that no .gitattributes tracks is not written. The exit code is 1 if a model is not in place.
     """
     from git_theta.workflows import checkout
     from git_theta.workflows import fetch as work

@@ -49,7 +49,8 @@ def ls_files(context: click.Context, arguments: tuple[str, ...], long: bool, gro
     """List the tracked models: format, number of tensors, size, and what is stored for them.
 
     Without REV, those in the index. The stored size counts each object once; models that share tensors share objects, so the total
-    may be less than the sum. PATHs are as for 'git ls-files'.
+    may be less than the sum. PATHs are as for 'git ls-files'. Files that git does not store the way .gitattributes says are listed with the
+    command that mends them.
     """
     repository = discover()
     revision, paths = _split(arguments, context.meta.get(_PATHS))

@@ -87,7 +87,7 @@ def assert_well(repo: Repo) -> None:
 
 
 @pytest.mark.parametrize("cause", ["objects", "filter"])
-def test_a_clone_whose_checkout_failed(world: World, one: Repo, cause: str) -> None:
+def test_a_clone_whose_checkout_failed(world: World, one: Repo, cause: str, monkeypatch: pytest.MonkeyPatch) -> None:
     two = Repo(world.folder / "two", world.environment)
     objects, aside = world.remote / "theta", world.remote / "aside"
     if cause == "objects":
@@ -106,6 +106,8 @@ def test_a_clone_whose_checkout_failed(world: World, one: Repo, cause: str) -> N
         assert "all is well" not in text
         assert "in place" not in text
     assert any("'git reset --hard'" in line for line in problems(two))
+    for name, value in two.environment.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(GitError, match="'git reset --hard'"):
         git_theta.load(":0", "model.safetensors", repo=two.path)
     two.git("reset", "-q", "--hard")
