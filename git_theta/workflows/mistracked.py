@@ -249,7 +249,7 @@ def describe(item: Mistracked, shown: Callable[[str], str] = str) -> str:
 def reason(item: Mistracked) -> str:
     """How the file is stored, and what that leads to."""
     return {
-        Kind.UNTRACKED: "its manifest is in git, but no .gitattributes tracks the file, so git would store and check out the text",
+        Kind.UNTRACKED: "git holds its manifest, but no .gitattributes tracks the file: clones get the text, and 'git add' stores it whole",
         Kind.UNSTAGED: "the .gitattributes that tracks it is not in the index, so clones would get its manifest",
         Kind.RAW: f"committed without Git-Theta (as it is, {size(item.size)})",
         Kind.POINTER: "committed without Git-Theta (a Git LFS pointer)",
