@@ -233,8 +233,9 @@ def _unstaged(repository: Repository, paths: set[str]) -> dict[str, tuple[str, .
     lacking = [path for path, found in values.items() if not attributes.is_tracked(found)]
     if not lacking:
         return {}
-    asked = ["ls-files", "--others", "--modified", "-z", "--", f":(top,glob)**/{attributes.FILE}"]
-    files = sorted({os.fsdecode(name) for name in run(asked, cwd=repository.worktree).split(b"\0") if name})
+    where = ["-z", "--", f":(top,glob)**/{attributes.FILE}"]  # 'ls-files --modified' would have every file looked into
+    names = [run([*asked, *where], cwd=repository.worktree) for asked in (["ls-files", "--others"], ["diff-files", "--name-only"])]
+    files = sorted({os.fsdecode(name) for name in b"".join(names).split(b"\0") if name})
     return {path: tuple(f for f in files if path.startswith(f.removesuffix(attributes.FILE))) for path in lacking}
 
 
