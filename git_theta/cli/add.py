@@ -7,11 +7,14 @@ from pathlib import Path
 
 import click
 
+from git_theta.cli.mistracked import warn_of_links
 from git_theta.cli.output import Command, path, plural, size, warn
-from git_theta.errors import UsageError
-from git_theta.git.command import call
+from git_theta.errors import GitError, UsageError
+from git_theta.git import attributes, contents
+from git_theta.git.command import call, run
 from git_theta.git.config import load_settings
 from git_theta.git.repository import discover
+from git_theta.workflows import mistracked
 
 
 @click.command(
@@ -45,7 +48,7 @@ def add(paths: tuple[str, ...], update_type: str | None, data: Path | None) -> i
         if update_type is not None:
             raise click.UsageError("--update-type needs --update-data")
         sys.stdout.flush()
-        return call(["add", "--", *paths]).returncode
+        return call(["add", "--", *paths]).returncode or _check_links(paths)
     if len(paths) != 1:
         raise click.UsageError("an update changes one model: name just that")
     from git_theta.workflows import adapters, sideload
@@ -58,6 +61,9 @@ def add(paths: tuple[str, ...], update_type: str | None, data: Path | None) -> i
     with Session(repository, load_settings(repository), warn) as session:
         before = session.manifest(f":{name}")
         if before is None:
+            unfinished = mistracked.unfinished(repository)
+            if unfinished:
+                raise GitError(unfinished)
             raise UsageError(f"{path(name)} is not a model in the index; 'git theta track' and 'git add' it first")
         if update_type is None:
             if not adapters.is_adapter(data):
@@ -73,6 +79,18 @@ def add(paths: tuple[str, ...], update_type: str | None, data: Path | None) -> i
     changed = sum(a.digest != b.digest for a, b in zip(after.entries, before.entries, strict=True))
     click.echo(f"Staged {path(name)}: {plural(changed, 'tensor')} changed, {size(stored)} to store.")
     return 0
+
+
+def _check_links(paths: tuple[str, ...]) -> int:
+    """1, with a warning, when symbolic links were staged that stand where models should; else 0."""
+    repository = discover()
+    listed = run(["ls-files", "--stage", "-z", "--full-name", "--", *paths])
+    names = [entry.path for entry in contents.with_links(listed) if entry.is_link]
+    values = attributes.check(repository, names, ["filter"])
+    tracked = [name for name in names if attributes.is_tracked(values[name])]
+    links = mistracked.not_models(repository, tracked).links if tracked else ()
+    warn_of_links(repository, links)
+    return 1 if links else 0
 
 
 def _from_top(given: str, worktree: Path) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
-from git_theta.cli.output import Command, path, plural, size, warn
+from git_theta.cli import mistracked
+from git_theta.cli.output import Command, plural, size, warn
 from git_theta.git.config import load_settings
 from git_theta.git.repository import discover
 
@@ -27,6 +26,8 @@ def checkout(paths: tuple[str, ...], quiet: bool) -> int:
     With PATH, what matches is restored, and changes to it are lost. Without, only models that are absent, or still in the form
     of their manifests, are written. Git itself holds a whole model in memory while it checks it out; this writes the file directly, from
     all processors. Each file appears complete and verified, or stays as it was.
+
+    A model at a path that no .gitattributes tracks is not written. The exit code is 1 if a model is not in place.
     """
     from git_theta.workflows import checkout as work
     from git_theta.workflows.progress import Progress
@@ -34,18 +35,17 @@ def checkout(paths: tuple[str, ...], quiet: bool) -> int:
 
     repository = discover()
     with Session(repository, load_settings(repository), warn) as session:
-        targets = work.plan(session, paths, Path.cwd())
+        plan = work.plan(session, paths)
         progress = Progress()
-        progress.begin("Writing models", sum(target.manifest.size for target in targets))
+        progress.begin("Writing models", sum(target.manifest.size for target in plan.targets))
         try:
-            outcome = work.checkout(session, targets, progress.advance)
+            outcome = work.checkout(session, plan.targets, progress.advance)
         finally:
             progress.end()
-    for name, error in outcome.failed:
-        click.echo(f"git-theta: {path(name)}: {error}", err=True)
+    failed = mistracked.report_outcome(repository, plan, outcome)
     if outcome.written and not quiet:
         total = sum(target.manifest.size for target in outcome.written)
         click.echo(f"Wrote {plural(len(outcome.written), 'model')}, {size(total)}.")
-    elif not outcome.failed and not quiet:
-        click.echo("Nothing to write: no model in the index matches." if paths else "Nothing to write: every model is in place.")
-    return 1 if outcome.failed else 0
+    elif not failed and not quiet:
+        click.echo(f"Nothing to write: {'no model in the index matches' if paths else mistracked.in_place(plan)}.")
+    return 1 if failed else 0

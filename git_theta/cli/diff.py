@@ -26,7 +26,7 @@ from git_theta.git.command import run
 from git_theta.git.config import load_settings
 from git_theta.git.repository import discover
 from git_theta.reports.report import ModelReport, Report, ordered
-from git_theta.workflows import versions
+from git_theta.workflows import mistracked, versions
 from git_theta.workflows.compare import select
 from git_theta.workflows.progress import Progress
 from git_theta.workflows.session import Session
@@ -117,6 +117,10 @@ def _asked(words: Sequence[str], paths: Sequence[str] | None, chosen: dict[str, 
             raise UsageError("this is no git repository: name two files to compare" if not inside else "--no-index compares two files")
         return _Asked(None, (), (Path(every[0]), Path(every[1])), (every[0], every[1]))
     asked = resolve(words, chosen["cached"])
+    if asked.old is None and not asked.cached:
+        unfinished = mistracked.unfinished(discover())
+        if unfinished:
+            raise GitError(unfinished)
     return _Asked(asked, tuple(paths), None, _names(asked, words))
 
 

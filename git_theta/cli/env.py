@@ -16,12 +16,16 @@ import click
 import git_theta
 from git_theta import settings
 from git_theta.cli import configuration
-from git_theta.cli.output import Command, bold, page, path, table
+from git_theta.cli.mistracked import lines
+from git_theta.cli.output import Command, bold, page, path, plural, table
 from git_theta.core.names import did_you_mean
-from git_theta.errors import GitError, UsageError
-from git_theta.git import config, consent
+from git_theta.errors import GitError, ThetaError, UsageError
+from git_theta.git import config, consent, hooks
 from git_theta.git.command import find, run
+from git_theta.git.config import load_settings
 from git_theta.git.repository import Repository, discover
+from git_theta.workflows import mistracked
+from git_theta.workflows.session import Session
 
 _NEEDED = ("blake3", "click", "GitPython", "ml_dtypes", "numpy", "pluggy", "rich", "safetensors", "tensorstore", "zstandard")
 _OPTIONAL = {"torch": "not needed to store .pt files"}
@@ -41,7 +45,8 @@ class Report:
 def env(as_json: bool) -> int:
     """Show versions, the repository, the settings in force and where they come from, and what is missing.
 
-    It starts the configured filter once to see whether it answers. The exit code is 1 if something is missing.
+    It starts the configured filter once to see whether it answers. In a repository, files that git does not store the way .gitattributes
+    says and a pre-push hook that sends no objects are reported, too. The exit code is 1 if something is missing.
     """
     report = collect()
     if as_json:
@@ -75,6 +80,11 @@ def collect() -> Report:
         sections["Filter"] = list(_filter(problems))
     except GitError as error:
         problems.append(f"git's config cannot be read: {error}")
+    if repository is not None:
+        try:
+            sections["Models"] = list(_models(repository, problems))
+        except ThetaError as error:
+            problems.append(f"the models of this repository cannot be looked at: {error}")
     return Report(sections, problems)
 
 
@@ -129,6 +139,22 @@ def _repository(repository: Repository | None) -> Iterator[tuple[str, str]]:
     yield "objects", str(repository.objects) + ("" if repository.objects.is_dir() else " (none yet)")
     for folder in repository.alternates():
         yield "also reads", str(folder)
+
+
+def _models(repository: Repository, problems: list[str]) -> Iterator[tuple[str, str]]:
+    """What git holds, whether it is stored the way the attributes say, and whether pushes send the objects."""
+    wanted = load_settings(repository)
+    with Session(repository, wanted, lambda _: None) as session:
+        held = mistracked.survey(session)
+    yield "in git", plural(len(held.manifests), "model")
+    problems += lines(repository, held.found)
+    unfinished = mistracked.unfinished(repository)
+    if unfinished:
+        problems.append(unfinished)
+    hook = hooks.look(repository)
+    yield "pre-push hook", f"{hook.state.value} ({hook.path}){', called by you (theta.hook)' if wanted.hook == 'manual' else ''}"
+    if hooks.silence(hook) and wanted.hook == "auto" and (held.tracked or repository.objects.is_dir()):
+        problems.append(hooks.silence(hook))
 
 
 def _settings(problems: list[str]) -> Iterator[tuple[str, str]]:

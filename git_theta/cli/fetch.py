@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
+from git_theta.cli import mistracked
 from git_theta.cli.output import Command, path, plural, size
 from git_theta.cli.sharing import count, open_session, remote_or_default, split
 from git_theta.errors import UsageError
@@ -37,23 +36,23 @@ def fetch(words: tuple[str, ...], params: str | None, recent: bool, everything: 
         remote, revisions = split(session.repository, words)
         if everything and revisions:
             raise UsageError("--all means every revision; name none beside it")
-        needed: dict[str, int] = {}
+        needed = work.Needed()
         if revisions or everything:
-            needed |= work.of_revisions(session, revisions, params, everything)
+            needed.add(work.of_revisions(session, revisions, params, everything))
         if recent:
-            needed |= work.of_recent(session, session.settings.recent_days, params)
+            needed.add(work.of_recent(session, session.settings.recent_days, params))
         if not (revisions or everything or recent):
-            needed |= work.of_checkout(session, params)
-        outcome = work.fetch(session, needed, remote)
-    if params is not None and not needed:
+            needed.add(work.of_checkout(session, params))
+        outcome = work.fetch(session, needed.objects, remote)
+    if params is not None and not needed.objects:
         raise UsageError(f"no stored tensor matches '{path(params)}'; 'git theta show REV:PATH' lists a model's tensors")
     if outcome.lacking:
         fetched = f"Fetched {count(outcome.fetched)}; " if outcome.fetched else ""
-        click.echo(f"git-theta: {fetched}{count(outcome.lacking)} of {len(needed):,} could not be had", err=True)
+        click.echo(f"git-theta: {fetched}{count(outcome.lacking)} of {len(needed.objects):,} could not be had", err=True)
         return 1
     here = f"all {plural(outcome.needed, 'object')} are here" if outcome.needed else "no objects are needed"
     click.echo(f"Fetched {count(outcome.fetched)}." if outcome.fetched else f"Nothing to fetch: {here}.")
-    return 0
+    return 1 if needed.unread else 0
 
 
 @click.command(
@@ -70,6 +69,8 @@ def pull(remote: str | None, quiet: bool) -> int:
 
     For a clone or checkout that left manifests in place of models. Files that you changed stay as they are. Commits are not fetched: that
     is what 'git pull' does, objects included.
+
+    A model at a path that no .gitattributes tracks is not written. The exit code is 1 if a model is not in place.
     """
     from git_theta.workflows import checkout
     from git_theta.workflows import fetch as work
@@ -77,20 +78,23 @@ def pull(remote: str | None, quiet: bool) -> int:
 
     with open_session() as session:
         chosen = remote_or_default(session.repository, remote) if remote is not None else None
-        outcome = work.fetch(session, work.of_checkout(session), chosen)
-        targets = checkout.plan(session, (), Path.cwd())
+        outcome = work.fetch(session, work.of_checkout(session).objects, chosen)
+        plan = checkout.plan(session, ())
         progress = Progress()
-        progress.begin("Writing models", sum(target.manifest.size for target in targets))
+        progress.begin("Writing models", sum(target.manifest.size for target in plan.targets))
         try:
-            written = checkout.checkout(session, targets, progress.advance)
+            written = checkout.checkout(session, plan.targets, progress.advance)
         finally:
             progress.end()
-    for name, error in written.failed:
-        click.echo(f"git-theta: {path(name)}: {error}", err=True)
-    if not quiet and not outcome.fetched and not written.written and not written.failed:
-        click.echo("Nothing to do: every model is in place.")
+    failed = mistracked.report_outcome(session.repository, plan, written)
+    if outcome.lacking:
+        click.echo(f"git-theta: {count(outcome.lacking)} of {outcome.needed:,} could not be had", err=True)
+        failed = True
+    if not quiet and not outcome.fetched and not written.written:
+        if not failed:
+            click.echo(f"Nothing to do: {mistracked.in_place(plan)}.")
     elif not quiet:
         fetched = f"Fetched {count(outcome.fetched)}; wrote " if outcome.fetched else "Wrote "
         total = sum(target.manifest.size for target in written.written)
         click.echo(f"{fetched}{plural(len(written.written), 'model')}, {size(total)}.")
-    return 1 if written.failed else 0
+    return 1 if failed else 0

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import click
 
+from git_theta.cli.mistracked import lines
 from git_theta.cli.output import Command, plural, size
 from git_theta.cli.sharing import open_session, remote_or_default
 from git_theta.errors import UsageError
+from git_theta.workflows import mistracked
 
 
 @click.command(
@@ -29,6 +31,9 @@ def fsck(revisions: tuple[str, ...], everything: bool, remote_too: bool, remote_
     Every object that the manifests need must be here and be what its name says, and every tensor must decode to its digest. What is not is
     listed by tensor, path and commit, and the exit code is 1. Without REV: HEAD and the index. A damaged object that is replaced
     stays in .git/theta/damaged.
+
+    Without REV, files in the index that are not stored the way .gitattributes says are problems, too: manifests at paths that are not
+    tracked, and tracked files that were committed without Git-Theta. Each is listed with the command that mends it.
     """
     from git_theta.workflows import fsck as work
     from git_theta.workflows.progress import Progress
@@ -50,13 +55,18 @@ def fsck(revisions: tuple[str, ...], everything: bool, remote_too: bool, remote_
             remote = remote_or_default(session.repository, remote_name)
             elsewhere = work.check_remote(session, found, remote)
         problems = work.locate(session, found, [*problems, *elsewhere])
+        otherwise = () if revisions else mistracked.survey(session).found
+        unfinished = "" if revisions else mistracked.unfinished(session.repository)
     for problem in problems:
         click.echo(work.describe(problem))
+    for line in [*lines(session.repository, otherwise), *filter(None, [unfinished])]:
+        click.echo(line)
     if report.repaired:
         click.echo(f"Repaired {plural(len(report.repaired), 'object')}.")
     stored = f"{plural(report.objects, 'object')}, {size(report.bytes)}"
     looked = f"{plural(report.tensors, 'tensor')} of {plural(report.manifests, 'manifest')}, {stored}"
-    if not problems:
+    bad = len(problems) + len(otherwise) + bool(unfinished)
+    if not bad:
         click.echo(f"Checked {looked}: all is well.")
         return 0
     hint = ""
@@ -64,5 +74,5 @@ def fsck(revisions: tuple[str, ...], everything: bool, remote_too: bool, remote_
         hint = "; 'git theta fetch' or 'git theta fsck --repair' may bring what is missing"
     elif any(problem.kind == "missing" for problem in elsewhere):
         hint = "; 'git theta push --all' sends what is missing there"
-    click.echo(f"git-theta: checked {looked}: {plural(len(problems), 'problem')}{hint}", err=True)
+    click.echo(f"git-theta: checked {looked}: {plural(bad, 'problem')}{hint}", err=True)
     return 1

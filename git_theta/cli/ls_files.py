@@ -12,9 +12,10 @@ from git_theta.cli.models import Model
 from git_theta.cli.output import Command, bold, detail, page, path, plural, size, table
 from git_theta.cli.patterns import from_here
 from git_theta.core import shards
-from git_theta.errors import UsageError
+from git_theta.errors import GitError, UsageError
 from git_theta.git.command import run_code
 from git_theta.git.repository import Repository, discover
+from git_theta.workflows import mistracked
 
 _PATHS = "git_theta.paths"
 
@@ -48,12 +49,17 @@ def ls_files(context: click.Context, arguments: tuple[str, ...], long: bool, gro
     """List the tracked models: format, number of tensors, size, and what is stored for them.
 
     Without REV, those in the index. The stored size counts each object once; models that share tensors share objects, so the total
-    may be less than the sum. PATHs are as for 'git ls-files'.
+    may be less than the sum. PATHs are as for 'git ls-files'. Files that git does not store the way .gitattributes says are listed with the
+    command that mends them.
     """
     repository = discover()
     revision, paths = _split(arguments, context.meta.get(_PATHS))
     if revision is None and repository.worktree is None:
         revision = "HEAD"
+    if revision is None:
+        unfinished = mistracked.unfinished(repository)
+        if unfinished:
+            raise GitError(unfinished)
     found = list(models.find(repository, revision, shards.pathspecs(paths)))
     if group or models.as_one(paths):
         found = models.grouped(found)
@@ -96,7 +102,7 @@ def _short(repository: Repository, found: Sequence[Model]) -> Iterator[str]:
         else:
             stored = sum(model.manifest.objects().values())
             rows.append(
-                (name, model.manifest.format, f"{len(model.manifest.entries):,}", size(model.manifest.size), size(stored), _absent(model))
+                (name, model.manifest.format, f"{len(model.manifest.entries):,}", size(model.manifest.size), size(stored), _notes(model))
             )
     yield from table(rows, ("path", "format", "tensors", "size", "stored", ""), right=(2, 3, 4))
     manifests = [model.manifest for model in found if model.manifest]
@@ -118,11 +124,12 @@ def _long(repository: Repository, found: Sequence[Model]) -> Iterator[str]:
             plural(len(held.entries), "tensor"),
             size(held.size),
             f"{size(sum(held.objects().values()))} stored",
-            _absent(model),
+            _notes(model),
         ]
         yield f"{name}: {', '.join(fact for fact in facts if fact)}"
         yield from table([detail(entry) for entry in held.entries], right=(2,), indent="    ")
 
 
-def _absent(model: Model) -> str:
-    return f"{plural(model.missing, 'object')} not in the local store" if model.missing else ""
+def _notes(model: Model) -> str:
+    absent = f"{plural(model.missing, 'object')} not in the local store" if model.missing else ""
+    return "; ".join(filter(None, (absent, model.problem)))

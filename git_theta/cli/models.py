@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-from git_theta.cli.output import path, size
+from git_theta.cli.output import path, size, warn
+from git_theta.cli.patterns import from_here
 from git_theta.core import legacy, shards
 from git_theta.core.manifest import Entry, Manifest, parse
 from git_theta.errors import ManifestError, UsageError
-from git_theta.git import attributes, contents
+from git_theta.git import contents
 from git_theta.git.command import run, run_code
+from git_theta.git.config import load_settings
 from git_theta.git.contents import Content
 from git_theta.git.repository import Repository
 from git_theta.store.local import LocalStore
+from git_theta.workflows import mistracked
 from git_theta.workflows.groups import joined
+from git_theta.workflows.mistracked import Mistracked
+from git_theta.workflows.session import Session
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
     """A tracked file: its path from the top, and what git holds for it.
 
-    Without ``manifest`` it is stored otherwise, and ``problem`` says how. ``missing`` objects are not in the local store. Where ``files``
-    are named, it is a sharded model: these are its files, and ``path`` is that of its index.
+    ``problem`` says in what way it is stored otherwise than the attributes say, without ``manifest`` or with one. ``missing`` objects are
+    not in the local store. Where ``files`` are named, it is a sharded model: these are its files, and ``path`` is that of its index.
     """
 
     path: str
@@ -40,24 +44,23 @@ class Model:
 
 
 def find(repository: Repository, revision: str | None, paths: Sequence[str]) -> Iterator[Model]:
-    """The tracked models at ``revision`` (None: in the index) that match the pathspecs ``paths``, seen from the current folder."""
-    with tempfile.TemporaryDirectory(prefix="git-theta-") as folder:
-        index = Path(folder, "index") if revision is not None else None
-        environment = {"GIT_INDEX_FILE": str(index)} if index is not None else None
-        if index is not None:  # up to 2.40 git reads the attributes of a revision from an index only
-            run(["-c", "core.splitIndex=false", "-c", "index.sparse=false", "read-tree", f"{revision}^{{tree}}"], environment=environment)
-        entries = contents.in_index(run(["ls-files", "--stage", "-z", "--full-name", "--", *paths], environment=environment))
-        values = attributes.check(repository, (entry.path for entry in entries), ["filter"], index=index)
-    if paths and not entries:
-        raise UsageError(f"nothing in {'the index' if revision is None else path(revision)} matches {' '.join(map(path, paths))}")
-    tracked = [entry for entry in entries if attributes.is_tracked(values[entry.path])]
-    held = dict(contents.read(repository, (entry.blob for entry in tracked)))
-    store = LocalStore(repository.objects, repository.alternates())
-    for entry in tracked:
-        if entry.blob in held:
-            yield _model(entry.path, entry.blob, held[entry.blob], store)
-        else:
-            yield Model(entry.path, entry.blob, Content(0, b""), None, "git has not fetched its manifest")
+    """The tracked files at ``revision`` (None: in the index) that match the pathspecs ``paths``, seen from the current folder.
+
+    So are manifests that no attribute tracks, and tracked links; ``problem`` says what is wrong with these.
+    """
+    with Session(repository, load_settings(repository), warn) as session:
+        held = mistracked.survey(session, revision, paths or ["."] if repository.worktree is not None else paths)
+        if paths and not held.matched:
+            raise UsageError(f"nothing in {'the index' if revision is None else path(revision)} matches {' '.join(map(path, paths))}")
+        found = held.by_path
+        for name in sorted({*held.tracked, *held.manifests, *found}):
+            entry, content = held.tracked.get(name) or held.manifests.get(name) or (None, None)
+            if entry is None:  # a link
+                yield Model(name, found[name].blob, Content(found[name].size, b""), None, _problem(repository, found[name]))
+            elif content is None:
+                yield Model(name, entry.blob, Content(0, b""), None, "git has not fetched its manifest")
+            else:
+                yield _model(repository, entry, content, found.get(name), session.store)
 
 
 def as_one(paths: Iterable[str]) -> bool:
@@ -67,7 +70,7 @@ def as_one(paths: Iterable[str]) -> bool:
 
 def grouped(found: Sequence[Model]) -> list[Model]:
     """``found`` with the files of each sharded model as one."""
-    by_path = {model.path: model for model in found if model.manifest is not None}
+    by_path = {model.path: model for model in found if model.manifest is not None and not model.problem}
     whole: dict[str, Model] = {}  # by the path of each file
     for index, paths in shards.groups(list(by_path)).items():
         parts = [by_path[name] for name in paths]
@@ -77,19 +80,19 @@ def grouped(found: Sequence[Model]) -> list[Model]:
     return list({model.path: model for model in (whole.get(each.path, each) for each in found)}.values())
 
 
-def _model(name: str, blob: str, content: Content, store: LocalStore) -> Model:
-    if content.is_manifest:
-        try:
-            manifest = parse(content.data)
-        except ManifestError as error:
-            return Model(name, blob, content, None, f"broken manifest: {error}")
-        return Model(name, blob, content, manifest, "", len(missing(store, manifest)))
-    if not content.size:
-        return Model(name, blob, content, None, "empty")
-    if content.is_old_metadata:
-        return Model(name, blob, content, None, legacy.ADVICE)
-    how = "a Git LFS pointer" if content.is_lfs_pointer else f"as it is, {size(content.size)}"
-    return Model(name, blob, content, None, f"committed without Git-Theta ({how}); 'git add --renormalize' changes that")
+def _model(repository: Repository, entry: contents.Entry, content: Content, item: Mistracked | None, store: LocalStore) -> Model:
+    problem = "" if item is None else _problem(repository, item)
+    if not content.is_manifest:
+        return Model(entry.path, entry.blob, content, None, problem or "empty")
+    try:
+        manifest = parse(content.data)
+    except ManifestError as error:
+        return Model(entry.path, entry.blob, content, None, f"broken manifest: {error}")
+    return Model(entry.path, entry.blob, content, manifest, problem, len(missing(store, manifest)))
+
+
+def _problem(repository: Repository, item: Mistracked) -> str:
+    return f"{mistracked.reason(item)}; {mistracked.remedy(item, partial(from_here, repository))}"
 
 
 def named(repository: Repository, name: str) -> Manifest:
@@ -166,11 +169,13 @@ def missing(store: LocalStore, manifest: Manifest) -> list[str]:
 
 def model_data(model: Model, long: bool) -> dict[str, Any]:
     """A model as JSON values, with ``long`` its tensors too."""
-    data: dict[str, Any] = {"path": model.path, "blob": model.blob, "tracked": model.manifest is not None}
+    data: dict[str, Any] = {"path": model.path, "blob": model.blob, "tracked": model.manifest is not None and not model.problem}
     if model.files:
         data = {"path": model.path, "files": list(model.files), "tracked": True}
+    if model.problem:
+        data["problem"] = model.problem
     if model.manifest is None:
-        return {**data, "problem": model.problem, "size": model.content.size}
+        return {**data, "size": model.content.size}
     manifest = model.manifest
     objects = manifest.objects()
     data |= {

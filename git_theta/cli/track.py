@@ -9,15 +9,18 @@ from pathlib import Path, PurePosixPath
 import click
 
 from git_theta.cli import configuration
+from git_theta.cli.mistracked import warn_of_links
 from git_theta.cli.output import Command, bold, page, path, plural, size, table, warn
 from git_theta.cli.patterns import Place, from_here, inside, matched, resolve
 from git_theta.core.names import meant, shell_word
 from git_theta.errors import UsageError
-from git_theta.git import attributes, contents
+from git_theta.git import attributes, contents, hooks
 from git_theta.git.attributes import BASE, TRACKING, Rule
 from git_theta.git.command import run
+from git_theta.git.config import load_settings
 from git_theta.git.repository import Repository, discover
 from git_theta.plugins import registry
+from git_theta.workflows import mistracked
 
 _SHOWN = 5
 
@@ -55,6 +58,9 @@ def track(patterns: tuple[str, ...], base: str | None) -> int:
     present = working_tree(top)
     found = matched(repository, places, present)
     _configure()
+    hook = hooks.look(repository)
+    if hook.needs_consent and load_settings(repository).hook == "auto":
+        warn(hooks.silence(hook))
     before = _attributes(repository, found)
     changed = dict[str, None]()
     for place, paths in zip(places, found, strict=True):
@@ -76,8 +82,11 @@ def track(patterns: tuple[str, ...], base: str | None) -> int:
     tracked = {name for paths in found for name in paths if attributes.is_tracked(after[name])}
     if base_path is not None and not attributes.is_tracked(attributes.check(repository, [base_path], ["filter"])[base_path]):
         warn(f"the base {path(base_path)} is not tracked itself, so nothing can be stored as a difference from it yet")
-    _warn_raw(repository, tracked)
-    _advise(repository, changed, tracked & present)
+    odd = mistracked.not_models(repository, tracked & present)
+    warn_of_links(repository, odd.links)
+    _warn_pointers(repository, odd.pointers)
+    _warn_raw(repository, tracked.difference(odd.pointers))
+    _advise(repository, changed, (tracked & present).difference(odd.links, odd.pointers))
     return 0 if all(effective) else 1
 
 
@@ -250,6 +259,18 @@ def _configure() -> None:
         raise UsageError(f"{value.key} in {path(value.place)} is not Git-Theta's; 'git theta install --local --force' overrides it")
     configuration.apply(change, "local")
     click.echo("Git was not configured for Git-Theta; now it is, in this repository ('git theta install' configures it for all of yours).")
+
+
+def _warn_pointers(repository: Repository, pointers: Sequence[str]) -> None:
+    """Tell which of the tracked files are Git LFS pointers, and how they become models."""
+    if not pointers:
+        return
+    names = [from_here(repository, name) for name in pointers]
+    shown = ", ".join(map(path, names[:_SHOWN])) + (f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else "")
+    verb, what = ("is", "a Git LFS pointer, not the model") if len(names) == 1 else ("are", "Git LFS pointers, not the models")
+    warn(f"{shown} {verb} {what}: run 'git lfs pull' first")
+    again = _shell(names) if len(names) <= _SHOWN else "--renormalize ."
+    click.echo(f"To store them with Git-Theta: git lfs pull && git add {again}", err=True)
 
 
 def _warn_raw(repository: Repository, tracked: set[str]) -> None:

@@ -218,9 +218,10 @@ def _look_after_hook(repository: Repository, chosen: str) -> None:
 
 def _is_called(repository: Repository) -> bool:
     """Whether the hook in its usual place is seen at a glance to run ours: then there is nothing to ask git."""
+    path = repository.common_dir / "hooks" / "pre-push"
     try:
-        with open(repository.common_dir / "hooks" / "pre-push", "rb") as file:
-            return b"\n# >>> git-theta: " in file.read(4096)
+        with open(path, "rb") as file:
+            return b"\n# >>> git-theta: " in file.read(4096) and os.access(path, os.X_OK)
     except OSError:
         return False
 

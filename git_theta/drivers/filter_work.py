@@ -10,7 +10,7 @@ from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from git_theta.core import legacy
+from git_theta.core import legacy, lfs_pointer
 from git_theta.core.manifest import Manifest, ObjectRef, dump, is_manifest, parse, unconverted
 from git_theta.core.names import display
 from git_theta.core.source import BytesSource, FileSource
@@ -106,7 +106,7 @@ class FilterWork:
                 if self._merging and is_manifest(begun):
                     self._tell(path, text_merge.after(path, asker.asker()))
                 self._check_at_rest(path, file, asked_at, lambda: drain.is_content_of(file, begun))
-                return self._finish(clean.clean(self._session, path, BytesSource(begun), self._known(path)))
+                return self._manifest_of(path, BytesSource(begun))
             remembered = self._remembered(path, file) if file is not None else None
             if file is not None and remembered is None:
                 return self._clean_beside(path, content, begun, file, asked_at)
@@ -170,7 +170,22 @@ class FilterWork:
 
     def _clean_spooled(self, path: str, spool: Path) -> bytes:
         with FileSource(spool) as source:
-            return self._finish(clean.clean(self._session, path, source, self._known(path)))
+            return self._manifest_of(path, source)
+
+    def _manifest_of(self, path: str, source: BytesSource | FileSource) -> bytes:
+        """What git is to store for content that is not cleaned in parallel with git's copy of it."""
+        if self._is_held_pointer(path, source):
+            if not asker.shows_working_tree():
+                self._say(f"warning: {display(path)} stays as it is in git: it {lfs_pointer.ADVICE}, then 'git add --renormalize' it")
+            return source.read(0, source.size)
+        return self._finish(clean.clean(self._session, path, source, self._known(path)))
+
+    def _is_held_pointer(self, path: str, source: BytesSource | FileSource) -> bool:
+        """Whether the content is a Git LFS pointer that the index or HEAD holds as it is: then ``git status`` must find no change."""
+        if not lfs_pointer.is_pointer(source.size, source.read(0, min(64, source.size))):
+            return False
+        text = source.read(0, source.size)
+        return any(self._session.blobs.read(f"{place}:{path}") == text for place in (":0", ":2", "HEAD"))
 
     def _finish(self, manifest: bytes) -> bytes:
         self._session.store.flush()

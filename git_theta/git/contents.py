@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
-from git_theta.core import legacy
+from git_theta.core import legacy, lfs_pointer
 from git_theta.core.manifest import is_manifest
 from git_theta.errors import GitError
 from git_theta.git.command import launch, run
@@ -21,11 +21,21 @@ _WHOLE = 16 << 20  # blobs up to this size come through one process; of larger o
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file that git has at ``path`` (from the top): its mode and its blob."""
+    """A file that git has at ``path`` (from the top): its mode and its blob.
+
+    ``unmerged``: the index holds several sides of it. ``left_out``: a sparse checkout does not write it.
+    """
 
     path: str
     mode: str
     blob: str
+    unmerged: bool = False
+    left_out: bool = False
+
+    @property
+    def is_link(self) -> bool:
+        """Whether it is a symbolic link."""
+        return self.mode == "120000"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,24 +58,29 @@ class Content:
     @property
     def is_lfs_pointer(self) -> bool:
         """Whether Git LFS wrote it."""
-        return self.size < 1024 and self.data.startswith(b"version https://git-lfs.github.com/spec/")
+        return lfs_pointer.is_pointer(self.size, self.data)
 
 
 def in_index(listing: bytes) -> list[Entry]:
     """The ordinary files in ``git ls-files --stage -z``, one entry for each path (of an unmerged one: our side's)."""
+    return [entry for entry in with_links(listing) if not entry.is_link]
+
+
+def with_links(listing: bytes) -> list[Entry]:
+    """As :func:`in_index`, with symbolic links. The listing may be one of ``ls-files -t``, which tells what is left out."""
     found: dict[str, Entry] = {}
-    for mode, blob, stage, path in _split(listing):
-        if mode.startswith("100") and (stage in ("0", "2") or path not in found):
-            found[path] = Entry(path, mode, blob)
+    for tag, mode, blob, stage, path in _split(listing):
+        if mode.startswith(("100", "120")) and (stage in ("0", "2") or path not in found):
+            found[path] = Entry(path, mode, blob, stage != "0", tag in ("S", "s"))
     return list(found.values())
 
 
-def _split(listing: bytes) -> Iterator[tuple[str, str, str, str]]:
+def _split(listing: bytes) -> Iterator[tuple[str, str, str, str, str]]:
     for item in listing.split(b"\0"):
         head, tab, path = item.partition(b"\t")
         if tab:
-            first, second, third = head.decode("ascii").split(" ")
-            yield first, second, third, os.fsdecode(path)
+            *tag, mode, blob, stage = head.decode("ascii").split(" ")
+            yield "".join(tag), mode, blob, stage, os.fsdecode(path)
 
 
 def read(repository: Repository, blobs: Iterable[str]) -> Iterator[tuple[str, Content]]:

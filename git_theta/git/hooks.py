@@ -64,18 +64,25 @@ class State(Enum):
 @dataclass(frozen=True, slots=True)
 class Hook:
     """The hook of one repository: where it is, what it is, whether its folder is the user's own choice (``core.hooksPath``), and in the
-    working tree.
+    working tree. Git ignores one that is ``off``: the file is not executable.
     """
 
     path: Path
     state: State
     chosen: bool
     in_worktree: bool = False
+    off: bool = False
 
     @property
     def present(self) -> bool:
         """Whether ours runs at a push."""
-        return self.state in (State.OURS, State.BOTH, State.CALLS)
+        return self.state in (State.OURS, State.BOTH, State.CALLS) and not self.off
+
+    @property
+    def needs_consent(self) -> bool:
+        """Whether ours is not run, and may be added only by 'git theta install': the user chose the folder, and something would change."""
+        free = self.state is State.ABSENT or (self.state is State.GIT_LFS and not self.chosen)
+        return not self.present and (self.in_worktree or (self.chosen and not free))
 
 
 def look(repository: Repository) -> Hook:
@@ -85,7 +92,7 @@ def look(repository: Repository) -> Hook:
     path = base / named.decode("utf-8", "surrogateescape").rstrip("\n")
     chosen = Path(os.path.normpath(path.parent)) != Path(os.path.normpath(repository.common_dir / "hooks"))
     inside = chosen and repository.worktree is not None and path.resolve().is_relative_to(repository.worktree.resolve())
-    return Hook(path, _state(path), chosen, inside)
+    return Hook(path, _state(path), chosen, inside, path.exists() and not os.access(path, os.X_OK))
 
 
 def _state(path: Path) -> State:
@@ -105,7 +112,7 @@ def _state(path: Path) -> State:
 def install(repository: Repository) -> Hook:
     """Make ours run at every push, beside what is there. :class:`GitError` when the file cannot be written."""
     hook = look(repository)
-    if hook.state in (State.OURS, State.BOTH) and not _is_current(hook.path):
+    if hook.state in (State.OURS, State.BOTH) and (hook.off or not _is_current(hook.path)):
         uninstall(repository)
         hook = look(repository)
     if hook.present:
@@ -144,16 +151,28 @@ def ensure(repository: Repository, say: Callable[[str], None]) -> None:
     hook = look(repository)
     if hook.present:
         return
-    free = hook.state is State.ABSENT or (hook.state is State.GIT_LFS and not hook.chosen)
-    if hook.in_worktree or (hook.chosen and not free):
-        say(
-            f"pushes would leave the models' objects behind: {hook.path} does not call Git-Theta; 'git theta install' adds that, "
-            f"or let it run 'git theta pre-push \"$@\"' with git's input ('git config theta.hook manual' ends this message)"
-        )
+    if hook.needs_consent:
+        say(silence(hook))
         return
     install(repository)
     if hook.state is State.OTHER:
         say(f"added itself to {hook.path}, which runs as before; 'git theta uninstall' takes it out again")
+
+
+def silence(hook: Hook) -> str:
+    """Why 'git push' would send no objects, and what to do about it; empty when ours runs."""
+    if hook.present:
+        return ""
+    if hook.state is State.ABSENT:
+        what = f"there is no hook {hook.path}"
+    elif hook.off:
+        what = f"git ignores {hook.path}, which is not executable"
+    else:
+        what = f"{hook.path}{' is the one of git-lfs and' if hook.state is State.GIT_LFS else ''} does not call Git-Theta"
+    return (
+        f"pushes would leave the models' objects behind: {what}; run 'git theta install', "
+        f"or let the hook run 'git theta pre-push \"$@\"' with git's input ('git config theta.hook manual' ends this message)"
+    )
 
 
 def uninstall(repository: Repository) -> bool:

@@ -9,14 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from git_theta.core.manifest import Manifest, dump
+from git_theta.core.manifest import MAGIC, Manifest, dump, is_manifest, parse, unconverted
 from git_theta.core.names import display, shell_word
-from git_theta.errors import GitError, ThetaError, UsageError
+from git_theta.errors import GitError, ManifestError, ThetaError, UsageError
 from git_theta.git import index
 from git_theta.git.changes import is_revision
 from git_theta.git.command import run
-from git_theta.workflows import smudge
+from git_theta.workflows import mistracked, smudge
 from git_theta.workflows.fetch import fetch_missing
+from git_theta.workflows.mistracked import Mistracked
 from git_theta.workflows.session import Session, parse_if_manifest
 from git_theta.workflows.statcache import StatCache, now
 
@@ -39,28 +40,61 @@ class Outcome:
     stats: Mapping[str, os.stat_result]
 
 
-def plan(session: Session, pathspecs: Sequence[str], cwd: Path) -> list[Target]:
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The files to write; those that must not or cannot be written, with the reason; and what ``found`` says of all that were looked at.
+
+    ``models`` is how many models were looked at; a sparse checkout leaves ``left_out`` of them out.
+    """
+
+    targets: tuple[Target, ...]
+    refused: tuple[tuple[str, ThetaError], ...]
+    found: tuple[Mistracked, ...]
+    models: int
+    left_out: int
+
+
+def plan(session: Session, pathspecs: Sequence[str]) -> Plan:
     """The files to write.
 
-    With ``pathspecs`` (as git understands them, from ``cwd``): all models in the index that match, as ``git checkout -- PATH`` would
+    With ``pathspecs`` (as git understands them): all models in the index that match, as ``git checkout -- PATH`` would
     restore them; without: only those that are absent or still hold their manifest, so that no change of the user's is lost, and none
-    that a sparse checkout leaves out.
+    that a sparse checkout leaves out. A path that no attribute tracks is refused: git would store the model as it is.
     """
     if session.repository.worktree is None:
         raise GitError("this repository has no working tree to check out into")
-    listing = run(["ls-files", "-t", "--stage", "-z", "--full-name", "--", *(pathspecs or [":/"])], cwd=cwd)
-    every = [line for line in listing.split(b"\0") if pathspecs or not line.startswith(b"S ")]
-    found = index.entries(b"\0".join(line[2:] for line in every))
-    if pathspecs and not found:
-        raise UsageError(_nothing(pathspecs, bool(listing), cwd))
-    targets = []
-    for path, (mode, blob) in found.items():
-        if not mode.startswith("100"):
+    unfinished = mistracked.unfinished(session.repository, session.cwd)
+    if unfinished:
+        raise GitError(unfinished)
+    held = mistracked.survey(session, None, pathspecs)
+    if pathspecs and not held.matched:
+        raise UsageError(_nothing(pathspecs, False, session.cwd or Path.cwd()))
+    targets, refused, left_out = [], list[tuple[str, ThetaError]](), 0
+    for path, (entry, content) in held.manifests.items():
+        if entry.unmerged:
             continue
-        manifest = session.manifest(blob)
-        if manifest is not None and (pathspecs or _is_unwritten(session.full_path(path), manifest)):
-            targets.append(Target(path, manifest, mode == "100755"))
-    return targets
+        if entry.left_out and not pathspecs:
+            left_out += 1
+            continue
+        if path not in held.tracked:
+            continue
+        try:
+            manifest = parse(unconverted(content.data))
+        except ManifestError as error:
+            refused.append((path, error))
+            continue
+        full = session.full_path(path)
+        if pathspecs or _is_unwritten(full, manifest):
+            targets.append(Target(path, manifest, entry.mode == "100755"))
+        elif _is_other_manifest(full):
+            word = mistracked.word(path)
+            reason = (
+                f"the file is the manifest of another version, not a model; 'git theta checkout {word}' writes the version in the index"
+            )
+            refused.append((path, GitError(reason)))
+    if pathspecs and held.manifests and all(entry.unmerged for entry, _ in held.manifests.values()):
+        raise UsageError(_nothing(pathspecs, True, session.cwd or Path.cwd()))
+    return Plan(tuple(targets), tuple(refused), held.found, len(held.manifests), left_out)
 
 
 def _nothing(pathspecs: Sequence[str], listed: bool, cwd: Path) -> str:
@@ -91,6 +125,17 @@ def _is_unwritten(path: Path, manifest: Manifest) -> bool:
     except OSError:
         return False
     return held is not None and held.identity == manifest.identity
+
+
+def _is_other_manifest(path: Path) -> bool:
+    """Whether the file starts like a manifest."""
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            return False
+        with path.open("rb") as file:
+            return is_manifest(file.read(len(MAGIC)))
+    except OSError:
+        return False
 
 
 def checkout(session: Session, targets: Sequence[Target], advance: Callable[[int], None] | None = None) -> Outcome:

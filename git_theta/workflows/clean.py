@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from git_theta.core import dtypes, legacy
+from git_theta.core import dtypes, legacy, lfs_pointer
 from git_theta.core import skeleton as skeletons
 from git_theta.core.digest import digest
 from git_theta.core.futures import abandon
@@ -59,7 +59,7 @@ def clean(session: Session, path: str, source: Source, known: Sequence[Manifest]
     ``known`` are manifests that the index and HEAD hold there: content that one of them describes gives that very manifest back,
     and tensors that did not change keep their lines. A manifest passes through as it is, and so does metadata of Git-Theta 0.2, with a
     warning. The objects are stored, but neither durable nor visible before ``session.store.flush()``. :class:`FormatError` for a broken
-    checkpoint.
+    checkpoint, and for a Git LFS pointer that no known manifest describes.
     """
     job = job or Job()
     job.total = source.size
@@ -69,6 +69,8 @@ def clean(session: Session, path: str, source: Source, known: Sequence[Manifest]
     if legacy.is_metadata(head):
         session.warn(f"{path} stays as it is: {legacy.ADVICE}")
         return source.read(0, source.size)
+    if lfs_pointer.is_pointer(source.size, head):
+        return _held_pointer(session, source, known)
     layout = _layout(session, path, source, head, known)
     elsewhere = Elsewhere(session, path)
     try:
@@ -152,6 +154,16 @@ def _pass_through(source: Source) -> bytes:
     text = unconverted(source.read(0, source.size))
     parse(text)
     return text
+
+
+def _held_pointer(session: Session, source: Source, known: Sequence[Manifest]) -> bytes:
+    """The known manifest of the Git LFS pointer in ``source``; :class:`FormatError` when there is none: it is not a model."""
+    from git_theta.workflows import recut
+
+    for manifest in known:
+        if manifest.size == source.size and recut.describing(session, manifest, source) is not None:
+            return dump(manifest)
+    raise FormatError(f"this {lfs_pointer.ADVICE}")
 
 
 @dataclass(slots=True)

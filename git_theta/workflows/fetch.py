@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import translate
 
 from git_theta.core.manifest import Manifest, ObjectRef, parse
@@ -27,6 +27,19 @@ class Outcome:
     lacking: tuple[ObjectRef, ...]
 
 
+@dataclass(slots=True)
+class Needed:
+    """The ``objects`` (id → size) that manifests need, and how many manifests could not be read."""
+
+    objects: dict[str, int] = field(default_factory=dict)
+    unread: int = 0
+
+    def add(self, other: Needed) -> None:
+        """Count in what others need."""
+        self.objects |= other.objects
+        self.unread += other.unread
+
+
 def fetch_missing(session: Session, manifests: Sequence[Manifest]) -> None:
     """Bring what ``manifests`` need and the store has not. What cannot be had stays missing: the caller looks again."""
     transfer.bring(session, [ref for manifest in manifests for ref in smudge.missing(session.store, manifest)])
@@ -41,7 +54,7 @@ def fetch(session: Session, needed: dict[str, int], remote: Remote | None = None
     return Outcome(len(refs), tuple(ref for ref in absent if ref.oid not in left), tuple(lacking))
 
 
-def of_revisions(session: Session, revisions: Sequence[str], glob: str | None = None, whole_history: bool = False) -> dict[str, int]:
+def of_revisions(session: Session, revisions: Sequence[str], glob: str | None = None, whole_history: bool = False) -> Needed:
     """The objects that revisions need: of one commit (or tree) its files', of a range ``A..B`` all of its commits'.
 
     ``glob`` narrows it to tensors with a matching name (``*`` matches dots too). :class:`~git_theta.errors.UsageError` for a revision that
@@ -75,12 +88,12 @@ def blobs_of_checkout(session: Session) -> dict[str, str]:
     return found
 
 
-def of_checkout(session: Session, glob: str | None = None) -> dict[str, int]:
+def of_checkout(session: Session, glob: str | None = None) -> Needed:
     """The objects that the index (all its stages) and HEAD need."""
     return _objects(session, blobs_of_checkout(session), glob)
 
 
-def of_recent(session: Session, days: int, glob: str | None = None) -> dict[str, int]:
+def of_recent(session: Session, days: int, glob: str | None = None) -> Needed:
     """The objects of every branch, remote branch and tag that moved in the last ``days`` days, and of their commits since."""
     tips = history.recent_tips(session.repository, days)
     found: dict[str, str] = {}
@@ -91,8 +104,8 @@ def of_recent(session: Session, days: int, glob: str | None = None) -> dict[str,
     return _objects(session, found, glob)
 
 
-def _objects(session: Session, blobs: dict[str, str], glob: str | None) -> dict[str, int]:
-    references, chosen = References(), dict[str, int]()
+def _objects(session: Session, blobs: dict[str, str], glob: str | None) -> Needed:
+    references, chosen, unread = References(), dict[str, int](), 0
     matches = re.compile(translate(glob)).match if glob is not None else None
     for found in history.manifests(session.repository, blobs):
         try:
@@ -103,8 +116,9 @@ def _objects(session: Session, blobs: dict[str, str], glob: str | None) -> dict[
                 if any(matches(name) for name in (entry.name, *entry.aliases)):
                     chosen.update((ref.oid, ref.size) for ref in entry.objects)
         except ManifestError as error:
+            unread += 1
             session.warn(f"{display(found.path)} (blob {found.blob[:12]}) is left out: {error}")
-    return references.objects if matches is None else chosen
+    return Needed(references.objects if matches is None else chosen, unread)
 
 
 def _resolve(session: Session, revision: str) -> list[str]:

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from git_theta.core import lfs_pointer
 from git_theta.core import skeleton as skeletons
 from git_theta.core.manifest import Entry, Manifest, is_manifest, parse
 from git_theta.core.names import display
 from git_theta.core.tensors import Buffer, Spec, Tensor
-from git_theta.errors import FormatError, ManifestError, UsageError
+from git_theta.errors import FormatError, GitError, ManifestError, UsageError
 from git_theta.git import writing
 from git_theta.workflows import tensors
 from git_theta.workflows.session import Session
@@ -38,9 +39,16 @@ def manifest_at(session: Session, revision: str, path: str) -> Manifest:
     cwd = session.cwd or session.repository.git_dir
     if not revision.startswith(":") and writing.commit(revision, cwd) is None:
         raise UsageError(f"there is no revision '{display(revision, 80)}'; 'git fetch' brings those of a remote")
+    if text is None and revision in (":", ":0"):
+        from git_theta.workflows import mistracked
+
+        unfinished = mistracked.unfinished(session.repository, session.cwd)
+        if unfinished:
+            raise GitError(unfinished)
     if text is None:
         raise UsageError(f"there is no file {display(path)} in {display(revision, 60)}; paths count from the top of the repository")
-    raise UsageError(f"{display(path)} in {display(revision, 60)} is not stored by Git-Theta")
+    how = "a Git LFS pointer, not a model that Git-Theta stores" if lfs_pointer.is_pointer(len(text), text) else "not stored by Git-Theta"
+    raise UsageError(f"{display(path)} in {display(revision, 60)} is {how}")
 
 
 @dataclass(frozen=True, slots=True)

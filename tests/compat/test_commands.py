@@ -435,16 +435,17 @@ def test_files_that_are_in_git_already_are_named(fresh: Repo) -> None:
     fresh.write("pointer.bin", b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 5\n")
     fresh.git("add", ".")
     text = said(fresh, "track", "*.safetensors", "*.pt", "*.bin")
-    assert "3 matching files are in git already, stored without Git-Theta:\n" in text
+    assert "2 matching files are in git already, stored without Git-Theta:\n" in text
     assert "    small.pt (1.5 kB)\n" in text
-    assert "    pointer.bin (a Git LFS pointer)\n" in text
-    assert "next commit on: git add --renormalize model.safetensors pointer.bin small.pt\n" in text
+    assert "next commit on: git add --renormalize model.safetensors small.pt\n" in text
+    assert "pointer.bin is a Git LFS pointer, not the model: run 'git lfs pull' first\n" in text
+    assert "To store them with Git-Theta: git lfs pull && git add pointer.bin\n" in text
     listing = said(fresh, "ls-files")
     assert "committed without Git-Theta (as it is, 1.5 kB)" in listing
     assert "committed without Git-Theta (a Git LFS pointer)" in listing
     fresh.git("add", "--renormalize", "model.safetensors")
     assert fresh.manifest(":model.safetensors").size == len(model())
-    assert "2 matching files" in said(fresh, "track", "*.safetensors", "*.pt", "*.bin")
+    assert "1 matching file is" in said(fresh, "track", "*.safetensors", "*.pt", "*.bin")
 
 
 def test_a_base(fresh: Repo) -> None:
@@ -505,7 +506,7 @@ def test_models_of_the_index(history: Repo) -> None:
     assert found["path"] == ["path", "format", "tensors", "size", "stored"]
     assert found["model.safetensors"][1:3] == ["safetensors", "3"]
     assert found["sub/copy.safetensors"][1:3] == ["safetensors", "2"]
-    assert "committed without Git-Theta (as it is, 2.0 kB); 'git add --renormalize' changes that" in text
+    assert "committed without Git-Theta (as it is, 2.0 kB); run 'git add --renormalize old.raw' and commit it" in text
     manifests = [history.manifest(f":{name}") for name in ("model.safetensors", "sub/copy.safetensors")]
     shared = set(manifests[0].objects()) & set(manifests[1].objects())
     assert shared
@@ -530,8 +531,10 @@ def test_models_of_a_revision(history: Repo) -> None:
 def test_attributes_of_a_revision_are_its_own(history: Repo) -> None:
     history.git("rm", "-q", "--cached", ".gitattributes")
     (history.path / ".gitattributes").unlink()
-    assert said(history, "ls-files") == "No tracked models are in the index.\n"
-    assert "model.safetensors" in said(history, "ls-files", "v1")
+    text = said(history, "ls-files")
+    assert list(rows(text))[:3] == ["path", "model.safetensors", "sub/copy.safetensors"]
+    assert text.count("no .gitattributes tracks the file") == 2
+    assert "no .gitattributes" not in said(history, "ls-files", "v1")
 
 
 def test_tensors_and_json(history: Repo) -> None:
@@ -627,6 +630,7 @@ def test_show_says_why_it_cannot(name: str, reason: str, history: Repo) -> None:
 
 
 def test_env_of_a_configured_repository(history: Repo) -> None:
+    history.git("rm", "-q", "--cached", "old.raw")  # committed without Git-Theta, as env would say
     history.git("config", "theta.threads", "2")
     text = said(history, "env")
     lines = [line.split() for line in text.splitlines()]

@@ -20,8 +20,8 @@ def test_the_index() -> None:
     assert in_index(listing.encode()) == [
         Entry("model.pt", "100644", A),
         Entry("sub/my model\n.pt", "100755", B),
-        Entry("both.pt", "100644", B),
-        Entry("theirs.pt", "100644", A),
+        Entry("both.pt", "100644", B, unmerged=True),
+        Entry("theirs.pt", "100644", A, unmerged=True),
     ]
     assert in_index(b"") == []
 

@@ -16,7 +16,7 @@ import safetensors.numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from git_theta.core import objects
+from git_theta.core import lfs_pointer, objects
 from git_theta.core.layout import Extent
 from git_theta.core.manifest import Entry, Link, Manifest, ObjectRef, dump, parse
 from git_theta.core.names import escape
@@ -527,3 +527,45 @@ def test_names_of_every_kind(bench: Bench) -> None:
     assert set(names) == {entry.name for entry in manifest.entries}
     assert all(escape(name).encode() in dump(manifest) for name in names)
     assert bench.stream(manifest) == data
+
+
+# Git LFS pointers
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 12345\n"
+
+
+@pytest.mark.parametrize("path", ["m.bin", "m.pt", "m.safetensors", "m.gguf", "m.h5", "m.onnx", "m.zip", "m"])
+@pytest.mark.parametrize("on_invalid", ["refuse", "store"])
+@pytest.mark.parametrize(
+    "pointer",
+    [
+        POINTER,
+        POINTER.replace(b"git-lfs.github.com", b"hawser.github.com"),
+        POINTER.replace(b"\noid", b"\next-0-foo sha256:" + b"b" * 64 + b"\noid"),
+        POINTER.replace(b"\n", b"\r\n"),
+        POINTER[:-1],
+    ],
+    ids=["plain", "hawser", "extension", "crlf", "no newline"],
+)
+def test_a_git_lfs_pointer_is_refused(make: Make, path: str, on_invalid: str, pointer: bytes) -> None:
+    bench = make(on_invalid=on_invalid)
+    with pytest.raises(FormatError, match="Git LFS pointer, not the model: run 'git lfs pull' first"):
+        bench.clean(pointer, path=path)
+    assert bench.store_objects == set()
+
+
+def test_a_pointer_that_is_held_gives_its_manifest_back(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = make()
+    with monkeypatch.context() as patch:  # as a release could that did not know pointers
+        patch.setattr(lfs_pointer, "is_pointer", lambda *_: False)
+        held = bench.clean(POINTER, path="m.bin")
+        other = bench.clean(POINTER.replace(b"a" * 64, b"b" * 64), path="m.bin")
+    assert bench.clean(POINTER, other, held, path="m.bin") == held
+    with pytest.raises(FormatError, match="Git LFS pointer"):
+        bench.clean(POINTER, other, path="m.bin")
+
+
+def test_what_only_starts_like_a_pointer_is_stored(make: Make) -> None:
+    data = POINTER + bytes(1024)
+    bench = make()
+    assert bench.stream(bench.clean(data, path="m.bin")) == data
