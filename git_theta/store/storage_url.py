@@ -39,6 +39,11 @@ class Storage:
         """Whether nothing can be written there."""
         return self.scheme in ("http", "https")
 
+    @property
+    def address(self) -> str:
+        """The URL of a web server's files: its path is decoded and ends in a slash."""
+        return f"{self.scheme}://{self.host}/{self.path}{'/' if self.path else ''}"
+
     def spec(self, environment: Mapping[str, str]) -> dict[str, Any]:
         """What TensorStore calls it."""
         path = f"{self.path}/" if self.path else ""
