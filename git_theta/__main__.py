@@ -10,6 +10,9 @@ from typing import NoReturn
 def main() -> int:
     """Run the command that the arguments name; the exit code. An error is one line on standard error, never a traceback."""
     try:
+        from git_theta.drivers.encoding import ensure_utf8
+
+        ensure_utf8()
         if sys.argv[1:2] == ["filter-process"] and not {"-h", "--help"}.intersection(sys.argv[2:]):
             _filter_process()
         if sys.argv[1:2] == ["pre-push"] and len(sys.argv) == 4:
