@@ -67,7 +67,7 @@ def test_commands_in_a_locale_without_unicode(ascii_repo: Repo, locale: str) -> 
         done = ascii_repo.theta_run(*words, **more)
         said = (done.stdout + done.stderr).decode("utf-8", "replace")
         assert not any(word in said for word in ("Unicode", "codec", "internal error")), said
-        assert (done.returncode == 0) == ("nö" not in words[-1]), said
+        assert words == ["env"] or (done.returncode == 0) == ("nö" not in words[-1]), said
         assert done.stdout.isascii() or "--markdown" in words
 
 
