@@ -47,12 +47,16 @@ class Checksum(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """All extents of a file of ``size`` bytes, in file order, and the checksums proposed for its other bytes."""
+    """All extents of a file of ``size`` bytes, in file order, and the checksums proposed for its other bytes.
+
+    ``notices`` are lines for the user about what the format did not understand.
+    """
 
     format: str
     size: int
     extents: tuple[Extent, ...]
     checksums: tuple[Checksum, ...] = ()
+    notices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         previous, names = 0, set[str]()

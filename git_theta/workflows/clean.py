@@ -142,6 +142,8 @@ def scan(session: Session, path: str, source: Source, head: bytes) -> Layout:
             raise FormatError(f"format {candidate.name} describes {layout.size} bytes of a file of {source.size}")
         if layout.format == "opaque" and layout.size and not tables.explains(PurePosixPath(path).name):
             session.warn(f"{path}: no known checkpoint format; stored as plain bytes")
+        for notice in layout.notices:
+            session.warn(f"{path}: {notice}")
         return layout
     raise FormatError("no checkpoint format is installed")  # pragma: no cover - opaque takes everything
 
