@@ -89,6 +89,14 @@ class Layout:
             position = field.offset + 4
 
 
+class PartlyBrokenError(FormatError):
+    """A broken file of which some tensors are whole. ``layout`` has these; all other bytes belong to the skeleton."""
+
+    def __init__(self, message: str, layout: Layout) -> None:
+        super().__init__(message)
+        self.layout = layout
+
+
 def unique_names(names: Iterable[str]) -> list[str]:
     """The names with repeated ones numbered (``x``, ``x#2``, ``x#3``), so that each can stand for one extent."""
     seen: set[str] = set()

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from git_theta.core import skeleton
-from git_theta.core.layout import Layout
+from git_theta.core.layout import Layout, PartlyBrokenError
 from git_theta.core.source import BytesSource
 from git_theta.errors import FormatError
 
@@ -91,6 +91,7 @@ def survives(fmt: Any, damaged: Iterable[bytes]) -> tuple[int, int]:
         except FormatError as error:
             message = str(error)
             refused += 1
+            assert not isinstance(error, PartlyBrokenError) or rebuilt(error.layout, data) == data
         else:
             assert rebuilt(layout, data) == data
             accepted += 1
