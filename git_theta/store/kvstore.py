@@ -90,8 +90,9 @@ class BucketPlace:
         def write(there: tensorstore.KvStore, ref: ObjectRef) -> Any:
             return there.write(_key(ref), _checked(store.read(ref), ref))
 
-        if refs:
-            self._writable()
+        if not refs:
+            return
+        self._writable()
         for ref, outcome in self._each(refs, write, lambda ref: ref.size, write=True):
             self._arrived(ref, outcome)
             advance(ref.size)
@@ -195,6 +196,7 @@ class BucketPlace:
 
     def _store(self) -> tensorstore.KvStore:
         if self._opened is None:
+            check_reachable(self._storage, self._environment, self.title, self._limits)
             import tensorstore
 
             try:
@@ -224,6 +226,21 @@ class BucketPlace:
         finally:
             for _, future in under_way:
                 future.cancel()
+
+
+def check_reachable(storage: Storage, environment: Mapping[str, str], title: str, limits: Limits | None = None) -> None:
+    """:class:`TransferError` if nobody answers at the storage's address.
+
+    TensorStore would go on trying for half a minute, and its libraries would write to standard error about credentials meanwhile.
+    """
+    where = storage.contact(environment)
+    if where is not None:
+        from git_theta.store import web
+
+        try:
+            web.reach(*where, limits)
+        except web.ServerFault as fault:
+            raise TransferError(f"{title}: {_reason(fault)}") from None
 
 
 def context() -> tensorstore.Context:

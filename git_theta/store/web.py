@@ -46,6 +46,16 @@ class Limits:
     pauses: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
+def reach(scheme: str, host: str, limits: Limits | None = None) -> None:
+    """Connect to ``host`` (or the proxy to it) and hang up; :class:`ServerFault` if that cannot be done."""
+    address = urlsplit(f"//{_proxy(scheme, host) or host}")
+    try:
+        port = address.port or (443 if scheme == "https" else 80)
+        socket.create_connection((address.hostname or "", port), timeout=(limits or Limits()).connect).close()
+    except OSError as error:
+        raise ServerFault(f"{address.netloc} cannot be reached: {_text(error)}") from None
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What a key holds: ``state`` is ``value`` or ``missing``."""
