@@ -12,6 +12,9 @@ def main() -> int:
     if sys.implementation.name == "cpython":
         os.environ["PYTHON_ZSTANDARD_IMPORT_POLICY"] = "cext"  # the default here; another value could keep zstandard from being imported
     try:
+        from git_theta.drivers.encoding import ensure_utf8
+
+        ensure_utf8()
         if sys.argv[1:2] == ["filter-process"] and not {"-h", "--help"}.intersection(sys.argv[2:]):
             _filter_process()
         if sys.argv[1:2] == ["pre-push"] and len(sys.argv) == 4:

@@ -17,12 +17,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / "unit" / "checkpoints"), str(HERE.parent)]
 
 from cutting import mutants, rebuilt, survives  # noqa: E402 - found by the line above
 
+from git_theta.checkpoints import pickle_machine  # noqa: E402 - found by the line above
 from git_theta.core.contracts import ReadsContents, ReadsSibling  # noqa: E402 - as above
 from git_theta.core.layout import Layout  # noqa: E402 - as above
 from git_theta.core.source import BytesSource, Source  # noqa: E402 - as above
@@ -100,10 +102,37 @@ class _Beside:
         return Layout("opaque", source.size, ())
 
 
+class _LargePickle:
+    """Reads pickles as those too large to be held."""
+
+    def sniff(self, head: bytes) -> bool:
+        return bool(head)
+
+    def scan(self, source: Source) -> Layout:
+        try:
+            _, length = pickle_machine.read_large(source.read, 0, source.size)
+        except pickle_machine.PickleError as error:
+            raise FormatError(str(error)) from None
+        assert 0 < length <= source.size
+        return Layout("opaque", source.size, ())
+
+
+def _pickles() -> list[bytes]:
+    import pickle
+
+    long = {"text": "ü" * 3000, "bytes": bytes(5000), "number": 7**5000, "array": bytearray(2000), "end": [1, "x"]}
+    found = [pickle.dumps(long, protocol) for protocol in (1, 2, 4, 5)]
+    for path in sorted((DATA / "torch").glob("*.pt")):
+        with suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as file:
+            found += [file.read(name) for name in file.namelist() if name.endswith("data.pkl")]
+    return found
+
+
 SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "safetensors": _safetensors,
     "torch-zip": lambda: [*_files("torch", "*.pt"), *_files("formats", "*.distcp")],
     "torch-legacy": lambda: [*_files("formats", "*-legacy.pt"), *_files("torch", "legacy.pt")],
+    "large-pickle": _pickles,
     "gguf": lambda: _files("formats", "*.gguf"),
     "npy": lambda: _files("formats", "*.npy"),
     "npz": lambda: _files("formats", "*.npz"),
@@ -126,7 +155,7 @@ def fuzz(name: str, count: int, seed: int = 0, keep: Callable[[bytes, Exception]
 
     Bad ones are handed to ``keep``; without it the first is raised.
     """
-    parser = _Beside(*BESIDE[name]) if name in BESIDE else tables.checkpoint_format(name)
+    parser: Any = _Beside(*BESIDE[name]) if name in BESIDE else _LargePickle() if name == "large-pickle" else tables.checkpoint_format(name)
     refused, accepted, bad, slowest = 0, 0, 0, 0.0
     for data in mutants(SEEDS[name](), count, seed):
         start = time.process_time()

@@ -13,7 +13,7 @@ from typing import Literal
 from git_theta.checkpoints.assemble import assemble, raw, shaped
 from git_theta.checkpoints.cursor import Cursor
 from git_theta.core import dtypes
-from git_theta.core.layout import Extent, Layout
+from git_theta.core.layout import Extent, Layout, PartlyBrokenError
 from git_theta.core.names import display
 from git_theta.core.source import BytesSource, Source
 from git_theta.core.tensors import Buffer, Contents, Tensor
@@ -110,9 +110,12 @@ class GgufFormat:
         infos = sorted(header.infos, key=lambda info: info.offset)
         ends = [*(header.data + info.offset for info in infos[1:]), source.size]
         extents = [_extent(header, info, end) for info, end in zip(infos, ends, strict=True)] if infos else []
-        for extent in extents:
-            if extent.end > source.size:
-                raise _broken(f"tensor {display(extent.name, 80)} reaches beyond the end of the file")
+        whole = [extent for extent in extents if extent.end <= source.size]
+        if len(whole) < len(extents):
+            short = next(extent for extent in extents if extent.end > source.size)
+            more = f" ({len(extents) - len(whole)} of {len(extents)} tensors are cut short)"
+            error = _broken(f"tensor {display(short.name, 80)} reaches beyond the end of the file{more}")
+            raise PartlyBrokenError(str(error), assemble(self.name, source.size, whole))
         return assemble(self.name, source.size, extents)
 
     def contents(self, source: Source) -> Contents:

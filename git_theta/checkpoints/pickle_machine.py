@@ -46,6 +46,13 @@ class Long:
     data: memoryview
 
 
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A text, byte string or number of ``length`` bytes that was never read (see :func:`read_large`)."""
+
+    length: int
+
+
 @dataclass(slots=True, eq=False)
 class Pairs:
     """A mapping: key, value, key, value, … in ``flat``."""
@@ -95,13 +102,75 @@ def read_first(data: bytes) -> tuple[Any, int]:
         raise PickleError(f"the pickle is damaged or uses something unknown ({str(error)[:80]!a})") from None
 
 
+def read_large(source: Callable[[int, int], bytes], start: int, end: int) -> tuple[Any, int]:
+    """As :func:`read_first`, for the pickle that starts at ``start`` and may be larger than :data:`SIZE_LIMIT`.
+
+    ``source(offset, length)`` reads bytes. Texts, byte strings and numbers of :data:`SKIPPED` bytes and more are not read; each becomes a
+    :class:`Skipped`. The rest is held in memory and has the same limits.
+    """
+    data, length = _condensed(source, start, end)
+    machine = _Machine(data)
+    machine.condensed = True
+    try:
+        return _run(machine), length
+    except (IndexError, ValueError, TypeError, OverflowError, struct.error) as error:
+        raise PickleError(f"the pickle is damaged or uses something unknown ({str(error)[:80]!a})") from None
+
+
+SKIPPED = 1 << 10
+_WINDOW = 1 << 20
+_SKIP = 0xFF  # no opcode of pickle's
+_FIXED = {code: width for width, codes in {
+    1: (0x71, 0x4B, 0x68, 0x82, 0x80), 2: (0x4D, 0x83), 4: (0x72, 0x4A, 0x6A, 0x84), 8: (0x47, 0x95)
+}.items() for code in codes}  # fmt: skip
+_PREFIXED = {code: width for width, codes in {
+    1: (0x8C, 0x43, 0x55, 0x8A), 4: (0x58, 0x42, 0x54, 0x8B), 8: (0x8D, 0x8E, 0x96)
+}.items() for code in codes}  # fmt: skip
+_LINES = {**dict.fromkeys((0x46, 0x49, 0x4C, 0x53, 0x56, 0x67, 0x70, 0x50), 1), 0x63: 2, 0x69: 2}
+
+
+def _condensed(source: Callable[[int, int], bytes], start: int, end: int) -> tuple[bytes, int]:
+    """The pickle without its long values, and its own length."""
+    out, window, base, at = bytearray(), b"", start, 0
+    for _ in range(STEP_LIMIT):
+        if len(window) - at < 3 * SKIPPED:  # longer than any step that is copied
+            base, at = base + at, 0
+            window = source(base, max(0, min(_WINDOW, end - base)))
+        if at >= len(window):
+            raise PickleError("it ends in the middle of a value")
+        code, begun = window[at], at
+        width = _PREFIXED.get(code, 0)
+        at += 1 + (width or _FIXED.get(code, 0))
+        if width:
+            length = int.from_bytes(window[begun + 1 : at], "little")
+            if base + at + length > end:
+                raise PickleError("it ends in the middle of a value")
+            at += length
+            if length >= SKIPPED:
+                out += b"\xff" + length.to_bytes(8, "little")
+                if at >= len(window):
+                    base, at, window = base + at, 0, b""
+                continue
+        for _ in range(_LINES.get(code, 0)):
+            at = window.find(b"\n", at, begun + 2 * SKIPPED) + 1
+            if not at:
+                raise PickleError("a line of it is too long")
+        out += window[begun:at]
+        if len(out) > SIZE_LIMIT:
+            raise PickleError(f"without its long values it is larger than {SIZE_LIMIT} bytes")
+        if code == 0x2E:
+            return bytes(out), base + at - start
+    raise PickleError(f"it has more than {STEP_LIMIT} opcodes")
+
+
 class _Machine:
     """The stack, the marks in it (as heights) and the memo."""
 
-    __slots__ = ("data", "end", "marks", "memo", "stack", "view")
+    __slots__ = ("condensed", "data", "end", "marks", "memo", "stack", "view")
 
     def __init__(self, data: bytes) -> None:
         self.data = data
+        self.condensed = False
         self.view = memoryview(data)
         self.end = 0
         self.stack: list[Any] = []
@@ -366,6 +435,15 @@ def _skip(machine: _Machine, position: int) -> int:
     end = machine.take(position, {0x98: 0, 0x95: 8, 0x80: 1}[code])
     if code == 0x80 and machine.data[position] > 5:
         raise PickleError(f"protocol {machine.data[position]} is unknown")
+    return end
+
+
+@_opcode(_SKIP)
+def _skipped(machine: _Machine, position: int) -> int:
+    end = machine.take(position, 8)
+    if not machine.condensed:
+        raise PickleError("unknown opcode 0xff")
+    machine.stack.append(Skipped(int.from_bytes(machine.data[position:end], "little")))
     return end
 
 

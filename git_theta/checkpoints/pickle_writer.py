@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from git_theta.checkpoints.pickle_machine import Call, Global, Items, Long, Pairs, Persistent
+from git_theta.checkpoints.pickle_machine import Call, Global, Items, Long, Pairs, Persistent, Skipped
 from git_theta.core.names import display
 from git_theta.errors import FormatError
 
@@ -133,6 +133,10 @@ def _steps(node: Any) -> Sequence[Any]:
     if kind is bytes or kind is Long:
         text = bytes(getattr(node, "data", node)).decode("latin-1")
         return [Global("_codecs", "encode"), *_tuple((text, "latin1")), _Raw(b"R"), _Put(node)]
+    if kind is Skipped:
+        raise FormatError(
+            f"the checkpoint holds a value of {node.length} bytes beside its tensors, in a pickle too large to be written again"
+        )
     raise FormatError(f"a value of type {kind.__name__} cannot be written to a torch file")
 
 

@@ -14,8 +14,9 @@ import re
 import struct
 from collections.abc import Mapping
 
+from git_theta.checkpoints.assemble import assemble
 from git_theta.core import dtypes
-from git_theta.core.layout import Extent, Layout
+from git_theta.core.layout import Extent, Layout, PartlyBrokenError
 from git_theta.core.names import display
 from git_theta.core.source import Source
 from git_theta.core.tensors import Buffer, Contents, Tensor
@@ -100,7 +101,12 @@ class SafetensorsFormat:
             extents.append(Extent(name, dtype, _checked_shape(name, dtype, shape, last - first), start + first, last - first))
             position = last
         if position != end:
-            raise _broken(f"its tensors hold {position} bytes, but {end} follow the header")
+            whole = [extent for extent in extents if extent.end <= source.size]
+            if position < end:
+                reason = f"its tensors are whole, but {end - position} bytes follow them that belong to none"
+            else:
+                reason = f"it ends {position - end} bytes too early: {len(extents) - len(whole)} of {len(extents)} tensors are cut short"
+            raise PartlyBrokenError(str(_broken(reason)), assemble(self.name, source.size, whole))
         return Layout(self.name, source.size, tuple(extents))
 
     def contents(self, source: Source) -> Contents:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from git_theta.checkpoints import pickle_machine
@@ -29,7 +29,7 @@ class TorchArchive:
     """A torch archive: its entries by their names below ``root`` in file order, and what its pickles call the storages.
 
     ``views`` holds the tensors by the name of their storage's entry (``data/<key>``). ``tree`` is None when ``data.pkl`` is
-    not understood.
+    not understood; ``trouble`` says why.
     """
 
     root: str
@@ -37,6 +37,7 @@ class TorchArchive:
     tree: object
     views: dict[str, list[View]]
     big_endian: bool
+    trouble: str = ""
 
 
 class Part(NamedTuple):
@@ -61,15 +62,19 @@ class Part(NamedTuple):
 
 def scan(name: str, source: Source) -> Layout:
     """The layout of a torch file, for the format ``name``; :class:`FormatError` when its zip archive is not sound."""
-    archives = read_archives(source)
-    return finished(name, source.size, archives, list(bounded(_all_extents(source, archives))))
+    archives, notices = read_archives(source), list[str]()
+    layout = finished(name, source.size, archives, list(bounded(_all_extents(source, archives, notices))))
+    return replace(layout, notices=tuple(notices)) if notices else layout
 
 
-def _all_extents(source: Source, archives: Sequence[ZipArchive]) -> Iterator[Extent]:
+def _all_extents(source: Source, archives: Sequence[ZipArchive], notices: list[str]) -> Iterator[Extent]:
     budget = pickle_machine.SIZE_LIMIT
     for archive in archives:
-        yield from extents(understand(source, archive, budget))
-        budget -= sum(entry.length for entry in archive.entries if entry.name.endswith(".pkl"))
+        understood = understand(source, archive, budget)
+        if understood.trouble and any(map(STORAGE_NAME.match, understood.entries)):
+            notices.append(f"its tensors have no names and types, since its pickle is not understood: {understood.trouble}")
+        yield from extents(understood)
+        budget -= sum(min(entry.length, budget) for entry in archive.entries if entry.name.endswith(".pkl"))
 
 
 def extents(archive: TorchArchive) -> Iterator[Extent]:
@@ -88,25 +93,32 @@ def understand(source: Source, archive: ZipArchive, budget: int = pickle_machine
     folders = [entry.name.removesuffix("data.pkl") for entry in archive.entries if entry.name.endswith("/data.pkl")]
     root = folders[0] if len(folders) == 1 and folders[0].count("/") == 1 else ""
     entries = {name: entry for name, entry in _below(root, archive.entries) if not name.endswith("/")}
-    tree, found = None, dict[str, list[View]]()
+    tree, found, trouble = None, dict[str, list[View]](), ""
     if root:
-        tree = _read_pickle(source, entries.get("data.pkl"), budget)
-        constants = _read_pickle(source, entries.get("constants.pkl"), budget)  # of TorchScript
+        tree, trouble = _read_pickle(source, entries.get("data.pkl"), budget)
+        constants, _ = _read_pickle(source, entries.get("constants.pkl"), budget)  # of TorchScript
         for folder, seen in (("data", views(tree)), ("constants", views(constants, "constants"))):
             for view in seen:
                 found.setdefault(f"{folder}/{view.storage.key}", []).append(view)
     order = entries.get("byteorder")
     big_endian = order is not None and order.plain and order.length == 3 and source.read(order.offset, 3) == b"big"
-    return TorchArchive(root, entries, tree, found, big_endian)
+    return TorchArchive(root, entries, tree, found, big_endian, trouble)
 
 
-def _read_pickle(source: Source, entry: ZipEntry | None, budget: int) -> object:
-    if entry is None or not entry.plain or entry.length > budget:
-        return None
+def _read_pickle(source: Source, entry: ZipEntry | None, budget: int) -> tuple[object, str]:
+    """A pickle's tree, or None and why there is none: such a file may load elsewhere all the same; it is cut without names."""
+    if entry is None:
+        return None, ""
+    if not entry.plain:
+        return None, "it is compressed"
     try:
-        return pickle_machine.read(source.read(entry.offset, entry.length))
-    except pickle_machine.PickleError:
-        return None  # such a file may load elsewhere all the same; it is cut without names
+        if entry.length <= budget:
+            return pickle_machine.read(source.read(entry.offset, entry.length)), ""
+        if budget < pickle_machine.SIZE_LIMIT:
+            return None, f"the pickles of the file's archives are larger than {pickle_machine.SIZE_LIMIT} bytes"
+        return pickle_machine.read_large(source.read, entry.offset, entry.offset + entry.length)[0], ""
+    except pickle_machine.PickleError as error:
+        return None, str(error)
 
 
 def _below(root: str, entries: Sequence[ZipEntry]) -> list[tuple[str, ZipEntry]]:

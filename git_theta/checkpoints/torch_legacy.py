@@ -24,7 +24,7 @@ from git_theta.errors import FormatError
 # LONG1 of ten bytes: how every pickle protocol from 2 on writes the magic number 0x1950a86a20f9469cfc6c.
 MAGIC = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
 _PROTOCOL = 1001
-_WINDOWS = (1 << 16, 4 << 20, pickle_machine.SIZE_LIMIT)
+_WINDOWS = (1 << 16, 4 << 20, pickle_machine.SIZE_LIMIT)  # a longer one is read without its long values
 
 
 class TorchLegacyFormat:
@@ -74,17 +74,21 @@ def _read(source: Source) -> TorchArchive:
 
 def _pickle(cursor: Cursor) -> Any:
     """The next pickle; its end is only known when it is read."""
-    for window in _WINDOWS:
-        data = cursor.source.read(cursor.position, min(window, cursor.end - cursor.position))
-        try:
-            tree, length = pickle_machine.read_first(data)
-        except PickleError as error:
-            if window == _WINDOWS[-1] or len(data) < window:
-                raise cursor.broken(f"the pickle at byte {cursor.position} cannot be read: {error}") from None
+    try:
+        for window in _WINDOWS:
+            data = cursor.source.read(cursor.position, min(window, cursor.end - cursor.position))
+            try:
+                tree, length = pickle_machine.read_first(data)
+                break
+            except PickleError:
+                if len(data) < window:
+                    raise
         else:
-            cursor.skip(length)
-            return tree
-    raise AssertionError
+            tree, length = pickle_machine.read_large(cursor.source.read, cursor.position, cursor.end)
+    except PickleError as error:
+        raise cursor.broken(f"the pickle at byte {cursor.position} cannot be read: {error}") from None
+    cursor.skip(length)
+    return tree
 
 
 def _storages(seen: list[View], numbers: dict[str, int]) -> dict[str, tuple[Storage, list[View]]]:

@@ -14,7 +14,7 @@ from git_theta.cli.output import Command, path, plural, size, warn
 from git_theta.core.manifest import is_manifest, parse
 from git_theta.core.names import display
 from git_theta.core.source import FileSource
-from git_theta.errors import UsageError
+from git_theta.errors import StoreError, UsageError
 from git_theta.git.config import load_settings
 from git_theta.git.repository import discover
 from git_theta.workflows import convert as conversion
@@ -49,7 +49,7 @@ def convert(source: str, target: Path, form: str | None, drop: bool, force: bool
     if os.path.lexists(target) and not force:
         raise UsageError(f"{path(target)} exists already; --force replaces it")
     with ExitStack() as stack:
-        opened = _open(source, stack)
+        opened = _open(source, target, stack)
         done = conversion.convert(opened, PurePosixPath(source).suffix, name, drop)
         conversion.write(target, done.data, force)
     click.echo(f"Wrote {path(target)}: {name}, {plural(done.tensors, 'tensor')}, {size(memoryview(done.data).nbytes)}.")
@@ -73,8 +73,8 @@ def _listed(title: str, lines: Sequence[str], everything: bool) -> Iterator[str]
             yield f"  ... and {len(lines) - count:,} more (--all lists them)"
 
 
-def _open(name: str, stack: ExitStack) -> FileSource:
-    """The checkpoint's bytes: of a file that exists, else of what git stores as ``REV:PATH``."""
+def _open(name: str, beside: Path, stack: ExitStack) -> FileSource:
+    """The checkpoint's bytes: of a file that exists, else of what git stores as ``REV:PATH``, put together in the store or ``beside``."""
     if os.path.isfile(name):
         found = stack.enter_context(FileSource(name))
         head = found.read(0, min(32, found.size))
@@ -95,7 +95,10 @@ def _open(name: str, stack: ExitStack) -> FileSource:
     if smudge.missing(session.store, manifest):
         fetch_missing(session, [manifest])
     smudge.require(session.store, manifest)
-    file = session.store.temporary_path()
+    try:
+        file = session.store.temporary_path()
+    except StoreError:  # a repository that is only read; there must be room for the new file where it goes
+        file = beside.with_name(f".{beside.name[:40]}.{os.urandom(6).hex()}.git-theta")
     stack.callback(file.unlink, missing_ok=True)
     smudge.write(session.store, manifest, file, session.pool())
     return stack.enter_context(FileSource(file))

@@ -133,9 +133,6 @@ def group() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run ``git theta ARGUMENTS``; the exit code. Errors of ours are left to the caller."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
     if not arguments:
         click.echo(group.get_help(click.Context(group, info_name=_NAME, **CONTEXT)), err=True)
         return 2

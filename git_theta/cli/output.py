@@ -132,9 +132,9 @@ def _through(pager: str, lines: Sequence[str]) -> bool:
     """Whether the pager, run as git runs it, took the lines."""
     environment = {"LESS": "FRX", "LV": "-c", **os.environ}
     try:
-        process = subprocess.Popen(pager, shell=True, stdin=subprocess.PIPE, env=environment, text=True, errors="backslashreplace")  # noqa: S602 - the user's own
+        process = subprocess.Popen(pager, shell=True, stdin=subprocess.PIPE, env=environment)  # noqa: S602 - the user's own
     except OSError:
         return False
     with contextlib.suppress(BrokenPipeError):
-        process.communicate("".join(f"{line}\n" for line in lines))
+        process.communicate("".join(f"{line}\n" for line in lines).encode(sys.stdout.encoding, "backslashreplace"))
     return process.returncode != 127

@@ -47,12 +47,16 @@ class Checksum(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """All extents of a file of ``size`` bytes, in file order, and the checksums proposed for its other bytes."""
+    """All extents of a file of ``size`` bytes, in file order, and the checksums proposed for its other bytes.
+
+    ``notices`` are lines for the user about what the format did not understand.
+    """
 
     format: str
     size: int
     extents: tuple[Extent, ...]
     checksums: tuple[Checksum, ...] = ()
+    notices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         previous, names = 0, set[str]()
@@ -83,6 +87,14 @@ class Layout:
             if field.start < 0 or field.length < 0 or field.start + field.length > field.offset:
                 raise FormatError("a checksum covers bytes that follow it")
             position = field.offset + 4
+
+
+class PartlyBrokenError(FormatError):
+    """A broken file of which some tensors are whole. ``layout`` has these; all other bytes belong to the skeleton."""
+
+    def __init__(self, message: str, layout: Layout) -> None:
+        super().__init__(message)
+        self.layout = layout
 
 
 def unique_names(names: Iterable[str]) -> list[str]:

@@ -20,6 +20,8 @@ INLINE_LIMIT = 64
 CHAIN_LIMIT = 64
 PARTS_LIMIT = 4096
 SIZE_LIMIT = 1 << 30
+LINES_LIMIT = 8_000_000
+HEADERS_LIMIT, HEADER_SIZE_LIMIT = 256, 16 << 20
 
 _NUMBER = r"(?:0|[1-9][0-9]{0,18})"
 _SHAPE = re.compile(rf"([a-z][a-z0-9_]*)\[((?:{_NUMBER}(?:,{_NUMBER})*)?)\]\Z")
@@ -143,6 +145,8 @@ def dump(manifest: Manifest) -> bytes:
     ]
     for key in sorted(manifest.headers):
         lines.append(f"{key} {_json(manifest.headers[key])}")
+        if len(lines[-1]) > HEADER_SIZE_LIMIT or len(lines) > 4 + HEADERS_LIMIT:
+            raise ManifestError(f"header {key!r} is too large ({len(lines[-1])} bytes), or one too many")
     lines.append("")
     lines.extend(map(_entry, manifest.entries))
     lines.append("")
@@ -187,8 +191,7 @@ def parse(text: bytes) -> Manifest:
 
     Accepts exactly what :func:`dump` writes, so that ``dump(parse(text)) == text``.
     """
-    if len(text) > SIZE_LIMIT:
-        raise ManifestError(f"a manifest of {len(text)} bytes is too large to be one")
+    check_size(text)
     try:
         lines = text.decode("ascii").split("\n")
     except UnicodeDecodeError as error:
@@ -216,9 +219,12 @@ def parse(text: bytes) -> Manifest:
         if skeleton.dtype != "u8" or len(skeleton.shape) != 1 or skeleton.aliases:
             raise ManifestError("the skeleton must be u8[N]")
         headers: dict[str, object] = {}
+        number, previous = 4 + HEADERS_LIMIT, ""
+        if blank - 4 > HEADERS_LIMIT:
+            raise ManifestError(f"{blank - 4} lines of headers are more than {HEADERS_LIMIT}")
         for number, line in enumerate(lines[4:blank], start=5):  # noqa: B007 - the handler below tells it
-            key, value = _header(line, headers)
-            headers[key] = value
+            previous, value = _header(line, previous)
+            headers[previous] = value
         entries, seen, total = [], set[str](), 0
         for number, line in enumerate(lines[blank + 1 : -1], start=blank + 2):  # noqa: B007 - as above
             entry = _parse_entry(line)
@@ -237,6 +243,15 @@ def parse(text: bytes) -> Manifest:
     if blank == len(lines) - 1:
         raise ManifestError(f"line {blank + 1}: no empty line behind the header")
     return Manifest(format_name, size, skeleton, tuple(entries), headers)
+
+
+def check_size(text: bytes) -> None:
+    """:class:`ManifestError` if ``text`` is larger than any manifest, or has more lines."""
+    if len(text) > SIZE_LIMIT:
+        raise ManifestError(f"the manifest is too large ({len(text)} bytes)")
+    lines = text.count(b"\n")
+    if lines > LINES_LIMIT:
+        raise ManifestError(f"the manifest is too large ({lines} lines)")
 
 
 def _check_version(line: str) -> None:
@@ -271,13 +286,15 @@ def _number(text: str, where: str = "") -> int:
     return int(text)
 
 
-def _header(line: str, known: Mapping[str, object]) -> tuple[str, object]:
+def _header(line: str, previous: str) -> tuple[str, object]:
     from json import loads  # few manifests have headers, and git waits for each import
 
     key, _, text = line.partition(" ")
     _word(key)
-    if key in known or (known and key < max(known)):
+    if key <= previous:
         raise ManifestError(f"header {key!r} is repeated or out of order")
+    if len(line) > HEADER_SIZE_LIMIT:
+        raise ManifestError(f"header {key!r} is too large ({len(line)} bytes)")
     try:
         value = loads(text)
         same = _json(value) == text

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from git_theta.core.manifest import Entry, _check_version, _parse_entry
+from git_theta.core.manifest import Entry, _check_version, _parse_entry, check_size
 from git_theta.errors import FormatError, ManifestError
 
 # An update and its objects, behind a space: a tensor's name stands at the start of the line, an alias behind "also:".
@@ -45,6 +45,7 @@ class References:
         return found
 
     def _new_lines(self, text: bytes) -> list[tuple[int, bytes]]:
+        check_size(text)
         lines = text.split(b"\n")
         _check_version(lines[0].decode("ascii", "replace"))
         blank = lines.index(b"", 1) if b"" in lines[1:] else len(lines)

@@ -79,9 +79,6 @@ class Call:
 def main(arguments: Sequence[str]) -> int:
     """Print how the model that git names changed; the exit code, 0."""
     blas.keep_to_one_thread()
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
     try:
         print(*_unmerged(arguments[0]) if len(arguments) == 1 else shown(parse(arguments)), sep="\n")
         sys.stdout.flush()

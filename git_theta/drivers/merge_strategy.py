@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from git_theta.core.manifest import Manifest
 from git_theta.core.names import display
 from git_theta.drivers import text_merge
+from git_theta.drivers.encoding import ensure_utf8
 from git_theta.drivers.merge_driver import find_rules, given_rules
 from git_theta.errors import ThetaError
 from git_theta.git import merging
@@ -29,6 +30,8 @@ CANNOT = 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0: index and working tree hold the merge. 2: it cannot be done, and nothing changed. One branch: git's own exit code."""
+    if arguments is None:
+        ensure_utf8()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if "--" not in words:
         _say("this command is for git to run: git merge -s theta BRANCH…")

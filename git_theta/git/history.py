@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 import time
@@ -32,16 +33,19 @@ class Found:
     text: bytes
 
 
-def blobs(repository: Repository, include: Iterable[str], exclude: Iterable[str] = (), options: Sequence[str] = ()) -> dict[str, str]:
+def blobs(
+    repository: Repository, include: Iterable[str], exclude: Iterable[str] = (), options: Sequence[str] = (), grafted: bool = False
+) -> dict[str, str]:
     """Blob → a path of it: what is reachable from ``include`` and not from ``exclude``, both object ids.
 
-    Those of ``exclude`` that are unknown here are ignored. ``options`` are further ones of ``git rev-list``.
+    Those of ``exclude`` that are unknown here are ignored. ``options`` are further ones of ``git rev-list``. With ``grafted``, commits have
+    the parents that ``info/grafts`` gives them.
     """
     wanted = _range(include, exclude)
     if not wanted.strip() and not options:
         return {}
     arguments = ["rev-list", "--objects", "--ignore-missing", "--filter=object:type=blob", "--filter-provided-objects"]
-    listing = git(repository, [*arguments, *options, "--stdin"], wanted)
+    listing = git(repository, [*arguments, *options, "--stdin"], wanted, grafted)
     found: dict[str, str] = {}
     for line in listing.split(b"\n"):
         oid, _, path = line.partition(b" ")
@@ -185,9 +189,13 @@ def _listed(listing: bytes, column: int) -> dict[str, str]:
     return found
 
 
-def git(repository: Repository, arguments: Sequence[str], stdin: bytes = b"") -> bytes:
-    """What a git command prints that looks at the repository's own objects (not at their replacements), wherever the current folder is."""
-    return run(["--git-dir", str(repository.git_dir), "--no-replace-objects", *arguments], stdin=stdin)
+def git(repository: Repository, arguments: Sequence[str], stdin: bytes = b"", grafted: bool = False) -> bytes:
+    """What a git command prints that looks at the repository's own objects, wherever the current folder is.
+
+    Replacements of objects are not looked at, nor, unless ``grafted``, other parents.
+    """
+    own = None if grafted else {"GIT_GRAFT_FILE": os.devnull}
+    return run(["--git-dir", str(repository.git_dir), "--no-replace-objects", *arguments], stdin=stdin, environment=own)
 
 
 def _sizes(repository: Repository, named: Iterable[str]) -> list[tuple[str, int]]:

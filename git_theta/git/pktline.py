@@ -9,6 +9,7 @@ from git_theta.core.tensors import Buffer
 from git_theta.errors import GitError
 
 MAX_DATA = 65516
+LIST_LIMIT = 64 << 20  # bytes
 FLUSH = b"0000"
 _DIGITS = b"0123456789abcdefABCDEF"
 
@@ -43,9 +44,12 @@ def length(head: bytes) -> int:
 
 
 def read_list(stream: Readable) -> list[str]:
-    """The text packets up to the next flush, without their line ends."""
-    lines = []
+    """The text packets up to the next flush, without their line ends; :class:`GitError` if they do not end."""
+    lines, left = list[str](), LIST_LIMIT
     while (packet := read_packet(stream)) is not None:
+        left -= len(packet) + 4
+        if left < 0:
+            raise GitError(f"a list of packets is larger than {LIST_LIMIT} bytes")
         lines.append(packet.decode("utf-8", "surrogateescape").removesuffix("\n"))
     return lines
 

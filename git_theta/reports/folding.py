@@ -76,6 +76,13 @@ class Folded:
                 yield block.heading, row
 
 
+def whole(heading: str, row: Row) -> str:
+    """The whole name of a row under ``heading``, with the sign between them that the tensor's name has there."""
+    name = row.change.name
+    end = len(place(name).module)
+    return f"{heading}{name[end : end + 1] or '.'}{row.name}" if heading else row.name
+
+
 def flat(changes: Sequence[Change], results: Sequence[Result], limit: int | None = None, ellipsis: str = "…") -> Folded:
     """A row a tensor under its whole name, in the order given, the first ``limit`` of them."""
     rows = [_row([_Tensor(change, result, "", change.name)], True, ellipsis) for change, result in zip(changes, results, strict=True)]
@@ -191,7 +198,7 @@ def _headings(blocks: Sequence[Block]) -> list[Block]:
     for block in blocks:
         if block.heading and len(block.rows) == 1:
             row = block.rows[0]
-            block = Block("", (replace(row, name=f"{block.heading}.{row.name}" if row.name else block.heading),))
+            block = Block("", (replace(row, name=whole(block.heading, row) if row.name else block.heading),))
         if found and not found[-1].heading and not block.heading:
             found[-1] = Block("", found[-1].rows + block.rows)
         else:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from git_theta.core.names import display
 from git_theta.reports import numbers
-from git_theta.reports.folding import fold, types, updates
+from git_theta.reports.folding import fold, types, updates, whole
 from git_theta.reports.table import COLOURS, MARKS, Style, cut, wrap
 from git_theta.workflows.blame import Origin
 from git_theta.workflows.log import Step
@@ -72,7 +72,7 @@ def _changes(step: Step, style: Style) -> list[str]:
     lines = []
     for block in folded.blocks:
         for row in block.rows:
-            name = f"{block.heading}.{row.name}" if block.heading else row.name
+            name = whole(block.heading, row)
             times = f" {style.word(chr(0xD7), 'x')}{len(row.changes)}" if len(row.changes) > 1 else ""
             former = f" {style.word('←', '<-')} {row.former}" if row.former else ""
             tail = f"  {types(row.change, style.word('→', '->'))}  {updates(row)}".rstrip()

@@ -6,7 +6,7 @@ import re
 
 from git_theta.core.names import display
 from git_theta.reports import numbers
-from git_theta.reports.folding import Folded, Row, fold, types, updates
+from git_theta.reports.folding import Folded, Row, fold, types, updates, whole
 from git_theta.reports.report import ModelReport, Report
 from git_theta.reports.table import Style, notes, summary
 from git_theta.workflows.statistics import Statistics
@@ -61,7 +61,7 @@ def _model(report: ModelReport, hidden: int, rows: int = _ROWS) -> str:
 
 
 def _table(folded: Folded, measured: bool) -> list[str]:
-    rows = [(f"{heading}.{row.name}" if heading else row.name, row) for heading, row in folded.rows]
+    rows = [(whole(heading, row), row) for heading, row in folded.rows]
     ranked = any(row.statistics and row.statistics.rank for _, row in rows)
     titles = (
         ["tensor", "type"]

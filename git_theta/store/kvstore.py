@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,6 +24,8 @@ from git_theta.store.storage_url import Storage, parse_url
 if TYPE_CHECKING:
     import tensorstore
 
+    from git_theta.store.web import Limits, Web
+
 Item = TypeVar("Item")
 
 _IN_FLIGHT_BYTES = 256 << 20
@@ -32,18 +35,20 @@ _ENOUGH = 8  # failures one after another, after which a place is taken to be do
 _PIECE = 32 << 20  # what is read at a time of a single large file
 _LARGEST = 5 << 30  # the most that S3 takes in one request, in bytes
 _RETRIES = {"max_retries": 6, "initial_delay": "500ms", "max_delay": "8s"}
-_PATIENCE = {"TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS": "60", "TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES": "1"}  # for a server that stalls
+_PATIENCE = {"TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS": "60", "TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES": "1024"}  # of web.Limits
 
 
-def place(url: str, environment: Mapping[str, str] | None = None) -> BucketPlace | FolderPlace:
-    """The place that ``url`` names; :class:`UsageError` if it names none, :class:`TransferError` for a folder that is not there.
+def place(url: str, environment: Mapping[str, str] | None = None, limits: Limits | None = None) -> BucketPlace | FolderPlace:
+    """The place that ``url`` names, with ``limits`` for a web server.
+
+    :class:`UsageError` if it names none, :class:`TransferError` for a folder that is not there.
 
     Otherwise nothing is contacted yet. A folder is read and written directly.
     """
     storage = parse_url(url)
     if storage.scheme == "file":
         return _folder(Path(storage.path))
-    return BucketPlace(storage, url, os.environ if environment is None else environment)
+    return BucketPlace(storage, url, os.environ if environment is None else environment, limits)
 
 
 def _folder(folder: Path) -> FolderPlace:
@@ -63,11 +68,13 @@ class BucketPlace:
 
     verifies = True  # every object is hashed before it is sent, and what is sent is signed or checked on its way
 
-    def __init__(self, storage: Storage, title: str, environment: Mapping[str, str]) -> None:
+    def __init__(self, storage: Storage, title: str, environment: Mapping[str, str], limits: Limits | None = None) -> None:
         self._storage = storage
+        self._limits = limits
         self._environment = environment
         self.title = display(title, 200)
         self._opened: tensorstore.KvStore | None = None
+        self._web: Web | None = None
 
     def lacking(self, refs: Sequence[ObjectRef]) -> list[ObjectRef]:
         """Those objects that are not there, or cut short: the last byte of each is asked for."""
@@ -83,9 +90,10 @@ class BucketPlace:
         def write(there: tensorstore.KvStore, ref: ObjectRef) -> Any:
             return there.write(_key(ref), _checked(store.read(ref), ref))
 
-        if refs:
-            self._writable()
-        for ref, outcome in self._each(refs, write, lambda ref: ref.size):
+        if not refs:
+            return
+        self._writable()
+        for ref, outcome in self._each(refs, write, lambda ref: ref.size, write=True):
             self._arrived(ref, outcome)
             advance(ref.size)
 
@@ -133,16 +141,16 @@ class BucketPlace:
         if ref.size and not self.lacking([ref]):
             return
         data = _checked(path.read_bytes(), ref)
-        for _, outcome in self._each([ref], lambda there, ref: there.write(_key(ref), data), lambda ref: ref.size):
+        for _, outcome in self._each([ref], lambda there, ref: there.write(_key(ref), data), lambda ref: ref.size, write=True):
             self._arrived(ref, outcome)
 
     def download(self, ref: ObjectRef, path: Path) -> None:
         """Fetch an object into a new file, piece by piece; :class:`TransferError` if it cannot be had as its name says."""
-        pieces = [slice(start, min(start + _PIECE, ref.size)) for start in range(0, ref.size, _PIECE)] or [slice(None)]
+        pieces = [slice(start, min(start + _PIECE, ref.size)) for start in range(0, ref.size, _PIECE)]
         hasher, size = hashlib.sha256(), 0
         with path.open("xb") as file:
             for _, outcome in self._each(
-                pieces, lambda there, piece: there.read(_key(ref), byte_range=piece), lambda piece: (piece.stop or 0) - (piece.start or 0)
+                pieces, lambda there, piece: there.read(_key(ref), byte_range=piece), lambda piece: piece.stop - piece.start
             ):
                 reason = _unreadable(outcome)
                 if reason:
@@ -169,8 +177,26 @@ class BucketPlace:
             return True
         raise TransferError(f"{self.title}: {_reason(outcome)}")
 
+    def _reader(self) -> tensorstore.KvStore | Web:
+        """What reads: our own reader wherever an address of somebody's choice is asked, TensorStore for the clouds' own addresses."""
+        if self._web is None and self._storage.read_only:
+            from git_theta.store.web import Web
+
+            self._web = Web(self._storage.address, self._limits)
+        service = self._storage.spec(self._environment)
+        if self._web is None and "endpoint" in service:
+            from git_theta.store import s3_signature
+            from git_theta.store.web import Web
+
+            keys = s3_signature.find(self._environment)
+            if keys is not None:  # those of a machine's role and the like only TensorStore finds
+                sign = partial(s3_signature.headers, keys, service["aws_region"])
+                self._web = Web(f"{service['endpoint']}/{service['bucket']}/{service['path']}", self._limits, sign)
+        return self._web or self._store()
+
     def _store(self) -> tensorstore.KvStore:
         if self._opened is None:
+            check_reachable(self._storage, self._environment, self.title, self._limits)
             import tensorstore
 
             try:
@@ -180,10 +206,10 @@ class BucketPlace:
         return self._opened
 
     def _each(
-        self, items: Iterable[Item], begin: Callable[[tensorstore.KvStore, Item], Any], weight: Callable[[Item], int]
+        self, items: Iterable[Item], begin: Callable[[Any, Item], Any], weight: Callable[[Item], int], write: bool = False
     ) -> Iterator[tuple[Item, Any]]:
         """Begin a request for each item, several under way at a time, and give the outcomes in order: a result or what went wrong."""
-        store = self._store()
+        store = self._store() if write else self._reader()
         under_way: deque[tuple[Item, Any]] = deque()
         size = 0
         try:
@@ -200,6 +226,21 @@ class BucketPlace:
         finally:
             for _, future in under_way:
                 future.cancel()
+
+
+def check_reachable(storage: Storage, environment: Mapping[str, str], title: str, limits: Limits | None = None) -> None:
+    """:class:`TransferError` if nobody answers at the storage's address.
+
+    TensorStore would go on trying for half a minute, and its libraries would write to standard error about credentials meanwhile.
+    """
+    where = storage.contact(environment)
+    if where is not None:
+        from git_theta.store import web
+
+        try:
+            web.reach(*where, limits)
+        except web.ServerFault as fault:
+            raise TransferError(f"{title}: {_reason(fault)}") from None
 
 
 def context() -> tensorstore.Context:

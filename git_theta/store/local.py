@@ -252,7 +252,7 @@ class LocalStore:
     def temporary_path(self) -> Path:
         """A fresh path in the store's file system, for a file that is to become an object or to be spooled."""
         if self._temporary is None:
-            folder = self._beside / "tmp"
+            folder = self._folder_beside() / "tmp"
             try:
                 self._make_folder(folder)
             except OSError as error:
@@ -261,6 +261,14 @@ class LocalStore:
             _sweep(folder)
             self._temporary = folder
         return self._temporary / f"{os.getpid()}-{os.urandom(12).hex()}"
+
+    def _folder_beside(self) -> Path:
+        """Where temporary files go: no rename from there to ``root``, which may be a link, must cross file systems."""
+        try:
+            apart = os.stat(self.root).st_dev != os.stat(self._beside).st_dev
+        except OSError:  # one of them is still to be made
+            apart = False
+        return self.root / ".git-theta" if apart else self._beside
 
     def hold(self) -> None:
         """Let nobody delete objects until :meth:`close`. Whoever relies on an object that no commit names yet calls this first."""

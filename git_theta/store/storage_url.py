@@ -39,6 +39,24 @@ class Storage:
         """Whether nothing can be written there."""
         return self.scheme in ("http", "https")
 
+    @property
+    def address(self) -> str:
+        """The URL of a web server's files: its path is decoded and ends in a slash."""
+        return f"{self.scheme}://{self.host}/{self.path}{'/' if self.path else ''}"
+
+    def contact(self, environment: Mapping[str, str]) -> tuple[str, str] | None:
+        """The scheme and host (with port) that answer for it, as far as they are known before anything is asked."""
+        if self.scheme == "gs":
+            return None if environment.get("TENSORSTORE_GCS_HTTP_URL") else ("https", "storage.googleapis.com")
+        if self.scheme != "s3":
+            return self.scheme, self.host
+        service = self._service(environment)
+        if "endpoint" in service:
+            parts = urlsplit(service["endpoint"])
+            return parts.scheme, parts.netloc
+        region = service.get("aws_region", "")
+        return None if region.startswith("cn-") else ("https", f"{self.host}.s3{'.' if region else ''}{region}.amazonaws.com")
+
     def spec(self, environment: Mapping[str, str]) -> dict[str, Any]:
         """What TensorStore calls it."""
         path = f"{self.path}/" if self.path else ""

@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from git_theta.core import dtypes
 from git_theta.core.names import display
 from git_theta.core.tensors import Buffer, Spec
 from git_theta.errors import TransferError, UsageError
-from git_theta.store.kvstore import context
+from git_theta.store.kvstore import check_reachable, context
 from git_theta.store.storage_url import parse_url
 
 if TYPE_CHECKING:
@@ -40,9 +41,10 @@ class Place:
             storage = parse_url(where)
             folder = storage.path if storage.scheme == "file" else None
             self.read_only = storage.read_only
+            self._reach = None if folder is not None else partial(check_reachable, storage, environment, display(where, 200))
             self._spec = storage.spec(environment) if folder is None else {}
         else:
-            folder, self.read_only, self._spec = os.path.abspath(where), False, {}
+            folder, self.read_only, self._spec, self._reach = os.path.abspath(where), False, {}, None
         self.title = display(where, 200)
         if folder is not None:
             self._spec = {"driver": "file", "path": f"{Path(folder).as_posix().rstrip('/')}/"}
@@ -99,6 +101,8 @@ class Place:
 
     def _patience(self) -> tensorstore.Context:
         if self._context is None:
+            if self._reach is not None:
+                self._reach()
             self._context = context()
         return self._context
 

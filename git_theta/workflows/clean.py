@@ -13,7 +13,7 @@ from git_theta.core import dtypes, legacy, lfs_pointer
 from git_theta.core import skeleton as skeletons
 from git_theta.core.digest import digest
 from git_theta.core.futures import abandon
-from git_theta.core.layout import Extent, Layout
+from git_theta.core.layout import Extent, Layout, PartlyBrokenError
 from git_theta.core.manifest import INLINE_LIMIT, Entry, Link, Manifest, ObjectRef, dump, is_manifest, parse, unconverted
 from git_theta.core.memory import Scratch, Take
 from git_theta.core.names import display
@@ -124,14 +124,16 @@ def scan(session: Session, path: str, source: Source, head: bytes) -> Layout:
         try:
             layout = candidate.scan(source)
         except FormatError as error:
+            whole = error.layout if isinstance(error, PartlyBrokenError) and error.layout.extents else None
+            how = f"byte for byte, with its whole tensors ({len(whole.extents)})" if whole else "as plain bytes"
             if session.settings.on_invalid != "store":
                 reason = str(error).partition(" is broken: ")[2] or str(error)
                 raise FormatError(
                     f"this looks like {candidate.name}, but is broken: {reason}; "
-                    "'git config theta.onInvalid store' would store it as plain bytes"
+                    f"save it again, or 'git config theta.onInvalid store' stores it {how}"
                 ) from None
-            session.warn(f"{path}: broken {candidate.name} ({error}); stored as plain bytes")
-            layout = registry.checkpoint_format("opaque").scan(source)
+            session.warn(f"{path}: broken {candidate.name} ({error}); stored {how}")
+            layout = whole or registry.checkpoint_format("opaque").scan(source)
         except ThetaError:
             raise
         except Exception as error:
@@ -144,6 +146,8 @@ def scan(session: Session, path: str, source: Source, head: bytes) -> Layout:
             raise FormatError(f"format {candidate.name} describes {layout.size} bytes of a file of {source.size}")
         if layout.format == "opaque" and layout.size and not tables.explains(PurePosixPath(path).name):
             session.warn(f"{path}: no known checkpoint format; stored as plain bytes")
+        for notice in layout.notices:
+            session.warn(f"{path}: {notice}")
         return layout
     raise FormatError("no checkpoint format is installed")  # pragma: no cover - opaque takes everything
 

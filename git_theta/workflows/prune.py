@@ -104,7 +104,10 @@ def borrowers_possible(plan: Plan) -> bool:
 def needed_blobs(repository: Repository) -> dict[str, str]:
     """Blob → path of everything that anything of this repository refers to."""
     partial = ["--missing=allow-promisor"] if _is_partial(repository) else []
-    blobs = history.blobs(repository, roots.state_objects(repository), [], [*roots.OPTIONS, *partial])
+    notes = roots.state_objects(repository)
+    blobs = history.blobs(repository, notes, [], [*roots.OPTIONS, *partial])
+    if (repository.common_dir / "info" / "grafts").exists():  # git keeps what these lead to, and a graft hides what the commits name
+        blobs.update(history.blobs(repository, notes, [], [*roots.OPTIONS, *partial], grafted=True))
     blobs.update(_indexed(repository))
     return blobs
 

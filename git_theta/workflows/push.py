@@ -17,7 +17,7 @@ from git_theta.workflows import transfer
 from git_theta.workflows.progress import Progress
 from git_theta.workflows.session import Session
 
-_PROBES = 16  # objects that are looked for where more are taken to be
+_PROBES = 64  # objects that are asked for behind a network where more are taken to be (docs/sharing.md says so)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +79,8 @@ class Plan:
 def plan_update(session: Session, remote: Remote, updates: Sequence[RefUpdate], subtract: bool) -> Plan:
     """What ``remote`` needs before its refs may change: the objects of all manifests in commits that it does not have yet.
 
-    What it has is what its refs reach. With ``subtract``, objects that the parents' versions have are taken to be there as well,
-    if a few of them are (where that can be told); else all that the tips' files need is delivered.
+    What it has is what its refs reach. With ``subtract``, objects that the parents' versions have are taken to be there as well, if a
+    folder has all of them, or storage the few that it is asked for; else all that the tips' files need is delivered.
     """
     tips = [update.local_oid for update in updates if not update.deletes]
     if not tips:
@@ -168,11 +168,11 @@ def _plan(session: Session, remote: Remote, tips: Sequence[str], had: Sequence[s
 
 
 def _holds(session: Session, remote: Remote, shared: Sequence[Need]) -> bool:
-    """Whether the remote's objects are where they are taken to be, as far as a few of them tell: their place may be a new one."""
+    """Whether the remote's objects are where they are taken to be: in a folder all of them, elsewhere as far as a few of them tell."""
     if not shared:
         return True
     place = transfer.Routes(session).destination(remote)
-    step = -(-len(shared) // _PROBES)
+    step = 1 if isinstance(place, FolderPlace) else -(-len(shared) // _PROBES)
     return not (isinstance(place, transfer.Checked) and place.lacking([need.ref for need in shared[::step]]))
 
 

@@ -7,10 +7,12 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 import sharing
 from gitrepo import Repo
 from sharing import World, changed, model, needed_by, objects_at
+from small_models import safetensors_file
 
 if shutil.which("git-lfs") is None:
     pytest.skip("git-lfs is not installed", allow_module_level=True)
@@ -248,6 +250,20 @@ def test_the_first_push_to_a_second_remote_sends_everything(folder: World) -> No
     one.git("remote", "add", "fork", sharing.bare(fork, folder.environment))
     one.git("push", "-q", "fork", "main")
     assert objects_at(fork) == needed_by(one, "HEAD", "HEAD~1")
+
+
+def test_an_object_that_a_folder_lost_is_sent_again(folder: World) -> None:
+    one = folder.start()
+    tensors = {f"t{number:03}": np.random.default_rng(number).standard_normal(100).astype(np.float32) for number in range(80)}
+    one.commit("first", model__safetensors=safetensors_file(tensors))
+    one.git("push", "-q", "origin", "main")
+    relied = [ref.oid for entry in one.manifest("HEAD:model.safetensors").entries for ref in entry.objects][1:]
+    for number, oid in enumerate(relied[20:23]):
+        next(folder.remote.glob(f"theta/objects/*/*/{oid}")).unlink()
+        one.commit("next", model__safetensors=safetensors_file({**tensors, "t000": tensors["t000"] + np.float32(number + 1)}))
+        one.git("push", "-q", "origin", "main")
+        assert oid in folder.objects()
+        folder.assert_complete()
 
 
 def test_what_is_not_here_is_fetched_for_a_push_to_another_remote(folder: World) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from git_theta.core import skeleton
-from git_theta.core.layout import Layout
+from git_theta.core.layout import Layout, PartlyBrokenError
 from git_theta.core.source import BytesSource
 from git_theta.errors import FormatError
 
@@ -85,15 +85,17 @@ def survives(fmt: Any, damaged: Iterable[bytes]) -> tuple[int, int]:
     refused = accepted = 0
     for data in damaged:
         fmt.sniff(data[:4096])
-        message = ""
+        message, partly = "", None
         try:
             layout = fmt.scan(BytesSource(data))
         except FormatError as error:
             message = str(error)
             refused += 1
+            partly = error.layout if isinstance(error, PartlyBrokenError) else None
         else:
             assert rebuilt(layout, data) == data
             accepted += 1
+        assert partly is None or rebuilt(partly, data) == data
         assert "\n" not in message
         assert len(message) < 400
     return refused, accepted

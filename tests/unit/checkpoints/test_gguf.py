@@ -6,13 +6,14 @@ import struct
 from pathlib import Path
 
 import pytest
-from cutting import contents, cut, mutants, survives, told
+from cutting import contents, cut, mutants, rebuilt, survives, told
 from hypothesis import given
 from hypothesis import strategies as st
 
 from git_theta.checkpoints import gguf
 from git_theta.checkpoints.gguf import GgufFormat
 from git_theta.core.contracts import BuildsFiles, CheckpointFormat
+from git_theta.core.layout import PartlyBrokenError
 from git_theta.core.source import BytesSource
 from git_theta.core.tensors import Tensor
 from git_theta.errors import FormatError
@@ -172,3 +173,12 @@ def test_what_cannot_be_built(tensors: dict[str, Tensor], message: str) -> None:
 def test_big_endian_files_are_not_written() -> None:
     with pytest.raises(FormatError, match="big-endian"):
         FORMAT.build({}, BytesSource(BIG))
+
+
+def test_a_file_that_is_cut_short_keeps_the_tensors_that_are_whole() -> None:
+    data = file([info("a", (4,)), info("b", (8,), offset=32), info("c", (4,), offset=64)], bytes(range(80)))
+    with pytest.raises(PartlyBrokenError, match=r"tensor b reaches beyond.*2 of 3 tensors are cut short") as caught:
+        FORMAT.scan(BytesSource(data[:-30]))
+    layout = caught.value.layout
+    assert told(layout) == {"a": "f32[4]"}
+    assert rebuilt(layout, data[:-30]) == data[:-30]

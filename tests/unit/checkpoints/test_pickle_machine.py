@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from git_theta.checkpoints import pickle_machine
-from git_theta.checkpoints.pickle_machine import Call, Global, Items, Long, Pairs, Persistent, PickleError, read
+from git_theta.checkpoints.pickle_machine import Call, Global, Items, Long, Pairs, Persistent, PickleError, Skipped, read, read_large
 
 
 def plain(node: Any) -> Any:
@@ -314,3 +314,53 @@ def test_mutants_are_read_or_refused(data: bytes) -> None:
     except PickleError:
         return
     assert views(tree) == []
+
+
+def large(data: bytes, start: int = 0) -> tuple[Any, int]:
+    def source(offset: int, length: int) -> bytes:
+        assert length <= pickle_machine._WINDOW
+        return data[offset : offset + length]
+
+    return read_large(source, start, len(data))
+
+
+@given(_trees, st.sampled_from(range(6)), st.binary(max_size=20))
+def test_a_large_pickle_is_read_as_a_small_one(value: Any, protocol: int, before: bytes) -> None:
+    data = pickle.dumps(value, protocol)
+    tree, length = large(before + data + b"more", len(before))
+    assert length == len(data)
+    assert plain(tree) == plain(read(data))
+
+
+@pytest.mark.parametrize("protocol", [1, 2, 4, 5])
+@pytest.mark.parametrize("window", [3 * pickle_machine.SKIPPED, 1 << 20])
+def test_long_values_are_skipped_over(protocol: int, window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pickle_machine, "_WINDOW", window)
+    text, few = "x" * 70_000, "y" * (pickle_machine.SKIPPED - 1)
+    value = {"a": text, "b": few, "again": text, "n": 1 << (9000 if protocol > 1 else 90), "z": [1, ("w", few), text + "2"]}
+    tree, length = large(pickle.dumps(value, protocol))
+    assert length == len(pickle.dumps(value, protocol))
+    found = dict(zip(tree.flat[::2], tree.flat[1::2], strict=True))
+    assert (found["a"], found["again"], found["z"][2]) == (Skipped(70_000), Skipped(70_000), Skipped(70_001))
+    assert found["a"] is found["again"]
+    assert (found["b"], found["z"][:2]) == (few, [1, ("w", few)])
+    assert type(found["n"]) is (Skipped if protocol > 1 else int)
+
+
+def test_what_is_not_skipped_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pickle_machine, "SIZE_LIMIT", 10_000)
+    data = pickle.dumps([bytes(1 << 20), 1], 4)
+    with pytest.raises(PickleError, match="larger than 10000"):
+        read(data)
+    tracemalloc.start()
+    try:
+        assert large(data)[0][1] == 1
+        assert tracemalloc.get_traced_memory()[1] < 3 << 20
+    finally:
+        tracemalloc.stop()
+    with pytest.raises(PickleError, match="without its long values"):
+        large(pickle.dumps(["x" * 100 + str(number) for number in range(200)], 4))
+    with pytest.raises(PickleError, match="ends in the middle"):
+        large(data[: 1 << 19])
+    with pytest.raises(PickleError, match="0xff"):
+        read(b"\xff" + bytes(8) + b".")

@@ -612,3 +612,21 @@ def test_scanning_needs_no_numpy() -> None:
         f"TorchZipFormat().scan(FileSource({str(DATA / 'training.pt')!r})); sys.exit('numpy' in sys.modules or 'pickle' in sys.modules)"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+def test_names_survive_a_pickle_too_large_to_be_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pickle_machine, "SIZE_LIMIT", 4000)
+    data = torch_zip({"buffer": "x" * 5000, "a": tensor("0", (2,), (1,))}, {"0": bytes(8)})
+    assert shown(data) == {"a": "f32[2]"}
+    assert scan(data).notices == ()
+
+
+def test_a_file_whose_tensors_get_no_names_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    (notice,) = scan(torch_zip(b"garbage", {"0": bytes(8)})).notices
+    assert "no names and types" in notice
+    assert scan(torch_zip(b"garbage", {})).notices == ()
+    monkeypatch.setattr(pickle_machine, "SIZE_LIMIT", 4000)
+    data = torch_zip({"buffer": ["x" * 900] * 9, "a": tensor("0", (2,), (1,))}, {"0": bytes(8)})
+    assert shown(data) == {"data/0": "u8[8]"}
+    (notice,) = scan(data).notices
+    assert "larger than 4000 bytes" in notice

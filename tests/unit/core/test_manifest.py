@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from git_theta.core import dtypes
+from git_theta.core import manifest as manifest_module
 from git_theta.core.digest import digest
 from git_theta.core.manifest import (
     CHAIN_LIMIT,
@@ -24,6 +27,7 @@ from git_theta.core.manifest import (
     parse_chain,
     rename,
 )
+from git_theta.core.references import References
 from git_theta.errors import FormatError, ManifestError, ManifestVersionError
 
 HEX64 = st.binary(min_size=32, max_size=32).map(bytes.hex)
@@ -274,6 +278,8 @@ def seconds(text: str) -> float:
         ("also:tied", "also:x "),
         ("size 1000", "9"),
         ("merge {", "a"),
+        ('merge {"strategy":"ties"}', "a 1\n"),
+        ('merge {"strategy":"ties"}', "\n"),
         ('{"strategy":"ties"}', "["),
         ('{"strategy":"ties"}', "9"),
         ("\n\n", "\n"),
@@ -305,3 +311,33 @@ def test_twenty_thousand_tensors() -> None:
     manifest = parse(text)
     assert len(manifest.entries) == 20_000
     assert dump(manifest) == text
+
+
+def with_headers(lines: list[str]) -> bytes:
+    head, blank, rest = dump(Manifest("safetensors", 0, Entry.of_inline("skeleton", "u8", (0,), b""), (), {})).partition(b"\n\n")
+    return head + "".join(f"\n{line}" for line in lines).encode() + blank + rest
+
+
+def test_headers_are_bounded_in_number_and_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    most = with_headers([f"h{number:03} 1" for number in range(manifest_module.HEADERS_LIMIT)])
+    assert dump(parse(most)) == most
+    with pytest.raises(ManifestError, match="257 lines of headers are more than 256"):
+        parse(with_headers([f"h{number:03} 1" for number in range(manifest_module.HEADERS_LIMIT + 1)]))
+    monkeypatch.setattr(manifest_module, "HEADER_SIZE_LIMIT", 100)
+    large = with_headers([f'a "{"x" * 96}"'])
+    assert dump(parse(large)) == large
+    with pytest.raises(ManifestError, match="line 5: header 'a' is too large"):
+        parse(with_headers([f'a "{"x" * 97}"']))
+    with pytest.raises(ManifestError, match="too large"):
+        dump(replace(parse(large), headers={"a": "x" * 97}))
+    with pytest.raises(ManifestError, match="one too many"):
+        dump(replace(parse(large), headers={f"h{number}": 1 for number in range(manifest_module.HEADERS_LIMIT + 1)}))
+
+
+@pytest.mark.parametrize("read", [parse, lambda text: References().add(text)], ids=["parse", "references"])
+def test_lines_are_counted_before_they_take_memory(read: Callable[[bytes], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    text = with_headers([])
+    monkeypatch.setattr(manifest_module, "LINES_LIMIT", text.count(b"\n"))
+    read(text)
+    with pytest.raises(ManifestError, match="too large"):
+        read(text + b"\n")

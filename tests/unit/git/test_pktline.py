@@ -77,3 +77,10 @@ def test_entries_of_ls_files() -> None:
     listing = b"".join(line + b"\0" for line in lines)
     assert index.entries(listing) == {"a b": ("100644", "aa"), "line\nbreak": ("100755", "bb"), "\udcff": ("120000", "ee")}
     assert index.entries(b"") == {}
+
+
+def test_a_list_that_does_not_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pktline, "LIST_LIMIT", 100)
+    assert len(pktline.read_list(io.BytesIO(pktline.text("12345") * 10 + pktline.FLUSH))) == 10
+    with pytest.raises(GitError, match="larger than 100 bytes"):
+        pktline.read_list(io.BytesIO(pktline.text("12345") * 11))

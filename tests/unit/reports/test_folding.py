@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from making import entry, manifest, modified, report, statistics, transformer
 
-from git_theta.reports.folding import Folded, flat, fold, ranges, types, updates
+from git_theta.reports.folding import Folded, flat, fold, ranges, types, updates, whole
 from git_theta.workflows.compare import Change, compare
 
 
@@ -126,3 +126,16 @@ def test_renamed_tensors_say_what_they_were() -> None:
 def test_aliases_are_named() -> None:
     found = compare(None, manifest([entry("wte", aliases=["lm_head", "a", "b", "c"])]))
     assert shown(fold(found.changes, [None])) == ["wte = lm_head = a = b"]
+
+
+@pytest.mark.parametrize("separator", [".", "/", ":"])
+@pytest.mark.parametrize("limit", [None, 8])
+def test_the_whole_name_has_the_tensors_own_separators(separator: str, limit: int | None) -> None:
+    found = modified(f"model/layers{separator}{number}{separator}{part}" for number in range(6) for part in ("attn", "mlp"))
+    folded = fold(found.changes, [None] * len(found.changes), limit)
+    names = [whole(heading, row) for heading, row in folded.rows]
+    if limit is None:
+        assert names == [change.name for change in found.changes]
+    else:
+        assert names == [f"model/layers{separator}{{0…5}}{separator}{part}" for part in ("attn", "mlp")]
+    assert whole("", folded.blocks[0].rows[0]) == folded.blocks[0].rows[0].name

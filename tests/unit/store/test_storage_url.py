@@ -129,3 +129,19 @@ def test_no_secret_gets_into_what_tensorstore_is_told() -> None:
 
 def test_only_web_servers_are_read_only() -> None:
     assert [parse_url(f"{scheme}://models/p").read_only for scheme in ("s3", "gs", "http", "https")] == [False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("url", "environment", "expected"),
+    [
+        ("https://host:8443/p", {}, ("https", "host:8443")),
+        ("s3://models/p", {}, ("https", "models.s3.amazonaws.com")),
+        ("s3://models/p?region=eu-1", {}, ("https", "models.s3.eu-1.amazonaws.com")),
+        ("s3://models/p", {"AWS_REGION": "cn-north-1"}, None),
+        ("s3://models/p?endpoint=http://x:9000/y", {}, ("http", "x:9000")),
+        ("gs://models/p", {}, ("https", "storage.googleapis.com")),
+        ("gs://models/p", {"TENSORSTORE_GCS_HTTP_URL": "http://x"}, None),
+    ],
+)
+def test_who_answers_for_it(url: str, environment: dict[str, str], expected: tuple[str, str] | None) -> None:
+    assert parse_url(url).contact(environment) == expected

@@ -281,13 +281,31 @@ def test_manifests_pass_through(bench: Bench) -> None:
 
 
 def test_broken_files(make: Make, tmp_path: Path) -> None:
-    data = safetensors_file(model())[:-1]
+    data = safetensors_file(model())[:20]
     with pytest.raises(FormatError, match=r"looks like safetensors, but is broken: .*theta\.onInvalid store"):
         make("refusing").clean(data)
     bench = make("storing", on_invalid="store")
     manifest = bench.clean(data)
     assert bench.stream(manifest) == data
     assert any("stored as plain bytes" in line for line in bench.said)
+
+
+@pytest.mark.parametrize("change", [16, -1, -3000])
+def test_whole_tensors_of_broken_files_stay_tensors(make: Make, change: int) -> None:
+    good = safetensors_file(model())
+    data = good + b"\x7f" * change if change > 0 else good[:change]
+    reason = "its tensors are whole, but 16 bytes follow them" if change > 0 else f"it ends {-change} bytes too early"
+    with pytest.raises(FormatError, match=f"{reason}.*stores it byte for byte, with its whole tensors"):
+        make("refusing").clean(data)
+    bench = make("storing", on_invalid="store")
+    whole, manifest = bench.clean(good), bench.clean(data)
+    assert bench.stream(manifest) == data
+    assert manifest.format == "safetensors"
+    kept = [(entry.name, entry.digest) for entry in manifest.entries]
+    assert kept
+    assert kept == [(entry.name, entry.digest) for entry in whole.entries][: len(kept)]
+    assert len(kept) == len(whole.entries) if change > 0 else len(kept) < len(whole.entries)
+    assert any("stored byte for byte, with its whole tensors" in line for line in bench.said)
 
 
 def test_unknown_files_are_stored_with_a_warning(bench: Bench) -> None:

@@ -1,0 +1,289 @@
+"""Servers of objects that send without end, trickle, redirect, fail or lie; each is real, on loopback."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from git_theta.core.manifest import ObjectRef
+from git_theta.errors import TransferError
+from git_theta.store import kvstore
+from git_theta.store.kvstore import BucketPlace
+from git_theta.store.local import LocalStore
+from git_theta.store.web import Limits
+
+QUICK = Limits(connect=1.0, window=0.2, rate=1024, overhead=1 << 16, pauses=(0.01, 0.01))
+ON_ITS_WAY = 16 << 20  # bytes of one connection that the system's sockets may hold
+
+
+@dataclass(repr=False)
+class State:
+    """What a server does (``behave``), what it was asked for, and how many bytes of content it could send."""
+
+    behave: Callable[[BaseHTTPRequestHandler, State], None] = lambda handler, state: None
+    objects: dict[str, bytes] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    sent: int = 0
+    port: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def place(self, kind: str = "http") -> BucketPlace:
+        address = f"http://127.0.0.1:{self.port}"
+        url = f"{address}/some/place" if kind == "http" else f"s3://models/some/place?endpoint={address}"
+        made = kvstore.place(url, {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}, QUICK)
+        assert isinstance(made, BucketPlace)
+        return made
+
+    def add(self, *contents: bytes) -> list[ObjectRef]:
+        refs = [ObjectRef(hashlib.sha256(data).hexdigest(), len(data)) for data in contents]
+        self.objects.update({ref.oid: data for ref, data in zip(refs, contents, strict=True)})
+        return refs
+
+
+@pytest.fixture
+def server() -> Iterator[State]:
+    state = State()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            with state.lock:
+                state.asked.append(self.path)
+            try:
+                state.behave(self, state)
+            except OSError:  # the other side has gone
+                self.close_connection = True
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 128
+
+    http = Server(("127.0.0.1", 0), Handler)
+    state.port = http.server_port
+    thread = threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    yield state
+    http.shutdown()
+    http.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[LocalStore]:
+    made = LocalStore(tmp_path / "objects")
+    yield made
+    made.close()
+
+
+def flood(handler: BaseHTTPRequestHandler, state: State, chunked: bool = False) -> None:
+    block = bytes(1 << 16)
+    piece = b"%x\r\n%s\r\n" % (len(block), block) if chunked else block
+    while state.sent < 1 << 30:
+        handler.wfile.write(piece)
+        with state.lock:
+            state.sent += len(block)
+
+
+def endless(*headers: tuple[str, str], status: int = 200) -> Callable[[BaseHTTPRequestHandler, State], None]:
+    def behave(handler: BaseHTTPRequestHandler, state: State) -> None:
+        handler.send_response(status)
+        for name, value in headers:
+            handler.send_header(name, value)
+        handler.end_headers()
+        flood(handler, state, chunked=("Transfer-Encoding", "chunked") in headers)
+
+    return behave
+
+
+def endless_header(handler: BaseHTTPRequestHandler, state: State) -> None:
+    handler.send_response(200)
+    handler.flush_headers()
+    flood(handler, state)
+
+
+def endless_interim(handler: BaseHTTPRequestHandler, state: State) -> None:
+    while state.sent < 1 << 30:
+        handler.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
+        with state.lock:
+            state.sent += 25_000
+
+
+@pytest.mark.parametrize(
+    "behave",
+    [
+        pytest.param(endless(), id="neither range nor length"),
+        pytest.param(endless(("Content-Length", str(1 << 40))), id="a terabyte"),
+        pytest.param(endless(("Transfer-Encoding", "chunked")), id="chunks"),
+        pytest.param(endless(("Content-Range", "bytes 0-40999/41000"), status=206), id="a range that does not end"),
+        pytest.param(endless(("Content-Range", "bytes 7-40999/41000"), status=206), id="another range"),
+        pytest.param(endless(status=404), id="missing"),
+        pytest.param(endless(status=503), id="unavailable"),
+        pytest.param(endless_header, id="a header"),
+        pytest.param(endless_interim, id="interim answers"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["http", "s3"])
+def test_a_server_that_sends_without_end_gets_no_memory(
+    server: State, store: LocalStore, behave: Callable[[BaseHTTPRequestHandler, State], None], kind: str
+) -> None:
+    server.behave = behave
+    refs = server.add(*(bytes([number]) * 41_000 for number in range(1, 6)))
+    place = server.place(kind)
+    tracemalloc.start()
+    try:
+        with pytest.raises(TransferError, match=r"/some/place.*: object "):
+            place.bring(store, refs, lambda _: None)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 << 20
+    assert len(server.asked) <= 3 * len(refs)
+    assert server.sent < ON_ITS_WAY * len(server.asked)
+    assert store.missing(refs) == refs
+
+
+@pytest.mark.parametrize("status", [200, 206])
+def test_a_server_that_broke_the_protocol_is_not_asked_again(server: State, store: LocalStore, status: int) -> None:
+    server.behave = endless(("Content-Range", "bytes 0-9/10"), status=status)
+    place = server.place()
+    refs = server.add(*(b"%10d" % number for number in range(60)))
+    with pytest.raises(TransferError, match="sends more than it was asked for"):
+        place.bring(store, refs, lambda _: None)
+    asked = len(server.asked)
+    assert asked <= 32
+    with pytest.raises(TransferError, match="sends more than it was asked for"):
+        place.bring(store, refs, lambda _: None)
+    assert len(server.asked) == asked
+
+
+@pytest.mark.parametrize("where", ["header", "content"])
+def test_a_server_that_trickles_is_given_up_on(server: State, store: LocalStore, where: str) -> None:
+    def behave(handler: BaseHTTPRequestHandler, state: State) -> None:
+        handler.send_response(200)
+        if where == "content":
+            handler.send_header("Content-Length", "41000")
+            handler.end_headers()
+        else:
+            handler.flush_headers()
+            handler.wfile.write(b"X-Header: ")
+        while True:
+            handler.wfile.write(b"x")
+            time.sleep(0.03)
+
+    server.behave = behave
+    refs = server.add(bytes(41_000))
+    with pytest.raises(TransferError, match=r"too slow: .* less than 1,024 bytes a second"):
+        server.place().bring(store, refs, lambda _: None)
+    assert len(server.asked) == 1
+
+
+def test_a_silent_server_is_given_up_on(server: State, store: LocalStore) -> None:
+    server.behave = lambda handler, state: time.sleep(1)
+    with pytest.raises(TransferError, match=r"silent for 0\.2 seconds"):
+        server.place().bring(store, server.add(b"something"), lambda _: None)
+    assert len(server.asked) == 1
+
+
+def test_a_slow_server_that_makes_progress_is_waited_for(server: State, store: LocalStore) -> None:
+    def behave(handler: BaseHTTPRequestHandler, state: State) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", "5000")
+        handler.end_headers()
+        for _ in range(10):
+            handler.wfile.write(bytes(500))
+            time.sleep(0.05)
+
+    server.behave = behave
+    refs = server.add(bytes(5000))
+    server.place().bring(store, refs, lambda _: None)
+    assert store.missing(refs) == []
+
+
+def test_a_redirect_is_named_and_not_followed(server: State, store: LocalStore) -> None:
+    def behave(handler: BaseHTTPRequestHandler, state: State) -> None:
+        handler.send_response(302)
+        handler.send_header("Location", "https://elsewhere.example.com/p\x1b[31m")
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    server.behave = behave
+    with pytest.raises(TransferError, match=r"redirects to https://elsewhere\.example\.com/p\\x1b\[31m"):
+        server.place().bring(store, server.add(b"something"), lambda _: None)
+    assert len(server.asked) == 1
+
+
+def serve(handler: BaseHTTPRequestHandler, state: State, ranges: bool, length: bool = True) -> None:
+    data = state.objects.get(handler.path.rpartition("/")[2])
+    if data is None:
+        handler.send_error(404)
+        return
+    first, _, last = (handler.headers["Range"] if ranges else f"bytes=0-{len(data)}").removeprefix("bytes=").partition("-")
+    part = data[int(first) : int(last) + 1]
+    handler.send_response((206 if part else 416) if ranges else 200)
+    if ranges:
+        handler.send_header("Content-Range", f"bytes {first}-{int(first) + len(part) - 1}/{len(data)}")
+    handler.send_header(*(("Content-Length", str(len(part))) if length else ("Transfer-Encoding", "chunked")))
+    handler.end_headers()
+    handler.wfile.write(part if length else b"%x\r\n%s\r\n0\r\n\r\n" % (len(part), part))
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+@pytest.mark.parametrize("length", [True, False])
+def test_an_honest_server_of_any_kind(
+    server: State, store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ranges: bool, length: bool
+) -> None:
+    server.behave = lambda handler, state: serve(handler, state, ranges, length)
+    refs = server.add(*(bytes([number]) * (number * 997 + 1) for number in range(80)))
+    absent = ObjectRef("0" * 64, 10)
+    place = server.place()
+    with pytest.raises(TransferError, match=f"object {absent.oid}: missing"):
+        place.bring(store, [*refs[:40], absent, *refs[40:]], lambda _: None)
+    assert store.missing(refs) == []
+    assert place.lacking([*refs, absent]) == [absent]
+    short, long = (ObjectRef(refs[9].oid, refs[9].size + more) for more in (1, -1))
+    assert place.lacking([short]) == [short]
+    assert [why.partition(":")[0] for _, why in place.audit([*refs, short, long])] == ["damaged there"] * 2
+    if ranges:
+        monkeypatch.setattr(kvstore, "_PIECE", 1000)
+        place.download(refs[20], tmp_path / "file")
+        assert (tmp_path / "file").read_bytes() == server.objects[refs[20].oid]
+
+
+def test_a_fault_that_passes_is_got_over(server: State, store: LocalStore) -> None:
+    def behave(handler: BaseHTTPRequestHandler, state: State) -> None:
+        number = len(state.asked)
+        if number == 1:
+            handler.send_error(503)
+        elif number == 2:
+            handler.send_response(200)
+            handler.send_header("Content-Length", "9")
+            handler.end_headers()
+            handler.wfile.write(b"some")
+            handler.close_connection = True
+        else:
+            serve(handler, state, ranges=True)
+
+    server.behave = behave
+    refs = server.add(b"something")
+    server.place().bring(store, refs, lambda _: None)
+    assert store.missing(refs) == []
+    assert len(server.asked) == 3
+
+
+def test_nobody_there_is_one_line_at_once(store: LocalStore, server: State, capfd: pytest.CaptureFixture[str]) -> None:
+    place = kvstore.place("http://127.0.0.1:1/nobody", limits=QUICK)
+    with pytest.raises(TransferError, match=r"127\.0\.0\.1:1 cannot be reached: Connection refused"):
+        place.bring(store, server.add(b"a", b"b"), lambda _: None)
+    assert capfd.readouterr() == ("", "")
