@@ -35,7 +35,7 @@ def main() -> int:
         if os.environ.get("GIT_THETA_DEBUG", "") not in ("", "0"):
             raise
         print(f"git-theta: {_line(error)}", file=sys.stderr)
-        return 1
+        return int(getattr(error, "exit_code", 1))
 
 
 def _filter_process() -> NoReturn:
