@@ -456,6 +456,16 @@ def test_slices_of_a_distributed_checkpoint(repo: Repo) -> None:
         "model.w": ("float32", (4, 3)),
         "model.b": ("bfloat16", (3,)),
     }
+    done = repo.theta_run("convert", "HEAD:dcp/__0_0.distcp", "x.safetensors")
+    assert done.returncode == 1
+    assert b"one file of a distributed checkpoint" in done.stderr
+    assert not (repo.path / "x.safetensors").exists()
+    for name in (".metadata", "__0_0.distcp", "__1_0.distcp"):
+        repo.write(f"cut/{name}", (data.with_name("dcp-sharded") / name).read_bytes())
+    repo.git("add", ".")
+    repo.git("commit", "-qm", "cut")
+    found = git_theta.load("HEAD", "cut/__0_0.distcp", repo=repo.path)
+    assert list(found) == ["model.w@0,0"], "a slice does not go by the name of the whole tensor"
 
 
 def test_what_a_gguf_file_holds_besides_stays(repo: Repo) -> None:
