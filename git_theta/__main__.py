@@ -44,7 +44,8 @@ def main() -> int:
         if os.environ.get("GIT_THETA_DEBUG", "") not in ("", "0"):
             raise
         print(f"git-theta: {_line(error)}", file=sys.stderr)
-        return 2 if sys.argv[1:2] == ["merge-strategy"] else 1  # 1 would tell git that the files in conflict are there
+        failed = 2 if sys.argv[1:2] == ["merge-strategy"] else 1  # 1 would tell git that the files in conflict are there
+        return int(getattr(error, "exit_code", failed))
 
 
 def _filter_process() -> NoReturn:

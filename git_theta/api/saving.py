@@ -16,6 +16,7 @@ from git_theta.core.names import display
 from git_theta.core.source import BytesSource, FileSource, PiecesSource, Source
 from git_theta.core.tensors import Buffer, Tensor
 from git_theta.errors import FormatError, ThetaError, UsageError
+from git_theta.git import writing
 from git_theta.plugins import registry
 from git_theta.workflows import commit
 from git_theta.workflows.reading import StoredSource
@@ -57,9 +58,30 @@ def save(
     return save_files({path: state_dict}, message=message or f"Save {Path(path).name}", branch=branch, worktree=worktree, repo=repo)
 
 
-def save_to_git(state_dict: Content, path: StrPath, message: str | None = None, *, repo: StrPath | None = None) -> str:
-    """:func:`save` to the current branch, under the name it had in the first Git-Theta."""
-    return save(state_dict, path, message=message, repo=repo)
+def save_to_git(
+    state_dict: Content, path: StrPath, message: str | None = None, *, tag: str | None = None, repo: StrPath | None = None
+) -> str:
+    """:func:`save` to the current branch, under the name it had in the first Git-Theta, and as that did it.
+
+    A ``path`` that is not tracked is tracked in the same commit, by a line in ``.gitattributes``; a :class:`ThetaWarning` says so. With
+    ``tag`` the commit gets that tag; :class:`~git_theta.errors.UsageError` if there is one of that name.
+    """
+    with ExitStack() as stack:
+        session = stack.enter_context(sessions.session(repo))
+        if tag is not None:
+            writing.check_new_tag(tag, commit.folder(session))
+        name = sessions.from_top(session.repository, path)
+        added = commit.tracking(session, name)
+        sources = {name: _source(session, name, state_dict, None, stack)}
+        if added is not None:
+            sources[added[0]] = BytesSource(added[1])
+        tracked = frozenset([name] if added else [])
+        made = commit.commit(session, sources, message or f"Save {Path(path).name}", tracked=tracked)
+        if added is not None:
+            session.warn(f"{display(name)} is tracked by Git-Theta from now on: {display(added[0])} in the same commit says so")
+        if tag is not None:
+            writing.set_tag(tag, made, commit.folder(session))
+        return made
 
 
 def save_files(

@@ -6,7 +6,8 @@ place of its first element) the file and the bytes in it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from git_theta.checkpoints import pickle_machine
@@ -22,7 +23,9 @@ _ATTRIBUTES_LIMIT = 64  # values in an object's state that are looked at; torch'
 
 
 def named(layout: Layout, name: str, metadata: Source) -> Layout:
-    """``layout`` of the file called ``name``, with the names of ``metadata``; a piece that is not the first is called ``<name>@4,0``.
+    """``layout`` of the file called ``name``, with the names of ``metadata``; a piece of a tensor is called ``<name>@4,0``.
+
+    So is the first piece, ``<name>@0,0``: only a whole tensor has the tensor's own name.
 
     :class:`FormatError` when the metadata is not understood, or does not speak of this file.
     """
@@ -51,19 +54,31 @@ def _slices(tree: Any, name: str) -> Iterator[tuple[int, int, str]]:
     """Offset, length and name of what lies in the file ``name``."""
     stored = _attributes(tree).get("storage_data")
     flat = stored.flat if type(stored) is Pairs else ()
+    cut = set(_pieces(flat))
     for key, value in zip(flat[::2], flat[1::2], strict=False):
         index, place = _attributes(key), _attributes(value)
         label, start, length = index.get("fqn"), place.get("offset"), place.get("length")
         if place.get("relative_path") != name or type(label) is not str or type(start) is not int or type(length) is not int:
             continue
         if start >= 0 and length >= 0:
-            yield start, length, (label + _corner(index.get("offset")))[:NAME_LIMIT]
+            yield start, length, (label + _corner(index.get("offset"), label in cut))[:NAME_LIMIT]
 
 
-def _corner(offset: Any) -> str:
-    """Where a piece of a tensor begins; nothing for the first one and for whole ones. It is a ``torch.Size``: a call with a tuple."""
+def _pieces(flat: Sequence[Any]) -> Iterator[str]:
+    """The names of tensors of which a piece begins elsewhere than at the tensor's own beginning, in this file or another."""
+    for key in itertools.islice(flat, 0, None, 2):
+        index = _attributes(key)
+        if type(index.get("fqn")) is str and _corner(index.get("offset"), False):
+            yield index["fqn"]
+
+
+def _corner(offset: Any, cut: bool) -> str:
+    """Where a piece of a tensor begins; nothing at the tensor's own beginning, unless the tensor is ``cut`` into pieces.
+
+    ``offset`` is a ``torch.Size``: a call with a tuple.
+    """
     sizes = offset.arguments[0] if type(offset) is Call and type(offset.arguments) is tuple and offset.arguments else offset
-    if type(sizes) is not tuple or len(sizes) > RANK_LIMIT or not any(sizes):
+    if type(sizes) is not tuple or len(sizes) > RANK_LIMIT or not (cut or any(sizes)):
         return ""
     if not all(type(size) is int and 0 <= size <= dtypes.MAX_BYTES for size in sizes):
         return ""

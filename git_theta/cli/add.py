@@ -42,7 +42,7 @@ def add(paths: tuple[str, ...], update_type: str | None, data: Path | None) -> i
     The update's file names the tensors it changes: <tensor>/R and <tensor>/C for low-rank (R is rows x rank, C rank x columns,
     and R C is added), <tensor>/data, /indices, /indptr and /shape for sparse (compressed rows, added), <tensor>/ia3 for ia3
     (multiplied). The new weights are computed the same way on every machine, staged, and written to the working file; what is
-    stored is the update.
+    stored is the update. Tensors that the update does not name are staged from the working file, as by 'git add'.
     """
     if data is None:
         if update_type is not None:
@@ -76,7 +76,8 @@ def add(paths: tuple[str, ...], update_type: str | None, data: Path | None) -> i
         after = sideload.apply(session, name, changes)
     old = before.objects()
     stored = sum(count for oid, count in after.objects().items() if oid not in old)
-    changed = sum(a.digest != b.digest for a, b in zip(after.entries, before.entries, strict=True))
+    held = {entry.name: entry.digest for entry in before.entries}
+    changed = sum(held.get(entry.name) != entry.digest for entry in after.entries)
     click.echo(f"Staged {path(name)}: {plural(changed, 'tensor')} changed, {size(stored)} to store.")
     return 0
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from git_theta.cli import models
+from git_theta.cli import models, targets
 from git_theta.cli.output import Command, path, plural, size, warn
 from git_theta.cli.sharing import open_session
 from git_theta.core.names import display
@@ -37,6 +37,7 @@ def export(source: str, target: str) -> None:
     from git_theta.workflows import cluster
     from git_theta.workflows.progress import Progress
 
+    targets.check(target, "DEST is a new folder or a URL")
     place, progress = Place(target, os.environ), Progress()
     with open_session() as session:
         manifest = models.named(session.repository, source)
@@ -75,6 +76,7 @@ def import_(source: str, target: Path, changed: bool) -> None:
     from git_theta.workflows import cluster
     from git_theta.workflows.progress import Progress
 
+    targets.check(str(target), "FILE is the new file's name")
     if os.path.lexists(target):
         raise UsageError(f"{path(target)} exists already")
     place, progress = Place(source, os.environ), Progress()

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import click
 
-from git_theta.cli import models
+from git_theta.cli import models, targets
 from git_theta.cli.output import Command, path, plural, size, warn
 from git_theta.core.manifest import is_manifest, parse
 from git_theta.core.names import display
@@ -45,6 +45,7 @@ def convert(source: str, target: Path, form: str | None, drop: bool, force: bool
 
     The tensors must fit into memory twice.
     """
+    targets.check(str(target), "the second name is the new file's")
     name = conversion.target_format(form, target.suffix)
     if os.path.lexists(target) and not force:
         raise UsageError(f"{path(target)} exists already; --force replaces it")

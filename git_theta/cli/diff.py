@@ -14,9 +14,9 @@ from typing import Any
 
 import click
 
-from git_theta.cli import output
+from git_theta.cli import output, targets
 from git_theta.cli.models import as_one
-from git_theta.cli.output import Command, path, warn
+from git_theta.cli.output import path, plural, warn
 from git_theta.core import shards
 from git_theta.core.manifest import Entry
 from git_theta.drivers import blas, surroundings
@@ -25,6 +25,7 @@ from git_theta.git.changes import FileChange, Range, is_revision, resolve
 from git_theta.git.command import run
 from git_theta.git.config import load_settings
 from git_theta.git.repository import discover
+from git_theta.reports import health
 from git_theta.reports.report import ModelReport, Report, ordered
 from git_theta.workflows import mistracked, versions
 from git_theta.workflows.compare import select
@@ -33,9 +34,13 @@ from git_theta.workflows.session import Session
 from git_theta.workflows.statistics import Options, Result, measure_all, read_size
 from git_theta.workflows.versions import ModelDiff
 
+_NAMED = 20  # tensors of a model that --check names
 
-class _Diff(Command):
+
+class _Diff(targets.PageCommand):
     """Keeps what stands behind ``--``: these are paths, whatever they look like."""
+
+    page_name = "diff.html"
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Split off the paths."""
@@ -62,7 +67,8 @@ class _Asked:
 git theta diff                                   # the working tree with the index
 git theta diff HEAD~3 HEAD -- model.safetensors
 git theta diff main... --params '*.attn.*' --sort change
-git theta diff --html change.html v1.0 v1.1
+git theta diff --html=change.html v1.0 v1.1
+git theta diff --check main    # fails for a new NaN, zeroed rows, ...
 git theta diff HEAD~1 -- model.safetensors.index.json   # a sharded model as one
 git theta diff a.safetensors b.safetensors       # two files that are not in git
 """,
@@ -80,9 +86,16 @@ git theta diff a.safetensors b.safetensors       # two files that are not in git
 @click.option("--json", "form", flag_value="json", help="Print JSON.")
 @click.option("--csv", "form", flag_value="csv", help="Print CSV, one row for each tensor.")
 @click.option("--markdown", "form", flag_value="markdown", help="Print Markdown, for a comment in a review.")
-@click.option("--html", metavar="FILE", type=click.Path(dir_okay=False), help="Write a page with figures; it needs nothing but a browser.")
+@click.option(
+    "--html",
+    cls=targets.PageOption,
+    metavar="[=FILE]",
+    type=click.Path(dir_okay=False),
+    help="Write a page with figures to FILE (default: diff.html); it needs nothing but a browser.",
+)
 @click.option("--group", is_flag=True, help="Compare the files of a sharded model as one. So it is where PATH is its index or a folder.")
-@click.option("--exit-code", is_flag=True, help="Exit with 1 if there are differences.")
+@click.option("--exit-code", is_flag=True, help="Exit with 1 if there are differences, with 2 after an error.")
+@click.option("--check", is_flag=True, help="Exit with 1 if there are findings, with 2 after an error. Added tensors are read too.")
 @click.pass_context
 def diff(ctx: click.Context, /, what: tuple[str, ...], exit_code: bool, **chosen: Any) -> int:
     """Show how models changed, tensor by tensor.
@@ -92,12 +105,44 @@ def diff(ctx: click.Context, /, what: tuple[str, ...], exit_code: bool, **chosen
 
     For each tensor that changed: the share of its elements that did, the size of the change relative to the tensor (Frobenius norms), the
     cosine between old and new, the largest change of an element, and the rank of the change where it is low. Only changed tensors are read.
+
+    Findings are changes that are rarely meant: elements that became NaN or infinite, rows or channels that became zero, rows that were
+    lost, another element type, a norm more than 10 times larger or smaller. They are shown in red, and --check fails for them.
     """
     blas.keep_to_one_thread()
-    with ExitStack() as stack:
-        report = _report(_asked(what, ctx.meta.get("git_theta.paths"), chosen), chosen, stack)
-    _print(report, chosen)
-    return int(exit_code and bool(report.models))
+    try:
+        if chosen["check"] and (chosen["stat"] or chosen["manifest_only"]):
+            raise UsageError("--check reads tensors; leave out --stat and --manifest-only")
+        if chosen["html"]:
+            words = " ".join(map(path, (chosen["html"], *what)))
+            targets.check_page(chosen["html"], f"'--html {words}' compares it")
+        with ExitStack() as stack:
+            report = _report(_asked(what, ctx.meta.get("git_theta.paths"), chosen), chosen, stack)
+        _print(report, chosen)
+    except Exception as error:
+        if exit_code or chosen["check"]:
+            error.exit_code = 2  # type: ignore[attr-defined]  # for the command's caller: 1 is an answer
+        raise
+    found = _checked(report) if chosen["check"] else 0
+    return found or int(exit_code and bool(report.models))
+
+
+def _checked(report: Report) -> int:
+    """Name what --check fails for on standard error; the exit code: 1 for findings, 2 for what could not be checked."""
+    code = 0
+    for model in report.models:
+        unread = [result for result in model.unknown if not result.read]
+        if model.comparison is None or (model.problem and model.comparison.new is None):
+            click.echo(f"git-theta: {path(model.path)} could not be checked: {path(model.problem)}", err=True)
+            code = code or 2
+        elif unread:
+            advice = "; 'git theta fetch' may bring its objects" if any(result.missing for result in unread) else ""
+            click.echo(f"git-theta: {path(model.path)}: {plural(len(unread), 'tensor')} could not be checked{advice}", err=True)
+            code = code or 2
+        for line in health.lines(model.changes, model.results, _NAMED) if model.alarming else ():
+            click.echo(f"git-theta: {path(model.path)}: {line}", err=True)
+            code = 1
+    return code
 
 
 def _asked(words: Sequence[str], paths: Sequence[str] | None, chosen: dict[str, Any]) -> _Asked:
@@ -174,14 +219,21 @@ def _report(asked: _Asked, chosen: dict[str, Any], stack: ExitStack) -> Report:
         grouped = chosen["group"] or as_one(asked.paths)
         found = versions.diff(session, asked.range, shards.pathspecs(asked.paths), stack, grouped=grouped)
     options = Options(histogram=bool(chosen["html"] or chosen["form"] == "json"))
+
+    def wanted(item: ModelDiff) -> Options:
+        """Of a new model nothing is read, unless it is to be checked."""
+        assert item.comparison is not None
+        return replace(options, added=chosen["check"] or item.comparison.old is not None)
+
     compared = [(item, select(item.comparison.changes, chosen["globs"]) if item.comparison else []) for item in found]
     compared = [(item, changes) for item, changes in compared if _counts(item, changes, chosen["globs"])]
-    progress.begin("Comparing", sum(read_size(change) for _, changes in compared for change in changes) if measuring else 0)
+    total = sum(read_size(change, wanted(item).added) for item, changes in compared for change in changes)
+    progress.begin("Comparing", total if measuring else 0)
     models = []
     for item, changes in compared:
         results: list[Result] = [None] * len(changes)
-        if measuring:
-            results = list(measure_all(changes, item.reader, pool, options, progress.advance))
+        if measuring and changes:
+            results = list(measure_all(changes, item.reader, pool, wanted(item), progress.advance))
         entries = _entries(item) if chosen["html"] else ()
         models.append(replace(model_report(item, changes, results, chosen["sort"], measuring), entries=entries))
     return Report(*asked.names, tuple(models))
@@ -237,7 +289,7 @@ def _print(report: Report, chosen: dict[str, Any]) -> None:
     if chosen["html"]:
         from git_theta.reports import page
 
-        Path(chosen["html"]).write_text(page.diff(report), encoding="utf-8")
+        targets.write_page(chosen["html"], page.diff(report))
         if not chosen["form"]:
             click.echo(f"Wrote {path(chosen['html'])}.")
             return

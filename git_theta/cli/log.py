@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import click
 
-from git_theta.cli import output
+from git_theta.cli import output, targets
 from git_theta.cli.output import Command, path, warn
 from git_theta.drivers import surroundings
 from git_theta.errors import UsageError
@@ -26,19 +25,29 @@ def _arguments(function: Callable[..., None]) -> Callable[..., None]:
     return click.argument("what", nargs=-1, required=True, metavar="[REVISION] PATH")(function)
 
 
+class _Log(targets.PageCommand):
+    page_name = "log.html"
+
+
 @click.command(
-    cls=Command,
+    cls=_Log,
     examples="""
 git theta log model.safetensors
 git theta log -n 5 main model.safetensors
 git theta log v1.0..v2.0 model.safetensors --params 'h.11' --json
-git theta log model.safetensors --html history.html
+git theta log model.safetensors --html=history.html
 """,
 )
 @_arguments
 @click.option("-n", "--max-count", "count", type=click.IntRange(min=0), metavar="N", help="At most so many commits.")
 @click.option("--all", "everything", is_flag=True, help="A line for each tensor, however many there are.")
-@click.option("--html", metavar="FILE", type=click.Path(dir_okay=False), help="Write a page with a time line of commits and layers.")
+@click.option(
+    "--html",
+    cls=targets.PageOption,
+    metavar="[=FILE]",
+    type=click.Path(dir_okay=False),
+    help="Write a page with a time line of commits and layers to FILE (default: log.html).",
+)
 def log(what: tuple[str, ...], globs: tuple[str, ...], as_json: bool, count: int | None, everything: bool, html: str | None) -> None:
     """Show which commits changed a model, and how.
 
@@ -48,6 +57,8 @@ def log(what: tuple[str, ...], globs: tuple[str, ...], as_json: bool, count: int
     from git_theta.reports import history
     from git_theta.workflows import log as workflow
 
+    if html:
+        targets.check_page(html, f"'--html {path(html)} {' '.join(map(path, what))}' shows its history")
     revisions, name = _split(what)
     with Session(discover(), load_settings(), warn) as session:
         steps = workflow.log(session, name, revisions, globs, count)
@@ -56,7 +67,7 @@ def log(what: tuple[str, ...], globs: tuple[str, ...], as_json: bool, count: int
     if html:
         from git_theta.reports import page
 
-        Path(html).write_text(page.log(name, steps), encoding="utf-8")
+        targets.write_page(html, page.log(name, steps))
     if as_json:
         from git_theta.reports import records
 

@@ -68,7 +68,7 @@ def merge(
     setting theta.merge.strategy; without any, tensors changed on several sides are a conflict, and 'git theta resolve' goes
     on. Several branches make one commit with as many parents.
     """
-    from git_theta.cli import merging
+    from git_theta.cli import merging, targets
 
     names = [word for word in branches if not word.startswith("-")]
     passed = [word for word in branches if word.startswith("-")]
@@ -89,5 +89,6 @@ def merge(
     if evaluation:
         return merging.by_score(request, sweeps, evaluation, minimize, dry_run, as_json)
     if write_models is not None:
+        targets.check(write_models, "--write-models names a folder to write")
         return merging.write_models(request, write_models)
     return merging.run_merge(request, dry_run)

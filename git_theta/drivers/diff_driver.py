@@ -136,9 +136,9 @@ def _summary(call: Call, style: table.Style, stack: ExitStack) -> list[str]:
     if found.comparison is None:
         raise ThetaError(found.problem)
     changes = found.comparison.changes
-    limit = session.settings.diff_limit
-    progress.begin("Comparing", min(limit, sum(map(read_size, changes))))
-    results = list(measure_all(changes, found.reader, session.pool(), Options(limit=limit), progress.advance))
+    limit, added = session.settings.diff_limit, found.comparison.old is not None
+    progress.begin("Comparing", min(limit, sum(read_size(change, added) for change in changes)))
+    results = list(measure_all(changes, found.reader, session.pool(), Options(limit=limit, added=added), progress.advance))
     progress.end()
     return table.model(ModelReport(call.new_path, found.comparison, changes, tuple(results)), style, headed=False)
 

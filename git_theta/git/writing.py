@@ -82,6 +82,15 @@ def move(ref: str, new: str, old: str | None, reason: str, cwd: Path) -> bool:
     return code == 0
 
 
+def check_new_tag(name: str, cwd: Path) -> None:
+    """:class:`UsageError` unless a tag can be called ``name`` and none is."""
+    ref = f"refs/tags/{name}"
+    if run_code(["check-ref-format", ref], cwd=cwd, allowed=(0, 1))[0]:
+        raise UsageError(f"'{display(name, 100)}' cannot be a tag's name ('git help check-ref-format' tells the rules)")
+    if commit(ref, cwd) is not None:
+        raise UsageError(f"there is a tag '{display(name, 100)}' already; delete it first, or choose another name")
+
+
 def set_tag(name: str, target: str, cwd: Path) -> None:
     """Let the tag ``name`` name the commit ``target``, whatever it named before."""
     ref = f"refs/tags/{name}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from git_theta.core.manifest import Entry
 from git_theta.core.names import display
-from git_theta.reports import numbers
+from git_theta.reports import health, numbers
 from git_theta.reports.naming import place
 from git_theta.workflows.compare import Change
 from git_theta.workflows.statistics import Result, Statistics, Unknown, together
@@ -41,6 +41,11 @@ class Row:
         """All that was measured of them."""
         known = [result for result in self.results if isinstance(result, Statistics)]
         return known[0] if len(known) == 1 else together(known)
+
+    @property
+    def findings(self) -> tuple[health.Finding, ...]:
+        """What was found in them."""
+        return health.together(health.findings(change, result) for change, result in zip(self.changes, self.results, strict=True))
 
     @property
     def unknown(self) -> Unknown | None:
@@ -125,7 +130,7 @@ class _Tensor:
         change = self.change
         update = change.new.chain[0].update if change.new and change.new.chain else ""
         former = _blot(change.former_name) if change.former_name else ""
-        measured = type(self.result).__name__
+        measured = type(self.result).__name__, *(finding.kind for finding in health.findings(change, self.result))
         return change.kind, _blot(self.rest), change.old and change.old.spec, change.new and change.new.spec, update, former, measured
 
 
@@ -232,6 +237,8 @@ def _farthest(blocks: Sequence[Block], limit: int) -> Folded:
 
 def _weight(row: Row) -> tuple[int, float]:
     statistics = row.statistics
+    if row.findings:
+        return 3, float(sum(change.entry.nbytes for change in row.changes))
     if statistics is not None and statistics.relative is not None:
         return 1, statistics.relative
     if row.change.kind in ("added", "removed", "reshaped", "retyped"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from git_theta.core.names import display
-from git_theta.reports import numbers
+from git_theta.reports import health, numbers
 from git_theta.reports.folding import Folded, Row, fold, types, updates, whole
 from git_theta.reports.report import ModelReport, Report
 from git_theta.reports.table import Style, notes, summary
@@ -17,6 +17,7 @@ _ROWS = 30  # rows of a model that are shown at once
 _HIDDEN = 200  # rows behind "all changes"
 _LIMIT = 60_000  # characters; forges refuse comments of more than 65,536
 _NAME = 100
+_ALARMS = 20  # tensors with findings that are listed
 _MARKS = {"added": "➕", "removed": "➖", "modified": "", "renamed": "renamed", "reshaped": "reshaped", "retyped": "type"}  # noqa: RUF001 - the signs are meant
 
 
@@ -46,6 +47,7 @@ def _model(report: ModelReport, hidden: int, rows: int = _ROWS) -> str:
     title += " (new)" if old is None and new is not None else " (deleted)" if new is None and old is not None else ""
     lines = ["", f"#### {title}", ""]
     lines += [plain(line) + "  " for line in summary(report, _STYLE)]
+    lines += _alarm(report)
     if report.changes:
         lines += ["", *_table(fold(report.changes, report.results, rows), report.measured)]
         if hidden and len(report.changes) > 1:
@@ -60,31 +62,44 @@ def _model(report: ModelReport, hidden: int, rows: int = _ROWS) -> str:
     return "\n".join([*lines, ""])
 
 
+def _alarm(report: ModelReport) -> list[str]:
+    if not report.alarming:
+        return []
+    many = f"{report.alarming:,} tensor{'s' if report.alarming > 1 else ''}"
+    found = health.lines(report.changes, report.results, _ALARMS, "×", "→")  # noqa: RUF001 - the sign is meant
+    return ["", f"**⚠️ Findings in {many}:**", "", *(f"- {plain(line)}" for line in found)]
+
+
 def _table(folded: Folded, measured: bool) -> list[str]:
     rows = [(whole(heading, row), row) for heading, row in folded.rows]
     ranked = any(row.statistics and row.statistics.rank for _, row in rows)
+    alarming = any(row.findings for _, row in rows)
     titles = (
         ["tensor", "type"]
+        + (["health"] if alarming else [])
         + (["changed", "‖Δ‖/‖W‖", "cosine", "max \\|Δ\\|"] if measured else [])
         + (["rank"] if measured and ranked else [])
         + ["update"]
     )
     lines = [
         f"| {' | '.join(titles)} |",
-        "|" + "|".join("---" if title in ("tensor", "type", "update") else "--:" for title in titles) + "|",
+        "|" + "|".join("---" if title in ("tensor", "type", "health", "update") else "--:" for title in titles) + "|",
     ]
     for name, row in rows:
-        lines.append(f"| {' | '.join(_cells(name, row, measured, ranked))} |")
+        lines.append(f"| {' | '.join(_cells(name, row, measured, ranked, alarming))} |")
     if folded.left_out:
         lines.append(f"| … {folded.left_out:,} more {'|' * (len(titles) - 1)} |")
     return lines
 
 
-def _cells(name: str, row: Row, measured: bool, ranked: bool) -> list[str]:
+def _cells(name: str, row: Row, measured: bool, ranked: bool, alarming: bool) -> list[str]:
     mark = _MARKS[row.change.kind]
     times = f" ×{len(row.changes)}" if len(row.changes) > 1 else ""  # noqa: RUF001 - the sign is meant
     former = f" ← {code(row.former, escaped=True)}" if row.former else ""
     cells = [f"{mark} {code(name, escaped=True)}{times}{former}".strip(), code(types(row.change, "→"), escaped=True)]
+    if alarming:
+        found = health.words(row.findings, "×", "→")  # noqa: RUF001 - the sign is meant
+        cells.append(f"⚠️ **{found}**" if found else "")
     if measured:
         cells += _numbers(row.statistics, bool(row.unknown), ranked)
     return [*cells, code(updates(row), escaped=True) if updates(row) else ""]
@@ -93,8 +108,8 @@ def _cells(name: str, row: Row, measured: bool, ranked: bool) -> list[str]:
 def _numbers(found: Statistics | None, unknown: bool, ranked: bool) -> list[str]:
     rank = [str(found.rank) if found and found.rank else ""] if ranked else []
     if found is None:
-        return ["?" if unknown else "", "", "", "", *rank]
-    largest = numbers.short(found.largest, "∞") if found.comparable else ""
+        return [*3 * ["?" if unknown else ""], "", *rank]
+    largest = numbers.short(found.peak, "∞") if found.comparable else ""
     return [numbers.percent(found.fraction), numbers.short(found.relative, "∞"), numbers.cosine(found.distance), largest, *rank]
 
 

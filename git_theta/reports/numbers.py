@@ -44,6 +44,8 @@ def cosine(distance: float | None) -> str:
     """A cosine from its distance from 1: ``0.999307``, and ``1-2.3e-9`` where six digits would all be nines."""
     if distance is None:
         return ""
+    if math.isnan(distance):
+        return "nan"
     if distance == 0:
         return "1"
     return f"1-{short(distance)}" if distance < 5e-6 else f"{1 - distance:.6f}"
@@ -51,7 +53,7 @@ def cosine(distance: float | None) -> str:
 
 def level(relative: float | None, steps: int = 8) -> int:
     """A relative change on a logarithmic scale of ``steps``: 0 below 1e-5, the highest from 1 on; -1 for none."""
-    if not relative:
+    if not relative or math.isnan(relative):
         return -1
     if math.isinf(relative):
         return steps - 1

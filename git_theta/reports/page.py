@@ -22,14 +22,14 @@ from git_theta import __version__
 from git_theta.core import dtypes
 from git_theta.core.manifest import Entry
 from git_theta.core.names import display
-from git_theta.reports import numbers
+from git_theta.reports import health, numbers
 from git_theta.reports.folding import noted, types
 from git_theta.reports.naming import KINDS, Place, place
 from git_theta.reports.report import ModelReport, Report
 from git_theta.reports.table import Style, notes
 from git_theta.workflows.compare import Change
 from git_theta.workflows.log import Step
-from git_theta.workflows.statistics import Result, Statistics, together
+from git_theta.workflows.statistics import Result, Statistics, Unknown, together
 
 _Item = TypeVar("_Item")
 _NAME = 240  # characters of a name
@@ -38,7 +38,7 @@ _ROWS = 60
 _TIMELINE = 120  # commits in the time line
 _ROW = (
     "name", "former", "kind", "part", "type", "update", "bytes", "stored",
-    "elements", "changed", "fraction", "relative", "distance", "largest", "rank", "cell",
+    "elements", "changed", "fraction", "relative", "distance", "largest", "rank", "cell", "health", "unknown",
 )  # fmt: skip
 
 
@@ -60,7 +60,9 @@ def log(path: str, steps: Sequence[Step]) -> str:
 _DEFINITIONS = """<dl><dt>W, Δ</dt><dd>the old values of a tensor, and the new ones minus the old ones, in float64</dd>
 <dt>‖Δ‖/‖W‖</dt><dd>relative change: Frobenius norms; of a cell, of all its changed tensors as if they were one</dd>
 <dt>changed</dt><dd>share of elements whose bytes differ</dd>
-<dt>rank</dt><dd>numerical rank of Δ, told where it is at most 64 and a quarter of the smaller side</dd></dl>"""
+<dt>rank</dt><dd>numerical rank of Δ, told where it is at most 64 and a quarter of the smaller side</dd>
+<dt>health</dt><dd>elements that became NaN or infinite, rows and channels that became zero, rows that were lost, another element type,
+a norm more than 10 times larger or smaller. Other numbers are of finite elements</dd></dl>"""
 _LOG_DEFINITIONS = "<p>Told by manifests: no tensor was read. <i>Stored</i> are bytes of objects that no earlier commit needed.</p>"
 
 
@@ -109,9 +111,11 @@ def _name(text: str) -> str:
 
 
 def _number(value: float | None) -> float | str | None:
-    """A float as JSON has it, with seven digits; ``inf`` for infinity."""
-    if value is None or math.isnan(value):
+    """A float as JSON has it, with seven digits; ``inf`` for infinity and ``nan`` for NaN."""
+    if value is None:
         return None
+    if math.isnan(value):
+        return "nan"
     return "inf" if math.isinf(value) else float(f"{value:.7g}")
 
 
@@ -129,6 +133,7 @@ def _model(report: ModelReport) -> dict[str, Any]:
         "tensors": found.tensors if found else 0,
         "counts": dict(found.counts) if found else {},
         "notes": _notes(report),
+        "alarming": report.alarming,
         "measured": report.measured and total is not None,
         "total": _summed(total) if total else None,
         "bytes": report.change_bytes,
@@ -163,10 +168,17 @@ def _row(change: Change, result: Result, panels: _Panels) -> list[Any]:
         _number(found.fraction) if found else None,
         _number(known.relative) if known else None,
         _number(known.distance) if known else None,
-        _number(known.largest) if known else None,
+        _number(known.peak) if known else None,
         known.rank if known else None,
         panels.cell(change.name),
+        _health([(change, result)]),
+        display(result.reason, 200) if isinstance(result, Unknown) else "",
     ]
+
+
+def _health(pairs: Iterable[tuple[Change, Result]]) -> str:
+    found = health.together(health.findings(change, result) for change, result in pairs)
+    return health.words(found, "×", "→")  # noqa: RUF001 - the sign is meant
 
 
 def _summed(found: Statistics) -> dict[str, Any]:
@@ -177,7 +189,7 @@ def _summed(found: Statistics) -> dict[str, Any]:
         "fraction": _number(found.fraction),
         "relative": _number(known.relative) if known else None,
         "distance": _number(known.distance) if known else None,
-        "largest": _number(known.largest) if known else None,
+        "largest": _number(known.peak) if known else None,
     }
 
 
@@ -188,6 +200,7 @@ class _Cell:
     stored: int = 0
     changes: int = 0
     results: list[Statistics] | None = None
+    alarming: list[tuple[Change, Result]] | None = None
 
 
 class _Panels:
@@ -211,6 +224,8 @@ class _Panels:
         cell.stored += change.new.chain[0].size if change.new and change.new.chain and change.kind != "renamed" else 0
         if isinstance(result, Statistics):
             cell.results = [*(cell.results or ()), result]
+        if health.findings(change, result):
+            cell.alarming = [*(cell.alarming or ()), (change, result)]
 
     def _add(self, entry: Entry) -> _Cell:
         cell = self._cells[_address(place(entry.name))]
@@ -276,6 +291,7 @@ def _cell_data(cell: _Cell) -> dict[str, Any]:
         "relative": measured["relative"],
         "distance": measured["distance"],
         "largest": measured["largest"],
+        "health": _health(cell.alarming or ()),
     }
 
 

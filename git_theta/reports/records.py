@@ -11,7 +11,7 @@ from typing import Any
 
 from git_theta.core.manifest import Entry
 from git_theta.core.names import display
-from git_theta.reports import numbers
+from git_theta.reports import health, numbers
 from git_theta.reports.naming import place
 from git_theta.reports.report import ModelReport, Report
 from git_theta.workflows.blame import Origin
@@ -23,7 +23,7 @@ VERSION = 1
 _COLUMNS = (
     "model", "tensor", "kind", "former_name", "old_dtype", "old_shape", "new_dtype", "new_shape", "update", "stored_bytes",
     "elements", "changed", "fraction", "norm_old", "norm_new", "norm_change", "relative_change", "cosine", "max_change", "rank",
-    "nonfinite", "note",
+    "nonfinite", "note", "findings",
 )  # fmt: skip
 
 
@@ -55,6 +55,7 @@ def model_data(report: ModelReport) -> dict[str, Any]:
         "other_content_changed": found.other_content,
         "stored_bytes": found.stored,
         "measured": report.measured,
+        "tensors_with_findings": report.alarming,
         "together": statistics_data(total) if total else None,
         "changes": [change_data(change, result) for change, result in zip(report.changes, report.results, strict=True)],
     }
@@ -74,7 +75,15 @@ def change_data(change: Change, result: Result) -> dict[str, Any]:
         "new": _entry(change.new),
         "statistics": statistics_data(result) if isinstance(result, Statistics) else None,
         "unknown": result.reason if isinstance(result, Unknown) else None,
+        "findings": [_finding(finding) for finding in health.findings(change, result)],
     }
+
+
+def _finding(finding: health.Finding) -> dict[str, Any]:
+    data: dict[str, Any] = {"kind": finding.kind, "count": finding.count, "text": finding.text}
+    if finding.kind == "norm":
+        data["factor"] = _finite(finding.factor)
+    return data
 
 
 def _entry(entry: Entry | None) -> dict[str, Any] | None:
@@ -97,6 +106,10 @@ def statistics_data(found: Statistics) -> dict[str, Any]:
         "changed": found.changed,
         "fraction": found.fraction,
         "nonfinite": found.nonfinite,
+        "new_nan": found.new_nan,
+        "new_inf": found.new_inf,
+        "zero_rows": found.zero_rows,
+        "zero_channels": found.zero_channels,
         "partial": found.partial,
     }
     if found.comparable:
@@ -107,7 +120,7 @@ def statistics_data(found: Statistics) -> dict[str, Any]:
             "relative_change": _finite(found.relative),
             "cosine": _finite(found.cosine),
             "cosine_distance": _finite(found.distance),
-            "max_change": _finite(found.largest),
+            "max_change": _finite(found.peak),
             "rank": found.rank,
         }
     if found.histogram is not None:
@@ -147,10 +160,11 @@ def _row(path: str, change: Change, result: Result) -> list[object]:
         *((found.elements, found.changed, found.fraction) if found else ("", "", "")),
         *((known.norm, known.norm_new, known.moved, known.relative) if known else ("", "", "", "")),
         known.cosine if known and known.cosine is not None else "",
-        known.largest if known else "",
+        known.peak if known else "",
         known.rank if known and known.rank is not None else "",
         found.nonfinite if found else "",
         _text(result.reason) if isinstance(result, Unknown) else "",
+        health.words(health.findings(change, result)),
     ]
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from git_theta.core.manifest import Entry
+from git_theta.reports.health import findings
 from git_theta.workflows.compare import Change, Comparison
 from git_theta.workflows.statistics import Result, Statistics, Unknown, together
 
@@ -40,6 +42,11 @@ class ModelReport:
         return [result for result in self.results if isinstance(result, Unknown)]
 
     @property
+    def alarming(self) -> int:
+        """Number of tensors with findings (see :mod:`git_theta.reports.health`)."""
+        return sum(bool(findings(change, result)) for change, result in zip(self.changes, self.results, strict=True))
+
+    @property
     def change_bytes(self) -> int:
         """Bytes of the tensors that are added or have other values now."""
         return sum(change.new.nbytes for change in self.changes if change.new and change.kind != "renamed")
@@ -55,8 +62,8 @@ class Report:
 
 
 def ordered(changes: Sequence[Change], results: Sequence[Result], by: str) -> tuple[tuple[Change, ...], tuple[Result, ...]]:
-    """Both, sorted: ``file`` (as they stand), ``name``, ``size``, or ``change`` (what moved farthest first, new and lost tensors at the
-    top).
+    """Both, sorted: ``file`` (as they stand), ``name``, ``size``, or ``change`` (tensors with findings first,
+    then new and lost ones, then by how far they moved).
     """
     pairs = list(zip(changes, results, strict=True))
     if by == "name":
@@ -70,7 +77,9 @@ def ordered(changes: Sequence[Change], results: Sequence[Result], by: str) -> tu
 
 def _distance(pair: tuple[Change, Result]) -> tuple[int, float]:
     change, result = pair
+    relative = result.relative if isinstance(result, Statistics) else None
+    if findings(change, result):
+        return (3, math.inf if relative is None or math.isnan(relative) else relative)
     if isinstance(result, Statistics):
-        relative = result.relative
         return (1, relative) if relative is not None else (1, result.fraction)
     return (2 if change.kind in ("added", "removed", "reshaped") else 0, change.entry.nbytes)

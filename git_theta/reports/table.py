@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from git_theta.core.names import display
-from git_theta.reports import numbers
+from git_theta.reports import health, numbers
 from git_theta.reports.folding import Folded, Row, flat, fold, types, updates
 from git_theta.reports.report import ModelReport
 from git_theta.workflows.compare import KINDS
@@ -18,6 +18,9 @@ MARKS = {"added": "+", "removed": "-", "modified": "~", "renamed": ">", "reshape
 COLOURS = {"added": "32", "removed": "31", "modified": "33", "renamed": "36", "reshaped": "35", "retyped": "35"}
 _NAME_LEAST, _NAME_FINE, _NAME_MOST, _NAME_PIPED = 24, 40, 72, 120
 _GAP = "  "
+_ALARM = "1;31"
+_ALARMS = 5  # tensors with findings that the header names
+_HEALTH = "health"
 _WHOLE = 24
 
 
@@ -46,6 +49,7 @@ def model(report: ModelReport, style: Style, headed: bool = True, in_order: bool
     """A model's header and table. ``in_order``: the changes were sorted, so each has its own line under its whole name."""
     lines = title(report, style) if headed else []
     lines += ["  " + line for part in summary(report, style) for line in wrap(part, style)]
+    lines += ["  " + line for line in alarm(report, style)]
     if report.changes:
         lines += ["", *table(report, style, in_order)]
     lines += ["  " + line for part in notes(report, style) for line in wrap(part, style)]
@@ -88,6 +92,19 @@ def summary(report: ModelReport, style: Style) -> list[str]:
     return [line for line in lines if line]
 
 
+def alarm(report: ModelReport, style: Style) -> list[str]:
+    """The tensors with findings, a red line each, under a heading; nothing if there are none."""
+    if not report.alarming:
+        return []
+    found = health.lines(report.changes, report.results, _ALARMS, *_signs(style))
+    every = [f"findings in {_plural(report.alarming, 'tensor')}:", *(f"  {line}" for line in found)]
+    return [style.paint(piece, _ALARM) for line in every for piece in wrap(line, style)]
+
+
+def _signs(style: Style) -> tuple[str, str]:
+    return style.word("×", "x"), style.word("→", "->")  # noqa: RUF001 - the sign is meant
+
+
 def _bytes(report: ModelReport, style: Style) -> str:
     found = report.comparison
     assert found is not None
@@ -124,7 +141,7 @@ def notes(report: ModelReport, style: Style) -> list[str]:
     statistics = [result for result in report.results if isinstance(result, Statistics)]
     bad = sum(result.nonfinite for result in statistics)
     if bad:
-        found.append(f"{bad:,} elements are NaN or infinite and count as changed only")
+        found.append(f"{_plural(bad, 'element')} NaN or infinite: counted in 'changed' if the bytes differ, left out of all other numbers")
     if any(result.partial for result in statistics):
         found.append("* only the rows that both versions have are compared")
     return ["", *found] if found and report.changes else found
@@ -193,21 +210,26 @@ def _columns(rows: Sequence[Row], style: Style, measured: bool) -> list[_Column]
         known = [row.statistics for row in rows]
         if any(known):
             bars = [numbers.bar(s.relative) if s and style.unicode else "" for s in known]
-            relative = tuple(f"{numbers.short(s.relative, infinite)} {b}".rstrip() if s else "" for s, b in zip(known, bars, strict=True))
+            relative = tuple(
+                f"{numbers.short(s.relative, infinite)} {b}".rstrip() if s else _unknown(row)
+                for row, s, b in zip(rows, known, bars, strict=True)
+            )
             relative = tuple(text.rjust(max(map(len, relative))) if text else "" for text in relative)
+            cosines = tuple(numbers.cosine(s.distance) if s else _unknown(row) for row, s in zip(rows, known, strict=True))
             columns = [
                 _Column("changed", True, tuple(_changed(row, s) for row, s in zip(rows, known, strict=True))),
                 _Column(style.word("‖Δ‖/‖W‖", "|D|/|W|"), True, relative),
-                _Column("cosine", True, tuple(numbers.cosine(s.distance) if s else "" for s in known)),
+                _Column("cosine", True, cosines),
                 *columns,
-                _Column(f"max |{delta}|", True, tuple(numbers.short(s.largest, infinite) if s and s.comparable else "" for s in known)),
+                _Column(f"max |{delta}|", True, tuple(numbers.short(s.peak, infinite) if s and s.comparable else "" for s in known)),
                 _Column("rank", True, tuple(_ranks(row, style) for row in rows)),
             ]
         elif any(isinstance(result, Unknown) for row in rows for result in row.results):
-            columns.append(_Column("changed", True, tuple("?" if row.unknown else "" for row in rows)))
+            columns.append(_Column("changed", True, tuple(map(_unknown, rows))))
     else:
         columns.append(_Column("size", True, tuple(size(sum(change.entry.nbytes for change in row.changes)) for row in rows)))
     columns.append(_Column("update", False, stored))
+    columns.insert(0, _Column(_HEALTH, False, tuple(cut(health.words(row.findings, *_signs(style)), 32, style) for row in rows)))
     return [column for column in columns if any(column.cells)]
 
 
@@ -226,12 +248,16 @@ def _ranks(row: Row, style: Style) -> str:
 
 def _changed(row: Row, statistics: Statistics | None) -> str:
     if statistics is None:
-        return "?" if row.unknown else ""
+        return _unknown(row)
     return numbers.percent(statistics.fraction) + ("*" if statistics.partial else "")
 
 
+def _unknown(row: Row) -> str:
+    return "?" if row.unknown else ""
+
+
 _DROPPED = ("update", "rank", "max |Δ|", "max |D|", "type", "size", "cosine")  # first what is missed least
-_ORDER = ("type", "changed", "‖Δ‖/‖W‖", "|D|/|W|", "cosine", "max |Δ|", "max |D|", "rank", "size", "update")
+_ORDER = ("type", _HEALTH, "changed", "‖Δ‖/‖W‖", "|D|/|W|", "cosine", "max |Δ|", "max |D|", "rank", "size", "update")
 
 
 def _fit(columns: Sequence[_Column], widest: int, style: Style) -> tuple[list[_Column], int]:
@@ -255,8 +281,11 @@ def _fit(columns: Sequence[_Column], widest: int, style: Style) -> tuple[list[_C
 
 
 def _line(mark: str, name: str, cells: Sequence[str], columns: Sequence[_Column], name_width: int, style: Style) -> str:
-    del style
     padded = [cell.rjust(column.width) if column.right else cell.ljust(column.width) for cell, column in zip(cells, columns, strict=True)]
+    padded = [
+        style.paint(cell, _ALARM) if column.title == _HEALTH and cell.strip() not in ("", _HEALTH) else cell
+        for cell, column in zip(padded, columns, strict=True)
+    ]
     return f"  {mark} {_GAP.join([name.ljust(name_width), *padded])}".rstrip()
 
 
@@ -284,6 +313,7 @@ def stat(reports: Sequence[ModelReport], style: Style) -> list[str]:
         if found.other_content and not parts:
             parts = ["other content"]
         cost = "" if found.new is None else f", {size(found.stored)} stored" if found.stored else ""
+        cost += ", " + style.paint(f"{report.alarming:,} with findings", _ALARM) if report.alarming else ""
         lines.append(f" {name.ljust(width)} | {', '.join(parts) or 'unchanged'} of {found.tensors:,}{cost}")
     return lines
 

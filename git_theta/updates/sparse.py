@@ -10,6 +10,7 @@ positions | residual.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -68,6 +69,9 @@ def encode_given(
 ) -> tuple[Tensor, Encoded]:
     """Code ``base`` plus a sparse matrix in compressed rows (as scipy's ``csr_matrix``) of as many elements, taken in C order.
 
+    With two row pointers it is a single row of all elements, whatever ``shape`` says: Git-Theta 0.2 wrote the flattened tensor, and
+    the tensor's own shape beside it.
+
     Sums are taken in float64 and rounded once; those of integer types wrap around. Returns the new tensor and its payload.
     :class:`UsageError` when the matrix is malformed, does not fit, or holds NaN or infinity.
     """
@@ -98,6 +102,8 @@ def encode_given(
 def _flat_places(indices: np.ndarray, indptr: np.ndarray, shape: Sequence[int], count: int) -> np.ndarray:
     columns, ends = np.asarray(indices).reshape(-1), np.asarray(indptr).reshape(-1)
     size = [int(n) for n in np.asarray(shape).reshape(-1)]
+    if len(ends) == 2 and min(size, default=0) >= 0 and math.prod(size) == count:
+        size = [1, count]
     if len(size) != 2 or min(size) < 0 or size[0] * size[1] != count:
         raise UsageError(f"a sparse update of shape {tuple(size)} does not fit a tensor of {count} elements")
     if columns.dtype.kind not in "iu" or ends.dtype.kind not in "iu" or len(ends) != size[0] + 1:

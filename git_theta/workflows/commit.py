@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from git_theta.core.manifest import Manifest
 from git_theta.core.names import display
@@ -29,22 +29,26 @@ Files = Mapping[str, Source]
 Blobs = Mapping[str, tuple[str, str]]
 
 
-def commit(session: Session, files: Files, message: str, name: str | None = None, worktree: bool = True) -> str:
+def commit(
+    session: Session, files: Files, message: str, name: str | None = None, worktree: bool = True, tracked: frozenset[str] = frozenset()
+) -> str:
     """Commit ``files`` (path from the top → content) to the branch ``name`` (None: the one checked out) and return the commit.
 
     What Git-Theta tracks there is stored as ``git add`` would store it on that branch; other files, as git stores them. The branch moves
     by compare-and-swap: where somebody else moved it meanwhile, the files go on top, unless one of them was changed too. Without any
     change nothing is committed, and the branch's commit is returned.
 
+    ``tracked`` paths are stored by Git-Theta whatever the branch's attributes say, since ``files`` hold others (see :func:`tracking`).
+
     Where the branch is checked out, its index entries follow; so do the files of the working tree, unless ``worktree`` is False.
     Files with changes that are not committed are never overwritten: :class:`UsageError`.
     """
-    cwd = _folder(session)
+    cwd = folder(session)
     branch = writing.branch(session.repository, name, cwd)
     if branch.here:
         with turn(session.repository.common_dir):
             _check_unchanged(session, branch, list(files), worktree)
-    tracked = _tracked(session, branch, list(files))
+    tracked |= _tracked(session, branch, list(files))
     session.store.hold()
     before = _versions(branch.start, list(files), cwd)
     blobs = {path: (before[path][0], _blob(session, path, source, path in tracked, before[path][1])) for path, source in files.items()}
@@ -56,7 +60,8 @@ def commit(session: Session, files: Files, message: str, name: str | None = None
     return made
 
 
-def _folder(session: Session) -> Path:
+def folder(session: Session) -> Path:
+    """Where git runs for ``session``."""
     return session.cwd or session.repository.worktree or session.repository.git_dir
 
 
@@ -66,7 +71,7 @@ def _check_unchanged(session: Session, branch: Branch, paths: Sequence[str], wor
         if (session.repository.git_dir / name).exists():
             raise UsageError(f"{branch.shown} is checked out and in the middle of something (see 'git status'); finish that first")
     specs = [f":(top,literal){path}" for path in paths]
-    fields = run(["status", "--porcelain", "-z", "--no-renames", "-uall", "--", *specs], cwd=_folder(session)).split(b"\0")
+    fields = run(["status", "--porcelain", "-z", "--no-renames", "-uall", "--", *specs], cwd=folder(session)).split(b"\0")
     for field in filter(None, fields):
         staged = field[:1] not in b" ?"
         if staged or worktree:
@@ -77,29 +82,55 @@ def _check_unchanged(session: Session, branch: Branch, paths: Sequence[str], wor
             )
 
 
-def _tracked(session: Session, branch: Branch, paths: Sequence[str]) -> set[str]:
+def _tracked(session: Session, branch: Branch, paths: Sequence[str]) -> frozenset[str]:
     """Those of ``paths`` that the branch's attributes (the working tree's, where it is checked out) give to Git-Theta."""
     if branch.here:
         found = attributes.check(session.repository, paths, ["filter"])
     else:
         index = scratch_index(session)
         try:
-            run(["read-tree", branch.start or "--empty"], cwd=_folder(session), environment={"GIT_INDEX_FILE": str(index)})
+            run(["read-tree", branch.start or "--empty"], cwd=folder(session), environment={"GIT_INDEX_FILE": str(index)})
             found = attributes.check(session.repository, paths, ["filter"], index=index)
         finally:
             index.unlink(missing_ok=True)
-    return {path for path, values in found.items() if attributes.is_tracked(values)}
+    return frozenset(path for path, values in found.items() if attributes.is_tracked(values))
 
 
 def require_tracked(session: Session, path: str, name: str | None) -> None:
     """:class:`UsageError` unless Git-Theta tracks ``path`` on the branch ``name``."""
-    branch = writing.branch(session.repository, name, _folder(session))
+    branch = writing.branch(session.repository, name, folder(session))
     if path not in _tracked(session, branch, [path]):
         where = "here" if branch.here else f"on {branch.shown}"
         raise UsageError(
             f"{display(path)} is not tracked by Git-Theta {where}; 'git theta track {display(path)}' it"
             + ("" if branch.here else ", and commit .gitattributes there")
         )
+
+
+def tracking(session: Session, path: str, name: str | None = None) -> tuple[str, bytes] | None:
+    """The attributes file of the branch ``name``, as path and content, that would have ``path`` tracked; None if it is tracked already."""
+    branch = writing.branch(session.repository, name, folder(session))
+    if path in _tracked(session, branch, [path]):
+        return None
+    inside = PurePosixPath(path).parent
+    for place in (inside, *inside.parents):  # the nearest one wins, so a line at its end does
+        file = (place / ".gitattributes").as_posix()
+        data = _attributes(session, branch, file)
+        if data is not None or place == PurePosixPath("."):
+            pattern = f"/{attributes.literal(PurePosixPath(path).relative_to(place).as_posix())}"
+            text = attributes.parse_file(data or b"", Path(file)).having(pattern).text()
+            return file, text.encode("utf-8", "surrogateescape")
+    raise AssertionError("a path's last parent is the top")
+
+
+def _attributes(session: Session, branch: Branch, file: str) -> bytes | None:
+    if not branch.here:
+        return session.blobs.read(f"{branch.start}:{file}") if branch.start else None
+    full = session.full_path(file)
+    if not os.path.lexists(full):
+        return None
+    attributes.read(full)  # an error for one that git ignores
+    return full.read_bytes()
 
 
 def _versions(start: str | None, paths: Sequence[str], cwd: Path) -> dict[str, tuple[str, str | None]]:
@@ -119,19 +150,19 @@ def _blob(session: Session, path: str, source: Source, tracked: bool, before: st
     if not tracked:
         if source.size > _PLAIN_LIMIT:
             raise UsageError(f"{display(path)} is not tracked by Git-Theta, and {source.size} bytes are many for git; 'git theta track' it")
-        return writing.blob(source.read(0, source.size), _folder(session), path)
+        return writing.blob(source.read(0, source.size), folder(session), path)
     manifest = session.manifest(before) if before is not None else None
     text = clean(session, path, source, [manifest] if manifest is not None else [])
     if isinstance(source, FileSource):
         now = os.fstat(source.fileno())
         if (now.st_size, now.st_mtime_ns) != (source.stat.st_size, source.stat.st_mtime_ns):
             raise FileChanged(f"{display(path)}: the file was written while it was read; save it again")
-    return writing.blob(text, _folder(session))
+    return writing.blob(text, folder(session))
 
 
 def _on_top(session: Session, branch: Branch, blobs: Blobs, before: Mapping[str, tuple[str, str | None]], message: str) -> str:
     """The commit that brings ``blobs`` to the branch, which then names it."""
-    cwd, tip, start = _folder(session), branch.tip, branch.start
+    cwd, tip, start = folder(session), branch.tip, branch.start
     for _ in range(_ATTEMPTS):
         index = scratch_index(session)
         try:
@@ -149,9 +180,9 @@ def _on_top(session: Session, branch: Branch, blobs: Blobs, before: Mapping[str,
     raise GitError(f"{branch.shown} is moved by somebody else again and again; try again, or save to another branch")
 
 
-def _follow(session: Session, blobs: Blobs, tracked: set[str], worktree: bool, made: str) -> None:
+def _follow(session: Session, blobs: Blobs, tracked: frozenset[str], worktree: bool, made: str) -> None:
     """Let the index, and the files of the working tree, follow the branch that is checked out."""
-    cwd = _folder(session)
+    cwd = folder(session)
     lines = "".join(f"{mode} {blob}\t{path}\0" for path, (mode, blob) in blobs.items()).encode("utf-8", "surrogateescape")
     try:
         _with_index(["update-index", "--add", "-z", "--index-info"], cwd, lines)
@@ -176,18 +207,18 @@ def _with_index(words: Sequence[str], cwd: Path, stdin: bytes) -> None:
             return
 
 
-def _write(session: Session, blobs: Blobs, tracked: set[str]) -> None:
+def _write(session: Session, blobs: Blobs, tracked: frozenset[str]) -> None:
+    others = "".join(f"{path}\0" for path in blobs if path not in tracked)
+    if others:  # first, since attributes may be among them
+        _with_index(["checkout-index", "-f", "-u", "-z", "--stdin"], folder(session), others.encode("utf-8", "surrogateescape"))
     manifests = {path: session.manifest(blob) for path, (_, blob) in blobs.items() if path in tracked}
     targets = [checkout.Target(path, manifest, blobs[path][0] == "100755") for path, manifest in manifests.items() if manifest]
     outcome = checkout.checkout(session, targets)
     if outcome.failed:
         raise outcome.failed[0][1]
-    others = "".join(f"{path}\0" for path in blobs if path not in tracked)
-    if others:
-        _with_index(["checkout-index", "-f", "-u", "-z", "--stdin"], _folder(session), others.encode("utf-8", "surrogateescape"))
 
 
 def version(session: Session, path: str, name: str | None) -> Manifest | None:
     """What the branch ``name`` (or, where that is new, the commit it would start from) has at ``path``; None for no manifest."""
-    branch = writing.branch(session.repository, name, _folder(session))
+    branch = writing.branch(session.repository, name, folder(session))
     return session.manifest(f"{branch.start}:{path}") if branch.start else None

@@ -57,6 +57,11 @@ def convert(source: Source, suffix: str, target: str, drop: bool = False) -> Con
     :class:`FormatError` when it is broken, or a tensor does not fit the new format (with ``drop`` these are left out);
     :class:`UsageError` when its format cannot be converted.
     """
+    if suffix.lower() == ".distcp":
+        raise UsageError(
+            "this is one file of a distributed checkpoint and may hold slices of tensors only; first make one file of its folder: "
+            "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER model.pt"
+        )
     found = next(registry.detect(source.read(0, min(_HEAD, source.size)), suffix.lower()))
     if found.name == target:
         return Conversion(source.read(0, source.size), target, len(found.scan(source).extents))

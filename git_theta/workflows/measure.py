@@ -10,7 +10,9 @@ below):
 - *max \|D\|*, and a *histogram* of D by sign and binary order of magnitude.
 - *rank*: see :func:`low_rank`.
 
-Elements that are NaN or infinite on either side are counted (*nonfinite*) and left out of everything but *changed*. Booleans are 0 and 1.
+Elements that are NaN or infinite on either side are counted (*nonfinite*) and left out of everything but *changed*. Elements that
+became NaN or infinite are counted too (*new_nan*, *new_inf*); if there are any and no finite element moved, relative change and
+cosine are NaN instead of 0 and 1. Rows and channels that became zero are counted by :func:`emptied`. Booleans are 0 and 1.
 Integers beyond 2^53 are rounded to float64 first. Complex tensors are seen as pairs of reals, except that max \|D\| is of the modulus.
 Packed and quantised types have no values here: only *changed* is told, and it counts blocks.
 
@@ -36,6 +38,7 @@ _SKETCH = _RANK_LIMIT + 8
 _PROBE = 128
 _ROWS = 1024
 _MARGIN = 1.5
+_PROBES = 16
 _PRECISION = {  # significant bits, exponent of the smallest step
     "f64": (53, -1074),
     "f32": (24, -149),
@@ -52,7 +55,7 @@ def measure(old: Tensor, new: Tensor, histogram: bool = False, rank: bool = True
     """Compare two tensors; None where no element of one answers to an element of the other.
 
     That is so where their numbers of elements differ, unless they differ in the first dimension only: then the leading rows
-    that both have are compared.
+    that both have are compared, and rows that were added are searched for NaN and infinity.
     """
     count = _comparable(old, new)
     if count is None:
@@ -81,7 +84,115 @@ def _blocks(old: Tensor, new: Tensor, count: int) -> Statistics:
     step, changed = max(1, _BLOCK // width), 0
     for start in range(0, blocks, step):
         changed += int(np.count_nonzero((first[start : start + step] != second[start : start + step]).any(axis=1)))
-    return Statistics(blocks, changed, partial=old.shape != new.shape and dtypes.count(old.shape) != dtypes.count(new.shape))
+    rows, channels = emptied(old, new, count) if changed else (0, 0)
+    partial = dtypes.count(old.shape) != dtypes.count(new.shape)
+    return Statistics(blocks, changed, zero_rows=rows, zero_channels=channels, partial=partial)
+
+
+def special(tensor: Tensor, start: int = 0) -> tuple[int, int]:
+    """Count the elements from ``start`` on that are NaN, and those that are infinite. (0, 0) for types that have no such values."""
+    total = dtypes.count(tensor.shape)
+    if dtypes.get(tensor.dtype).kind not in "fc" or start >= total:
+        return 0, 0
+    values = _Values(tensor)
+    room, nan, inf = np.empty(_BLOCK * values.parts), 0, 0
+    for first in range(start, total, _BLOCK):
+        last = min(first + _BLOCK, total)
+        block = room[: (last - first) * values.parts]
+        values.put(first, last, block)
+        if not np.isfinite(block).all():
+            nan += _elements(np.isnan(block), values.parts)
+            inf += _elements(np.isinf(block), values.parts)
+    return nan, inf
+
+
+def _elements(marks: np.ndarray, parts: int) -> int:
+    """Number of elements of which any part is marked."""
+    return int(np.count_nonzero(marks if parts == 1 else marks.reshape(-1, parts).any(axis=1)))
+
+
+def emptied(old: Tensor, new: Tensor, count: int) -> tuple[int, int]:
+    """Count the rows, and the channels, that are all zero now and were not before, in the ``count`` leading elements.
+
+    A row is one index of the first dimension; a channel, one index of the second or of the last dimension. Both have at least
+    two elements. A tensor of one dimension is a single row if its elements are floats. If all rows are zero now, no channels
+    are counted. Of packed types only rows are looked at: whether all their bytes are zero.
+    """
+    kind = dtypes.get(new.dtype)
+    shape = new.shape
+    if len(shape) < 2:
+        shape = (1, count) if kind.kind in "fc" else ()
+    columns = dtypes.count(shape[1:])
+    if not shape or columns < 2 or count < columns or count % columns or kind.kind == "b" or new.dtype == "f8_e8m0fnu":
+        return 0, 0
+    rows = count // columns
+    if kind.kind == "q":
+        width, rest = divmod(columns * kind.block_bytes, kind.block_elements)
+        if rest:
+            return 0, 0
+        count, columns, shape = rows * width, width, (rows, width)
+    before, after = (_magnitudes(tensor, count) for tensor in (old, new))
+    width = after.size // rows
+    found, empty = _emptied(before.reshape(1, rows, -1), after.reshape(1, rows, width))
+    if empty == rows or len(new.shape) < 2 or kind.kind == "q":
+        return found, 0
+    channels = 0
+    for axis in {1, len(shape) - 1}:
+        ahead = rows * dtypes.count(shape[1:axis])
+        if count // shape[axis] >= 2:
+            channels += _emptied(before.reshape(ahead, shape[axis], -1), after.reshape(ahead, shape[axis], -1))[0]
+    return found, channels
+
+
+def _magnitudes(tensor: Tensor, count: int) -> _Magnitudes:
+    kind = dtypes.get(tensor.dtype)
+    bits = tensor.bits()[: count * (2 if kind.kind == "c" else 1)]
+    signed = kind.kind in "fc" and not tensor.dtype.endswith("fnuz")
+    return _Magnitudes(bits, bits.dtype.type(np.iinfo(bits.dtype).max >> (1 if signed else 0)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Magnitudes:
+    """Elements as integers that are zero, but for the bits outside of ``mask``, if the element is."""
+
+    bits: np.ndarray
+    mask: np.generic
+
+    @property
+    def size(self) -> int:
+        return self.bits.size
+
+    def reshape(self, *shape: int) -> _Magnitudes:
+        return _Magnitudes(self.bits.reshape(shape), self.mask)
+
+    def any(self, chosen: np.ndarray) -> np.ndarray:
+        """Which of the ``chosen`` indices of the middle dimension hold anything but zeros."""
+        return np.asarray((np.bitwise_and(self.bits[:, chosen], self.mask) != 0).any(axis=(0, 2)))
+
+    def probe(self, chosen: np.ndarray, number: int) -> np.ndarray:
+        """Which of them hold anything but zero at one place."""
+        ahead, _, behind = self.bits.shape
+        return np.asarray(np.bitwise_and(self.bits[number * ahead // _PROBES, chosen, number * behind // _PROBES], self.mask) != 0)
+
+
+def _emptied(before: _Magnitudes, after: _Magnitudes) -> tuple[int, int]:
+    """Count the indices of the middle dimension that are all zero in ``after`` but not in ``before``, and all that are zero in ``after``.
+
+    Few are: most are ruled out by a look at single elements, so that next to nothing is read.
+    """
+    ahead, count, behind = after.bits.shape
+    left = np.arange(count)
+    for number in range(_PROBES):
+        left = left[~after.probe(left, number)]
+        if not len(left):
+            return 0, 0
+    step, found, empty = max(1, _BLOCK // max(1, ahead * behind)), 0, 0
+    for start in range(0, len(left), step):
+        some = left[start : start + step]
+        some = some[~after.any(some)]
+        empty += len(some)
+        found += int(np.count_nonzero(before.any(some))) if len(some) else 0
+    return found, empty
 
 
 class _Values:
@@ -174,21 +285,29 @@ class _Comparer:
         self._room = np.empty((3, _BLOCK * self._parts))
         self._wide = bool({old.dtype, new.dtype} & {"f64", "c128"})
         self._oo, self._nn, self._dd, self._on = _Sum(), _Sum(), _Sum(), _Sum()
-        self._changed = self._nonfinite = 0
+        self._changed = self._nonfinite = self._new_nan = self._new_inf = 0
         self._largest = 0.0
         self._orders = np.zeros(4096, np.int64) if histogram else None
 
     def run(self, rank: bool) -> Statistics:
         if self._first.parts != self._second.parts:  # a complex tensor against a real one
-            return Statistics(self._count, self._count, comparable=False)
+            nan, inf = special(self._new)
+            return Statistics(self._count, self._count, new_nan=nan, new_inf=inf, comparable=False)
         with np.errstate(all="ignore"):
             for start in range(0, self._count, _BLOCK):
                 self._block(start, min(start + _BLOCK, self._count))
             found = self._rank() if rank and self._changed else None
+            nan, inf = special(self._new, self._count)  # in rows that were added
+            self._new_nan, self._new_inf = self._new_nan + nan, self._new_inf + inf
+        rows, channels = emptied(self._old, self._new, self._count) if self._changed else (0, 0)
         return Statistics(
             elements=self._count,
             changed=self._changed,
             nonfinite=self._nonfinite,
+            new_nan=self._new_nan,
+            new_inf=self._new_inf,
+            zero_rows=rows,
+            zero_channels=channels,
             norm=self._oo.root(),
             norm_new=self._nn.root(),
             moved=self._dd.root(),
@@ -249,6 +368,9 @@ class _Comparer:
         """Add a block up without what is not finite, scaled so that squares neither overflow nor vanish."""
         bad = ~np.isfinite(w) if other is None else ~(np.isfinite(w) & np.isfinite(other))
         if bad.any():
+            if other is not None:
+                self._new_nan += _elements(np.isnan(other) & ~np.isnan(w), self._parts)
+                self._new_inf += _elements(np.isinf(other) & ~np.isinf(w), self._parts)
             whole = np.repeat(bad.reshape(-1, self._parts).any(axis=1), self._parts)
             self._nonfinite += int(np.count_nonzero(whole)) // self._parts
             w[whole] = 0.0
@@ -267,7 +389,9 @@ class _Comparer:
             self._largest = max(self._largest, _scaled(_largest(moved, self._parts), by_moved + halved))
 
     def _distance(self) -> float | None:
-        """1 - cosine, None where one side is all zero."""
+        """1 - cosine, None where one side is all zero; NaN if no finite element moved, but some are not finite any more."""
+        if (self._new_nan or self._new_inf) and not self._dd.value:
+            return math.nan
         if not self._oo.value or not self._nn.value:
             return None
         top = self._oo.exponent

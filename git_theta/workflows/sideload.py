@@ -5,6 +5,7 @@ The new values are computed as every machine computes them, and what is stored a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,11 +13,11 @@ from typing import TYPE_CHECKING
 
 from git_theta.core import dtypes
 from git_theta.core.digest import digest
-from git_theta.core.manifest import INLINE_LIMIT, Entry, Manifest
+from git_theta.core.manifest import INLINE_LIMIT, Entry, Manifest, is_manifest, parse
 from git_theta.core.names import display
 from git_theta.core.source import FileSource
 from git_theta.core.tensors import Encoded, Spec, Tensor
-from git_theta.errors import FormatError, ThetaError, UsageError
+from git_theta.errors import FileChanged, FormatError, ThetaError, UsageError
 from git_theta.git.command import run
 from git_theta.git.index import entries as index_entries
 from git_theta.plugins import registry
@@ -24,6 +25,7 @@ from git_theta.workflows import clean, tensors
 from git_theta.workflows.checkout import Target, stage
 from git_theta.workflows.fetch import fetch_missing
 from git_theta.workflows.session import Session
+from git_theta.workflows.statcache import stamp
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 _UNPACKED = 1 << 30  # bytes that an .npz may always unpack to; beyond that, as many times its own size:
 _EXPANSION = 100
+_ROUNDING = 0.02  # of the change: as far as a merge by other arithmetic may be from ours
+_DIGITS = {"f64": 1e-12, "f32": 1e-6, "f16": 2e-3, "bf16": 2e-2}  # or of the tensor: some last digits
 _PARTS = {"low-rank": ("R", "C"), "sparse": ("data", "indices", "indptr", "shape"), "ia3": ("ia3",)}
 
 
@@ -190,9 +194,19 @@ def _replaced(base: Tensor, array: np.ndarray) -> Tensor:
 def apply(session: Session, path: str, changes: Sequence[Change]) -> Manifest:
     """Change tensors of the model that the index holds at ``path``, stage the result, and rewrite the working file to match.
 
-    :class:`UsageError` when the model is not tracked, has changes that are not staged, or a change does not fit; nothing is staged then.
+    All other tensors, and what the file holds besides, are staged from the working file. Of the tensors that change, it may hold
+    the values in the index or, but for rounding, the new ones. :class:`UsageError` for other values, when the model is not tracked or
+    its file is gone, or when a change does not fit; nothing is staged then.
     """
-    mode, manifest = _staged(session, path)
+    mode, manifest, source = _staged(session, path)
+    try:
+        return _apply(session, path, changes, mode, manifest, source)
+    finally:
+        if source is not None:
+            source.close()
+
+
+def _apply(session: Session, path: str, changes: Sequence[Change], mode: str, manifest: Manifest, source: FileSource | None) -> Manifest:
     by_name: dict[str, Change] = {}
     for change in changes:
         entry = _find(manifest, change.name)
@@ -206,13 +220,54 @@ def apply(session: Session, path: str, changes: Sequence[Change]) -> Manifest:
     entries = list(manifest.entries)
     for number, future in futures:
         entries[number] = future.result()
+    if source is not None:
+        found = parse(clean.clean(session, path, source, [manifest]))
+        new = {entries[number].name: (entry, entries[number]) for number, entry in chosen}
+        manifest, entries = found, _with_updates(session, found, new)
     changed = replace(manifest, entries=tuple(entries), headers={k: v for k, v in manifest.headers.items() if k != "merge"})
     session.store.flush()
+    if source is not None and stamp(os.stat(session.full_path(path))) != stamp(source.stat):
+        raise FileChanged(f"{display(path)}: the file was written while it was read; add the update again")
     stage(session, Target(path, changed, mode == "100755"), mode)
     return changed
 
 
-def _staged(session: Session, path: str) -> tuple[str, Manifest]:
+def _with_updates(session: Session, found: Manifest, new: Mapping[str, tuple[Entry, Entry]]) -> list[Entry]:
+    """The entries of the working file, with the updated tensors (name → before and after) in place of what it has of these."""
+    lacking = [name for name in new if name not in found.by_name]
+    if lacking:
+        raise UsageError(f"the working file has no tensor '{display(lacking[0], 80)}', which the update changes")
+    entries = []
+    for entry in found.entries:
+        named = next((name for name in (entry.name, *entry.aliases) if name in new), None)
+        if named is None:
+            entries.append(entry)
+            continue
+        before, after = new[named]
+        if entry.spec != after.spec:
+            raise UsageError(f"tensor '{display(entry.name, 80)}' is {entry.spec} in the working file and {after.spec} in the index")
+        if entry.digest not in (before.digest, after.digest) and not _is_meant(session, entry, before, after):
+            raise UsageError(
+                f"tensor '{display(entry.name, 80)}' has changes that are not staged and not those of the update; "
+                "'git add' or 'git restore' the file first"
+            )
+        entries.append(Entry(entry.name, after.dtype, after.shape, after.digest, after.chain, after.inline, entry.aliases))
+    return entries
+
+
+def _is_meant(session: Session, file: Entry, before: Entry, after: Entry) -> bool:
+    """Whether the file's value is the new one but for rounding, as if the update had been applied to it by somebody else."""
+    from git_theta.workflows.measure import measure
+
+    old, meant, found = (Tensor(e.dtype, e.shape, tensors.load(session.store, e)) for e in (before, after, file))
+    moved, left = measure(old, meant, rank=False), measure(meant, found, rank=False)
+    if moved is None or left is None or left.new_nan or left.new_inf:
+        return False
+    return left.moved <= _ROUNDING * moved.moved or left.moved <= _DIGITS.get(file.dtype, 0.0) * moved.norm_new
+
+
+def _staged(session: Session, path: str) -> tuple[str, Manifest, FileSource | None]:
+    """Mode and manifest in the index, and the working file if it holds something else."""
     cwd = session.repository.worktree
     found = index_entries(run(["ls-files", "--stage", "-z", "--", f":(top,literal){path}"], cwd=cwd))
     if path not in found:
@@ -222,9 +277,15 @@ def _staged(session: Session, path: str) -> tuple[str, Manifest]:
     if manifest is None:
         raise UsageError(f"{display(path)} is not stored by Git-Theta; 'git theta track' it and 'git add --renormalize' it first")
     status = run(["status", "--porcelain", "-z", "--", f":(top,literal){path}"], cwd=cwd)
-    if status[1:2] not in (b"", b" "):
+    if status[1:2] in (b"", b" "):
+        return mode, manifest, None
+    if status[1:2] != b"M":
         raise UsageError(f"{display(path)} has changes that are not staged; 'git add' or 'git restore' it first")
-    return mode, manifest
+    source = FileSource(session.full_path(path))
+    if is_manifest(source.read(0, min(clean.HEAD, source.size))):
+        source.close()
+        raise UsageError(f"{display(path)} is a manifest in the working tree; 'git theta checkout' it first")
+    return mode, manifest, source
 
 
 def _find(manifest: Manifest, name: str) -> Entry:

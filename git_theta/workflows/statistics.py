@@ -10,6 +10,7 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Protocol
 
+from git_theta.core import dtypes
 from git_theta.core.manifest import Entry
 from git_theta.core.memory import Scratch, Take
 from git_theta.core.tensors import Tensor
@@ -27,6 +28,9 @@ class Statistics:
     cosine (None: not defined), ``largest`` max |D|. ``histogram`` has (e, n, p) for each binary order: n elements of D in (-2^(e+1),
     -2^e], p in [2^e, 2^(e+1)). ``partial``: the tensors have another number of rows, and only the leading ones that both have were
     compared. Not ``comparable``: nothing but ``elements`` and ``changed`` could be told.
+
+    ``new_nan`` and ``new_inf`` elements are NaN or infinite now and were not before (rows that were added count too); ``zero_rows`` and
+    ``zero_channels`` are all zero now and were not before.
     """
 
     elements: int
@@ -41,6 +45,10 @@ class Statistics:
     histogram: tuple[tuple[int, int, int], ...] | None = None
     partial: bool = False
     comparable: bool = False
+    new_nan: int = 0
+    new_inf: int = 0
+    zero_rows: int = 0
+    zero_channels: int = 0
 
     @property
     def fraction(self) -> float:
@@ -49,12 +57,17 @@ class Statistics:
 
     @property
     def relative(self) -> float | None:
-        """‖D‖ / ‖W‖."""
+        """‖D‖ / ‖W‖ over finite elements; NaN if none of these moved, but some are not finite any more."""
         if not self.comparable:
             return None
         if self.moved == 0.0:
-            return 0.0
+            return math.nan if self.new_nan or self.new_inf else 0.0
         return self.moved / self.norm if self.norm else math.inf
+
+    @property
+    def peak(self) -> float:
+        """Max |D|; NaN where :attr:`relative` is."""
+        return math.nan if math.isnan(self.relative or 0.0) else self.largest
 
     @property
     def cosine(self) -> float | None:
@@ -73,6 +86,10 @@ def together(parts: Sequence[Statistics]) -> Statistics | None:
         elements=sum(part.elements for part in parts),
         changed=sum(part.changed for part in parts),
         nonfinite=sum(part.nonfinite for part in parts),
+        new_nan=sum(part.new_nan for part in parts),
+        new_inf=sum(part.new_inf for part in parts),
+        zero_rows=sum(part.zero_rows for part in parts),
+        zero_channels=sum(part.zero_channels for part in parts),
         norm=norm,
         norm_new=norm_new,
         moved=moved,
@@ -86,12 +103,15 @@ def together(parts: Sequence[Statistics]) -> Statistics | None:
 
 
 def _distance_together(parts: Sequence[Statistics], norm: float, norm_new: float, moved: float) -> float | None:
+    if not moved and any(part.new_nan or part.new_inf for part in parts):
+        return math.nan
     if not norm or not norm_new or not math.isfinite(norm * norm_new):
         return None
     if moved < norm / 2:
         a, b, d = 1.0, norm_new / norm, moved / norm
         return min(max((d * d - (b - a) ** 2) / (2 * b), 0.0), 2.0)
-    inner = math.fsum((1 - part.distance) * (part.norm / norm) * (part.norm_new / norm_new) for part in parts if part.distance is not None)
+    known = [(part, part.distance if part.moved else 0.0) for part in parts if part.distance is not None]
+    inner = math.fsum((1 - distance) * (part.norm / norm) * (part.norm_new / norm_new) for part, distance in known)
     return min(max(1 - inner, 0.0), 2.0)
 
 
@@ -110,13 +130,28 @@ def _histogram_together(parts: Sequence[Statistics]) -> tuple[tuple[int, int, in
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """Why a tensor could not be measured, in a few words for the reader; ``missing``: its objects are not here."""
+    """Why a tensor could not be measured, in a few words for the reader; ``missing``: its objects are not here.
+
+    ``read``: it was read, but has nothing in common with the old one to compare; ``new_nan`` and ``new_inf`` of its elements are NaN or
+    infinite.
+    """
 
     reason: str
     missing: bool = False
+    read: bool = False
+    new_nan: int = 0
+    new_inf: int = 0
 
 
-Result = Statistics | Unknown | None
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """What was found in a tensor that was added: so many elements are NaN or infinite."""
+
+    new_nan: int
+    new_inf: int
+
+
+Result = Statistics | Unknown | Searched | None
 
 
 class PairReader(Protocol):
@@ -125,14 +160,21 @@ class PairReader(Protocol):
     def pair(self, old: Entry, new: Entry, take: Take | None = None) -> tuple[Tensor, Tensor]:
         """The old and the new value, which may lie in memory that ``take`` gives; an error of ours where one cannot be had."""
 
+    def single(self, new: Entry) -> Tensor:
+        """The new value of a tensor that was added; an error of ours if it cannot be read."""
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What is asked for: histograms too, ranks, and at most ``limit`` bytes of tensors read (None: all)."""
+    """What is asked for: histograms too, ranks, and at most ``limit`` bytes of tensors read (None: all).
+
+    With ``added``, tensors that were added are read too, and searched for NaN and infinity.
+    """
 
     histogram: bool = False
     rank: bool = True
     limit: int | None = None
+    added: bool = False
 
 
 def measure_all(
@@ -142,7 +184,7 @@ def measure_all(
     options: Options | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Iterator[Result]:
-    """For each change in turn its statistics, why there are none, or None where nothing is to be read (added, removed, renamed).
+    """For each change in turn its statistics, why there are none, or None if nothing is to be read (removed, renamed, added).
 
     Tensors are read and measured by the pool, so many at a time as fit in memory; ``advance`` is told the bytes that were read.
     """
@@ -157,7 +199,7 @@ def measure_all(
 
     try:
         for change in changes:
-            size = read_size(change)
+            size = read_size(change, options.added)
             if not size:
                 waiting.append((_nothing_to_read(change), 0))
                 continue
@@ -187,8 +229,10 @@ def _next(waiting: deque[tuple[Future[Result] | Result, int]], held: int) -> tup
     return item.result() if isinstance(item, Future) else item, held - size
 
 
-def read_size(change: Change) -> int:
-    """Bytes of tensors that measuring ``change`` reads."""
+def read_size(change: Change, added: bool = False) -> int:
+    """Bytes of tensors that measuring ``change`` reads; with ``added`` also for a tensor that was added, if it can hold NaN."""
+    if change.kind == "added" and change.new is not None:
+        return change.new.nbytes if added and dtypes.get(change.new.dtype).kind in "fc" else 0
     if not change.has_values or change.old is None or change.new is None:
         return 0
     if change.old.digest == change.new.digest and change.old.dtype == change.new.dtype:
@@ -203,16 +247,20 @@ def _nothing_to_read(change: Change) -> Result:
 
 
 def _measure(change: Change, reader: PairReader, options: Options, scratch: Scratch) -> Result:
-    from git_theta.workflows.measure import measure
+    from git_theta.workflows.measure import measure, special
 
-    assert change.old is not None
     assert change.new is not None
+    nan = inf = 0
     try:
+        if change.old is None:
+            return Searched(*special(reader.single(change.new)))
         with scratch.lease() as take:
             old, new = reader.pair(change.old, change.new, take)
             found = measure(old, new, options.histogram, options.rank)
+            if found is None:
+                nan, inf = special(new)
     except ObjectMissing as error:
         return Unknown(str(error), missing=True)
     except (ThetaError, OSError) as error:
         return Unknown(str(error))
-    return found or Unknown(f"{change.old.spec} and {change.new.spec} cannot be compared")
+    return found or Unknown(f"{change.old.spec} and {change.new.spec} cannot be compared", read=True, new_nan=nan, new_inf=inf)

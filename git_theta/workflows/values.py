@@ -83,6 +83,10 @@ class Pair:
                     pass  # whatever it is, the plain way names the tensor and the object
         return self.old.load(old), self.new.load(new)
 
+    def single(self, new: Entry) -> Tensor:
+        """The new value alone."""
+        return self.new.load(new)
+
 
 def _shared_tail(first: Sequence[Link], second: Sequence[Link]) -> int:
     """How many of the last links are the same objects."""

@@ -523,6 +523,83 @@ def test_forms(seen: Repo, tmp_path: Path) -> None:
     assert seen.theta_run("diff", "--exit-code", "--stat", first, first).returncode == 0
 
 
+def test_check_fails_for_what_is_harm(seen: Repo) -> None:
+    old = base()
+    seen.commit("old", model__safetensors=file(old))
+    tuned_ = tuned(old, "layers.1", seed=3)
+    seen.commit("fine", model__safetensors=file(tuned_))
+    done = seen.theta_run("diff", "--check", "HEAD~1", "HEAD")
+    assert (done.returncode, done.stderr) == (0, b"")
+    new = {name: value.copy() for name, value in tuned_.items()}
+    new["layers.0.attn.q.weight"][3, 5] = np.nan
+    new["layers.2.attn.q.weight"][[1, 4]] = 0
+    new["layers.3.mlp.up.weight"][:, 2] = 0
+    new["embed.weight"] = new["embed.weight"][:-10]
+    new["head.weight"] = new["head.weight"].astype(np.float16)
+    new["layers.1.mlp.up.weight"] *= np.float32(40)
+    new["fresh.weight"] = np.full((4, 4), np.inf, np.float32)
+    seen.commit("harm", model__safetensors=file(new))
+    wanted = {
+        "layers.0.attn.q.weight": "1 new NaN", "layers.2.attn.q.weight": "2 rows zeroed", "layers.3.mlp.up.weight": "1 dead channel",
+        "embed.weight": "10 rows lost", "head.weight": "f32 -> f16", "layers.1.mlp.up.weight": "norm x40", "fresh.weight": "16 new Inf",
+    }  # fmt: skip
+    done = seen.theta_run("diff", "--check", "HEAD~1", "HEAD")
+    assert done.returncode == 1
+    assert set(text(done.stderr).splitlines()) == {f"git-theta: {MODEL}: {name}: {what}" for name, what in wanted.items()}
+    (model,) = data(seen, "diff", "HEAD~1", "HEAD")["models"]
+    found = {change["name"]: ", ".join(item["text"] for item in change["findings"]) for change in model["changes"] if change["findings"]}
+    assert found == wanted
+    for shown in (text(seen.theta("diff", "HEAD~1", "HEAD")), text(seen.git("diff", "HEAD~1", "HEAD"))):
+        assert "findings in 7 tensors:" in shown
+        assert "layers.0.attn.q.weight: 1 new NaN" in shown
+    assert "**⚠️ Findings in 7 tensors:**" in text(seen.theta("diff", "--markdown", "HEAD~1", "HEAD"))
+    assert seen.theta_run("diff", "--check", "HEAD~1", "HEAD", "--params", "layers.1.attn").returncode == 0
+    first = seen.theta_run("diff", "--check", "--no-index", os.devnull, MODEL)
+    assert first.returncode >= 2, "no file is an error, not a finding"
+    assert seen.theta_run("diff", "--check", "nonsense").returncode == 2
+    assert seen.theta_run("diff", "--check", "--stat", "HEAD~1", "HEAD").returncode == 2
+    assert seen.theta_run("diff", "--exit-code", "nonsense").returncode == 2
+    hide_objects(seen)
+    done = seen.theta_run("diff", "--check", "HEAD~2", "HEAD~1")
+    assert done.returncode == 2, "what cannot be read is not well"
+    assert b"could not be checked; 'git theta fetch' may bring its objects" in done.stderr
+
+
+def test_a_new_model_is_read_for_a_check_only(seen: Repo) -> None:
+    seen.commit("nothing", notes__txt=b"x")
+    seen.commit("new", model__safetensors=file({**base(), "head.weight": np.full((4, 4), np.nan, np.float32)}))
+    assert seen.theta_run("diff", "HEAD~1", "HEAD").returncode == 0
+    done = seen.theta_run("diff", "--check", "HEAD~1", "HEAD")
+    assert (done.returncode, done.stderr) == (1, f"git-theta: {MODEL}: head.weight: 16 new NaN\n".encode())
+
+
+def test_the_name_of_a_page(seen: Repo) -> None:
+    story(seen)
+    assert text(seen.theta("diff", "--html", "HEAD~1", "HEAD")) == "Wrote diff.html.\n"
+    assert text(seen.theta("diff", "--html", "HEAD~2", "HEAD")) == "Wrote diff.html.\n", "a page of ours is replaced"
+    assert text(seen.theta("log", "--html", MODEL)) == "Wrote log.html.\n"
+    assert text(seen.theta("diff", "--html=a.html", "HEAD~1")) == "Wrote a.html.\n"
+    assert text(seen.theta("diff", "HEAD~1", "--html", "b.html")) == "Wrote b.html.\n"
+    assert text(seen.theta("diff", "HEAD~1", "--html", "--", MODEL)) == "Wrote diff.html.\n"
+    before = seen.read(MODEL)
+    for words, said in (
+        (("diff", "--html=HEAD~1", "HEAD"), "'HEAD~1' is a revision, not a file to write; '--html HEAD~1 HEAD' compares it"),
+        (("diff", f"--html={MODEL}", "HEAD~1"), f"{MODEL} exists and is not a page of Git-Theta"),
+        (("log", "--html=main", MODEL), "'main' is a revision, not a file to write"),
+        (("convert", MODEL, "HEAD:x.npz"), "'HEAD:x.npz' is a file of a revision, not a file to write"),
+        (("convert", MODEL, "main", "--to", "npz"), "'main' is a revision"),
+        (("export", f"HEAD:{MODEL}", "main"), "'main' is a revision"),
+        (("import", "somewhere", "HEAD"), "'HEAD' is a revision"),
+        (("merge", "main", "--write-models", "HEAD"), "'HEAD' is a revision"),
+    ):
+        done = seen.theta_run(*words)
+        assert done.returncode == 1, words
+        assert said in text(done.stderr), words
+    assert seen.read(MODEL) == before
+    assert not any((seen.path / name).exists() for name in ("HEAD~1", "HEAD:x.npz", "main", "HEAD"))
+    assert text(seen.theta("diff", "--html=./main", "HEAD~1")) == "Wrote ./main.\n"
+
+
 def test_every_kind_of_change(seen: Repo) -> None:
     old = base()
     seen.commit("old", model__safetensors=file(old))

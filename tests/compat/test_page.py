@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,27 @@ def test_a_diff_is_drawn(browser: Browser, tmp_path: Path) -> None:
     assert browser.value("document.title") == "model.safetensors: v1.0 → v1.1"
 
 
+def test_findings_stand_out(browser: Browser, tmp_path: Path) -> None:
+    found = ordinary()
+    whole = found.models[0]
+    results = list(whole.results)
+    harmed = next(number for number, change in enumerate(whole.changes) if "layers.4." in change.name)
+    results[harmed] = Statistics(4096, 1, 1, 1.0, 1.0, 0.0, math.nan, 0.0, comparable=True, new_nan=1)
+    browser.open(write(tmp_path, page.diff(Report("a", "b", (replace(whole, results=tuple(results)),)))))
+    assert browser.errors == []
+    assert browser.value("document.querySelector('.alarm').textContent") == f"Findings in 1 tensor{whole.changes[harmed].name} 1 new NaN"
+    red = browser.value("getComputedStyle(document.querySelector('.alarm b')).color")
+    assert red != browser.value("getComputedStyle(document.body).color")
+    titles = headings(browser)
+    row = next(row for row in range(len(whole.changes)) if table(browser, 0)[row] == whole.changes[harmed].name)
+    assert [table(browser, titles.index(title))[row] for title in ("health", "‖Δ‖/‖W‖", "cosine", "max |Δ|")] == ["1 new NaN", *3 * ["NaN"]]
+    assert browser.value("document.querySelectorAll('rect[data-cell][stroke]').length") == 1
+    browser.value("document.querySelector('input[type=checkbox]').click()")
+    assert table(browser, 0) == [whole.changes[harmed].name]
+    browser.open(write(tmp_path, page.diff(ordinary())))
+    assert browser.value("document.querySelector('.alarm')") is None
+
+
 def test_nothing_is_asked_of_the_network(browser: Browser, tmp_path: Path) -> None:
     file = write(tmp_path, page.diff(ordinary()))
     browser.open(file)
@@ -146,11 +168,12 @@ def test_sorting(browser: Browser, tmp_path: Path) -> None:
     column = titles.index("‖Δ‖/‖W‖")
     press = f"document.querySelectorAll('table.rows th button')[{column}].click()"
     browser.value(press)
-    numbers = [float(text) for text in table(browser, column) if text]
+    assert "?" in table(browser, column), "what was not measured is not shown as if nothing had changed"
+    numbers = [float(text) for text in table(browser, column) if text not in ("", "?")]
     assert numbers == sorted(numbers, reverse=True)
     assert browser.value(f"document.querySelectorAll('table.rows th')[{column}].getAttribute('aria-sort')") == "descending"
     browser.value(press)
-    numbers = [float(text) for text in table(browser, column) if text]
+    numbers = [float(text) for text in table(browser, column) if text not in ("", "?")]
     assert numbers == sorted(numbers)
     assert table(browser, column)[-1] == "", "what has no number stands last in either order"
     browser.value("document.querySelectorAll('table.rows th button')[0].click()")

@@ -261,6 +261,30 @@ def test_save_refuses_what_it_cannot_do(repo: Repo) -> None:
     repo.assert_clean()
 
 
+@pytest.mark.parametrize("path", ["model_1.ckpt", "runs/a [1]/m.ckpt"])
+def test_save_to_git_tracks_and_tags_as_the_first_release_did(repo: Repo, path: str) -> None:
+    with pytest.warns(git_theta.ThetaWarning, match=r"is tracked by Git-Theta from now on: \.gitattributes in the same commit says so"):
+        made = git_theta.save_to_git({"w": np.arange(300.0)}, path, "message", tag="v1", repo=repo.path)
+    assert repo.head() == made == repo.git("rev-parse", "v1^{commit}").decode().strip()
+    assert repo.git("log", "-1", "--format=%s").decode().strip() == "message"
+    assert sorted(repo.git("diff", "--name-only", "-z", "HEAD~1", "HEAD").decode().split("\0")[:-1]) == sorted([".gitattributes", path])
+    repo.assert_clean()
+    assert same(git_theta.load("HEAD", path, repo=repo.path), {"w": np.arange(300.0)})
+    assert repo.blob(f"HEAD:{path}").startswith(b"git-theta manifest")
+    head = repo.head()
+    with pytest.raises(UsageError, match="there is a tag 'v1' already"):
+        git_theta.save_to_git({"w": np.arange(301.0)}, path, "more", tag="v1", repo=repo.path)
+    assert repo.head() == head
+    git_theta.save_to_git({"w": np.arange(301.0)}, path, "more", tag="v2", repo=repo.path)  # no warning: it is tracked now
+    repo.assert_clean()
+
+
+def test_save_to_git_takes_no_attributes_along_that_are_not_committed(repo: Repo) -> None:
+    repo.write(".gitattributes", b"*.txt text\n")
+    with pytest.raises(UsageError, match=r"\.gitattributes has changes in the working tree"):
+        git_theta.save_to_git({"w": np.arange(300.0)}, "model_1.ckpt", repo=repo.path)
+
+
 def test_attributes_are_those_of_the_branch(repo: Repo) -> None:
     repo.git("switch", "-q", "-c", "wide")
     repo.write(".gitattributes", b"*.ckpt filter=theta -text\n")
@@ -432,6 +456,16 @@ def test_slices_of_a_distributed_checkpoint(repo: Repo) -> None:
         "model.w": ("float32", (4, 3)),
         "model.b": ("bfloat16", (3,)),
     }
+    done = repo.theta_run("convert", "HEAD:dcp/__0_0.distcp", "x.safetensors")
+    assert done.returncode == 1
+    assert b"one file of a distributed checkpoint" in done.stderr
+    assert not (repo.path / "x.safetensors").exists()
+    for name in (".metadata", "__0_0.distcp", "__1_0.distcp"):
+        repo.write(f"cut/{name}", (data.with_name("dcp-sharded") / name).read_bytes())
+    repo.git("add", ".")
+    repo.git("commit", "-qm", "cut")
+    found = git_theta.load("HEAD", "cut/__0_0.distcp", repo=repo.path)
+    assert list(found) == ["model.w@0,0"], "a slice does not go by the name of the whole tensor"
 
 
 def test_what_a_gguf_file_holds_besides_stays(repo: Repo) -> None:

@@ -374,6 +374,33 @@ def test_the_wrong_moment(based: Repo, tmp_path: Path) -> None:
         assert done.stderr.count(b"\n") == 1, done.stderr
 
 
+def test_other_tensors_are_staged_from_the_working_file(based: Repo, tmp_path: Path) -> None:
+    """A model saved with its factors merged, and with a head that was trained beside them."""
+    data = save(tmp_path / "x.safetensors", {f"{NAMES[0]}/R": LEFT, f"{NAMES[0]}/C": RIGHT})
+    merged = BASE[NAMES[0]] + LEFT @ RIGHT  # in float32: rounded otherwise than ours
+    other = BASE["word.weight"] * np.float32(1.5)
+    for first in (merged, BASE[NAMES[0]]):
+        based.write("m.safetensors", safetensors_file({**BASE, NAMES[0]: first, "word.weight": other, "new.weight": normal(3, 40)}))
+        said = side_load(based, "low-rank", data)
+        assert said.startswith("Staged m.safetensors: 3 tensors changed"), said
+        manifest, found = based.manifest(":m.safetensors"), tensors(based)
+        assert [link.update for link in manifest.by_name[NAMES[0]].chain] == ["low-rank", "dense"]
+        np.testing.assert_allclose(found[NAMES[0]], merged, rtol=0, atol=1e-6)
+        assert found["word.weight"].tobytes() == other.tobytes()
+        assert "new.weight" in found
+        assert based.git("status", "--porcelain") == b"M  m.safetensors\n"
+        based.git("reset", "-q", "--hard")
+    based.write("m.safetensors", safetensors_file({**BASE, NAMES[0]: merged + normal(96, 128), "word.weight": other}))
+    before = based.read("m.safetensors"), based.blob(":m.safetensors")
+    done = based.theta_run("add", "m.safetensors", "--update-type", "low-rank", "--update-data", str(data))
+    assert done.returncode == 1
+    assert b"'layer.0.weight' has changes that are not staged and not those of the update" in done.stderr
+    assert (based.read("m.safetensors"), based.blob(":m.safetensors")) == before, "nothing is lost"
+    based.write("m.safetensors", safetensors_file({name: value for name, value in BASE.items() if name != NAMES[0]}))
+    done = based.theta_run("add", "m.safetensors", "--update-type", "low-rank", "--update-data", str(data))
+    assert b"the working file has no tensor 'layer.0.weight'" in done.stderr
+
+
 def test_an_interrupted_index(based: Repo, tmp_path: Path) -> None:
     """While another git command holds the index, nothing is changed."""
     file = save(tmp_path / "x.npz", {"norm.weight/ia3": normal(8)})

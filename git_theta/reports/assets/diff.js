@@ -25,6 +25,7 @@ function model(m) {
   box.append(make("ul", { class: "tiles" }, tiles.map(([value, what]) => make("li", {}, make("b", {}, value), make("span", {}, what)))));
   box.append(make("p", { class: "counts" }, Object.entries(m.counts).filter(([, n]) => n).map(([kind, n]) =>
     make("span", { class: `tag ${kind}` }, `${count(n)} ${kind}`)), m.notes.map((note) => make("span", { class: "soft" }, `${note} `))));
+  if (m.alarming) alarm(box, m);
   if (!m.rows.length) return box;
   const filter = {};
   if (m.panels.length) heat(box, m, filter);
@@ -36,6 +37,16 @@ function model(m) {
   }
   list(box, m, filter);
   return box;
+}
+
+// What was found
+
+function alarm(box, m) {
+  const found = m.rows.filter((row) => row[R.health]), first = 20;
+  const items = (rows) => make("ul", {}, rows.map((row) => make("li", {}, make("span", { class: "mono" }, named(row[R.name])), " ", make("b", {}, row[R.health]))));
+  const card = make("section", { class: "alarm", "aria-label": `Findings of ${m.path}` }, make("h2", {}, `Findings in ${plural(m.alarming, "tensor")}`), items(found.slice(0, first)));
+  if (found.length > first) card.append(make("details", {}, make("summary", {}, `${count(found.length - first)} more`), items(found.slice(first, 2000))));
+  box.append(card);
 }
 
 // Layers × kinds
@@ -58,9 +69,10 @@ function heat(box, m, filter) {
         const unknown = !plain && (value === null || value === undefined);
         const title = [panel.unit && `${panel.unit} ${panel.columns[cell.column]}`, panel.rows[cell.row]].filter(Boolean).join(" · ");
         const lines = [title, `${plain ? "none" : count(cell.changed)} of ${plural(cell.tensors, "tensor")} changed`];
+        if (cell.health) lines.push(`findings: ${cell.health}`);
         if (!plain) for (const name of metrics) { const v = METRICS[name].value(cell); if (v !== null && v !== undefined) lines.push(`${METRICS[name].title}: ${METRICS[name].show(v)}`); }
         return { column: cell.column, row: cell.row, text: lines.join("\n"), word: plain || unknown || value === 0 ? "" : what.show(value), ink: inkOn(s.at(value)),
-          fill: unknown ? "url(#unknown)" : plain || value === 0 ? "var(--empty)" : colour(s.at(value)),
+          stroke: cell.health ? "var(--removed)" : null, fill: unknown ? "url(#unknown)" : plain || value === 0 ? "var(--empty)" : colour(s.at(value)),
           choose: () => { filter.place([p, cell.column, cell.row], title); } };
       }),
     })))), legend(what.title, s, what === METRICS.stored ? (e) => bytes(10 ** e) : (e) => `1e${e}`));
@@ -114,7 +126,7 @@ function histograms(box, m) {
 // What moved farthest
 
 function movers(box, m) {
-  const far = (row) => (row[R.relative] === "inf" ? Infinity : row[R.relative]);
+  const far = (row) => (typeof row[R.relative] === "string" ? Infinity : row[R.relative]);
   const most = m.rows.filter((row) => row[R.relative] !== null && row[R.relative] !== 0).sort((a, b) => far(b) - far(a)).slice(0, 12);
   if (!most.length) return;
   const top = Math.max(...most.map(far).filter(Number.isFinite), 0) || 1;
@@ -131,12 +143,14 @@ function movers(box, m) {
 
 function list(box, m, filter) {
   const number = (title, name, show) => ({ title, number: true, key: (row) => row[R[name]], show: (row) => show(row[R[name]]) });
+  const measured = (title, name, show) => ({ ...number(title, name, show), show: (row) => (row[R.unknown] ? make("span", { title: row[R.unknown] }, "?") : show(row[R[name]])) });
   const columns = [
     { title: "tensor", class: "name mono", key: (row) => row[R.name], show: (row) => named(row[R.former] ? `${row[R.former]} → ${row[R.name]}` : row[R.name]) },
     { title: "kind", key: (row) => row[R.kind], show: (row) => make("span", { class: row[R.kind] }, row[R.kind]) },
     { title: "type", class: "mono", key: (row) => row[R.bytes], show: (row) => row[R.type] },
+    ...(m.alarming ? [{ title: "health", key: (row) => row[R.health] || null, show: (row) => make("b", { class: "health" }, row[R.health]) }] : []),
     ...(m.measured ? [
-      number("changed", "fraction", percent), number("‖Δ‖/‖W‖", "relative", short), { ...number("cosine", "distance", cosine), show: (row) => cosine(row[R.distance]) },
+      measured("changed", "fraction", percent), measured("‖Δ‖/‖W‖", "relative", short), measured("cosine", "distance", cosine),
       number("max |Δ|", "largest", short), number("rank", "rank", (v) => (v === null ? "" : count(v))),
     ] : []),
     { title: "update", class: "mono", key: (row) => row[R.update], show: (row) => row[R.update] },
@@ -148,12 +162,14 @@ function list(box, m, filter) {
   const options = (title, values) => [make("option", { value: "" }, title), ...values.map((v) => make("option", { value: v }, v))];
   const kinds = make("select", { "aria-label": "Filter by kind of change", onchange: () => apply() }, options("every kind of change", Object.keys(m.counts).filter((k) => m.counts[k])));
   const parts = make("select", { "aria-label": "Filter by part of the model", onchange: () => apply() }, options("every part", [...new Set(m.rows.map((row) => row[R.part]))].sort()));
+  const harmed = make("input", { type: "checkbox", onchange: () => apply() });
+  const only = m.alarming ? make("label", {}, harmed, " only findings") : null;
   let chosen = null;
   const clear = make("button", { type: "button", hidden: true, onclick: () => { chosen = null; clear.hidden = true; apply(); } });
   function apply() {
     const text = search.value.trim().toLowerCase();
     const kept = m.rows.filter((row) => (!text || row[R.name].toLowerCase().includes(text)) && (!kinds.value || row[R.kind] === kinds.value) &&
-      (!parts.value || row[R.part] === parts.value) && (!chosen || chosen.every((v, i) => row[R.cell][i] === v)));
+      (!parts.value || row[R.part] === parts.value) && (!harmed.checked || row[R.health]) && (!chosen || chosen.every((v, i) => row[R.cell][i] === v)));
     rows.set(kept);
     found.textContent = kept.length === m.rows.length ? plural(kept.length, "tensor") : `${count(kept.length)} of ${plural(m.rows.length, "tensor")}`;
   }
@@ -165,7 +181,7 @@ function list(box, m, filter) {
     apply();
     head.scrollIntoView({ block: "start" });
   };
-  box.append(head, make("div", { class: "bar" }, search, kinds, parts, clear, found), make("div", { class: "tablebox", role: "region", tabindex: 0, "aria-label": "Table of changes" }, rows.node), rows.more);
+  box.append(head, make("div", { class: "bar" }, search, kinds, parts, only, clear, found), make("div", { class: "tablebox", role: "region", tabindex: 0, "aria-label": "Table of changes" }, rows.node), rows.more);
   apply();
 }
 

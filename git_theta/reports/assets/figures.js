@@ -21,6 +21,7 @@ function short(value) {
   if (value === null || value === undefined) return "";
   if (value === 0) return "0";
   if (value === "inf") return "∞";
+  if (value === "nan") return "NaN";
   const [digits, exponent] = value.toExponential(1).split("e");
   return `${digits}e${Number(exponent)}`;
 }
@@ -36,6 +37,7 @@ function percent(value) {
 function cosine(distance) {
   if (distance === null || distance === undefined) return "";
   if (distance === 0) return "1";
+  if (distance === "nan") return "NaN";
   return distance < 5e-6 ? `1−${short(distance)}` : (1 - distance).toFixed(6);
 }
 function bytes(value) {
@@ -67,14 +69,14 @@ function inkOn(t) {
 }
 function scale(values, logarithmic) {
   const known = values.filter((v) => typeof v === "number" && v > 0 && Number.isFinite(v));
-  if (!logarithmic) return { at: (v) => (v === "inf" ? 1 : v), ticks: [0, 0.25, 0.5, 0.75, 1].map((v) => [v, percent(v)]) };
+  if (!logarithmic) return { at: (v) => (typeof v === "string" ? 1 : v), ticks: [0, 0.25, 0.5, 0.75, 1].map((v) => [v, percent(v)]) };
   if (!known.length) return { at: () => 1, ticks: [] };
   let low = Math.floor(Math.log10(Math.min(...known.slice(0, 5e4)))), high = Math.ceil(Math.log10(Math.max(...known.slice(0, 5e4))));
   if (high - low > 8) low = high - 8;
   if (low === high) low -= 1;
   const ticks = [], step = Math.max(1, Math.ceil((high - low) / 5));
   for (let e = low; e <= high; e += step) ticks.push([(e - low) / (high - low), null, e]);
-  return { at: (v) => (v === "inf" ? 1 : (Math.log10(v) - low) / (high - low)), ticks, low, high };
+  return { at: (v) => (typeof v === "string" ? 1 : (Math.log10(v) - low) / (high - low)), ticks, low, high };
 }
 
 function named(text) {  // a name that may be broken behind its dots
@@ -130,7 +132,7 @@ function grid(spec) {
   const places = new Map();
   for (const cell of spec.cells) {
     const node = make("rect", {
-      x: left + w * cell.column + 0.75, y: top + h * cell.row + 0.75, width: w - 1.5, height: h - 1.5, rx: 2, fill: cell.fill,
+      x: left + w * cell.column + 0.75, y: top + h * cell.row + 0.75, width: w - 1.5, height: h - 1.5, rx: 2, fill: cell.fill, stroke: cell.stroke, "stroke-width": cell.stroke ? 2.5 : null,
       tabindex: places.size ? -1 : 0, role: "button", "aria-label": cell.text.replaceAll("\n", ", "), "data-cell": `${cell.column},${cell.row}`,
     });
     if (cell.choose) node.addEventListener("click", cell.choose);
@@ -246,7 +248,7 @@ function table(spec) {
   function order() {
     if (sorted.column < 0) return;
     const key = spec.columns[sorted.column].key, sign = sorted.down ? -1 : 1;
-    const value = (row) => { const v = key(row); return v === "inf" ? Infinity : v; };
+    const value = (row) => { const v = key(row); return v === "inf" || v === "nan" ? Infinity : v; };
     rows = rows.map((row, i) => [value(row), i, row]).sort((a, b) => {
       if (a[0] === null || a[0] === undefined) return b[0] === null || b[0] === undefined ? a[1] - b[1] : 1;
       if (b[0] === null || b[0] === undefined) return -1;

@@ -87,8 +87,8 @@ def test_pieces_of_one_tensor_are_called_after_their_place() -> None:
         layout = TORCH.scan_beside(BytesSource(data), name, metadata)
         assert rebuilt(layout, data) == data
         found |= contents(layout, data)
-    assert found.keys() == {"model.w", "model.w@20,0", "model.b"}
-    assert np.frombuffer(found["model.w"] + found["model.w@20,0"], "<f4").tolist() == list(range(2400))
+    assert found.keys() == {"model.w@0,0", "model.w@20,0", "model.b"}, "no piece goes by the name of the whole"
+    assert np.frombuffer(found["model.w@0,0"] + found["model.w@20,0"], "<f4").tolist() == list(range(2400))
 
 
 @pytest.mark.parametrize("metadata", [b"", b"x", b"\x80\x02}.", METADATA[:-20]])

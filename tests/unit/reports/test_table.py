@@ -103,7 +103,7 @@ def test_notes_say_what_would_help() -> None:
     assert broken == "m.pt\n  it is broken"
     odd = report(modified(["w"]), [Statistics(10, 5, 3, 1.0, 1.0, 0.1, 0.1, 0.1, None, None, True, True)])
     text = "\n".join(table.model(odd, Style()))
-    assert "3 elements are NaN or infinite and count as changed only" in text
+    assert "3 elements NaN or infinite: counted in 'changed' if the bytes differ, left out of all other numbers" in text
     assert "50.0 %*" in text
     assert "* only the rows that both versions have are compared" in text
 

@@ -91,6 +91,20 @@ def test_given_as_one_long_row_of_any_density():
     assert bytes(Sparse().decode(payload(encoded), new.spec, base)) == bytes(new.data)
 
 
+@pytest.mark.parametrize("shape", [(4, 30), (4, 5, 6), (120,), (120, 1)])
+def test_given_flattened_as_the_first_release_wrote_it(shape):
+    """The flattened tensor as one compressed row, beside the tensor's own shape."""
+    base = tensor(weights(shape))
+    added = np.zeros(shape, np.float32)
+    added.reshape(-1)[[3, 50, 119]] = [1, -2, 3]
+    row = scipy.sparse.csr_matrix(added.reshape(1, -1))
+    new, encoded = encode_given(base, row.data, row.indices, row.indptr, np.array(added.shape))
+    assert np.array_equal(new.array(), (base.array().astype(np.float64) + added).astype(np.float32))
+    assert encoded.note == "changed=3"
+    with pytest.raises(UsageError, match="does not fit a tensor of 120 elements"):
+        encode_given(base, row.data, row.indices, row.indptr, (4, 29))
+
+
 def test_given_integers_and_untouched_nans():
     base = Tensor.from_array(np.array([[1, 2], [3, 250]], np.uint8))
     new, _ = encode_given(base, np.array([10]), np.array([1]), np.array([0, 0, 1]), (2, 2))
@@ -104,7 +118,7 @@ def test_given_integers_and_untouched_nans():
     ("data", "indices", "indptr", "shape", "message"),
     [
         ([1.0], [0], [0, 1], (1, 3), "does not fit"),
-        ([1.0], [0], [0, 1], (4,), "does not fit"),
+        ([1.0], [0], [0, 1], (5,), "does not fit"),
         ([1.0], [4], [0, 1], (1, 4), "outside"),
         ([1.0], [-1], [0, 1], (1, 4), "outside"),
         ([1.0, 2.0], [1, 1], [0, 2], (1, 4), "twice"),

@@ -77,10 +77,80 @@ def test_agrees_with_exact_arithmetic(data: st.DataObject, dtype: str) -> None:
     assert found.norm == pytest.approx(wanted["norm"], rel=TOLERANCE)
     assert found.moved == pytest.approx(wanted["moved"], rel=TOLERANCE)
     assert found.largest == wanted["largest"]
-    if math.isnan(wanted["distance"]):
+    w, v = old.astype(np.float64), new.astype(np.float64)
+    assert found.new_nan == int((np.isnan(v) & ~np.isnan(w)).sum())
+    assert found.new_inf == int((np.isinf(v) & ~np.isinf(w)).sum())
+    if not found.moved and found.new_nan + found.new_inf:
+        assert math.isnan(found.distance or 0)
+        assert math.isnan(found.relative or 0)
+    elif math.isnan(wanted["distance"]):
         assert found.distance is None
     else:
         assert found.distance == pytest.approx(wanted["distance"], abs=1e-13)
+    rows, channels = zeroed(w, v, dtype)
+    assert (found.zero_rows, found.zero_channels) == (rows, channels)
+
+
+def zeroed(old: np.ndarray, new: np.ndarray, dtype: str) -> tuple[int, int]:
+    """Rows and channels that became zero, by the definition alone."""
+    if dtype == "bool":
+        return 0, 0
+    if old.ndim < 2:
+        alone = old.size >= 2 and dtype in FLOATS and bool(old.any() and not new.any())
+        return int(alone), 0
+    gone = [
+        sum(bool(np.take(old, i, axis).any() and not np.take(new, i, axis).any()) for i in range(old.shape[axis]))
+        if old.size // old.shape[axis] >= 2
+        else 0
+        for axis in range(old.ndim)
+    ]
+    return gone[0], 0 if not new.any() and old[0].size >= 2 else sum(gone[axis] for axis in {1, old.ndim - 1})
+
+
+@pytest.mark.parametrize("dtype", [*FLOATS, "i8", "c64"])
+def test_rows_and_channels_that_became_zero(dtype: str) -> None:
+    rng = np.random.default_rng(1)
+    old = rng.integers(1, 7, (300, 70, 3)).astype(dtypes.numpy_dtype(dtype))
+    old[7] = old[:, :, 1] = 0  # were zero before
+    new = old.copy()
+    new[[3, 299]] = 0
+    new[:, 11] = 0
+    new[5, 5, 0] = 0
+    found = measure(tensor(old), tensor(new))
+    assert found is not None
+    assert (found.zero_rows, found.zero_channels) == (2, 1)
+    new[:] = 0
+    found = measure(tensor(old), tensor(new))
+    assert found is not None
+    assert (found.zero_rows, found.zero_channels) == (299, 0), "row 7 was zero before"
+
+
+def test_sparse_tensors_have_no_dead_channels_by_chance() -> None:
+    rng = np.random.default_rng(1)
+    old = (rng.standard_normal((64, 64)) * (rng.random((64, 64)) < 0.2)).astype(np.float32)
+    new = (old * (rng.random((64, 64)) < 0.5)).astype(np.float32)
+    found = measure(tensor(old), tensor(new))
+    assert found is not None
+    assert (found.zero_rows, found.zero_channels) == zeroed(old, new, "f32")
+
+
+def test_packed_rows_that_became_zero() -> None:
+    data = np.random.default_rng(1).integers(1, 255, 34 * 12, np.uint8)
+    new = data.copy()
+    new[68:136] = 0
+    found = measure(Tensor("q8_0", (6, 64), data.data), Tensor("q8_0", (6, 64), new.data))
+    assert found is not None
+    assert (found.changed, found.zero_rows) == (2, 1)
+
+
+def test_new_nan_in_rows_that_were_added() -> None:
+    old = np.ones((4, 8), np.float32)
+    new = np.ones((6, 8), np.float32)
+    new[5, 2], new[4, 0] = np.nan, np.inf
+    found = measure(tensor(old), tensor(new))
+    assert found is not None
+    assert (found.new_nan, found.new_inf, found.partial) == (1, 1, True)
+    assert math.isnan(found.relative or 0)
 
 
 @given(pairs=st.lists(st.tuples(*2 * [st.floats(allow_nan=False, allow_infinity=False)]), min_size=1, max_size=6))
