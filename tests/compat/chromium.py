@@ -14,8 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from gitrepo import PATIENCE
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-_PATIENCE = 60.0
 
 
 def program() -> str | None:
@@ -67,7 +68,7 @@ class Browser:
             self._call("Browser.close")
         except (OSError, RuntimeError):
             self._process.kill()
-        self._process.wait(20)
+        self._process.wait(PATIENCE)
         os.close(self._write)
         os.close(self._read)
 
@@ -75,7 +76,7 @@ class Browser:
         self._number += 1
         message = {"id": self._number, "method": method, "params": parameters} | ({"sessionId": session} if session else {})
         os.write(self._write, json.dumps(message).encode() + b"\0")
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             reply = self._next()
             if reply.get("id") == self._number:
@@ -121,7 +122,7 @@ class Browser:
 
     def wait(self, condition: str) -> None:
         """Until a JavaScript expression is true."""
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + PATIENCE
         while not self.value(condition):
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{condition} never came; errors: {self.errors}")

@@ -15,7 +15,7 @@ import pytest
 import serving
 import tensorstore
 from dying import killed
-from gitrepo import ROOT, Repo
+from gitrepo import PATIENCE, ROOT, Repo
 from small_models import torch_file
 
 from git_theta.core import dtypes
@@ -280,7 +280,7 @@ def test_many_processes_read_one_slice_each() -> None:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stderr

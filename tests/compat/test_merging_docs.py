@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gitrepo import ROOT
+from gitrepo import PATIENCE, ROOT
 from merging import MODEL, Branches, model, moved, programs
 from small_models import safetensors_file
 
@@ -52,7 +52,7 @@ def test_the_example_runs(tmp_path: Path, environment: Mapping[str, str]) -> Non
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
-        timeout=600,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stderr
