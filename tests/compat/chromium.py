@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import fcntl
 import json
 import os
 import shutil
@@ -20,7 +19,9 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 
 
 def program() -> str | None:
-    """The browser's path, None if there is none."""
+    """The browser's path, None if there is none, or if it cannot be driven over pipes (on Windows)."""
+    if os.name == "nt":
+        return None
     return next((found for name in NAMES if (found := shutil.which(name))), None)
 
 
@@ -28,6 +29,8 @@ class Browser:
     """One page of a browser, with what went wrong on it."""
 
     def __init__(self, executable: str, folder: Path, width: int = 1240, height: int = 900) -> None:
+        import fcntl
+
         to_browser, self._write = os.pipe()
         self._read, from_browser = os.pipe()
         flags = [

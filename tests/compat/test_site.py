@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from chromium import Browser, program
 from gitrepo import ROOT
 from markdown_it import MarkdownIt
 
@@ -76,9 +77,6 @@ def test_commands_and_names_are_there(site: Path) -> None:
 
 
 def test_it_can_be_read_and_searched_from_disk(site: Path, tmp_path: Path) -> None:
-    pytest.importorskip("fcntl", reason="the browser is driven over POSIX pipes")
-    from chromium import Browser, program
-
     if (executable := program()) is None:
         pytest.skip("no Chromium is installed (apt-get install chromium)")
     with Browser(executable, tmp_path / "profile") as browser:
