@@ -220,7 +220,9 @@ def test_what_is_there_already_stays(made: Repo, tmp_path: Path) -> None:
     made.theta("export", "HEAD:tied.pt", (tmp_path / "empty").as_uri())
     done = made.theta_run("import", str(tmp_path / "empty"), "tied.pt")
     assert done.returncode == 1
-    assert b"exists already" in done.stderr
+    assert b"exists already; --force replaces it" in done.stderr
+    made.write("tied.pt", b"")
+    made.theta("import", str(tmp_path / "empty"), "tied.pt", "--force")
     assert made.status() == ""
     for words in (
         ["import", str(tmp_path / "full"), "new"],

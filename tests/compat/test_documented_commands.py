@@ -31,12 +31,12 @@ PLACES = {
     "/mnt/team": "mnt",
     "/shared": "shared",
     "/tmp/three": "three",
+    "URL": "origin.git",
 }
 ADDRESSES = {  # git reads these URLs as folders of a world
     "https://forge.example.com/team/project.git": "origin.git",
     "https://old.example.com/team/models.git": "origin.git",
     "https://new.example.com/team/models.git": "new.git",
-    "URL": "origin.git",
 }
 
 NOT_RUN = {
@@ -80,6 +80,20 @@ def must(world: World, *commands: str) -> None:
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
 
 
+Start = Callable[[World], None]
+BASES: dict[Start, Start] = {}
+
+
+def upon(base: Start) -> Callable[[Start], Start]:
+    """Marks a start that goes on from another."""
+
+    def mark(start: Start) -> Start:
+        BASES[start] = base
+        return start
+
+    return mark
+
+
 def nothing(world: World) -> None:
     """A user with an empty folder who has not configured anything."""
 
@@ -100,16 +114,16 @@ def tracked(world: World) -> None:
     must(world, "git add .gitattributes", "git commit -q -m Track")
 
 
+@upon(tracked)
 def shared(world: World) -> None:
     """The same with a model and an empty remote."""
-    tracked(world)
     write(world, "model.safetensors", safetensors_file(tensors()))
     must(world, "git init -q --bare -b main ../origin.git", "git remote add origin ../origin.git")
 
 
+@upon(shared)
 def models(world: World) -> None:
     """Models with some history, tags and branches, and a remote that has all of it."""
-    shared(world)
     base = tensors()
     write(world, "models/small.safetensors", safetensors_file(moved(base, 9)))
     write(world, "model.pt", torch_file(base))
@@ -143,16 +157,16 @@ def shards(world: World, values: dict[str, np.ndarray]) -> None:
     write(world, "sharded/model.safetensors.index.json", json.dumps({"metadata": {}, "weight_map": where}).encode())
 
 
+@upon(models)
 def merged(world: World) -> None:
     """The models, with a merge by a strategy as the newest commit."""
-    models(world)
     must(world, "git theta merge fine-tuned -s average", "git tag v2.0", "git tag v2", "git tag -f v1.1 v1.0")
     must(world, "git init -q --bare -b main ../upstream.git", "git remote add upstream ../upstream.git")
 
 
+@upon(models)
 def conflicting(world: World) -> None:
     """Two branches that changed the same two tensors of two models."""
-    models(world)
     base = moved(tensors(), 21, "head")
     for name, data in (("model.safetensors", safetensors_file(base)), ("model.pt", torch_file(base))):
         write(world, name, data)
@@ -163,39 +177,39 @@ def conflicting(world: World) -> None:
     must(world, "git commit -q -a -m 'There'", "git checkout -q main")
 
 
+@upon(conflicting)
 def in_conflict(world: World) -> None:
-    conflicting(world)
     assert world.shell("git merge fine-tuned").returncode == 1
 
 
+@upon(in_conflict)
 def resolved(world: World) -> None:
-    in_conflict(world)
     must(world, "git theta resolve -s average")
 
 
+@upon(models)
 def manifests(world: World) -> None:
     """A clone without objects of the models' repository."""
-    models(world)
     must(world, "cd ..", "mv repo before", "GIT_THETA_SKIP_SMUDGE=1 git clone -q origin.git repo", "cd repo")
     must(world, "git branch experiment origin/experiment")
 
 
+@upon(merged)
 def unpulled(world: World) -> None:
     """A clone, while the remote has a newer commit."""
-    merged(world)
     must(world, "git push -q", "git reset -q --hard HEAD~1")
 
 
+@upon(models)
 def unset(world: World) -> None:
     """A clone that was made before Git-Theta was configured, over one of whose models another was saved."""
-    models(world)
     must(world, "git theta uninstall", "git clone -q ../origin.git ../plain", "cd ../plain")
 
 
+@upon(models)
 def exported(world: World) -> None:
     """The models, exported to a folder and to a bucket."""
-    models(world)
-    must(world, f"git theta export v1.0:model.safetensors {world.folder}/shared/model-v1")
+    must(world, f"git theta export v1.0:model.safetensors {world.folder}/shared/model-v1", "rm model.safetensors")
     must(world, "git theta export v1.0:model.safetensors s3://my-bucket/runs/7/end")
 
 
@@ -209,13 +223,13 @@ def plain_history(world: World) -> None:
     must(world, "git tag -a -m one v1.0")
 
 
+@upon(plain_history)
 def migrated(world: World) -> None:
-    plain_history(world)
     must(world, "git theta migrate import")
 
 
+@upon(migrated)
 def published(world: World) -> None:
-    migrated(world)
     must(world, "git init -q --bare -b main ../origin.git", "git remote add origin ../origin.git", "git config push.autoSetupRemote true")
 
 
@@ -228,7 +242,7 @@ def overwritten(world: World) -> None:
     must(world, "git commit -q -a -m 'New model'")
 
 
-def saved(*values: int) -> Callable[[World], None]:
+def saved(*values: int) -> Start:
     """Training wrote another version over the model."""
 
     def prepare(world: World) -> None:
@@ -265,9 +279,9 @@ def score(world: World) -> None:
         (world.here / name).chmod(0o755)
 
 
+@upon(models)
 def free_name(world: World) -> None:
     """No file is in the way of a converted one."""
-    models(world)
     must(
         world,
         "git rm -q --cached model.safetensors",
@@ -277,18 +291,18 @@ def free_name(world: World) -> None:
     )
 
 
+@upon(models)
 def files(world: World) -> None:
     """Checkpoints that are in no repository."""
-    models(world)
     np.savez(world.here / "weights.npz", **tensors())
     write(world, "a.safetensors", safetensors_file(tensors()))
     write(world, "b.safetensors", safetensors_file(moved(tensors(), 4)))
 
 
+@upon(models)
 def forge(world: World) -> None:
     """A remote whose committed .thetaconfig names a bucket."""
-    models(world)
-    must(world, "git theta remote set origin s3://my-models/project --share", "git theta push origin --all")
+    must(world, "git theta remote set origin s3://my-models/project --share", "git theta push origin --all", "git add .thetaconfig")
     must(
         world,
         "git commit -q -m 'Where the objects are'",
@@ -306,55 +320,55 @@ def train(world: World) -> None:
     write(world, "model.safetensors", safetensors_file(moved(now, 30, "body", "encoder")))
 
 
+@upon(new)
 def unshared(world: World) -> None:
     """A repository with a model and no remote."""
-    new(world)
     must(world, 'git theta track "*.safetensors"', "git add .", "git commit -q -m Model")
 
 
+@upon(models)
 def copying(world: World) -> None:
     """A folder from which the models' remote can be cloned, and an empty repository for its copy."""
-    models(world)
     must(world, "git init -q --bare -b main ../new.git", "cd ..")
 
 
+@upon(models)
 def side_loading(world: World) -> None:
-    models(world)
     adapter(world)
 
 
+@upon(models)
 def scoring(world: World) -> None:
-    models(world)
     score(world)
 
 
+@upon(forge)
 def unconfirmed(world: World) -> None:
     """A clone that names a bucket nobody has agreed to."""
-    forge(world)
     must(world, "GIT_THETA_SKIP_SMUDGE=1 git clone -q https://forge.example.com/team/project.git", "cd project")
 
 
+@upon(models)
 def two_tasks(world: World) -> None:
     """The models, and a strategy for all merges."""
-    models(world)
     must(world, "git config theta.merge.strategy ties")
 
 
+@upon(models)
 def by_base(world: World) -> None:
     """A base that another model descends from."""
-    models(world)
     must(world, "cp model.safetensors base.safetensors", "git add .", "git commit -q -m Base")
 
 
+@upon(models)
 def pt_only(world: World) -> None:
     """A model to track whose name holds a blank."""
-    models(world)
     must(world, "cp model.pt 'my model.pt'")
 
 
+@upon(models)
 def indexed(world: World) -> None:
     """A sharded model at the top."""
-    models(world)
     must(world, "git mv sharded/* .", "git commit -q -m 'At the top'")
 
 
@@ -397,6 +411,10 @@ def cloned(world: World, url: str = "") -> None:
     copy.assert_clean()
 
 
+def first_again(world: World) -> None:
+    must(world, "mv model.safetensors found", "git checkout -q v1.0 -- model.safetensors", "cmp found model.safetensors")
+
+
 def complete(world: World) -> None:
     """Where the remote's objects are, none is missing."""
     must(world, "git theta fsck --all --remote")
@@ -422,7 +440,7 @@ def taken_back(world: World) -> None:
         assert np.abs(reverted[name] - (later[name] - task)).max() < 1e-6
 
 
-def scene(page: str, start: Callable[[World], None], *steps: Step | str) -> Scene:
+def scene(page: str, start: Start, *steps: Step | str) -> Scene:
     return Scene(page, start, tuple(Step(step) if isinstance(step, str) else step for step in steps))
 
 
@@ -440,7 +458,7 @@ SCENES = [
     scene("docs/ci.md", manifests, "git theta pull"),
     scene("docs/ci.md", models, "git config --global"),
     scene("docs/ci.md", models, 'git theta diff "$base" "$head"'),
-    scene("docs/clusters.md", models, "git theta export v1.0:model.safetensors"),
+    scene("docs/clusters.md", models, Step("git theta export v1.0:model.safetensors", check=first_again)),
     scene(
         "docs/fine-tuning.md",
         installed,
@@ -480,7 +498,7 @@ SCENES = [
     scene("docs/install.md", nothing, "pipx install"),
 ]
 # The world of a line of help, or of a block whose lines are alternatives; "models" unless it is named here.
-LINES: dict[str, Callable[[World], None]] = {
+LINES: dict[str, Start] = {
     "git theta track tuned.safetensors": by_base,
     'git theta track "my model.pt"': pt_only,
     "git theta add model.safetensors --update": side_loading,
@@ -512,6 +530,7 @@ FAILS = {  # lines that are to end with 1
     "docs/merging.md: git theta resolve": "lists what is open, where there is no terminal",
     "docs/merging.md: git theta resolve --params '*.bias' --ours": "the rest is open",
     "docs/merging.md: git theta resolve --by-name": "the rest is open",
+    "git theta merge fine-tuned --write-models /tmp/three": "a conflict",
     "git theta resolve": "lists what is open, where there is no terminal",
     "git theta resolve model.pt --params '*.bias' --ours": "the rest is open",
 }
@@ -534,14 +553,14 @@ def s3() -> Iterator[int]:
         yield port
 
 
-Build = Callable[[Callable[[World], None]], World]
+Build = Callable[[Start], World]
 
 
 @pytest.fixture(scope="module")
 def build(tmp_path_factory: pytest.TempPathFactory, environment: Mapping[str, str], s3: int) -> Build:
     """Makes worlds. What starts a world is done once, and then copied."""
     top = tmp_path_factory.mktemp("documented")
-    made: dict[Callable[[World], None], World] = {}
+    made: dict[Start, World] = {}
     number = iter(range(10_000))
     common = {key: value for key, value in environment.items() if key != "GIT_CONFIG_GLOBAL"} | {
         "PATH": f"{programs(top / 'bin')}{os.pathsep}{environment['PATH']}",
@@ -562,13 +581,16 @@ def build(tmp_path_factory: pytest.TempPathFactory, environment: Mapping[str, st
         (folder / "home" / "places").write_text(places, encoding="utf-8")
         return made
 
-    def find(start: Callable[[World], None]) -> World:
+    def find(start: Start) -> World:
         if start not in made:
-            first = world(top / f"template{next(number)}", Path("repo"))
-            for name in ("repo", "shared", "mnt"):
-                (first.folder / name).mkdir(parents=True)
-            settings = "[user]\n\tname = A U Thor\n\temail = author@example.com\n[include]\n\tpath = places\n"
-            (first.folder / "home" / ".gitconfig").write_text(settings, encoding="utf-8")
+            if start in BASES:
+                first = find(BASES[start])
+            else:
+                first = world(top / f"start{next(number)}", Path("repo"))
+                for name in ("repo", "shared", "mnt"):
+                    (first.folder / name).mkdir(parents=True)
+                settings = "[user]\n\tname = A U Thor\n\temail = author@example.com\n[include]\n\tpath = places\n"
+                (first.folder / "home" / ".gitconfig").write_text(settings, encoding="utf-8")
             start(first)
             made[start] = first
         template = made[start]
@@ -583,7 +605,7 @@ def reason_not_to_run(command: str) -> str | None:
     return next((reason for beginning, reason in NOT_RUN.items() if command.startswith(beginning)), None)
 
 
-def start_of(line: str) -> Callable[[World], None]:
+def start_of(line: str) -> Start:
     """The world of a line that is run by itself: the longest entry of LINES that it begins with."""
     known = [beginning for beginning in LINES if line.startswith(beginning)]
     return LINES[max(known, key=len)] if known else models

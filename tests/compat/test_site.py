@@ -89,3 +89,35 @@ def test_it_can_be_read_and_searched_from_disk(site: Path, tmp_path: Path) -> No
         browser.wait("[...document.querySelectorAll('.md-search-result__item a')].some(link => link.href.includes('object-format.html'))")
         assert browser.errors == []
         assert [request for request in browser.requests if not request.startswith(("file:", "data:", "blob:", "about:"))] == []
+
+
+@pytest.mark.parametrize(
+    ("page", "typed"),
+    [
+        ("install", "git clone URL git-theta\npip install ./git-theta\ngit theta --version\ngit theta install"),
+        ("merging", "git merge fine-tuned"),  # followed by six lines of output
+        ("diff", "git theta diff --stat v1 v3"),
+        (
+            "ci",
+            'pip install "git-theta>=1.0"\ngit theta --version\ngit theta install --local --skip-smudge   # later checkouts leave manifests, too',
+        ),
+    ],
+)
+def test_the_button_copies_what_one_types(site: Path, tmp_path: Path, page: str, typed: str) -> None:
+    if (executable := program()) is None:
+        pytest.skip("no Chromium is installed (apt-get install chromium)")
+    with Browser(executable, tmp_path / "profile") as browser:
+        browser.call("Page.navigate", url=(site / f"{page}.html").as_uri())
+        browser.wait(
+            "document.readyState === 'complete' && document.querySelector('.highlight button.md-code__button[data-md-type=copy]')?.title"
+        )
+        browser.value(
+            "document.addEventListener('copy', event => { window.copied = document.activeElement.value ?? String(getSelection()) }, true)"
+        )
+        first = typed.split("\n")[0]
+        browser.value(
+            f"""[...document.querySelectorAll('.highlight')].find(block => block.innerText.includes({first!r}))
+                .querySelector('button[data-md-type=copy]').click()"""
+        )
+        browser.wait("window.copied !== undefined")
+        assert browser.value("window.copied") == typed
