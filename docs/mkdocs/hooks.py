@@ -6,6 +6,7 @@ from pathlib import Path
 
 import api_pages
 import command_pages
+import consoles
 import outside
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files, InclusionLevel
@@ -29,3 +30,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if page.file.abs_src_path is None:
         return markdown
     return outside.relinked(PROJECT, f"docs/{page.file.src_uri}", markdown)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001 - names are mkdocs's
+    """Have blocks of a terminal copied without prompts and output."""
+    return consoles.copyable(html)

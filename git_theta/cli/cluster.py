@@ -60,13 +60,14 @@ def export(source: str, target: str) -> None:
     cls=Command,
     examples="""
 git theta import /shared/model-v1 model.safetensors
-git theta import s3://my-bucket/runs/7/end model.safetensors --changed
+git theta import s3://my-bucket/runs/7/end model.safetensors --changed --force
 """,
 )
 @click.argument("source", metavar="SOURCE")
 @click.argument("target", metavar="FILE", type=click.Path(path_type=Path))
 @click.option("--changed", is_flag=True, help="Take arrays that hold other values by now, as after training.")
-def import_(source: str, target: Path, changed: bool) -> None:
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
+def import_(source: str, target: Path, changed: bool, force: bool) -> None:
     """Make a file of what 'git theta export' wrote.
 
     It is the same to the byte: every tensor is checked against its digest. With --changed, arrays that were written to since are taken
@@ -77,13 +78,13 @@ def import_(source: str, target: Path, changed: bool) -> None:
     from git_theta.workflows.progress import Progress
 
     targets.check(str(target), "FILE is the new file's name")
-    if os.path.lexists(target):
-        raise UsageError(f"{path(target)} exists already")
+    if os.path.lexists(target) and not force:
+        raise UsageError(f"{path(target)} exists already; --force replaces it")
     place, progress = Place(source, os.environ), Progress()
     exported = cluster.read(place)
     progress.begin("Importing", exported.size)
     try:
-        others = cluster.restore(place, exported, target, changed, progress.advance)
+        others = cluster.restore(place, exported, target, changed, progress.advance, force)
     finally:
         progress.end()
     click.echo(f"Wrote {path(target)}: {exported.format}, {plural(len(exported.tensors), 'tensor')}, {size(exported.size)}.")

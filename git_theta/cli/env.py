@@ -104,7 +104,7 @@ def _versions(problems: list[str]) -> Iterator[tuple[str, str]]:
                 yield name, f"not installed: {_OPTIONAL[name]}"
             else:
                 yield name, "not installed"
-                problems.append(f"the Python package {name} is not installed; 'pip install git-theta' brings it")
+                problems.append(f"the Python package {name} is not installed; install it with pip")
 
 
 def _git(problems: list[str]) -> Iterator[tuple[str, str]]:

@@ -36,8 +36,8 @@ def migrate(direction: str, refs: tuple[str, ...], include: tuple[str, ...], lfs
     signatures are dropped; those before the first model keep both. Without --include: the suffixes of known formats that history has
     checkpoints under.
 
-    The old history stays under refs/git-theta/before-import until you delete it. This needs git-filter-repo: pip install
-    "git-theta[migrate]".
+    The old history stays under refs/git-theta/before-import until you delete it. This needs git-filter-repo (pip install
+    git-filter-repo).
     """
     from git_theta.cli import configuration
     from git_theta.workflows import migrate as work

@@ -24,7 +24,7 @@ from git_theta.git.command import launch, run, run_code
 from git_theta.git.history import git
 from git_theta.git.repository import Repository
 
-INSTALL = "'pip install \"git-theta[migrate]\"' brings git-filter-repo, which rewriting history needs"
+INSTALL = "rewriting history needs git-filter-repo: pip install git-filter-repo"
 KEPT = "refs/git-theta/before-"  # where the refs of the old history are put
 # What follows something else (remotes), is moved in a way of its own (notes, replace), or is of one working tree.
 _APART = (

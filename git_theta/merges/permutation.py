@@ -130,7 +130,7 @@ def _assignment() -> Callable[..., tuple[np.ndarray, np.ndarray]]:
     try:
         from scipy.optimize import linear_sum_assignment
     except ImportError:
-        raise MergeError("permute needs scipy: pip install 'git-theta[merge]' (or scipy)") from None
+        raise MergeError("permute needs scipy: pip install scipy") from None
     solver: Callable[..., tuple[np.ndarray, np.ndarray]] = linear_sum_assignment
     return solver
 

@@ -190,10 +190,11 @@ def _item(row: Mapping[str, Any], path: str) -> Exported:
     return Exported(unescape(row["name"]), tuple(map(unescape, row.get("aliases", ()))), spec, row["digest"], path, raw)
 
 
-def restore(place: Place, exported: Export, target: Path, changed: bool, advance: Callable[[int], None]) -> list[str]:
-    """Write the file that was exported to ``place`` as the new file ``target``; the names of tensors that have other values by now.
+def restore(place: Place, exported: Export, target: Path, changed: bool, advance: Callable[[int], None], force: bool = False) -> list[str]:
+    """Write the file that was exported to ``place`` as ``target``, and return the names of tensors whose values have changed.
 
-    Without ``changed`` such a one is an :class:`ObjectDamaged`. The file appears complete or not at all.
+    With ``force`` an existing ``target`` is replaced. Without ``changed`` such a tensor is an :class:`ObjectDamaged`. The file
+    appears complete or not at all.
     """
     temporary = target.with_name(f".{target.name}.{os.urandom(6).hex()}.git-theta")
     data = _skeleton(place, exported.skeleton)
@@ -222,9 +223,12 @@ def restore(place: Place, exported: Export, target: Path, changed: bool, advance
                     file.write(splicer.checksum(piece.checksum) if piece.data is None else piece.data)
             file.flush()
             os.fsync(file.fileno())
-        os.link(temporary, target) if os.name != "nt" else temporary.rename(target)  # neither replaces a file that came meanwhile
+        if force:
+            temporary.replace(target)
+        else:
+            os.link(temporary, target) if os.name != "nt" else temporary.rename(target)  # neither replaces a file that came meanwhile
     except FileExistsError:
-        raise UsageError(f"{display(str(target))} exists already") from None
+        raise UsageError(f"{display(str(target))} exists already; --force replaces it") from None
     except OSError as error:
         if isinstance(error, TransferError):
             raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import fcntl
 import json
 import os
 import shutil
@@ -14,12 +13,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from gitrepo import PATIENCE
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-_PATIENCE = 60.0
 
 
 def program() -> str | None:
-    """The browser's path, None if there is none."""
+    """The browser's path, None if there is none, or if it cannot be driven over pipes (on Windows)."""
+    if os.name == "nt":
+        return None
     return next((found for name in NAMES if (found := shutil.which(name))), None)
 
 
@@ -27,6 +29,8 @@ class Browser:
     """One page of a browser, with what went wrong on it."""
 
     def __init__(self, executable: str, folder: Path, width: int = 1240, height: int = 900) -> None:
+        import fcntl
+
         to_browser, self._write = os.pipe()
         self._read, from_browser = os.pipe()
         flags = [
@@ -67,7 +71,7 @@ class Browser:
             self._call("Browser.close")
         except (OSError, RuntimeError):
             self._process.kill()
-        self._process.wait(20)
+        self._process.wait(PATIENCE)
         os.close(self._write)
         os.close(self._read)
 
@@ -75,7 +79,7 @@ class Browser:
         self._number += 1
         message = {"id": self._number, "method": method, "params": parameters} | ({"sessionId": session} if session else {})
         os.write(self._write, json.dumps(message).encode() + b"\0")
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             reply = self._next()
             if reply.get("id") == self._number:
@@ -121,7 +125,7 @@ class Browser:
 
     def wait(self, condition: str) -> None:
         """Until a JavaScript expression is true."""
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + PATIENCE
         while not self.value(condition):
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{condition} never came; errors: {self.errors}")

@@ -16,6 +16,7 @@ from git_theta.core.manifest import Manifest, parse
 
 ROOT = Path(__file__).resolve().parents[2]
 ATTRIBUTES = "*.safetensors filter=theta -text\n*.pt filter=theta -text\n*.bin filter=theta -text\n"
+PATIENCE = 600  # seconds: no test waits so long unless something hangs, however busy the machine is
 CONFIG = """\
 [user]
 	name = A U Thor
@@ -87,7 +88,13 @@ class Repo:
     def run(self, words: Sequence[str], stdin: bytes | None = None, **environment: str) -> subprocess.CompletedProcess[bytes]:
         """A command, whatever its exit code. It must not take forever, nor show a traceback."""
         done = subprocess.run(
-            words, cwd=self.path, env={**self.environment, **environment}, input=stdin or b"", capture_output=True, timeout=120, check=False
+            words,
+            cwd=self.path,
+            env={**self.environment, **environment},
+            input=stdin or b"",
+            capture_output=True,
+            timeout=PATIENCE,
+            check=False,
         )
         assert b"Traceback" not in done.stderr, done.stderr.decode("utf-8", "replace")
         return done

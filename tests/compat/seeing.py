@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -50,7 +48,6 @@ def file(tensors: Mapping[str, np.ndarray]) -> bytes:
 def install(repo: Repo) -> Repo:
     """Configure ``repo`` as ``git theta install`` and ``track`` do."""
     repo.theta("install", "--local")
-    repo.git("config", "alias.theta", f"!{shlex.quote(Path(sys.executable).as_posix())} -m git_theta")
     repo.write(".gitattributes", b"*.safetensors filter=theta diff=theta merge=theta -text\n")
     repo.git("add", ".gitattributes")
     repo.git("commit", "-qm", "track", "--allow-empty")

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from gitrepo import PATIENCE
+
 _S3 = """
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 app = DomainDispatcherApplication(create_backend_app)
@@ -158,7 +160,7 @@ def proxy(upstream: int) -> Iterator[Proxy]:
             if fault.isdigit():
                 self.answer(int(fault), {}, b"")
                 return
-            connection = http.client.HTTPConnection("127.0.0.1", upstream, timeout=30)
+            connection = http.client.HTTPConnection("127.0.0.1", upstream, timeout=PATIENCE)
             connection.request(self.command, self.path, body or None, dict(self.headers))
             answer = connection.getresponse()
             data = answer.read()

@@ -8,9 +8,12 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from gitrepo import PATIENCE
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def play(words: Sequence[str], folder: Path, environment: Mapping[str, str], ans
     )
     os.close(slave)
     screen, answered, waiting = b"", 0, list(answers)
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + PATIENCE
     try:
         while True:
             assert time.monotonic() < deadline, f"waiting for {waiting[:1]}:\n{screen.decode()}"
@@ -74,9 +77,9 @@ def play(words: Sequence[str], folder: Path, environment: Mapping[str, str], ans
                 screen += data
             if waiting and (at := screen.find(waiting[0][0].encode(), answered)) >= 0:
                 answered = at + len(waiting[0][0].encode())
-                time.sleep(0.3)  # nobody answers before it is read: Python would miss a Ctrl-C between the two
+                _at_rest(process.pid)  # nobody answers before it is read: Python would miss a Ctrl-C between the two
                 os.write(master, waiting.pop(0)[1].encode())
-        code = process.wait(30)
+        code = process.wait(PATIENCE)
     finally:
         process.kill()
         process.wait()
@@ -85,3 +88,22 @@ def play(words: Sequence[str], folder: Path, environment: Mapping[str, str], ans
     assert not waiting, f"never asked: {waiting}\n{text}"
     assert "Traceback" not in text
     return Played(code, re.sub(r"\x1b\[[0-9;]*m", "", text))
+
+
+def _at_rest(session: int) -> None:
+    """Wait until every process of ``session`` waits for something: the one that has asked is reading by then.
+
+    Linux shows that, however busy it is; elsewhere it is a matter of time.
+    """
+    time.sleep(0.3)
+    while sys.platform == "linux" and set(_states(session)) - set("SZ"):
+        time.sleep(0.02)
+
+
+def _states(session: int) -> Iterator[str]:
+    """The state of each process of ``session``, a letter as in proc(5)."""
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended meanwhile
+            state, _, _, its_session = file.read_text("utf-8", "replace").rpartition(")")[2].split()[:4]
+            if int(its_session) == session:
+                yield state

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,7 +14,8 @@ import numpy as np
 import pytest
 import serving
 import tensorstore
-from gitrepo import ROOT, Repo
+from dying import killed
+from gitrepo import PATIENCE, ROOT, Repo
 from small_models import torch_file
 
 from git_theta.core import dtypes
@@ -221,7 +220,9 @@ def test_what_is_there_already_stays(made: Repo, tmp_path: Path) -> None:
     made.theta("export", "HEAD:tied.pt", (tmp_path / "empty").as_uri())
     done = made.theta_run("import", str(tmp_path / "empty"), "tied.pt")
     assert done.returncode == 1
-    assert b"exists already" in done.stderr
+    assert b"exists already; --force replaces it" in done.stderr
+    made.write("tied.pt", b"")
+    made.theta("import", str(tmp_path / "empty"), "tied.pt", "--force")
     assert made.status() == ""
     for words in (
         ["import", str(tmp_path / "full"), "new"],
@@ -232,22 +233,15 @@ def test_what_is_there_already_stays(made: Repo, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="kill")
-def test_an_interrupted_export_is_none(repo: Repo, tmp_path: Path) -> None:
-    """Killed at any moment: neither the whole nor an array can be taken for complete."""
-    tensors = {f"t{i}": ("F32", (1000, 300), np.random.default_rng(i).standard_normal(300_000).astype("<f4").tobytes()) for i in range(20)}
+@pytest.mark.parametrize(("function", "calls"), [("fill", 1), ("fill", 15), ("write", 1), ("write", 10), ("write", 21)])
+def test_an_interrupted_export_is_none(repo: Repo, tmp_path: Path, function: str, calls: int) -> None:
+    """Killed when some arrays have values, and some or all of these their metadata: none can be taken for complete that is not."""
+    tensors = {f"t{i}": ("F32", (100, 30), np.random.default_rng(i).standard_normal(3000).astype("<f4").tobytes()) for i in range(20)}
     repo.commit("big", model__safetensors=safetensors_of(tensors))
     out = tmp_path / "out"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "git_theta", "export", "HEAD:model.safetensors", str(out)], cwd=repo.path, env=dict(repo.environment)
-    )
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None and not list(out.glob("tensors/*/c")):
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    killed(repo, "git_theta.store.zarr", f"Place.{function}", calls, "export", "HEAD:model.safetensors", str(out))
     assert list(out.glob("tensors/*/c"))
-    if (out / "zarr.json").exists():
-        pytest.skip("it was faster than its killer")
+    assert not (out / "zarr.json").exists()
     done = repo.theta_run("import", str(out), "back.tmp")
     assert done.returncode == 1
     assert b"interrupted" in done.stderr
@@ -288,7 +282,7 @@ def test_many_processes_read_one_slice_each() -> None:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -137,6 +137,7 @@ def filled(document: str, repo: Repo) -> str:
 def test_the_examples_are_what_git_prints(tmp_path: Path, environment: Mapping[str, str]) -> None:
     document = DOCUMENT.read_text("utf-8")
     assert set(re.findall(r"<!-- example: (.*?) -->", document)) == set(EXAMPLES)
+    assert document.count("```console") == sum(bool(shown) for shown, _, _ in EXAMPLES.values()), "a block that is no example"
     assert masked(filled(document, repository(tmp_path / "repo", environment))) == masked(document)
 
 

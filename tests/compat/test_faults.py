@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gitrepo import Repo
+from gitrepo import PATIENCE, Repo
 from small_models import Tensors, safetensors_file, torch_file, trained, weights
 
 posix = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals, modes or limits")
@@ -716,7 +716,7 @@ def test_two_adds_at_once(repo: Repo, tmp_path: Path) -> None:
             tree.write("copy.safetensors", contents[0])
         running = [start(tree, "git", "add", ".") for tree in trees]
         for process in running:
-            _, said = process.communicate(timeout=120)
+            _, said = process.communicate(timeout=PATIENCE)
             assert process.returncode == 0, said
         for tree, data in zip(trees, contents, strict=True):
             tree.git("commit", "-qm", f"turn {turn}")
@@ -732,7 +732,7 @@ def test_two_adds_in_one_working_tree(repo: Repo) -> None:
     for name, data in files.items():
         repo.write(name, data)
     running = {name: start(repo, "git", "add", name) for name in files}
-    ended = {name: (process.communicate(timeout=120)[1], process.returncode) for name, process in running.items()}
+    ended = {name: (process.communicate(timeout=PATIENCE)[1], process.returncode) for name, process in running.items()}
     for name, (said, code) in ended.items():
         if code:
             assert b"index.lock" in said
@@ -891,8 +891,6 @@ def test_killed_while_checking_out(two_tags: tuple[Repo, list[bytes]], tmp_path:
 @posix
 def test_filter_that_dies(repo: Repo) -> None:
     """The filter alone is killed: git must not take that for a success."""
-    if shutil.which("timeout") is None:
-        pytest.skip("needs timeout(1)")
     good, name = safetensors_file(small(0)), "model.safetensors"
     repo.commit("good", model__safetensors=good)
     staged = repo.git("ls-files", "--stage", name)
@@ -901,7 +899,8 @@ def test_filter_that_dies(repo: Repo) -> None:
     for number in range(1, 16):
         repo.write(name, safetensors_file({**small(number), "wide": np.full((1024, 1280), number, np.float32)}))
         limit = source.uniform(0.01, 0.4)
-        repo.git("config", "filter.theta.process", f"timeout -s KILL {limit:.3f} {command}")
+        kill = f"(sleep {limit:.3f}; kill -KILL $$) </dev/null >/dev/null 2>&1 & exec {command}"
+        repo.git("config", "filter.theta.process", kill)
         done = repo.run(["git", "add", name])
         repo.git("config", "--unset", "filter.theta.process")
         repo.objects()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gitrepo import PATIENCE
 from merging import MODEL, Branches, Tensors, model, moved, same
 from small_models import safetensors_file, torch_file
 from terminal import interruptible
@@ -984,7 +985,7 @@ class Slow(Bad):
     def merge(self, case, options):
         import os, pathlib, time
         pathlib.Path(os.environ["STARTED"]).write_text("yes")
-        time.sleep(100)
+        time.sleep(600)
 
 @hookimpl
 def register_merge_strategies():
@@ -1038,14 +1039,14 @@ def test_an_interrupted_merge_can_be_aborted(
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    for _ in range(1000):
-        if started.exists():
-            break
-        time.sleep(0.05)
-    assert started.exists()
+    deadline = time.monotonic() + PATIENCE
+    while not started.exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     os.kill(process.pid, kill)  # git first: did its driver end before git hears of this, git would go on and write files
     os.killpg(process.pid, kill)
-    process.wait(60)
+    process.wait(PATIENCE)
     for left in (repo.common / "index.lock", *repo.path.glob(".merge_file_*")):  # what git leaves when it is killed
         left.unlink(missing_ok=True)
     if (repo.common / "MERGE_HEAD").exists():

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gitrepo import PATIENCE
 from merging import MODEL, Branches, Tensors, model, moved, same
 from terminal import interruptible
 
@@ -97,7 +98,7 @@ class Slow:
     name, summary, options, needs_base, min_sides, max_sides = "slow", "sleeps", (), False, 2, None
     def merge(self, case, options):
         pathlib.Path(os.environ["STARTED"]).write_text("yes")
-        time.sleep(60)
+        time.sleep(600)
 
 class Bad(Slow):
     name = "bad"
@@ -135,13 +136,13 @@ def interrupted(repo: Branches, plugin: Mapping[str, str], words: list[str], kil
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while not started.exists():
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
     os.killpg(process.pid, kill) if everyone else os.kill(process.pid, kill)
-    code = process.wait(30)
+    code = process.wait(PATIENCE)
     if not everyone:
         os.killpg(process.pid, signal.SIGKILL)
     for left in (repo.common / "index.lock", *repo.path.glob(".merge_file_*")):  # what git leaves when it is killed

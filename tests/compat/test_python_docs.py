@@ -1,14 +1,18 @@
-"""The guides to Python and to plugins: every block of code is run."""
+"""The guides to Python, plugins and clusters: every block of code is run."""
 
 from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
+import sys
 import textwrap
 from pathlib import Path
 
+import documented
 import numpy as np
 import pytest
+from documented import World
 from gitrepo import ROOT, Repo
 from small_models import safetensors_file
 
@@ -20,6 +24,13 @@ from git_theta.plugins import registry
 FENCE = re.compile(r"^( *)(?:<!-- (.*?) -->\n\1)?```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 
 
+def python_of(name: str, label: str) -> str:
+    """The block of Python that follows a comment."""
+    found = re.search(rf"<!-- {label} -->\n```python\n(.*?)```", (ROOT / "docs" / name).read_text(encoding="utf-8"), re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
 def blocks(name: str) -> list[tuple[str, str]]:
     """Every block of Python in a document, with what the comment before it says."""
     text = (ROOT / "docs" / name).read_text(encoding="utf-8")
@@ -29,25 +40,36 @@ def blocks(name: str) -> list[tuple[str, str]]:
     return found
 
 
-def test_the_guide_to_python_runs(repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_guide_to_python_can_be_pasted(repo: Repo) -> None:
+    """In a repository that is made by the lines of the page, nothing else being defined."""
     pytest.importorskip("torch")
-    for key, value in repo.environment.items():
-        if key != "PYTHONWARNINGS":
-            monkeypatch.setenv(key, value)
-    monkeypatch.chdir(tmp_path)
-    repo.write(".gitattributes", b"*.safetensors filter=theta -text\n*.ckpt filter=theta -text\n")
-    repo.git("commit", "-qam", "track")
-    values: dict[str, object] = {"repository": repo.path}
+    environment = {key: value for key, value in repo.environment.items() if key != "PYTHONWARNINGS"}
+    world = World(repo.path.parent, {**environment, "HF_HUB_OFFLINE": "1"}, repo.path)
+    (setting_up,) = (block for block in documented.blocks("docs/python.md") if block.language == "console")
+    for command in setting_up.commands:
+        done = world.shell(command.replace("git theta", f"{shlex.quote(sys.executable)} -m git_theta"))
+        assert done.returncode == 0, done.stderr
+    pasted = []
     for comment, code in blocks("python.md"):
         needed = comment.removeprefix("runs").removeprefix(" with ")
-        if needed and importlib.util.find_spec(needed) is None:
-            continue
-        exec(compile(code, "docs/python.md", "exec"), values)
-    assert repo.git("log", "-1", "--format=%s").strip() == b"Bring the experiment in"
-    assert repo.git("rev-parse", "best/runs/mine") == repo.git("rev-parse", "runs/mine")
-    assert git_theta.log("model.safetensors", repo=repo.path)[0].metrics == {"accuracy": 0.93}
-    assert repo.git("ls-tree", "-r", "--name-only", "experiment").split()[-2:] == [b"tuned/config.json", b"tuned/model.safetensors"]
-    repo.assert_clean()
+        if not needed or importlib.util.find_spec(needed) is not None:
+            pasted.append(code)
+    world.python(pasted)
+    made = world.repo
+    assert made.git("log", "-1", "--format=%s").strip() == b"Bring the experiment in"
+    assert made.git("rev-parse", "best/runs/mine") == made.git("rev-parse", "runs/mine")
+    assert git_theta.log("model.safetensors", repo=made.path)[0].metrics == {"accuracy": 0.93}
+    assert made.git("ls-tree", "-r", "--name-only", "experiment").split()[-2:] == [b"tuned/config.json", b"tuned/model.safetensors"]
+    made.assert_clean()
+
+
+def test_the_guide_to_clusters_reads_a_slice(repo: Repo, tmp_path: Path) -> None:
+    matrix = np.arange(600, dtype=np.float32).reshape(30, 20)
+    repo.commit("model", model__safetensors=safetensors_file({"layers.0.mlp.weight": matrix}))
+    repo.theta("export", "HEAD:model.safetensors", str(tmp_path / "out"))
+    seen: dict[str, object] = {"EXPORT": f"file://{tmp_path}/out/", "number": 1, "count": 3}
+    exec(python_of("clusters.md", "run: reading"), seen)
+    assert np.array_equal(seen["mine"], matrix[10:20])  # type: ignore[arg-type]
 
 
 def test_the_guide_to_plugins_runs() -> None:

@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from chromium import Browser, program
 from gitrepo import ROOT
 from markdown_it import MarkdownIt
 
@@ -76,9 +77,6 @@ def test_commands_and_names_are_there(site: Path) -> None:
 
 
 def test_it_can_be_read_and_searched_from_disk(site: Path, tmp_path: Path) -> None:
-    pytest.importorskip("fcntl", reason="the browser is driven over POSIX pipes")
-    from chromium import Browser, program
-
     if (executable := program()) is None:
         pytest.skip("no Chromium is installed (apt-get install chromium)")
     with Browser(executable, tmp_path / "profile") as browser:
@@ -91,3 +89,32 @@ def test_it_can_be_read_and_searched_from_disk(site: Path, tmp_path: Path) -> No
         browser.wait("[...document.querySelectorAll('.md-search-result__item a')].some(link => link.href.includes('object-format.html'))")
         assert browser.errors == []
         assert [request for request in browser.requests if not request.startswith(("file:", "data:", "blob:", "about:"))] == []
+
+
+EXPORT = "git theta export v1.0:model.safetensors s3://my-bucket/models/v1.0   # or gs://, or a folder"
+IMPORT = "git theta import s3://my-bucket/models/v1.0 model.safetensors --force"
+
+
+@pytest.mark.parametrize(
+    ("page", "typed"),
+    [
+        ("install", "git clone URL git-theta\npip install ./git-theta\ngit theta --version\ngit theta install"),
+        ("merging", "git merge fine-tuned"),  # followed by six lines of output
+        ("diff", "git theta diff --stat v1 v3"),
+        ("clusters", f"{EXPORT}\n{IMPORT}"),  # without prompts
+    ],
+)
+def test_the_button_copies_what_one_types(site: Path, tmp_path: Path, page: str, typed: str) -> None:
+    if (executable := program()) is None:
+        pytest.skip("no Chromium is installed (apt-get install chromium)")
+    block = f"[...document.querySelectorAll('.highlight')].find(block => block.innerText.includes({typed.splitlines()[0]!r}))"
+    with Browser(executable, tmp_path / "profile") as browser:
+        browser.call("Page.navigate", url=(site / f"{page}.html").as_uri())
+        browser.wait(f"document.readyState === 'complete' && location.href.includes('{page}.html')")
+        browser.value(f"{block}.scrollIntoView()")
+        browser.wait(f"{block}.querySelector('button[data-md-type=copy]') !== null")
+        # Where nobody has clicked, a page may not write to the clipboard: what it would write is looked at.
+        browser.value("document.execCommand = () => { window.copied = document.activeElement.value; return true }")
+        browser.value(f"{block}.querySelector('button[data-md-type=copy]').click()")
+        browser.wait("window.copied !== undefined")
+        assert browser.value("window.copied") == typed

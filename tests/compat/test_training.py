@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gitrepo import ROOT, Repo
+from gitrepo import PATIENCE, ROOT, Repo
 from small_models import safetensors_file
 
 import git_theta
@@ -88,7 +88,7 @@ def test_files_may_be_deleted_but_not_changed(repo: Repo, tmp_path: Path, monkey
     go, real = threading.Event(), saving.save_files
 
     def later(*arguments: Any, **options: Any) -> str:
-        assert go.wait(60)
+        assert go.wait(PATIENCE)
         return real(*arguments, **options)
 
     monkeypatch.setattr(saving, "save_files", later)
@@ -237,7 +237,7 @@ def run(name: str, folder: Path, environment: Mapping[str, str]) -> str:
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
-        timeout=300,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stderr

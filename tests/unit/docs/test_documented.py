@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,21 @@ from git_theta.plugins import hookspecs
 PROJECT = Path(__file__).parents[3]
 PAGES = {path.name: path.read_text("utf-8") for path in (PROJECT / "docs").glob("*.md")}
 CONFIGURATION = PAGES["configuration.md"]
+README = (PROJECT / "README.md").read_text("utf-8")
+TEXTS = sorted(
+    path
+    for pattern in (
+        "*.md",
+        "docs/*.md",
+        "docs/*.1",
+        "examples/**/*.md",
+        "examples/**/*.yml",
+        "examples/**/*.py",
+        ".github/**/*.yml",
+        "git_theta/**/*.py",
+    )
+    for path in PROJECT.glob(pattern)
+)
 SOURCE = "\n".join(path.read_text("utf-8") for path in (PROJECT / "git_theta").rglob("*.py"))
 HOOKS = [name for name in vars(hookspecs) if name.startswith("register_")]
 
@@ -65,6 +81,48 @@ def test_the_manual_has_every_command() -> None:
 @pytest.mark.parametrize("name", [name for section, names in main.COMMANDS.items() if section != "Plumbing" for name in names])
 def test_a_guide_mentions_the_command(name: str) -> None:
     assert any(re.search(rf"git theta {name}\b", text) for text in PAGES.values()), f"no page in docs/ mentions git theta {name}"
+
+
+def mentioned() -> dict[str, list[str]]:
+    """Each 'git theta ...' in a page's code, by page: what stands in backquotes, and lines of blocks."""
+    found = {}
+    for name, text in {**PAGES, "README.md": README}.items():
+        code = [part for inline in re.findall(r"`(git theta [^`]+)`", text) for part in [" ".join(inline.split())]]
+        code += [line.partition(" #")[0] for line in re.findall(r"^(?:\$ )?(?:\w+=\S+ )?(git theta .*)", text, re.MULTILINE)]
+        found[name] = sorted({part for line in code for part in re.split(r" (?:&&|\|) ", line) if part.startswith("git theta ")})
+    return found
+
+
+@pytest.mark.parametrize("page", [*PAGES, "README.md"])
+def test_every_command_that_is_mentioned_can_be_typed(page: str) -> None:
+    for line in mentioned()[page]:
+        if "[" in line or "…" in line:  # a synopsis
+            continue
+        words = [word for word in shlex.split(line)[2:] if word != "\\"]
+        if words[0].startswith("-") or words[0] in ("COMMAND", "json-weights"):
+            continue
+        command = main.group.get_command(click.Context(main.group), words[0])
+        assert command is not None, line
+        rest = words[1:]
+        if isinstance(command, click.Group) and rest and rest[0] in command.commands:
+            command = command.commands[rest.pop(0)]
+        options = {option for parameter in command.params if isinstance(parameter, click.Option) for option in parameter.opts} | {
+            "--",
+            "-h",
+        }
+        unknown = {word.partition("=")[0] for word in rest if word.startswith("-")} - options
+        assert not unknown or command.context_settings.get("ignore_unknown_options"), line
+
+
+INSTALLING = re.compile(r"(?:pip|pipx|uv tool|uv pip|uv) (?:install|add) [^\n`]*")
+
+
+@pytest.mark.parametrize("path", [path.relative_to(PROJECT).as_posix() for path in TEXTS])
+def test_nothing_tells_to_install_the_earlier_program(path: str) -> None:
+    """Without a version, an index serves the earlier Git-Theta."""
+    for line in INSTALLING.findall((PROJECT / path).read_text("utf-8")):
+        for word in re.findall(r"(?<![\w/.-])git-theta(?:\[[\w,]+\])?(?![\w/-])\S*", line):
+            assert re.search(r"(>=|==)\d", word), f"{path}: {line}"
 
 
 # -- settings ------------------------------------------------------------------------------------------------------------------

@@ -86,3 +86,16 @@ def test_the_command_reference_escapes_what_is_markup() -> None:
         "<code>&lt;tensor&gt;/R</code> with <code>git add</code> &amp; <code>--force</code>"
     )
     assert prose("'*.pt' matches; PATH does not") == "<code>*.pt</code> matches; <code>PATH</code> does not"
+
+
+def test_the_button_of_a_console_copies_commands_alone() -> None:
+    consoles = site_module("consoles")
+    prompt = '<a id="x"></a><span class="gp">$ </span>'
+    block = (
+        f'<pre id="a"><code>{prompt}git<span class="w"> </span>add<span class="w"> </span>&quot;*.pt&quot;  <span class="c1"># all</span>\n'
+    )
+    block += f'<span class="go">output</span>\n{prompt}git<span class="w"> </span>commit\n</code></pre>'
+    other = '<div class="highlight"><pre><code>plain</code></pre></div>'
+    page = f'<p>text</p><div class="highlight">{block}</div>{other}'
+    expected = '<div class="highlight" data-copy="git add &quot;*.pt&quot;\ngit commit">'
+    assert consoles.copyable(page) == f"<p>text</p>{expected}{block}</div>{other}"

@@ -257,3 +257,26 @@ def test_a_place_where_nobody_answers_is_one_line_and_no_waiting(
         with pytest.raises(TransferError, match=r"nobody.*: 127\.0\.0\.1:1 cannot be reached: Connection refused"):
             attempt()
     assert capfd.readouterr() == ("", "")
+
+
+def test_exports_do_not_wait_for_long_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kvstore, "_RETRIES", {"max_retries": 1, "initial_delay": "1ms", "max_delay": "1ms"})
+    asked = []
+
+    class Busy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(503)
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        place = zarr.Place(f"http://127.0.0.1:{server.server_port}/nobody", {})
+        for attempt in (lambda: place.read("zarr.json"), lambda: place.array("tensors/w")):
+            asked.clear()
+            with pytest.raises(TransferError, match="nobody"):
+                attempt()
+            assert 0 < len(asked) <= 2 * len(set(asked)), "once, and once more"
+        server.shutdown()
