@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from git_theta.core.manifest import Manifest, dump, is_manifest, parse
+from git_theta.core.manifest import Manifest, is_manifest, parse
 from git_theta.core.names import display
 from git_theta.errors import ThetaError
 from git_theta.git.config import load_settings
@@ -52,7 +52,7 @@ def _merge(session: Session, path: str, versions: Sequence[Manifest | str | None
         _leave_conflict(session, path, merged)
         return 1
     session.store.flush()
-    target.write_bytes(dump(merged.manifest))
+    target.write_bytes(session.hand_out(merged.manifest))
     return 0
 
 
@@ -63,7 +63,7 @@ def _merge_ancestors(session: Session, path: str, versions: Sequence[Manifest | 
     found = ancestor(session, path, base, [ours, theirs], find_rules(session, path, os.environ))
     session.store.flush()
     if found is not None:
-        target.write_bytes(dump(found))
+        target.write_bytes(session.hand_out(found))
     return 0 if found is not None else 1
 
 

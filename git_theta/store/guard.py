@@ -34,7 +34,7 @@ def _locked(folder: Path, alone: bool) -> int | None:
         return None
     try:
         descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:  # there is nothing yet
+    except OSError:  # not there, or not readable
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
@@ -46,13 +46,13 @@ def _locked(folder: Path, alone: bool) -> int | None:
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Have the store alone. :class:`StoreError` when others use it for longer than a few seconds."""
+    """Have the store in ``folder``, which must exist, alone.
+
+    :class:`StoreError` when others use it for longer than a few seconds.
+    """
     try:
         import fcntl
     except ImportError:
-        yield
-        return
-    if not folder.is_dir():
         yield
         return
     try:
@@ -75,6 +75,29 @@ def exclusive(folder: Path) -> Iterator[None]:
     finally:
         with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
+
+
+@contextmanager
+def if_alone(folder: Path) -> Iterator[bool | None]:
+    """Whether nobody holds the store in ``folder``; nobody can while this lasts. None if the system has no locks to tell."""
+    try:
+        import fcntl
+
+        descriptor = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):
+        yield None
+        return
+    alone: bool | None = None
+    try:
+        with suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                alone = True
+            except BlockingIOError:
+                alone = False
+        yield alone
+    finally:
         os.close(descriptor)
 
 

@@ -113,9 +113,13 @@ def deliver(session: Session, plan: Plan, thorough: bool = False) -> int:
         session.warn(line)
     if not plan.needs:
         return 0
+    session.store.hold()
     place = transfer.Routes(session).destination(plan.remote)
+    if isinstance(place, FolderPlace):
+        session.hold(place.target())
     refs = [need.ref for need in plan.needs]
     if thorough and isinstance(place, FolderPlace):
+        place.lacking(refs)  # those that are there are relied on, so they become young again
         refs = [ref for ref, _ in place.audit(refs)]
     elif isinstance(place, transfer.Checked):
         refs = place.lacking(refs)
@@ -172,7 +176,7 @@ def _holds(session: Session, remote: Remote, shared: Sequence[Need]) -> bool:
     if not shared:
         return True
     place = transfer.Routes(session).destination(remote)
-    step = -(-len(shared) // _PROBES)
+    step = 1 if isinstance(place, FolderPlace) else -(-len(shared) // _PROBES)
     return not (isinstance(place, transfer.Checked) and place.lacking([need.ref for need in shared[::step]]))
 
 

@@ -192,6 +192,7 @@ def apply(session: Session, path: str, changes: Sequence[Change]) -> Manifest:
 
     :class:`UsageError` when the model is not tracked, has changes that are not staged, or a change does not fit; nothing is staged then.
     """
+    session.store.hold()
     mode, manifest = _staged(session, path)
     by_name: dict[str, Change] = {}
     for change in changes:
