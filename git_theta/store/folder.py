@@ -70,7 +70,7 @@ class FolderPlace:
         for ref, problem in _each(store, found, advance, store.adopt):
             if isinstance(problem, ObjectDamaged):
                 damaged.append(ref)
-            elif problem is not None:
+            elif problem is not None and not isinstance(problem, ObjectMissing):  # what was deleted there meanwhile stays missing
                 raise problem
         if damaged:
             many = f", and {len(damaged) - 1} others" if len(damaged) > 1 else ""
@@ -157,7 +157,7 @@ def _each(
     def one(ref: ObjectRef, path: Path) -> Exception | None:
         try:
             take(path, ref)
-        except (ObjectDamaged, StoreError) as error:
+        except (ObjectDamaged, ObjectMissing, StoreError) as error:
             return error
         advance(ref.size)
         return None

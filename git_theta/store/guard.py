@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from git_theta.errors import StoreError
 
 _PATIENCE = 10.0  # seconds
+_WAIT = 'cd /; n=0; while kill -0 "$1" 2>/dev/null && [ $n -lt 36000 ]; do n=$((n + 1)); sleep 0.1; done'
 
 
 def hold(folder: Path) -> int | None:
@@ -42,6 +43,26 @@ def _locked(folder: Path, alone: bool) -> int | None:
         os.close(descriptor)
         return None
     return descriptor
+
+
+def keep(descriptors: Sequence[int], process: int) -> None:
+    """Leave what ``descriptors`` hold (see :func:`hold`) held when this process ends, until ``process`` has ended, too.
+
+    A shell waits for that in the background, an hour at most. If it cannot be started, nothing is kept.
+    """
+    if not descriptors or not hasattr(os, "posix_spawn"):
+        return
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, True)
+    try:
+        quiet = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)]  # nobody waits for its output
+        words = ["sh", "-c", _WAIT, "git-theta-keep", str(process)]
+        os.posix_spawn("/bin/sh", words, {"PATH": os.defpath}, file_actions=quiet, setpgroup=0)
+    except OSError:
+        pass
+    finally:
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)
 
 
 @contextmanager

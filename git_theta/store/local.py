@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeVar
 from git_theta.core.manifest import ObjectRef
 from git_theta.core.tensors import Buffer
 from git_theta.errors import ObjectDamaged, ObjectMissing, StoreError
-from git_theta.store.guard import exclusive, hold, if_alone
+from git_theta.store.guard import exclusive, hold, if_alone, keep
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -182,7 +182,10 @@ class LocalStore:
             raise
 
     def adopt(self, path: Path, ref: ObjectRef) -> None:
-        """Take over the file at ``path`` as an object: by hard link where possible, else as a copy. Its hash is checked first."""
+        """Take over the file at ``path`` as an object: by hard link where possible, else as a copy. Its hash is checked first.
+
+        :class:`ObjectMissing` if the file is gone, :class:`ObjectDamaged` if it is not what it should be.
+        """
         hasher = hashlib.sha256()
         temporary = self.temporary_path()
         try:
@@ -194,6 +197,8 @@ class LocalStore:
                     size = _feed(path, hasher, target)
         except OSError as error:
             temporary.unlink(missing_ok=True)
+            if isinstance(error, FileNotFoundError) and not path.exists():
+                raise ObjectMissing(f"object {ref.oid} ({ref.size} bytes) was deleted while it was being fetched") from None
             raise _store_error(error, self.root) from None
         if hasher.hexdigest() != ref.oid or size != ref.size:
             temporary.unlink(missing_ok=True)
@@ -301,6 +306,11 @@ class LocalStore:
                     self._make_folder(self._beside)
                 _sweep(self._beside)
                 self._held = hold(self._beside)
+
+    def keep_for(self, process: int) -> None:
+        """Let nobody delete objects before ``process`` has ended either, should this store be closed before."""
+        if self._held is not None:
+            keep([self._held], process)
 
     @contextmanager
     def alone(self) -> Iterator[None]:

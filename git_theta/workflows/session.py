@@ -74,6 +74,11 @@ class Session:
         store.hold()
         self._others.append(store)
 
+    def keep_for(self, process: int) -> None:
+        """Let nobody delete objects of the other repositories before ``process`` has ended either."""
+        for store in self._others:
+            store.keep_for(process)
+
     def hand_out(self, manifest: Manifest) -> bytes:
         """The text of ``manifest`` for git to keep.
 
