@@ -53,7 +53,7 @@ def git_process() -> int | None:
             if process <= 1:
                 break
             name, parent = _name_and_parent(process)
-            if name == "git" or (name.startswith("git-") and not name.startswith("git-theta")):
+            if name == "git":
                 found = process
             process = parent
     except (OSError, ValueError, subprocess.SubprocessError):

@@ -78,7 +78,7 @@ class Forked:
     def __init__(self, race: Race, repo: Repo, words: Sequence[str]) -> None:
         from git_theta import __main__ as program
 
-        self.said = [tempfile.TemporaryFile(), tempfile.TemporaryFile()]
+        self.said = [tempfile.TemporaryFile(), tempfile.TemporaryFile()]  # noqa: SIM115 - closed when they are read
         self.pid = os.fork()
         if self.pid:
             return
@@ -192,13 +192,19 @@ class Race:
                 raise Lost(f"{name} failed: {said.decode(errors='replace')}")
         if not ends["push"][2] and self.remote.git("rev-parse", f"refs/heads/{target}").decode().strip() != tip:
             raise Lost("a push that succeeded moved nothing")
-        if self.one.blob(f":{NAME}") and hashlib.sha256(self.decoded(self.one, f":{NAME}")).digest() != hashlib.sha256(self.pool[added]).digest():
+        if (
+            self.one.blob(f":{NAME}")
+            and hashlib.sha256(self.decoded(self.one, f":{NAME}")).digest() != hashlib.sha256(self.pool[added]).digest()
+        ):
             raise Lost("what was added is something else")
-        if hashlib.sha256(self.decoded(self.one, f"{ends['save'][0].decode().strip()}:{NAME}")).digest() != hashlib.sha256(self.pool[stored]).digest():
+        if (
+            hashlib.sha256(self.decoded(self.one, f"{ends['save'][0].decode().strip()}:{NAME}")).digest()
+            != hashlib.sha256(self.pool[stored]).digest()
+        ):
             raise Lost("what was saved is something else")
         tracked = f"refs/remotes/origin/{fetched}"
         if not ends["fetch"][2]:
-            self.check(self.two, [tracked])
+            self.check(self.two, ["--no-walk", tracked])
         elif self.two.run(["git", "rev-parse", "-q", "--verify", tracked]).returncode == 0:
             seen = self.two.git("rev-parse", tracked).decode().strip()
             if seen in self.remote.git("rev-list", "--all").decode().split():
@@ -251,7 +257,7 @@ class Race:
     def check_locks(self) -> None:
         """No lock is left, and no temporary file."""
         for repo in (self.remote, self.one, self.two):
-            left = [path for path in (*repo.common.rglob("*.lock"), *(repo.common / "theta" / "tmp").glob("*"))]
+            left = [*repo.common.rglob("*.lock"), *(repo.common / "theta" / "tmp").glob("*")]
             if left:
                 raise Lost(f"left behind: {left}")
             deadline = time.monotonic() + 20
