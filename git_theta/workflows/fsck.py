@@ -335,11 +335,10 @@ def repair(session: Session, found: Survey, report: Report) -> Report:
     if not bad:
         return report
     refs = {oid: ObjectRef(oid, found.objects[oid]) for oid in bad if oid in found.objects}
+    damaged = {problem.oid for problem in report.problems if problem.kind == "damaged"}
     with session.store.alone():
-        for ref in {
-            problem.oid: refs[problem.oid] for problem in report.problems if problem.kind == "damaged" and problem.oid in refs
-        }.values():
-            _set_aside(session.store, ref)
+        for oid in damaged & refs.keys():
+            _set_aside(session.store, refs[oid])
     lacking = transfer.bring(session, refs.values())
     if lacking:
         _make_again(session, found, {ref.oid for ref in lacking})
