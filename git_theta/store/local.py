@@ -66,6 +66,7 @@ class LocalStore:
         self._temporary: Path | None = None
         self._held: int | None = None
         self._alone = False
+        self._relied: set[str] = set()  # objects that nobody deletes while the store is held, young already
         self._grown: set[Path] = set()  # folders with a new subfolder, to be synced with the next flush
         self._linked: set[Path] = set()  # folders with a new link, likewise
 
@@ -77,6 +78,10 @@ class LocalStore:
 
     def find(self, oid: str, size: int | None = None) -> Path | None:
         """The file that holds an object (of ``size`` bytes, where given), here or in an alternate; None if there is none."""
+        found = self._look(oid, size)
+        return None if found is None else Path(found[0])
+
+    def _look(self, oid: str, size: int | None) -> tuple[str, os.stat_result] | None:
         for root in (self.root, *self.alternates):
             path = f"{root}{os.sep}{oid[:2]}{os.sep}{oid[2:4]}{os.sep}{oid}"  # joining paths would cost more than looking
             try:
@@ -84,7 +89,7 @@ class LocalStore:
             except (OSError, ValueError):
                 continue
             if stat.S_ISREG(status.st_mode) and (size is None or status.st_size == size):
-                return Path(path)
+                return path, status
         return None
 
     def missing(self, refs: Iterable[ObjectRef]) -> list[ObjectRef]:
@@ -98,11 +103,13 @@ class LocalStore:
         """
         absent, limit = [], time.time() - _FRESH
         for ref in refs:
-            if ref.oid in self._pending:
+            if ref.oid in self._relied or ref.oid in self._pending:
                 continue
-            path = self.find(ref.oid, ref.size)
-            if path is None or not _freshen(path, limit):
+            found = self._look(ref.oid, ref.size)
+            if found is None or not _freshen(*found, limit):
                 absent.append(ref)
+            elif self._held is not None:
+                self._relied.add(ref.oid)
         return absent
 
     def read(self, ref: ObjectRef) -> bytes:
@@ -285,6 +292,7 @@ class LocalStore:
         if self._held is not None:
             os.close(self._held)
             self._held = None
+            self._relied.clear()
 
     def temporary_path(self) -> Path:
         """A fresh path in the store's file system, for a file that is to become an object or to be spooled."""
@@ -530,10 +538,10 @@ def touched(status: os.stat_result) -> float:
     return max(status.st_mtime, status.st_ctime)
 
 
-def _freshen(path: Path, limit: float) -> bool:
+def _freshen(path: str, status: os.stat_result, limit: float) -> bool:
     """Make an object young again that was last touched before ``limit``; False if it is gone."""
     try:
-        if touched(os.stat(path)) < limit:
+        if touched(status) < limit:
             os.utime(path)
     except FileNotFoundError:
         return False

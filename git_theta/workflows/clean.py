@@ -279,7 +279,7 @@ class _Work:
 
     def _is_lost(self, chain: Sequence[Link]) -> bool:
         """Whether a known tensor's value cannot be rebuilt from what is here."""
-        return bool(self.session.store.missing(ref for link in chain for ref in link.objects))
+        return bool(self.session.store.rely_on(ref for link in chain for ref in link.objects))
 
     def _store(self, extent: Extent, held: memoryview | None, notices: list[str], take: Take) -> tuple[Link, ...]:
         settings, store = self.session.settings, self.session.store
