@@ -58,6 +58,14 @@ class GitError(ThetaError, RuntimeError):
     """A git command failed, or the current directory is not what a command needs."""
 
 
+class NotCheckedOut(GitError):  # noqa: N818 - as above
+    """A commit was made, but the index or the working tree could not follow; ``commit`` is its id."""
+
+    def __init__(self, message: str, commit: str) -> None:
+        super().__init__(message)
+        self.commit = commit
+
+
 class UsageError(ThetaError, ValueError):
     """A command or function was called with arguments that cannot be served."""
 

@@ -195,7 +195,7 @@ class FilterWork:
         """The manifest of a file that is as it was when it was last read, if its objects are still here: cleaning can mend the store."""
         text = self._cache.get(path, file.stat)
         manifest = None if text is None else parse(text)
-        lacking = manifest is not None and self._session.store.missing(ObjectRef(*item) for item in manifest.objects().items())
+        lacking = manifest is not None and self._session.store.rely_on(ObjectRef(*item) for item in manifest.objects().items())
         return None if lacking else manifest
 
     def _as_known(self, path: str, remembered: Manifest) -> bytes:
@@ -203,7 +203,8 @@ class FilterWork:
         under its new name before the index knows that.
         """
         known = self._session.known_manifests(path)
-        return dump(next((manifest for manifest in known if manifest.identity == remembered.identity), remembered))
+        held = next((manifest for manifest in known if manifest.identity == remembered.identity), remembered)
+        return dump(held) if held.objects() == remembered.objects() else self._session.hand_out(held)
 
     def _known(self, path: str) -> list[Manifest]:
         known = self._session.known_manifests(path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 
@@ -13,6 +15,8 @@ from git_theta.git.remotes import Remote
 from git_theta.git.repository import Repository, discover
 from git_theta.workflows import push
 from git_theta.workflows.session import Session
+
+_ANCESTORS = 32  # that are looked at
 
 
 def main(name: str, url: str) -> int:
@@ -35,7 +39,40 @@ def pre_push(name: str, url: str, stdin: bytes, say: Callable[[str], None]) -> i
     with Session(repository, load_settings(), say) as session:
         plan = push.plan_update(session, remote, updates, subtract=True)
         push.deliver(session, plan)
+        pushing = git_process()
+        if pushing is not None:  # it has yet to move the remote's branch, which then tells a prune there what is needed
+            session.keep_for(pushing)
     return 0
+
+
+def git_process() -> int | None:
+    """The git command that we run for: the outermost ancestor that is git; None if there is none, or it cannot be found."""
+    found, process = None, os.getppid()
+    try:
+        for _ in range(_ANCESTORS):
+            if process <= 1:
+                break
+            name, parent = _name_and_parent(process)
+            if name == "git":
+                found = process
+            process = parent
+    except (OSError, ValueError, subprocess.SubprocessError):
+        pass
+    return found
+
+
+def _name_and_parent(process: int) -> tuple[str, int]:
+    if sys.platform == "linux":
+        with open(f"/proc/{process}/stat", "rb") as file:
+            head, _, rest = file.read().rpartition(b")")
+        return os.fsdecode(head.partition(b"(")[2]), int(rest.split()[1])
+    if os.name != "posix":
+        return "", 0
+    listed = subprocess.run(
+        [find("ps") or "/bin/ps", "-o", "ppid=,comm=", "-p", str(process)], capture_output=True, check=True, timeout=5
+    ).stdout
+    parent, name = os.fsdecode(listed).split(maxsplit=1)
+    return os.path.basename(name.strip()), int(parent)
 
 
 def _has_lfs_files(repository: Repository, tips: Sequence[str]) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from git_theta.core.manifest import Manifest, dump, is_manifest, parse
+from git_theta.core.manifest import Manifest, is_manifest, parse
 from git_theta.core.names import display
 from git_theta.errors import ThetaError
 from git_theta.git.command import run_code
@@ -61,8 +61,9 @@ def _merge(session: Session, path: str, versions: Sequence[Manifest | str | None
         _leave_conflict(session, path, merged)
         return 1
     session.store.flush()
-    target.write_bytes(dump(merged.manifest))
-    StatCache(session.repository.cache).expect(path, dump(merged.manifest))
+    text = session.hand_out(merged.manifest)
+    target.write_bytes(text)
+    StatCache(session.repository.cache).expect(path, text)
     return 0
 
 
@@ -75,7 +76,7 @@ def _merge_ancestors(session: Session, path: str, versions: Sequence[Manifest | 
     found = ancestor(session, path, base, [ours, theirs], rules if beside is None else rules_for(beside[1], rules, 2))
     session.store.flush()
     if found is not None:
-        target.write_bytes(dump(found))
+        target.write_bytes(session.hand_out(found))
     return 0 if found is not None else 1
 
 

@@ -245,7 +245,7 @@ def write(file: AttributesFile) -> None:
     data = file.text().encode("utf-8", "surrogateescape")
     if any(len(line.raw.encode("utf-8", "surrogateescape")) >= LINE_LIMIT for line in file.lines if line.pattern):
         raise UsageError(f"git ignores lines of {LINE_LIMIT} bytes and more in attributes files; use a shorter pattern")
-    temporary = file.path.with_name(f"{file.path.name}.{os.getpid()}.tmp")
+    temporary = file.path.with_name(f"{file.path.name}.{os.getpid()}-{os.urandom(6).hex()}.tmp")  # nobody else makes or removes it
     try:
         with temporary.open("xb") as target:
             target.write(data)

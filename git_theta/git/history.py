@@ -95,6 +95,15 @@ def count(repository: Repository, include: Iterable[str], exclude: Iterable[str]
     return int(git(repository, ["rev-list", "--count", "--ignore-missing", "--stdin"], _range(include, exclude)))
 
 
+def named(git_dir: Path, oids: Sequence[str]) -> list[str]:
+    """Those of ``oids`` that a ref of the repository in ``git_dir`` names."""
+    if not oids:
+        return []
+    _, listed = run_code(["--git-dir", str(git_dir), "for-each-ref", "--format=%(objectname)"], allowed=range(256))
+    there = set(listed.decode("ascii").split())
+    return [oid for oid in oids if oid in there]
+
+
 def commits(repository: Repository, names: Iterable[str]) -> list[str]:
     """The commits that ``names`` (object ids) are, or as tags name; those of something else are left out."""
     return git(repository, ["rev-list", "--no-walk", "--ignore-missing", "--stdin"], _range(names, [])).decode("ascii").split()

@@ -123,23 +123,41 @@ def install(repository: Repository) -> Hook:
             _write(hook.path, _OWN.encode(), None)
         elif _takes_lines(hook.path):
             text = hook.path.read_bytes()
+            if _BEGIN.encode() in text:  # another git command was faster
+                return look(repository)
             first, newline, rest = text.partition(b"\n") if text.startswith(b"#!") else (b"", b"", text)
             _write(hook.path, first + newline + _BLOCK.encode() + rest, hook.path.stat())
         else:
-            aside = hook.path.with_name(ASIDE)
-            if os.path.lexists(aside):
-                raise GitError(f"{hook.path} cannot be chained: {aside} exists already; move it away first")
-            os.rename(hook.path, aside)
-            try:
-                _write(hook.path, _WRAPPER.encode(), None)
-            except OSError:
-                os.rename(aside, hook.path)
-                raise
+            _chain(hook.path)
     except OSError as error:
         if isinstance(error, GitError):
             raise
         raise GitError(f"the hook {hook.path} cannot be written: {error.strerror or error}") from None
     return look(repository)
+
+
+def _chain(path: Path) -> None:
+    """Move the hook at ``path`` aside and put ours in its place, which calls it."""
+    aside = path.with_name(ASIDE)
+    try:
+        os.link(path, aside, follow_symlinks=False)  # unlike a rename it never replaces what another process has put there
+    except FileExistsError:
+        if _BEGIN.encode() in path.read_bytes():
+            return  # another git command was faster
+        raise GitError(f"{path} cannot be chained: {aside} exists already; move it away first") from None
+    except (OSError, NotImplementedError):  # a file system without links
+        os.rename(path, aside)
+        try:
+            _write(path, _WRAPPER.encode(), None)
+        except OSError:
+            os.rename(aside, path)
+            raise
+        return
+    try:
+        _write(path, _WRAPPER.encode(), None)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
 
 
 def ensure(repository: Repository, say: Callable[[str], None]) -> None:

@@ -13,6 +13,7 @@ import os
 import struct
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 from git_theta.errors import GitError
 from git_theta.git.repository import Repository
@@ -32,22 +33,40 @@ def refresh(repository: Repository, written: Mapping[str, os.stat_result]) -> bo
         handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     except OSError:
         return False
+    ours = os.fstat(handle)
     try:
         with os.fdopen(handle, "wb") as target:
             data = bytearray(index.read_bytes())
-            if not patch(data, written, repository.hash_length // 2):
-                return False
-            target.write(data)
-            target.flush()
-            os.fsync(target.fileno())
-        with contextlib.suppress(OSError):
-            lock.chmod(index.stat().st_mode & 0o777)
-        os.replace(lock, index)
-        return True
+            done = patch(data, written, repository.hash_length // 2)
+            if done:
+                target.write(data)
+                target.flush()
+                os.fsync(target.fileno())
+        if done and _is(lock, ours):
+            with contextlib.suppress(OSError):
+                lock.chmod(index.stat().st_mode & 0o777)
+            os.replace(lock, index)  # from here on, a lock of that name is someone else's
+            return True
+    except OSError:
+        pass
+    except BaseException:
+        _unlock(lock, ours)
+        raise
+    _unlock(lock, ours)
+    return False
+
+
+def _is(path: Path, status: os.stat_result) -> bool:
+    """Whether ``path`` still names the file that had ``status``: somebody may have removed our lock and made one of their own."""
+    try:
+        return os.path.samestat(os.lstat(path), status)
     except OSError:
         return False
-    finally:
-        with contextlib.suppress(FileNotFoundError):
+
+
+def _unlock(lock: Path, ours: os.stat_result) -> None:
+    if _is(lock, ours):
+        with contextlib.suppress(OSError):
             lock.unlink()
 
 

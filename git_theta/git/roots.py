@@ -44,6 +44,23 @@ def state_objects(repository: Repository) -> list[str]:
     return sorted({row[0].decode("ascii") for row in rows if len(row) == 2 and row[1] in (b"commit", b"tree", b"blob", b"tag")})
 
 
+def state(repository: Repository) -> object:
+    """What is equal as long as neither a ref, nor an index, nor a note of unfinished work has changed, in any worktree."""
+    facts: list[object] = []
+    for folder in git_dirs(repository):
+        facts.append(run_code(["--git-dir", str(folder), "for-each-ref", "--format=%(refname) %(objectname)"], allowed=(0, 128)))
+        facts += [_stamp(path) for path in (folder / "HEAD", folder / "index", *_notes(folder), folder / "logs" / "HEAD")]
+    return (*facts, _stamp(repository.index))
+
+
+def _stamp(path: Path) -> tuple[str, int, int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return str(path), status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def git_dirs(repository: Repository) -> list[Path]:
     """The folder of the main worktree's state and of each linked worktree's."""
     linked = repository.common_dir / "worktrees"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -33,16 +32,24 @@ class FolderPlace:
         """The place without ``folder``, should it be one of its own: what is there is no second copy."""
         return FolderPlace([own for own in self._folders if not _same(own, folder)], self._target, self.title)
 
+    def target(self) -> LocalStore:
+        """The store that new objects go into: while it is held, nobody deletes objects there. The caller closes it."""
+        return self._target.again()
+
     def lacking(self, refs: Sequence[ObjectRef]) -> list[ObjectRef]:
         """Those objects that are in none of the folders, by name and size. The others are young again, for whoever prunes there."""
         absent = []
         for ref in refs:
             path = self.find(ref)
+            try:
+                if path is not None:
+                    os.utime(path)
+            except FileNotFoundError:  # deleted meanwhile
+                path = None
+            except OSError:  # someone else's
+                pass
             if path is None:
                 absent.append(ref)
-            else:
-                with contextlib.suppress(OSError):
-                    os.utime(path)
         return absent
 
     def find(self, ref: ObjectRef) -> Path | None:
@@ -63,7 +70,7 @@ class FolderPlace:
         for ref, problem in _each(store, found, advance, store.adopt):
             if isinstance(problem, ObjectDamaged):
                 damaged.append(ref)
-            elif problem is not None:
+            elif problem is not None and not isinstance(problem, ObjectMissing):  # what was deleted there meanwhile stays missing
                 raise problem
         if damaged:
             many = f", and {len(damaged) - 1} others" if len(damaged) > 1 else ""
@@ -99,6 +106,7 @@ class FolderPlace:
                 raise ObjectMissing(f"object {ref.oid} ({ref.size} bytes) is not in the store")
             found.append((ref, path))
         try:
+            self._target.hold()
             for _, problem in _each(self._target, found, advance, self._target.link):
                 if problem is not None:
                     raise problem
@@ -149,7 +157,7 @@ def _each(
     def one(ref: ObjectRef, path: Path) -> Exception | None:
         try:
             take(path, ref)
-        except (ObjectDamaged, StoreError) as error:
+        except (ObjectDamaged, ObjectMissing, StoreError) as error:
             return error
         advance(ref.size)
         return None

@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from git_theta.errors import StoreError
 
 _PATIENCE = 10.0  # seconds
+_WAIT = 'cd /; n=0; while kill -0 "$1" 2>/dev/null && [ $n -lt 36000 ]; do n=$((n + 1)); sleep 0.1; done'
 
 
 def hold(folder: Path) -> int | None:
@@ -34,7 +35,7 @@ def _locked(folder: Path, alone: bool) -> int | None:
         return None
     try:
         descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:  # there is nothing yet
+    except OSError:  # not there, or not readable
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
@@ -44,15 +45,35 @@ def _locked(folder: Path, alone: bool) -> int | None:
     return descriptor
 
 
+def keep(descriptors: Sequence[int], process: int) -> None:
+    """Leave what ``descriptors`` hold (see :func:`hold`) held when this process ends, until ``process`` has ended, too.
+
+    A shell waits for that in the background, an hour at most. If it cannot be started, nothing is kept.
+    """
+    if not descriptors or not hasattr(os, "posix_spawn"):
+        return
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, True)
+    try:
+        quiet = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)]  # nobody waits for its output
+        words = ["sh", "-c", _WAIT, "git-theta-keep", str(process)]
+        os.posix_spawn("/bin/sh", words, {"PATH": os.defpath}, file_actions=quiet, setpgroup=0)
+    except OSError:
+        pass
+    finally:
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)
+
+
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Have the store alone. :class:`StoreError` when others use it for longer than a few seconds."""
+    """Have the store in ``folder``, which must exist, alone.
+
+    :class:`StoreError` when others use it for longer than a few seconds.
+    """
     try:
         import fcntl
     except ImportError:
-        yield
-        return
-    if not folder.is_dir():
         yield
         return
     try:
@@ -75,6 +96,29 @@ def exclusive(folder: Path) -> Iterator[None]:
     finally:
         with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
+
+
+@contextmanager
+def if_alone(folder: Path) -> Iterator[bool | None]:
+    """Whether nobody holds the store in ``folder``; nobody can while this lasts. None if the system has no locks to tell."""
+    try:
+        import fcntl
+
+        descriptor = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):
+        yield None
+        return
+    alone: bool | None = None
+    try:
+        with suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                alone = True
+            except BlockingIOError:
+                alone = False
+        yield alone
+    finally:
         os.close(descriptor)
 
 

@@ -1,8 +1,9 @@
 """Moving objects with Git LFS, whose ids and layout ours share.
 
-Git LFS's own storage is only the *dock*. To push, objects are linked there and git-lfs sends them by id. To fetch, git-lfs is
-asked for them in the protocol of a delayed filter, the one way to name single objects to it, and what it brings is linked over and
-verified. What was put into the dock on the way is taken out again: ``git lfs prune`` would remove it anyway, as no pointer file names it.
+Each transfer has a *dock* of its own, laid out as Git LFS's storage. To push, objects are linked there and git-lfs sends them by id.
+To fetch, git-lfs is asked for them in the protocol of a delayed filter, the one way to name single objects to it, and what it brings
+is linked over and verified. Nothing goes through Git LFS's own storage, where ``git lfs prune`` and other transfers are at work; what is
+there is used.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ import contextlib
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import tempfile
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import IO, cast
 
 from git_theta.core.manifest import ObjectRef
 from git_theta.core.names import display
-from git_theta.errors import GitError, ObjectDamaged, ObjectMissing, TransferError
+from git_theta.errors import GitError, ObjectDamaged, ObjectMissing, StoreError, ThetaError, TransferError
 from git_theta.git import pktline
 from git_theta.git.command import call, launch, run, run_code
 from git_theta.git.remotes import BY_URL, Remote, base_folder, current_branch, local_path
@@ -79,29 +80,26 @@ class LfsPlace:
         """
         if not refs:
             return
-        docked = []
-        try:
+        with self._apart(store.temporary_path()) as place:
             for ref in refs:
-                if self._dock(store, ref):
-                    docked.append(ref)
-            self._push([ref.oid for ref in refs])
-        finally:
-            for ref in docked:
-                self._undock(ref)
+                place._dock(store, ref)
+            place._push([ref.oid for ref in refs])
         advance(sum(ref.size for ref in refs))
 
     def bring(self, store: LocalStore, refs: Sequence[ObjectRef], advance: Callable[[int], None]) -> None:
         """Fetch objects into ``store``. Those that cannot be had stay missing; :class:`TransferError` with git-lfs's words if any did."""
         if not refs:
             return
-        arriving = _Arrivals(store, self._lfs, advance)
-        wanted = [ref for ref in refs if not arriving.here_already(ref)]
-        words = ""
-        try:
-            if wanted:
-                words = self._fetch(wanted, arriving.take)
-        finally:
-            arriving.finish(wanted)
+        arriving = _Arrivals(store, advance)
+        wanted = [ref for ref in refs if not arriving.take(self._lfs, ref)]
+        if not wanted:
+            store.flush()
+            return
+        with self._apart(store.temporary_path()) as place:
+            try:
+                words = place._fetch(wanted, lambda ref: arriving.bring(place._lfs, ref))
+            finally:
+                arriving.finish(place._lfs, wanted)
         lacking = [ref for ref in wanted if ref.oid not in arriving.taken]
         if lacking:
             many = f"{len(lacking):,} of {len(refs):,} objects" if len(lacking) > 1 else f"object {lacking[0].oid}"
@@ -110,59 +108,70 @@ class LfsPlace:
     def audit(self, refs: Sequence[ObjectRef]) -> Iterator[tuple[ObjectRef, str]]:
         """Read objects at the server; those that are missing or not what their name says, with the reason.
 
-        They pass through a repository made for that, group by group, as git-lfs would not fetch what it has in the real one.
+        They pass through a dock of their own, group by group, as git-lfs would not fetch what it has in the real one.
         """
-        repository = self._lfs.repository
-        with tempfile.TemporaryDirectory(prefix="git-theta-", dir=repository.git_dir) as folder:
-            run(["init", "-q", "--bare", folder])
-            run(["--git-dir", folder, "config", "include.path", str(repository.common_dir / "config")])
-            own = GitLfs(
-                Repository(Path(folder), Path(folder), None, repository.hash_length), self._lfs.version, Path(folder, "lfs", "objects")
-            )
-            place = LfsPlace(own, self._remote, self._more | self._absolute())
+        with (
+            tempfile.TemporaryDirectory(prefix="git-theta-", dir=self._lfs.repository.git_dir) as folder,
+            self._apart(Path(folder, "dock")) as place,
+        ):
             for group in _groups(refs):
                 words = place._fetch(group, lambda _: None)
                 for ref in group:
-                    reason = _fault(own.path(ref.oid), ref)
+                    path = place._lfs.path(ref.oid)
+                    reason = _fault(path, ref)
                     if reason:
                         yield ref, f"missing ({words})" if reason == "missing" and words else reason
-                    own.path(ref.oid).unlink(missing_ok=True)
+                    path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _apart(self, folder: Path) -> Iterator[LfsPlace]:
+        """The same server, with a dock of its own in the new ``folder``, which is gone afterwards.
+
+        git-lfs runs in a repository made there, with the settings of the real one: transfers that share a dock would take
+        objects out of it that others still need. ``lfs.storage`` stands in that repository's config, as the other side of a
+        transfer between folders would obey it if it came in any other way.
+        """
+        repository, git_dir = self._lfs.repository, folder / ".git"
+        settings = [repository.common_dir / "config", repository.git_dir / "config.worktree"]
+        included = "".join(f"[include]\n\tpath = {_quoted(path)}\n" for path in settings if path.is_file())
+        try:
+            (git_dir / "objects").mkdir(parents=True)
+            (git_dir / "refs").mkdir()
+            (git_dir / "HEAD").write_bytes(b"ref: refs/heads/main\n")
+            text = f"[core]\n\trepositoryformatversion = 0\n{included}[lfs]\n\tstorage = lfs\n"
+            (git_dir / "config").write_text(text, "utf-8", "surrogateescape", newline="\n")
+            own = GitLfs(Repository(git_dir, git_dir, folder, repository.hash_length), self._lfs.version, git_dir / "lfs" / "objects")
+            yield LfsPlace(own, self._remote, self._more | self._absolute())
+        except OSError as error:
+            if isinstance(error, ThetaError):
+                raise
+            raise StoreError(f"{folder} cannot be written: {error.strerror or error}") from None
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _absolute(self) -> dict[str, str]:
-        """The remote's URL, where it is a relative path, as seen from anywhere."""
-        folder = local_path(self._remote.url, base_folder(self._lfs.repository))
-        return {f"remote.{self._remote.name}.url": folder.absolute().as_uri()} if folder is not None and self._remote.name else {}
+        """The remote's URLs, where they are relative paths, as seen from anywhere."""
+        found = {}
+        for key, url in (("url", self._remote.url), ("pushurl", self._remote.push_url)):
+            folder = local_path(url, base_folder(self._lfs.repository))
+            if folder is not None and self._remote.name and (key == "url" or url != self._remote.url):
+                found[f"remote.{self._remote.name}.{key}"] = folder.absolute().as_uri()
+        return found
 
     # Sending
 
-    def _dock(self, store: LocalStore, ref: ObjectRef) -> bool:
-        """Whether the object had to be put into the dock."""
+    def _dock(self, store: LocalStore, ref: ObjectRef) -> None:
         source, target = store.find(ref.oid, ref.size), self._lfs.path(ref.oid)
         if source is None:
             raise ObjectMissing(f"object {ref.oid} ({ref.size} bytes) is not in the store")
-        with contextlib.suppress(OSError):
-            if target.stat().st_size == ref.size and (target.samefile(source) or not _fault(target, ref)):
-                return False
-        temporary = target.with_name(f".{ref.oid}.{uuid.uuid4().hex}")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 os.link(source, target)
-                return True
-            except OSError:  # another file system, or something of that name is in the way
-                with contextlib.suppress(OSError):
-                    os.link(source, temporary)
-                if not temporary.exists():
-                    _copy(source, temporary)
-            os.replace(temporary, target)
+            except OSError:  # another file system
+                shutil.copyfile(source, target)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise TransferError(f"{self._lfs.dock} cannot be written: {error.strerror or error}") from None
-        return True
-
-    def _undock(self, ref: ObjectRef) -> None:
-        with contextlib.suppress(OSError):
-            self._lfs.path(ref.oid).unlink()
+            raise TransferError(f"{target} cannot be written: {error.strerror or error}") from None
 
     def _push(self, oids: Sequence[str]) -> None:
         name, environment = self._addressed({"lfs.allowincompletepush": "false"})
@@ -263,42 +272,22 @@ def lfs_folder(git_dir: Path) -> Path:
 
 
 class _Arrivals:
-    """Takes objects from the dock into the store, verified, and makes them durable by and by."""
+    """Takes objects from docks into the store, verified, and makes them durable by and by."""
 
-    def __init__(self, store: LocalStore, lfs: GitLfs, advance: Callable[[int], None]) -> None:
+    def __init__(self, store: LocalStore, advance: Callable[[int], None]) -> None:
         self._store = store
-        self._lfs = lfs
         self._advance = advance
         self._count = self._bytes = 0
         self.taken: set[str] = set()
 
-    def here_already(self, ref: ObjectRef) -> bool:
-        """Whether the object was in the dock before; then it is taken, and stays there."""
-        return self._adopt(ref)
-
-    def take(self, ref: ObjectRef) -> None:
-        """Take what git-lfs has just brought, if it did."""
-        if ref.oid not in self.taken and self._adopt(ref):
-            with contextlib.suppress(OSError):
-                self._lfs.path(ref.oid).unlink()
-
-    def finish(self, refs: Iterable[ObjectRef]) -> None:
-        """Look for all of ``refs`` once more, and make what is here durable."""
-        for ref in refs:
-            self.take(ref)
-        self._store.flush()
-
-    def _adopt(self, ref: ObjectRef) -> bool:
-        path = self._lfs.path(ref.oid)
+    def take(self, lfs: GitLfs, ref: ObjectRef) -> bool:
+        """Take an object that the dock of ``lfs`` has, as its name says; whether it has."""
+        path = lfs.path(ref.oid)
         try:
             if path.stat().st_size != ref.size:
                 return False
             self._store.adopt(path, ref)
-        except ObjectDamaged:
-            with contextlib.suppress(OSError):
-                path.unlink()  # git-lfs would take it for the object and never fetch it again
-            return False
-        except FileNotFoundError:
+        except (FileNotFoundError, ObjectDamaged, ObjectMissing):
             return False
         self.taken.add(ref.oid)
         self._advance(ref.size)
@@ -307,6 +296,18 @@ class _Arrivals:
             self._store.flush()
             self._count = self._bytes = 0
         return True
+
+    def bring(self, lfs: GitLfs, ref: ObjectRef) -> None:
+        """Take what git-lfs has just brought into its dock, if it did."""
+        if ref.oid not in self.taken and self.take(lfs, ref):
+            with contextlib.suppress(OSError):
+                lfs.path(ref.oid).unlink()
+
+    def finish(self, lfs: GitLfs, refs: Iterable[ObjectRef]) -> None:
+        """Look for all of ``refs`` once more, and make what is here durable."""
+        for ref in refs:
+            self.bring(lfs, ref)
+        self._store.flush()
 
 
 def _converse(stdin: IO[bytes], stdout: IO[bytes], refs: Sequence[ObjectRef], take: Callable[[ObjectRef], None]) -> None:
@@ -375,10 +376,10 @@ def _fault(path: Path, ref: ObjectRef) -> str:
     return "" if right else "damaged"
 
 
-def _copy(source: Path, target: Path) -> None:
-    import shutil
-
-    shutil.copyfile(source, target)
+def _quoted(path: Path) -> str:
+    """A path as git's config files have it."""
+    text = str(path).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{text}"'
 
 
 def _reason(words: IO[bytes]) -> str:

@@ -15,13 +15,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeVar
 
 from git_theta.core.manifest import ObjectRef
 from git_theta.core.tensors import Buffer
 from git_theta.errors import ObjectDamaged, ObjectMissing, StoreError
-from git_theta.store.guard import hold
+from git_theta.store.guard import exclusive, hold, if_alone, keep
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -33,6 +34,7 @@ Held = TypeVar("Held", bytes, memoryview)
 _SYNC_THREADS = 8
 _SYNC_EARLY = 1 << 20  # files from this size are synced while others are still coded
 _STALE = 24 * 3600  # seconds after which a temporary file belongs to nobody
+_FRESH = 6 * 3600  # seconds for which an object counts as just stored; a small part of what prune spares
 _CHUNK = 1 << 20
 _MAPPED = 1 << 20  # bytes from which mapping a file beats reading it
 
@@ -63,13 +65,23 @@ class LocalStore:
         self._syncer: Threads | None = None
         self._temporary: Path | None = None
         self._held: int | None = None
+        self._alone = False
+        self._relied: set[str] = set()  # objects that nobody deletes while the store is held, young already
         self._grown: set[Path] = set()  # folders with a new subfolder, to be synced with the next flush
         self._linked: set[Path] = set()  # folders with a new link, likewise
+
+    def again(self) -> LocalStore:
+        """The same store, to be held and closed by itself."""
+        return LocalStore(self.root, self.alternates, self._shared, self._beside)
 
     # Reading
 
     def find(self, oid: str, size: int | None = None) -> Path | None:
         """The file that holds an object (of ``size`` bytes, where given), here or in an alternate; None if there is none."""
+        found = self._look(oid, size)
+        return None if found is None else Path(found[0])
+
+    def _look(self, oid: str, size: int | None) -> tuple[str, os.stat_result] | None:
         for root in (self.root, *self.alternates):
             path = f"{root}{os.sep}{oid[:2]}{os.sep}{oid[2:4]}{os.sep}{oid}"  # joining paths would cost more than looking
             try:
@@ -77,12 +89,28 @@ class LocalStore:
             except (OSError, ValueError):
                 continue
             if stat.S_ISREG(status.st_mode) and (size is None or status.st_size == size):
-                return Path(path)
+                return path, status
         return None
 
     def missing(self, refs: Iterable[ObjectRef]) -> list[ObjectRef]:
         """Those objects that are not here with their right size (one that is written but not flushed counts as here)."""
         return [ref for ref in refs if ref.oid not in self._pending and self.find(ref.oid, ref.size) is None]
+
+    def rely_on(self, refs: Iterable[ObjectRef]) -> list[ObjectRef]:
+        """As :meth:`missing`; the objects that are here become as young as new ones, so that prune spares them.
+
+        Whatever a manifest needs goes through here before anyone gets that manifest. The caller holds the store.
+        """
+        absent, limit = [], time.time() - _FRESH
+        for ref in refs:
+            if ref.oid in self._relied or ref.oid in self._pending:
+                continue
+            found = self._look(ref.oid, ref.size)
+            if found is None or not _freshen(*found, limit):
+                absent.append(ref)
+            elif self._held is not None:
+                self._relied.add(ref.oid)
+        return absent
 
     def read(self, ref: ObjectRef) -> bytes:
         """An object's bytes. Their hash is not checked here (see :meth:`verify`), only their number.
@@ -161,7 +189,10 @@ class LocalStore:
             raise
 
     def adopt(self, path: Path, ref: ObjectRef) -> None:
-        """Take over the file at ``path`` as an object: by hard link where possible, else as a copy. Its hash is checked first."""
+        """Take over the file at ``path`` as an object: by hard link where possible, else as a copy. Its hash is checked first.
+
+        :class:`ObjectMissing` if the file is gone, :class:`ObjectDamaged` if it is not what it should be.
+        """
         hasher = hashlib.sha256()
         temporary = self.temporary_path()
         try:
@@ -173,6 +204,8 @@ class LocalStore:
                     size = _feed(path, hasher, target)
         except OSError as error:
             temporary.unlink(missing_ok=True)
+            if isinstance(error, FileNotFoundError) and not path.exists():
+                raise ObjectMissing(f"object {ref.oid} ({ref.size} bytes) was deleted while it was being fetched") from None
             raise _store_error(error, self.root) from None
         if hasher.hexdigest() != ref.oid or size != ref.size:
             temporary.unlink(missing_ok=True)
@@ -205,10 +238,21 @@ class LocalStore:
     def remove(self, oid: str) -> None:
         """Delete an object of this store's own; the caller has made sure that nothing needs it."""
         path = self._path(oid)
-        with contextlib.suppress(FileNotFoundError):
+        try:
             if sys.platform == "win32":
                 path.chmod(0o666)
             path.unlink()
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise StoreError(f"object {oid} cannot be deleted: {error.strerror or error}") from None
+
+    def touched(self, oid: str) -> float | None:
+        """When an object of this store's own was last written, linked or relied on; None if it is not there."""
+        try:
+            return touched(os.stat(self._path(oid), follow_symlinks=False))
+        except OSError:
+            return None
 
     def flush(self) -> None:
         """Make every object written so far durable and visible. :class:`StoreError` when the disk refuses."""
@@ -248,6 +292,7 @@ class LocalStore:
         if self._held is not None:
             os.close(self._held)
             self._held = None
+            self._relied.clear()
 
     def temporary_path(self) -> Path:
         """A fresh path in the store's file system, for a file that is to become an object or to be spooled."""
@@ -258,7 +303,6 @@ class LocalStore:
             except OSError as error:
                 raise _store_error(error, self.root) from None
             self.hold()
-            _sweep(folder)
             self._temporary = folder
         return self._temporary / f"{os.getpid()}-{os.urandom(12).hex()}"
 
@@ -272,8 +316,34 @@ class LocalStore:
 
     def hold(self) -> None:
         """Let nobody delete objects until :meth:`close`. Whoever relies on an object that no commit names yet calls this first."""
-        if self._held is None:
-            self._held = hold(self._beside)
+        with self._lock:
+            if self._held is None and not self._alone:
+                with contextlib.suppress(OSError):  # a store that cannot be written: there is nothing to rely on but what others keep
+                    self._make_folder(self._beside)
+                _sweep(self._beside)
+                self._held = hold(self._beside)
+
+    def keep_for(self, process: int) -> None:
+        """Let nobody delete objects before ``process`` has ended either, should this store be closed before."""
+        if self._held is not None:
+            keep([self._held], process)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Have the store alone, to delete from it; it need not exist yet, and this object must not hold it before.
+
+        :class:`StoreError` when others use it for longer than a few seconds.
+        """
+        try:
+            self._make_folder(self._beside)
+        except OSError as error:
+            raise _store_error(error, self.root) from None
+        with exclusive(self._beside):
+            self._alone = True
+            try:
+                yield
+            finally:
+                self._alone = False
 
     def _path(self, oid: str) -> Path:
         return self.root / oid[:2] / oid[2:4] / oid
@@ -471,13 +541,51 @@ def _sync_files(paths: Sequence[Path]) -> None:
         raise failed[0]
 
 
-def _sweep(folder: Path) -> None:
-    """Remove what processes that were killed left behind."""
-    limit = time.time() - _STALE
+def touched(status: os.stat_result) -> float:
+    """When an object was last written, linked or relied on (seconds since the epoch)."""
+    return max(status.st_mtime, status.st_ctime)
+
+
+def _freshen(path: str, status: os.stat_result, limit: float) -> bool:
+    """Make an object young again that was last touched before ``limit``; False if it is gone."""
+    try:
+        if touched(status) < limit:
+            os.utime(path)
+    except FileNotFoundError:
+        return False
+    except OSError:  # someone else's: the lock must do
+        pass
+    return True
+
+
+def _sweep(beside: Path) -> None:
+    """Remove what processes that were killed left behind: old files, while nobody uses the store.
+
+    Age alone proves nothing: a machine may have slept, and a link is as old as the file that it was made of.
+    """
+    limit, folder = time.time() - _STALE, beside / "tmp"
+    if not _older(folder, limit, linked=False):
+        return
+    with if_alone(beside) as alone:
+        for path in _older(folder, limit, linked=alone is None) if alone is not False else ():
+            with contextlib.suppress(OSError):
+                if path.is_dir() and not path.is_symlink():
+                    import shutil
+
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+
+
+def _older(folder: Path, limit: float, linked: bool) -> list[Path]:
+    """What lies in ``folder`` and was not written (nor ``linked``, if that counts) since ``limit``."""
+    found = []
     for name in _names(folder):
         with contextlib.suppress(OSError):
-            if os.stat(folder / name).st_mtime < limit:
-                os.unlink(folder / name)
+            status = os.lstat(folder / name)
+            if max(status.st_mtime, status.st_ctime if linked else 0) < limit:
+                found.append(folder / name)
+    return found
 
 
 def _store_error(error: OSError, root: Path) -> StoreError:

@@ -17,7 +17,7 @@ from git_theta.api import arrays, saving, sessions
 from git_theta.api.sessions import StrPath
 from git_theta.core.names import display
 from git_theta.core.source import FileSource
-from git_theta.errors import UsageError
+from git_theta.errors import NotCheckedOut, UsageError
 from git_theta.git import writing
 from git_theta.workflows import metrics as notes
 
@@ -128,15 +128,33 @@ class BackgroundSaver:
 
     def _commit(self, files: Mapping[StrPath, Any], message: str, metrics: dict[str, float], best: bool) -> None:
         try:
-            made = saving.save_files(files, message=message, branch=self.branch, repo=self.repo)
+            made = self._saved(files, message)
             self.commits.append(made)
-            with sessions.session(self.repo) as session:
-                if metrics:
-                    notes.record(session, made, metrics)
-                if best:
-                    writing.set_tag(self.best_tag, made, session.cwd or session.repository.git_dir)
         except Exception as error:
             self.failed(message, error)
+            return
+        for what in (self._note, self._tag) if best else (self._note,):
+            try:  # each by itself: a metric that is no number does not cost the best model its tag
+                what(made, metrics)
+            except Exception as error:
+                self.failed(message, error)
+
+    def _saved(self, files: Mapping[StrPath, Any], message: str) -> str:
+        """The commit of ``files``, even if index and working tree, which others use, did not follow the branch."""
+        try:
+            return saving.save_files(files, message=message, branch=self.branch, repo=self.repo)
+        except NotCheckedOut as error:
+            _LOGGER.warning("'%s': %s", display(message, 80), display(str(error), 300))
+            return error.commit
+
+    def _note(self, made: str, metrics: Mapping[str, float]) -> None:
+        if metrics:
+            with sessions.session(self.repo) as session:
+                notes.record(session, made, metrics)
+
+    def _tag(self, made: str, _: Mapping[str, float]) -> None:
+        with sessions.session(self.repo) as session:
+            writing.set_tag(self.best_tag, made, session.cwd or session.repository.git_dir)
 
 
 def copied(value: Any, known: dict[Any, Any] | None = None) -> Any:

@@ -161,7 +161,7 @@ def write_all(session: Session, targets: Sequence[Target], advance: Callable[[in
 def stage(session: Session, target: Target, mode: str) -> None:
     """Write ``target`` into the working tree and put its manifest into the index, as resolved and unchanged; or neither."""
     cwd, path = session.repository.worktree, target.path.encode("utf-8", "surrogateescape")
-    blob = run(["hash-object", "-w", "--stdin", "--no-filters"], cwd=cwd, stdin=dump(target.manifest)).decode("ascii").strip()
+    blob = run(["hash-object", "-w", "--stdin", "--no-filters"], cwd=cwd, stdin=session.hand_out(target.manifest)).decode("ascii").strip()
     before = run(["ls-files", "--stage", "-z", "--", f":(top,literal){target.path}"], cwd=cwd)
     run(["update-index", "--add", "-z", "--index-info"], cwd=cwd, stdin=b"%s %s\t%s\0" % (mode.encode(), blob.encode(), path))
     outcome = write_all(session, [target])
@@ -173,7 +173,10 @@ def stage(session: Session, target: Target, mode: str) -> None:
 
 
 def mark(session: Session, outcome: Outcome) -> None:
-    """Tell the index, and the stat cache, that what was written is unchanged."""
+    """Tell the index, and the stat cache, that what was written is unchanged.
+
+    That only saves git the look into the files: when another command has the index locked, nothing is told and nothing is wrong.
+    """
     written = outcome.stats
     if not written:
         return
@@ -182,7 +185,7 @@ def mark(session: Session, outcome: Outcome) -> None:
     for target in outcome.written:
         cache.put(target.path, written[target.path], now(), dump(target.manifest))
     if not index.refresh(session.repository, written):
-        run(["update-index", "-q", "--refresh"], cwd=session.repository.worktree, allowed=(0, 1))
+        run(["update-index", "-q", "--refresh"], cwd=session.repository.worktree, allowed=(0, 1, 128))
 
 
 def _write(session: Session, target: Target, advance: Callable[[int], None] | None) -> os.stat_result:

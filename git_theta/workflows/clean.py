@@ -14,7 +14,7 @@ from git_theta.core import skeleton as skeletons
 from git_theta.core.digest import digest
 from git_theta.core.futures import abandon
 from git_theta.core.layout import Extent, Layout, PartlyBrokenError
-from git_theta.core.manifest import INLINE_LIMIT, Entry, Link, Manifest, ObjectRef, dump, is_manifest, parse, unconverted
+from git_theta.core.manifest import INLINE_LIMIT, Entry, Link, Manifest, ObjectRef, is_manifest, parse, unconverted
 from git_theta.core.memory import Scratch, Take
 from git_theta.core.names import display
 from git_theta.core.source import Source
@@ -65,7 +65,7 @@ def clean(session: Session, path: str, source: Source, known: Sequence[Manifest]
     job.total = source.size
     head = source.read(0, min(HEAD, source.size))
     if is_manifest(head):
-        return _pass_through(source)
+        return _pass_through(session, source)
     if legacy.is_metadata(head):
         session.warn(f"{path} stays as it is: {legacy.ADVICE}")
         return source.read(0, source.size)
@@ -77,9 +77,9 @@ def clean(session: Session, path: str, source: Source, known: Sequence[Manifest]
         manifest = _Work(session, source, layout, list(known), elsewhere, job).run()
         for other in known:
             if other.identity == manifest.identity:
-                return dump(other)
+                return session.hand_out(other)
         elsewhere.remember(manifest.entries)
-        return dump(manifest)
+        return session.hand_out(manifest)
     finally:
         elsewhere.close()
 
@@ -152,11 +152,11 @@ def scan(session: Session, path: str, source: Source, head: bytes) -> Layout:
     raise FormatError("no checkpoint format is installed")  # pragma: no cover - opaque takes everything
 
 
-def _pass_through(source: Source) -> bytes:
+def _pass_through(session: Session, source: Source) -> bytes:
     if source.size > _MANIFEST_LIMIT:
         raise ManifestError(f"a manifest of {source.size} bytes is too large to be one")
     text = unconverted(source.read(0, source.size))
-    parse(text)
+    session.hand_out(parse(text))
     return text
 
 
@@ -166,7 +166,7 @@ def _held_pointer(session: Session, source: Source, known: Sequence[Manifest]) -
 
     for manifest in known:
         if manifest.size == source.size and recut.describing(session, manifest, source) is not None:
-            return dump(manifest)
+            return session.hand_out(manifest)
     raise FormatError(f"this {lfs_pointer.ADVICE}")
 
 
@@ -295,7 +295,7 @@ class _Work:
 
     def _is_lost(self, chain: Sequence[Link]) -> bool:
         """Whether a known tensor's value cannot be rebuilt from what is here."""
-        return bool(self.session.store.missing(ref for link in chain for ref in link.objects))
+        return bool(self.session.store.rely_on(ref for link in chain for ref in link.objects))
 
     def _store(self, extent: Extent, held: memoryview | None, notices: list[str], take: Take) -> tuple[Link, ...]:
         settings, store = self.session.settings, self.session.store

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from git_theta.core.manifest import Manifest
 from git_theta.core.names import display
 from git_theta.core.source import FileSource, Source
-from git_theta.errors import FileChanged, GitError, ThetaError, UsageError
+from git_theta.errors import FileChanged, GitError, NotCheckedOut, ThetaError, UsageError
 from git_theta.git import attributes, merging, writing
 from git_theta.git.command import run
 from git_theta.git.writing import Branch
@@ -190,7 +190,9 @@ def _follow(session: Session, blobs: Blobs, tracked: frozenset[str], worktree: b
             _write(session, blobs, tracked)
     except ThetaError as error:
         names = " ".join(map(display, blobs))
-        raise GitError(f"committed as {made[:12]}, but not checked out ({error}); 'git checkout HEAD -- {names}' does that") from error
+        raise NotCheckedOut(
+            f"committed as {made[:12]}, but not checked out ({error}); 'git checkout HEAD -- {names}' does that", made
+        ) from error
 
 
 def _with_index(words: Sequence[str], cwd: Path, stdin: bytes) -> None:

@@ -48,6 +48,7 @@ def fetch_missing(session: Session, manifests: Sequence[Manifest]) -> None:
 def fetch(session: Session, needed: dict[str, int], remote: Remote | None = None) -> Outcome:
     """Bring ``needed`` objects (id → size) from ``remote``, or from all remotes in turn."""
     refs = [ObjectRef(oid, size) for oid, size in needed.items()]
+    session.store.hold()  # what is here now must be here still at the end
     absent = session.store.missing(refs)
     lacking = transfer.bring(session, absent, remote)
     left = {ref.oid for ref in lacking}

@@ -20,7 +20,7 @@ from git_theta.core.names import display
 from git_theta.core.references import References
 from git_theta.core.source import FileSource
 from git_theta.core.tensors import Spec, Tensor
-from git_theta.errors import ManifestError, PayloadError, ThetaError
+from git_theta.errors import ManifestError, ObjectDamaged, ObjectMissing, PayloadError, ThetaError
 from git_theta.git import history, roots
 from git_theta.git.remotes import Remote
 from git_theta.plugins import registry
@@ -335,9 +335,10 @@ def repair(session: Session, found: Survey, report: Report) -> Report:
     if not bad:
         return report
     refs = {oid: ObjectRef(oid, found.objects[oid]) for oid in bad if oid in found.objects}
-    for problem in report.problems:
-        if problem.kind == "damaged":
-            _set_aside(session.store, problem.oid)
+    damaged = {problem.oid for problem in report.problems if problem.kind == "damaged"}
+    with session.store.alone():
+        for oid in damaged & refs.keys():
+            _set_aside(session.store, refs[oid])
     lacking = transfer.bring(session, refs.values())
     if lacking:
         _make_again(session, found, {ref.oid for ref in lacking})
@@ -348,12 +349,18 @@ def repair(session: Session, found: Survey, report: Report) -> Report:
     return again
 
 
-def _set_aside(store: LocalStore, oid: str) -> None:
-    path = store.root / oid[:2] / oid[2:4] / oid
+def _set_aside(store: LocalStore, ref: ObjectRef) -> None:
+    """Move a damaged object out of the way, unless another command has mended it since it was read."""
+    path = store.root / ref.oid[:2] / ref.oid[2:4] / ref.oid
     folder = store.root.parent / _QUARANTINE
-    if path.is_file():
-        folder.mkdir(exist_ok=True)
-        path.replace(folder / oid)
+    try:
+        store.verify(ref)
+    except ObjectDamaged:
+        if path.is_file():
+            folder.mkdir(exist_ok=True)
+            path.replace(folder / ref.oid)
+    except ObjectMissing:
+        pass
 
 
 def _make_again(session: Session, found: Survey, lacking: set[str]) -> None:

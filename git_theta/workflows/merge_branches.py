@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from git_theta.core.manifest import Manifest, dump
+from git_theta.core.manifest import Manifest
 from git_theta.core.names import display
 from git_theta.errors import GitError, MergeError
 from git_theta.git import merging, writing
@@ -139,7 +139,7 @@ def merged_tree(session: Session, commits: Sequence[str], merged: Mapping[str, t
     """
     changes = {}
     for path, (mode, manifest) in merged.items():
-        changes[path] = (mode, writing.blob(dump(manifest), session.cwd))
+        changes[path] = (mode, writing.blob(session.hand_out(manifest), session.cwd))
     # In every commit the models are replaced by the result, so that git sees the same change on all sides.
     scratch = scratch_index(session)
     try:

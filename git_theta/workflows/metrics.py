@@ -12,6 +12,7 @@ from pathlib import Path
 
 from git_theta.errors import UsageError
 from git_theta.git import writing
+from git_theta.store.guard import turn
 from git_theta.workflows.session import Session
 
 NAMESPACE = "theta-metrics"
@@ -27,7 +28,8 @@ def record(session: Session, commit: str, metrics: Mapping[str, float]) -> None:
         except (TypeError, ValueError):
             raise UsageError(f"the metric {name!a} is {type(value).__qualname__}, not a number") from None
     text = json.dumps({name: _plain(value) for name, value in values.items()})
-    writing.set_note(NAMESPACE, commit, text, _folder(session))
+    with turn(session.repository.common_dir):  # git reads all notes, and replaces them by its own, whoever wrote others meanwhile
+        writing.set_note(NAMESPACE, commit, text, _folder(session))
 
 
 def of_commits(session: Session, commits: Iterable[str]) -> dict[str, dict[str, float]]:

@@ -12,7 +12,6 @@ import hashlib
 import os
 import re
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -44,7 +43,6 @@ _POINTER = re.compile(
 _EXTENDED = re.compile(rb"(?m)^ext-")
 _NAMED = 5
 _FOLDER = "migrate-"
-_STALE = 24 * 3600  # seconds
 
 
 @dataclass(slots=True)
@@ -152,9 +150,6 @@ def _prepared(session: Session, names: Sequence[str]) -> tuple[Repository, list[
 def _scratch(session: Session, keep: bool) -> Iterator[tuple[Scratch, LocalStore | None]]:
     """A scratch repository, and for a dry run a store on top of the real one; both are gone afterwards."""
     folder = session.store.temporary_path().with_name(f"{_FOLDER}{os.getpid()}-{os.urandom(4).hex()}")
-    for left in folder.parent.glob(f"{_FOLDER}*"):  # by a run that was killed
-        if left.stat().st_mtime < time.time() - _STALE:
-            shutil.rmtree(left, ignore_errors=True)
     store = None if keep else LocalStore(folder / "objects", [session.store.root, *session.store.alternates])
     try:
         folder.mkdir(parents=True)

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from git_theta.core.digest import HEX
@@ -19,11 +19,13 @@ from git_theta.git.command import run
 from git_theta.git.remotes import Remote
 from git_theta.git.repository import Repository
 from git_theta.store.folder import FolderPlace
-from git_theta.store.guard import exclusive
+from git_theta.store.local import touched
 from git_theta.workflows import transfer
 from git_theta.workflows.session import Session
 
 GRACE = 24 * 3600  # seconds: a command may have written an object for a commit that is still to come
+_LOOK = 0.02  # seconds of deleting after which refs and indexes are looked at again
+_LOOKS = 20  # changes of theirs that are followed
 
 
 class Why(Enum):
@@ -55,6 +57,11 @@ def plan(session: Session, now: bool = False, verified_at: Remote | None = None)
     checked out, as far as the remote is verified to hold them. :class:`~git_theta.errors.ManifestVersionError` when a manifest cannot be
     understood.
     """
+    return _planned(session, now, verified_at)[0]
+
+
+def _planned(session: Session, now: bool, verified_at: Remote | None) -> tuple[Plan, dict[str, float]]:
+    """The plan, and when each object of the store was last touched."""
     repository = session.repository
     needed = _needed(session, _manifests(repository))
     own = list(_own_objects(session))
@@ -72,11 +79,15 @@ def plan(session: Session, now: bool = False, verified_at: Remote | None = None)
         delete += [(ref, Why.REMOTE) for ref in there]
         gone = {ref.oid for ref in there}
         stay = [ref for ref in stay if ref.oid not in gone]
-    return Plan(tuple(delete), len(stay), sum(ref.size for ref in stay), young, unverified)
+    chosen = Plan(tuple(delete), len(stay), sum(ref.size for ref in stay), young, unverified)
+    return chosen, {ref.oid: changed for ref, changed in own}
 
 
 def prune(session: Session, now: bool = False, verified_at: Remote | None = None) -> Plan:
     """Delete what :func:`plan` names, while no other command uses the store; what was deleted.
+
+    Git itself moves refs without asking us, and where a system has no locks, others store objects meanwhile. So whatever is touched
+    or needed by the time that its turn comes stays.
 
     :class:`~git_theta.errors.UsageError` where the repository forbids it (``extensions.preciousObjects``).
     """
@@ -86,14 +97,49 @@ def prune(session: Session, now: bool = False, verified_at: Remote | None = None
         == b"true\n"
     ):
         raise UsageError("extensions.preciousObjects is set: other repositories borrow from this one, so nothing is deleted")
-    with exclusive(repository.objects.parent):
-        chosen = plan(session, now, verified_at)
-        if chosen.delete:
-            _forget_caches(repository)
-        for ref, _ in chosen.delete:
+    if verified_at is not None:
+        transfer.hold_folder(session, verified_at)  # what is verified to be there must stay there
+    with session.store.alone():
+        return _delete(session, now, verified_at)
+
+
+def _delete(session: Session, now: bool, verified_at: Remote | None) -> Plan:
+    repository = session.repository
+    known = roots.state(repository)
+    chosen, before = _planned(session, now, verified_at)
+    if chosen.delete:
+        _forget_caches(repository)
+    left, gone = list(chosen.delete), list[tuple[ObjectRef, Why]]()
+    next_look, looks = 0.0, 0
+    while left:
+        begun = time.monotonic()
+        if begun >= next_look:
+            present = roots.state(repository)
+            if present != known:
+                looks += 1
+                if looks > _LOOKS:
+                    break  # everything is in motion: the rest may go another time
+                known, left = present, _still(session, left, verified_at)
+                continue
+            next_look = time.monotonic() + max(_LOOK, time.monotonic() - begun)
+        ref, why = left.pop()
+        if session.store.touched(ref.oid) == before[ref.oid]:
             session.store.remove(ref.oid)
-        _remove_empty_folders(session)
-        return chosen
+            gone.append((ref, why))
+    _remove_empty_folders(session)
+    spared = {ref for ref, _ in chosen.delete} - {ref for ref, _ in gone}
+    stay = chosen.needed_bytes + sum(ref.size for ref in spared)
+    return replace(chosen, delete=tuple(gone), needed=chosen.needed + len(spared), needed_bytes=stay)
+
+
+def _still(session: Session, chosen: Sequence[tuple[ObjectRef, Why]], verified_at: Remote | None) -> list[tuple[ObjectRef, Why]]:
+    """Those of ``chosen`` that may go now that refs or an index have changed."""
+    needed = _needed(session, _manifests(session.repository))
+    if verified_at is not None and any(why is Why.REMOTE for _, why in chosen):
+        kept = _needed(session, _here_to_stay(session.repository, verified_at))
+    else:
+        kept = needed
+    return [(ref, why) for ref, why in chosen if ref.oid not in (kept if why is Why.REMOTE else needed)]
 
 
 def borrowers_possible(plan: Plan) -> bool:
@@ -134,7 +180,7 @@ def _here_to_stay(repository: Repository, remote: Remote) -> Iterator[history.Fo
         if history.git(repository, ["cat-file", "-t", oid]).strip() in (b"commit", b"tag", b"tree"):
             found.update(history.tree_blobs(repository, oid))
     partial = ["--missing=allow-promisor"] if _is_partial(repository) else []
-    had = remotes.tracked_commits(repository, remote)
+    had = remotes.advertised(repository, remote)  # what its refs named when they were last looked at may be gone from there
     found.update(history.blobs(repository, notes, had, ["--all", "--reflog", *partial]))
     found.update(history.blobs(repository, [], [], ["--indexed-objects", *partial]))
     found.update(_indexed(repository))
@@ -174,7 +220,7 @@ def _own_objects(session: Session) -> Iterator[tuple[ObjectRef, float]]:
             for entry in os.scandir(second):
                 if HEX.match(entry.name) and entry.is_file(follow_symlinks=False):
                     status = entry.stat(follow_symlinks=False)
-                    yield ObjectRef(entry.name, status.st_size), max(status.st_mtime, status.st_ctime)
+                    yield ObjectRef(entry.name, status.st_size), touched(status)
 
 
 def _folders(folder: str | os.PathLike[str]) -> list[str]:

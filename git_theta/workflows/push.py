@@ -113,9 +113,13 @@ def deliver(session: Session, plan: Plan, thorough: bool = False) -> int:
         session.warn(line)
     if not plan.needs:
         return 0
+    session.store.hold()
     place = transfer.Routes(session).destination(plan.remote)
+    if isinstance(place, FolderPlace):
+        session.hold(place.target())
     refs = [need.ref for need in plan.needs]
     if thorough and isinstance(place, FolderPlace):
+        place.lacking(refs)  # those that are there are relied on, so they become young again
         refs = [ref for ref, _ in place.audit(refs)]
     elif isinstance(place, transfer.Checked):
         refs = place.lacking(refs)
@@ -138,8 +142,12 @@ def _had(session: Session, remote: Remote, tips: Sequence[str], told: Sequence[s
     """What the remote has of ``tips``: what git was ``told`` in this push and, where its tracking refs promise more, what it says itself.
 
     Tracking refs alone prove nothing: the remote's URL may lead somewhere else by now, pushes may go elsewhere than fetches come from,
-    and what is there may have been made anew.
+    and what is there may have been made anew. A folder may have lost a ref, and its objects, since it told git of it: from here on it
+    is held.
     """
+    folder = transfer.hold_folder(session, remote)
+    if folder is not None:
+        told = history.named(folder, told)
     tracked = remotes.tracked_commits(session.repository, remote)
     if tracked and history.count(session.repository, tips, told) != history.count(session.repository, tips, [*told, *tracked]):
         told = [*told, *remotes.advertised(session.repository, remote)]

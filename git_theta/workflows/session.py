@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from git_theta.core.manifest import Manifest, is_manifest, parse, unconverted
+from git_theta.core.manifest import Manifest, ObjectRef, dump, is_manifest, parse, unconverted
 from git_theta.core.memory import keep_buffers
 from git_theta.errors import ManifestError
 from git_theta.git.blobs import BlobReader
@@ -38,6 +38,7 @@ class Session:
     executor: Executor | None = None
     cwd: Path | None = None
     _own: list[Executor] = field(default_factory=list)
+    _others: list[LocalStore] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __enter__(self) -> Session:
@@ -50,6 +51,8 @@ class Session:
         for name in ("store", "blobs"):
             if name in self.__dict__:
                 self.__dict__[name].close()
+        for store in self._others:
+            store.close()
 
     @property
     def threads(self) -> int:
@@ -65,6 +68,25 @@ class Session:
     def blobs(self) -> BlobReader:
         """Reads what git stores."""
         return BlobReader(self.repository, self.cwd)
+
+    def hold(self, store: LocalStore) -> None:
+        """Let nobody delete objects of ``store``, another repository's, until the session ends."""
+        store.hold()
+        self._others.append(store)
+
+    def keep_for(self, process: int) -> None:
+        """Let nobody delete objects of the other repositories before ``process`` has ended either."""
+        for store in self._others:
+            store.keep_for(process)
+
+    def hand_out(self, manifest: Manifest) -> bytes:
+        """The text of ``manifest`` for git to keep.
+
+        The objects that it needs, however old, are as young as new ones now: prune spares them until a commit or index names them.
+        """
+        self.store.hold()
+        self.store.rely_on(ObjectRef(*item) for item in manifest.objects().items())
+        return dump(manifest)
 
     def pool(self) -> Executor:
         """The executor to spread work on."""

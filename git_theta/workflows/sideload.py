@@ -198,6 +198,7 @@ def apply(session: Session, path: str, changes: Sequence[Change]) -> Manifest:
     the values in the index or, but for rounding, the new ones. :class:`UsageError` for other values, when the model is not tracked or
     its file is gone, or when a change does not fit; nothing is staged then.
     """
+    session.store.hold()
     mode, manifest, source = _staged(session, path)
     try:
         return _apply(session, path, changes, mode, manifest, source)

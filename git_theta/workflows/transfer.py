@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from git_theta.core.manifest import ObjectRef
@@ -143,11 +144,28 @@ class Routes:
             self._session.warn(str(error))
 
 
+def hold_folder(session: Session, remote: Remote) -> Path | None:
+    """The git directory of the repository that pushes to ``remote`` go to, if it is on this machine.
+
+    Nobody prunes it, or the repositories that it borrows from, until the session ends. A repository without a store is left as it is.
+    """
+    path = remotes.local_path(remote.push_url, remotes.base_folder(session.repository))
+    git_dir = remotes.git_dir_of(path) if path is not None else None
+    if git_dir is None:
+        return None
+    own = session.repository.objects.parent.resolve()
+    for objects in (git_dir / "theta" / "objects", *borrowed(git_dir)):
+        if objects.parent.is_dir() and objects.parent.resolve() != own:
+            session.hold(LocalStore(objects))
+    return git_dir
+
+
 def bring(session: Session, refs: Iterable[ObjectRef], only: Remote | None = None, what: str = "Fetching objects") -> list[ObjectRef]:
     """Fetch those of ``refs`` that are not here: from ``only``, or from every remote in turn until all are.
 
     The objects that could not be had; why is given to ``session.warn``.
     """
+    session.store.hold()  # what is here now must be here still when the caller is done
     wanted = session.store.missing({ref.oid: ref for ref in refs}.values())
     if not wanted:
         return []

@@ -235,7 +235,7 @@ def test_what_arrives_damaged_is_not_adopted(
     for ref in (ref_of(b"data"), ObjectRef(ref_of(b"dat4").oid, 5)):
         with pytest.raises(ObjectDamaged, match=ref.oid):
             store.adopt(path, ref)
-    with pytest.raises(StoreError):
+    with pytest.raises(ObjectMissing, match="was deleted while"):
         store.adopt(tmp_path / "nowhere", ref_of(b"data"))
     store.flush()
     assert list(store) == []
@@ -316,6 +316,44 @@ def test_stale_temporary_files_are_swept(root: Path) -> None:
     store.put([b"data"])
     store.close()
     assert leftovers(root) == ["alive"]
+
+
+def test_nothing_is_swept_while_anyone_uses_the_store(root: Path) -> None:
+    """A file may be old because the machine slept, or because it is a link to an old one."""
+    folder = root.parent / "tmp"
+    folder.mkdir(parents=True)
+    for name in ("file", "folder/inside"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"half")
+    user = LocalStore(root)
+    user.hold()
+    for path in folder.iterdir():
+        os.utime(path, (1, 1))
+    for held in (True, False):
+        if not held:
+            user.close()
+        other = LocalStore(root)
+        other.hold()
+        other.close()
+        assert bool(leftovers(root)) == held
+
+
+def test_what_is_relied_on_is_young_again(store: LocalStore, root: Path) -> None:
+    old, new, gone = (ref_of(data) for data in (b"old", b"new", b"gone"))
+    for data in (b"old", b"new"):
+        store.put([data])
+    store.flush()
+    times = {}
+    for ref in (old, new):
+        os.utime(place(root, ref), (1, 1))
+        times[ref] = local.touched(place(root, ref).stat())
+    assert all(time.time() - when < 3600 for when in times.values()), "a change of its times is a touch, too"
+    assert store.rely_on([old, new, gone]) == [gone]
+    assert place(root, old).stat().st_mtime == 1, "it is young enough"
+    for limit, mtime in ((0.0, 1), (time.time() + 60, time.time())):
+        assert local._freshen(str(place(root, old)), place(root, old).stat(), limit)
+        assert abs(place(root, old).stat().st_mtime - mtime) < 60
+    assert not local._freshen(str(place(root, gone)), place(root, old).stat(), time.time() + 60)
 
 
 # Trouble
