@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from git_theta.errors import TransferError
 from git_theta.git import consent, history, hooks, remotes
-from git_theta.git.command import call, run, run_code
+from git_theta.git.command import call, find, run, run_code
 from git_theta.git.config import load_settings
 from git_theta.git.remotes import Remote
 from git_theta.git.repository import Repository, discover
