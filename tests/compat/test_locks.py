@@ -353,6 +353,6 @@ def test_savers_of_two_processes_keep_each_others_metrics(world: World, one: Rep
 def test_everything_at_once(tmp_path: Path, environment: Mapping[str, str], seed: int) -> None:
     """A push, a prune there, a prune here, an add, a fetch and a save. By hand: racing.py, with as many rounds as wanted."""
     done = {}
-    for race in racing.rounds(tmp_path / "race", environment, seed, 10):
+    for race in racing.rounds(tmp_path / "race", environment, seed, 6):
         done = race.done
-    assert done["push: done"] == done["add: done"] == done["save: done"] == 10
+    assert done["push: done"] == done["add: done"] == done["save: done"] == 6
