@@ -8,7 +8,8 @@ import sys
 from collections.abc import Callable, Sequence
 
 from git_theta.errors import TransferError
-from git_theta.git import consent, history, hooks, remotes
+from git_theta.git import consent, hooks, remotes
+from git_theta.git.history import manifest_scan
 from git_theta.git.command import call, find, run, run_code
 from git_theta.git.config import load_settings
 from git_theta.git.remotes import Remote
@@ -81,8 +82,8 @@ def _has_lfs_files(repository: Repository, tips: Sequence[str]) -> bool:
         return False
     if run(["ls-files", "-z", "--", ":(top,attr:filter=lfs)"], cwd=repository.worktree):
         return True
-    commits = history.commits(repository, tips)
-    return bool(commits) and history.mentioned(repository, "filter=lfs", commits, ":(glob)**/.gitattributes")
+    commits = manifest_scan.commits(repository, tips)
+    return bool(commits) and manifest_scan.mentioned(repository, "filter=lfs", commits, ":(glob)**/.gitattributes")
 
 
 def _git_lfs(repository: Repository, remote: Remote, name: str, url: str, stdin: bytes) -> int:

@@ -21,7 +21,7 @@ from git_theta.core.names import display
 from git_theta.errors import GitError, UsageError
 from git_theta.git import roots
 from git_theta.git.command import launch, run, run_code
-from git_theta.git.history import git
+from git_theta.git.history.manifest_scan import git
 from git_theta.git.repository import Repository
 
 INSTALL = "rewriting history needs git-filter-repo: pip install git-filter-repo"

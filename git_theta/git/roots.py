@@ -13,7 +13,7 @@ from pathlib import Path
 
 from git_theta.core.manifest import MAGIC
 from git_theta.git.command import run, run_code
-from git_theta.git.history import Found, git
+from git_theta.git.history.manifest_scan import Found, git
 from git_theta.git.repository import Repository
 
 OPTIONS = ("--all", "--reflog", "--indexed-objects")

@@ -11,7 +11,7 @@ from git_theta.core.manifest import Manifest, ObjectRef, parse
 from git_theta.core.names import display
 from git_theta.core.references import References
 from git_theta.errors import ManifestError, UsageError
-from git_theta.git import history
+from git_theta.git.history import manifest_scan
 from git_theta.git.command import run_code
 from git_theta.git.remotes import Remote
 from git_theta.workflows import smudge, transfer
@@ -75,17 +75,17 @@ def blobs_of(session: Session, revisions: Sequence[str], options: Sequence[str] 
             options += names
     found: dict[str, str] = {}
     if options:
-        found.update(history.blobs(session.repository, [], [], options))
+        found.update(manifest_scan.blobs(session.repository, [], [], options))
     for name in single:
-        found.update(history.tree_blobs(session.repository, name))
+        found.update(manifest_scan.tree_blobs(session.repository, name))
     return found
 
 
 def blobs_of_checkout(session: Session) -> dict[str, str]:
     """Blob → path of the index (all its stages) and HEAD."""
-    found = history.index_blobs(session.repository)
-    if history.resolve(session.repository, "HEAD") is not None:
-        found.update(history.tree_blobs(session.repository, "HEAD"))
+    found = manifest_scan.index_blobs(session.repository)
+    if manifest_scan.resolve(session.repository, "HEAD") is not None:
+        found.update(manifest_scan.tree_blobs(session.repository, "HEAD"))
     return found
 
 
@@ -96,19 +96,19 @@ def of_checkout(session: Session, glob: str | None = None) -> Needed:
 
 def of_recent(session: Session, days: int, glob: str | None = None) -> Needed:
     """The objects of every branch, remote branch and tag that moved in the last ``days`` days, and of their commits since."""
-    tips = history.recent_tips(session.repository, days)
+    tips = manifest_scan.recent_tips(session.repository, days)
     found: dict[str, str] = {}
     for tip in tips:
-        found.update(history.tree_blobs(session.repository, tip))
+        found.update(manifest_scan.tree_blobs(session.repository, tip))
     if tips:
-        found.update(history.blobs(session.repository, tips, [], [f"--since={days} days ago"]))
+        found.update(manifest_scan.blobs(session.repository, tips, [], [f"--since={days} days ago"]))
     return _objects(session, found, glob)
 
 
 def _objects(session: Session, blobs: dict[str, str], glob: str | None) -> Needed:
     references, chosen, unread = References(), dict[str, int](), 0
     matches = re.compile(translate(glob)).match if glob is not None else None
-    for found in history.manifests(session.repository, blobs):
+    for found in manifest_scan.manifests(session.repository, blobs):
         try:
             if matches is None:
                 references.add(found.text)

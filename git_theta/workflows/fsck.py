@@ -21,7 +21,8 @@ from git_theta.core.references import References
 from git_theta.core.source import FileSource
 from git_theta.core.tensors import Spec, Tensor
 from git_theta.errors import ManifestError, ObjectDamaged, ObjectMissing, PayloadError, ThetaError
-from git_theta.git import history, roots
+from git_theta.git import roots
+from git_theta.git.history import manifest_scan
 from git_theta.git.remotes import Remote
 from git_theta.plugins import registry
 from git_theta.store.local import LocalStore
@@ -109,7 +110,7 @@ def survey(session: Session, revisions: Sequence[str] = (), everything: bool = F
         blobs = dict(prune.needed_blobs(session.repository))
     else:
         blobs = fetch.blobs_of(session, revisions) if revisions else fetch.blobs_of_checkout(session)
-    for found in history.manifests(session.repository, blobs):
+    for found in manifest_scan.manifests(session.repository, blobs):
         result.blobs[found.blob] = found.path
         try:
             result.held += [Held(entry, found.path, found.blob) for entry in references.add(found.text)]
@@ -282,11 +283,11 @@ def locate(session: Session, found: Survey, problems: Sequence[Problem]) -> list
     spoilt: dict[str, set[str]] = {oid: set() for oid in lines}
     if lines:
         needles = {oid: oid.encode("ascii") for oid in lines}
-        for item in history.manifests(session.repository, found.blobs):
+        for item in manifest_scan.manifests(session.repository, found.blobs):
             for oid, needle in needles.items():
                 if needle in item.text:
                     spoilt[oid].add(item.blob)
-    commits = history.commits_of(session.repository, {problem.blob for problem in problems if problem.blob})
+    commits = manifest_scan.commits_of(session.repository, {problem.blob for problem in problems if problem.blob})
     return [
         Problem(
             problem.kind,

@@ -23,7 +23,8 @@ from git_theta.core.names import display
 from git_theta.core.references import References
 from git_theta.core.source import BytesSource, FileSource, Source
 from git_theta.errors import GitError, ObjectMissing, ThetaError, UsageError
-from git_theta.git import attributes, blobs, contents, history, hooks, rewrite
+from git_theta.git import attributes, blobs, contents, hooks, rewrite
+from git_theta.git.history import manifest_scan
 from git_theta.git.command import run
 from git_theta.git.repository import Repository
 from git_theta.git.rewrite import Commit, FileChange, Ref, Rewritten, Scratch
@@ -115,7 +116,7 @@ def export_history(session: Session, names: Sequence[str], lfs: bool, dry: bool,
     """
     repository, chosen = _prepared(session, names)
     found = rewrite.files(repository, chosen)
-    texts = {item.blob: parse(item.text) for item in history.manifests(repository, {blob: path for path, blob in sorted(found)})}
+    texts = {item.blob: parse(item.text) for item in manifest_scan.manifests(repository, {blob: path for path, blob in sorted(found)})}
     fetch.fetch_missing(session, list(texts.values()))
     for blob, manifest in texts.items():
         try:
@@ -181,7 +182,7 @@ def _finish(session: Session, summary: Summary, rewritten: Rewritten, what: str,
         except GitError as error:
             session.warn(str(error))
     summary.kept = rewrite.kept_name(repository, what)
-    head = history.resolve(repository, "HEAD^{commit}")
+    head = manifest_scan.resolve(repository, "HEAD^{commit}")
     _check_in_the_way(session, head, rewritten)
     rewrite.move(repository, rewritten, summary.kept, f"git theta migrate {what}")
     if repository.worktree is not None and head is not None and head in rewritten.commits:
@@ -202,7 +203,7 @@ class _Contents:
 
     def require(self, named: Mapping[str, str]) -> None:
         """Look at the blobs ``named`` (blob → a path); :class:`ObjectMissing`, naming them, where Git LFS objects are not here."""
-        listed = history.git(
+        listed = manifest_scan.git(
             self._session.repository,
             ["cat-file", "--buffer", "--batch-check=%(objectname) %(objectsize) %(objectsize:disk)"],
             "".join(f"{blob}\n" for blob in named).encode("ascii"),
@@ -527,7 +528,7 @@ class _Difference:
 
 
 def _differences(session: Session, old: str, new: str) -> list[_Difference]:
-    listed = history.git(session.repository, ["diff-tree", "-r", "-z", "--raw", "--no-renames", "--no-abbrev", old, new])
+    listed = manifest_scan.git(session.repository, ["diff-tree", "-r", "-z", "--raw", "--no-renames", "--no-abbrev", old, new])
     fields = iter(listed.decode("utf-8", "surrogateescape").split("\0")[:-1])
     rows = [(head.lstrip(":").split(" "), next(fields)) for head in fields]
     return [_Difference(path, words[1], words[3], words[4] == "A") for words, path in rows]
@@ -586,7 +587,7 @@ def _joined(paths: Sequence[str]) -> bytes:
 
 def _at_head(session: Session, paths: set[str]) -> list[str]:
     """Those of ``paths`` that are checked out."""
-    head = history.resolve(session.repository, "HEAD^{tree}")
+    head = manifest_scan.resolve(session.repository, "HEAD^{tree}")
     if session.repository.worktree is None or head is None:
         return []
-    return sorted(paths.intersection(history.tree_blobs(session.repository, "HEAD").values()))
+    return sorted(paths.intersection(manifest_scan.tree_blobs(session.repository, "HEAD").values()))

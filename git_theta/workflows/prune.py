@@ -14,7 +14,8 @@ from git_theta.core.manifest import ObjectRef
 from git_theta.core.names import display
 from git_theta.core.references import References
 from git_theta.errors import ManifestError, ManifestVersionError, TransferError, UsageError
-from git_theta.git import history, remotes, roots
+from git_theta.git import remotes, roots
+from git_theta.git.history import manifest_scan
 from git_theta.git.command import run
 from git_theta.git.remotes import Remote
 from git_theta.git.repository import Repository
@@ -151,9 +152,9 @@ def needed_blobs(repository: Repository) -> dict[str, str]:
     """Blob → path of everything that anything of this repository refers to."""
     partial = ["--missing=allow-promisor"] if _is_partial(repository) else []
     notes = roots.state_objects(repository)
-    blobs = history.blobs(repository, notes, [], [*roots.OPTIONS, *partial])
+    blobs = manifest_scan.blobs(repository, notes, [], [*roots.OPTIONS, *partial])
     if (repository.common_dir / "info" / "grafts").exists():  # git keeps what these lead to, and a graft hides what the commits name
-        blobs.update(history.blobs(repository, notes, [], [*roots.OPTIONS, *partial], grafted=True))
+        blobs.update(manifest_scan.blobs(repository, notes, [], [*roots.OPTIONS, *partial], grafted=True))
     blobs.update(_indexed(repository))
     return blobs
 
@@ -162,36 +163,36 @@ def _indexed(repository: Repository) -> dict[str, str]:
     """What this worktree's index holds, even in a hook, for which git has put another one in force, and what that one holds."""
     found: dict[str, str] = {}
     for index in (repository.index, repository.git_dir / "index"):
-        found.update(history.index_blobs(repository, index))
+        found.update(manifest_scan.index_blobs(repository, index))
     return found
 
 
-def _manifests(repository: Repository) -> Iterator[history.Found]:
-    yield from history.manifests(repository, needed_blobs(repository))
+def _manifests(repository: Repository) -> Iterator[manifest_scan.Found]:
+    yield from manifest_scan.manifests(repository, needed_blobs(repository))
     yield from roots.written_manifests(repository)
     yield from roots.settled_manifests(repository)
 
 
-def _here_to_stay(repository: Repository, remote: Remote) -> Iterator[history.Found]:
+def _here_to_stay(repository: Repository, remote: Remote) -> Iterator[manifest_scan.Found]:
     """The manifests that are checked out, indexed, stashed, in the middle of something, or in commits that the remote does not have."""
     found: dict[str, str] = {}
     notes = roots.state_objects(repository)
     for oid in (*_heads(repository), *notes, *roots.stashes(repository)):
-        if history.git(repository, ["cat-file", "-t", oid]).strip() in (b"commit", b"tag", b"tree"):
-            found.update(history.tree_blobs(repository, oid))
+        if manifest_scan.git(repository, ["cat-file", "-t", oid]).strip() in (b"commit", b"tag", b"tree"):
+            found.update(manifest_scan.tree_blobs(repository, oid))
     partial = ["--missing=allow-promisor"] if _is_partial(repository) else []
     had = remotes.advertised(repository, remote)  # what its refs named when they were last looked at may be gone from there
-    found.update(history.blobs(repository, notes, had, ["--all", "--reflog", *partial]))
-    found.update(history.blobs(repository, [], [], ["--indexed-objects", *partial]))
+    found.update(manifest_scan.blobs(repository, notes, had, ["--all", "--reflog", *partial]))
+    found.update(manifest_scan.blobs(repository, [], [], ["--indexed-objects", *partial]))
     found.update(_indexed(repository))
-    yield from history.manifests(repository, found)
+    yield from manifest_scan.manifests(repository, found)
     yield from roots.written_manifests(repository)
     yield from roots.settled_manifests(repository)
 
 
 def _heads(repository: Repository) -> list[str]:
     """The commits that are checked out in any worktree."""
-    listed = history.git(repository, ["worktree", "list", "--porcelain"]).decode("utf-8", "surrogateescape").splitlines()
+    listed = manifest_scan.git(repository, ["worktree", "list", "--porcelain"]).decode("utf-8", "surrogateescape").splitlines()
     return [line.removeprefix("HEAD ") for line in listed if line.startswith("HEAD ") and line.removeprefix("HEAD ").strip("0")]
 
 
@@ -199,7 +200,7 @@ def _is_partial(repository: Repository) -> bool:
     return any(remote.values("promisor") == ["true"] for remote in remotes.read(repository).every)
 
 
-def _needed(session: Session, manifests: Iterable[history.Found]) -> dict[str, int]:
+def _needed(session: Session, manifests: Iterable[manifest_scan.Found]) -> dict[str, int]:
     """The objects that manifests need; of a broken one whatever it seems to need."""
     references = References()
     for found in manifests:

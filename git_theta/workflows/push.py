@@ -9,7 +9,8 @@ from git_theta.core.manifest import ObjectRef
 from git_theta.core.names import display
 from git_theta.core.references import References
 from git_theta.errors import ManifestError, ManifestVersionError, ObjectDamaged, ObjectMissing, UsageError
-from git_theta.git import history, remotes
+from git_theta.git import remotes
+from git_theta.git.history import manifest_scan
 from git_theta.git.remotes import Remote
 from git_theta.git.repository import Repository
 from git_theta.store.folder import FolderPlace
@@ -97,8 +98,8 @@ def plan_revisions(session: Session, remote: Remote, revisions: Sequence[str]) -
 
 def plan_all(session: Session, remote: Remote) -> Plan:
     """Everything that any ref of this repository needs, whatever ``remote`` is believed to have."""
-    blobs = history.blobs(session.repository, [], [], _options(remote, ["--all"]))
-    read = _needs(history.manifests(session.repository, blobs))
+    blobs = manifest_scan.blobs(session.repository, [], [], _options(remote, ["--all"]))
+    read = _needs(manifest_scan.manifests(session.repository, blobs))
     return Plan(remote, read.manifests, tuple(read.needs), tuple(read.broken))
 
 
@@ -147,22 +148,22 @@ def _had(session: Session, remote: Remote, tips: Sequence[str], told: Sequence[s
     """
     folder = transfer.hold_folder(session, remote)
     if folder is not None:
-        told = history.named(folder, told)
+        told = manifest_scan.named(folder, told)
     tracked = remotes.tracked_commits(session.repository, remote)
-    if tracked and history.count(session.repository, tips, told) != history.count(session.repository, tips, [*told, *tracked]):
+    if tracked and manifest_scan.count(session.repository, tips, told) != manifest_scan.count(session.repository, tips, [*told, *tracked]):
         told = [*told, *remotes.advertised(session.repository, remote)]
     return list(dict.fromkeys(told))
 
 
 def _plan(session: Session, remote: Remote, tips: Sequence[str], had: Sequence[str], subtract: bool) -> Plan:
     repository = session.repository
-    blobs = history.blobs(repository, tips, had, _options(remote, []))
-    new = list(history.manifests(repository, blobs))
+    blobs = manifest_scan.blobs(repository, tips, had, _options(remote, []))
+    new = list(manifest_scan.manifests(repository, blobs))
     read = _needs(new)
     if not read.needs or not had or not subtract:
         return Plan(remote, read.manifests, tuple(read.needs), tuple(read.broken))
     known = References()
-    for found in history.manifests(repository, history.replaced(repository, tips, had, (found.blob for found in new))):
+    for found in manifest_scan.manifests(repository, manifest_scan.replaced(repository, tips, had, (found.blob for found in new))):
         try:
             known.add(found.text)
         except ManifestError:
@@ -170,7 +171,7 @@ def _plan(session: Session, remote: Remote, tips: Sequence[str], had: Sequence[s
     shared = [need for need in read.needs if need.ref.oid in known.objects]
     if not _holds(session, remote, shared):
         everything = Plan(remote, read.manifests, tuple(read.needs), tuple(read.broken))
-        return _with_trees(session, everything, history.commits(repository, tips))
+        return _with_trees(session, everything, manifest_scan.commits(repository, tips))
     needs = tuple(need for need in read.needs if need.ref.oid not in known.objects)
     return Plan(remote, read.manifests, needs, tuple(read.broken))
 
@@ -186,8 +187,8 @@ def _holds(session: Session, remote: Remote, shared: Sequence[Need]) -> bool:
 
 def _with_trees(session: Session, plan: Plan, tips: Sequence[str]) -> Plan:
     """The plan, and whatever the files of ``tips`` need."""
-    blobs = {oid: path for tip in tips for oid, path in history.tree_blobs(session.repository, tip).items()}
-    more = _needs(history.manifests(session.repository, blobs))
+    blobs = {oid: path for tip in tips for oid, path in manifest_scan.tree_blobs(session.repository, tip).items()}
+    more = _needs(manifest_scan.manifests(session.repository, blobs))
     needs = {need.ref.oid: need for need in (*more.needs, *plan.needs)}
     broken = dict.fromkeys((*plan.broken, *more.broken))
     return Plan(plan.remote, max(plan.manifests, more.manifests), tuple(needs.values()), tuple(broken))
@@ -200,7 +201,7 @@ class _Read:
     broken: list[str]
 
 
-def _needs(manifests: Iterable[history.Found]) -> _Read:
+def _needs(manifests: Iterable[manifest_scan.Found]) -> _Read:
     """The objects of manifests, each once. A text that is no manifest after all names no objects; one of a newer release might."""
     references, seen, read = References(), set[str](), _Read(0, [], [])
     for found in manifests:
@@ -227,7 +228,7 @@ def _complete(session: Session, plan: Plan, refs: Sequence[ObjectRef]) -> None:
         return
     absent = [need for need in plan.needs if need.ref.oid in lacking]
     first = absent[0]
-    commit = history.commit_of(session.repository, first.blob)
+    commit = manifest_scan.commit_of(session.repository, first.blob)
     where = f"{display(first.path)}{f' in commit {commit}' if commit else ''}"
     more = f", and {len(absent) - 1:,} more objects," if len(absent) > 1 else ""
     raise ObjectMissing(
@@ -261,7 +262,7 @@ def _options(remote: Remote, options: list[str]) -> list[str]:
 def _resolved(repository: Repository, revision: str) -> str:
     if revision.startswith("-"):
         raise UsageError(f"{display(revision, 60)!r} is not a revision")
-    found = history.resolve(repository, revision)
+    found = manifest_scan.resolve(repository, revision)
     if not found:
         raise UsageError(f"there is no revision {display(revision, 80)!r} here")
     return found

@@ -1,0 +1,1 @@
+"""Reading commits, trees and blobs."""
