@@ -9,7 +9,7 @@ from pathlib import Path
 
 from git_theta.core.names import display
 from git_theta.errors import UsageError
-from git_theta.git.config import load_settings
+from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import Repository, discover
 from git_theta.workflows.session import Session
 

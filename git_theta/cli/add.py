@@ -12,7 +12,7 @@ from git_theta.cli.output import Command, path, plural, size, warn
 from git_theta.errors import GitError, UsageError
 from git_theta.git import attributes, contents
 from git_theta.git.command import call, run
-from git_theta.git.config import load_settings
+from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import discover
 from git_theta.workflows import mistracked
 

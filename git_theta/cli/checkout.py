@@ -6,7 +6,7 @@ import click
 
 from git_theta.cli import mistracked
 from git_theta.cli.output import Command, plural, size, warn
-from git_theta.git.config import load_settings
+from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import discover
 
 

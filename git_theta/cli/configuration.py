@@ -14,8 +14,9 @@ from pathlib import Path
 from git_theta import isolation
 from git_theta.errors import GitError
 from git_theta.git import command as git_command
-from git_theta.git import config, pktline
-from git_theta.git.config import Scope, Value
+from git_theta.git import pktline
+from git_theta.git.config import config_file
+from git_theta.git.config.config_file import Scope, Value
 
 PATTERN = r"^(filter\.theta\..*|diff\.theta\..*|merge\.theta\..*|merge\.theta-ancestors\..*|alias\.theta)$"
 MARK = ": written by git theta install; "
@@ -176,14 +177,14 @@ def plan_uninstall(present: Sequence[Value]) -> Change:
 def apply(change: Change, scope: Scope, force: bool = False) -> None:
     """Carry out a plan; with ``force`` what is in the way is removed first."""
     for value in (*change.remove, *(change.foreign if force else ())):
-        config.unset(scope, value)
+        config_file.unset(scope, value)
     for key, text in change.write:
-        config.set_value(scope, key, text)
+        config_file.set_value(scope, key, text)
 
 
 def in_force() -> dict[str, Value]:
     """The values in force in the current folder, by key."""
-    return {value.key: value for value in config.values(PATTERN)}
+    return {value.key: value for value in config_file.values(PATTERN)}
 
 
 def is_set_up(now: dict[str, Value]) -> bool:

@@ -15,7 +15,7 @@ from git_theta.core.manifest import is_manifest, parse
 from git_theta.core.names import display
 from git_theta.core.source import FileSource
 from git_theta.errors import StoreError, UsageError
-from git_theta.git.config import load_settings
+from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import discover
 from git_theta.workflows import convert as conversion
 

@@ -23,7 +23,7 @@ from git_theta.drivers import blas, surroundings
 from git_theta.errors import GitError, UsageError
 from git_theta.git.changes import FileChange, Range, is_revision, resolve
 from git_theta.git.command import run
-from git_theta.git.config import load_settings
+from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import discover
 from git_theta.reports import health
 from git_theta.reports.report import ModelReport, Report, ordered

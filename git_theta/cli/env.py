@@ -20,9 +20,10 @@ from git_theta.cli.mistracked import lines
 from git_theta.cli.output import Command, bold, page, path, plural, table
 from git_theta.core.names import did_you_mean
 from git_theta.errors import GitError, ThetaError, UsageError
-from git_theta.git import config, consent, hooks
+from git_theta.git import consent, hooks
+from git_theta.git.config import config_file
 from git_theta.git.command import find, run
-from git_theta.git.config import load_settings
+from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import Repository, discover
 from git_theta.workflows import mistracked
 from git_theta.workflows.session import Session
@@ -159,7 +160,7 @@ def _models(repository: Repository, problems: list[str]) -> Iterator[tuple[str, 
 
 def _settings(problems: list[str]) -> Iterator[tuple[str, str]]:
     """Each setting with its value and origin; a value that is not allowed is a problem, not the end."""
-    found = {value.key.lower(): value for value in config.values(settings.PATTERN)}
+    found = {value.key.lower(): value for value in config_file.values(settings.PATTERN)}
     for field in fields(settings.Settings):
         key: settings.Key = field.metadata["key"]
         value = found.pop(key.name.lower(), None)
@@ -205,7 +206,7 @@ def _filter(problems: list[str]) -> Iterator[tuple[str, str]]:
         yield "GIT_THETA_SKIP_SMUDGE", "set: checkouts leave manifests"
 
 
-def _older(now: Iterable[config.Value]) -> Iterator[str]:
+def _older(now: Iterable[config_file.Value]) -> Iterator[str]:
     """Commands in git's config that an earlier release wrote."""
     effect = "PYTHONPATH and other settings of Python reach what it starts"
     older = [value for value in now if configuration.is_older(value)]
@@ -213,6 +214,6 @@ def _older(now: Iterable[config.Value]) -> Iterator[str]:
         keys = ", ".join(value.key for value in older if value.scope == scope)
         option = "" if scope == "global" else f" --{scope}"
         yield f"{keys}: written by an earlier release, so {effect}; run 'git theta install{option}' again"
-    agent = config.values(rf"^lfs\.customtransfer\.{consent.AGENT[1]}\.args$")
+    agent = config_file.values(rf"^lfs\.customtransfer\.{consent.AGENT[1]}\.args$")
     if agent and '"$p" -I ' not in (agent[-1].text or ""):
         yield f"{agent[-1].key}: written by an earlier release, so {effect}; run 'git theta remote set NAME URL --with-lfs' again"

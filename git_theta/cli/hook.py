@@ -8,7 +8,7 @@ from git_theta.cli.output import path
 from git_theta.errors import GitError
 from git_theta.git import hooks
 from git_theta.git.command import run
-from git_theta.git.config import Scope
+from git_theta.git.config.config_file import Scope
 from git_theta.git.repository import Repository, discover
 
 

@@ -10,9 +10,9 @@ import click
 from git_theta.cli import configuration, hook
 from git_theta.cli.output import Command, path, warn
 from git_theta.errors import UsageError
-from git_theta.git import config
+from git_theta.git.config import config_file
 from git_theta.git.command import find
-from git_theta.git.config import Scope, Value
+from git_theta.git.config.config_file import Scope, Value
 
 _WHERE = {
     "global": "for all your repositories",
@@ -63,8 +63,8 @@ def install(skip_smudge: bool, force: bool, **chosen: bool) -> None:
     """
     scope = _scope(chosen)
     words = configuration.program()
-    everywhere = config.values(configuration.PATTERN)
-    present = config.values(configuration.PATTERN, scope)
+    everywhere = config_file.values(configuration.PATTERN)
+    present = config_file.values(configuration.PATTERN, scope)
     taken = any(value.key == configuration.ALIAS and not configuration.is_ours(value) for value in everywhere)
     change = configuration.plan_install(present, words, skip_smudge, taken)
     if change.foreign and not force:
@@ -106,7 +106,7 @@ def uninstall(**chosen: bool) -> None:
     properly until Git-Theta is installed again.
     """
     scope = _scope(chosen)
-    change = configuration.plan_uninstall(config.values(configuration.PATTERN, scope))
+    change = configuration.plan_uninstall(config_file.values(configuration.PATTERN, scope))
     configuration.apply(change, scope)
     hook.take_out()
     if change.remove:
@@ -115,7 +115,7 @@ def uninstall(**chosen: bool) -> None:
         click.echo(f"Git-Theta was not set up {_WHERE[scope]}; nothing to remove.")
     for value in change.foreign:
         click.echo(f"Left alone: {_described(value)}, which Git-Theta did not write.")
-    left = [value for value in config.values(configuration.PATTERN) if configuration.is_ours(value) and value.key == configuration.PROCESS]
+    left = [value for value in config_file.values(configuration.PATTERN) if configuration.is_ours(value) and value.key == configuration.PROCESS]
     for scope_name in dict.fromkeys(value.scope for value in left):
         option = "" if scope_name == "global" else f" --{scope_name}"
         click.echo(f"It still is {_WHERE.get(scope_name, scope_name)}: git theta uninstall{option}")

@@ -12,7 +12,7 @@ from git_theta.drivers import surroundings
 from git_theta.errors import UsageError
 from git_theta.git.changes import is_revision
 from git_theta.git.command import run
-from git_theta.git.config import load_settings
+from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import discover
 from git_theta.workflows.session import Session
 

@@ -25,7 +25,7 @@ from git_theta.drivers.merge_driver import ENVIRONMENT
 from git_theta.errors import ThetaError, UsageError
 from git_theta.git import merging
 from git_theta.git.command import call
-from git_theta.git.config import load_settings
+from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import discover
 from git_theta.workflows import merge_branches, merge_rules, resolve, smudge
 from git_theta.workflows.fetch import fetch_missing

@@ -10,7 +10,7 @@ import click
 from git_theta.cli.output import Command, path, plural, warn
 from git_theta.cli.patterns import warn_unmatched
 from git_theta.errors import UsageError
-from git_theta.git.config import load_settings
+from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import discover
 
 

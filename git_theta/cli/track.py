@@ -17,7 +17,7 @@ from git_theta.errors import UsageError
 from git_theta.git import attributes, contents, hooks
 from git_theta.git.attributes import BASE, TRACKING, Rule
 from git_theta.git.command import run
-from git_theta.git.config import load_settings
+from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import Repository, discover
 from git_theta.plugins import registry
 from git_theta.workflows import mistracked

@@ -22,7 +22,7 @@ from git_theta.drivers import blas, surroundings
 from git_theta.errors import FormatError, ThetaError, damaged
 from git_theta.git.changes import FileChange
 from git_theta.git.command import run_code
-from git_theta.git.config import load_settings
+from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import discover
 from git_theta.reports import table
 from git_theta.reports.report import ModelReport

@@ -193,7 +193,7 @@ def _start(source: Input, stdout: FileIO, skip: bool) -> FilterWork:
 
 def _ask(facts: list[object]) -> None:
     try:
-        from git_theta.git.config import load_settings
+        from git_theta.git.config.config_file import load_settings
         from git_theta.git.repository import discover
 
         repository, settings = discover(), load_settings()

@@ -11,7 +11,7 @@ from git_theta.errors import TransferError
 from git_theta.git import consent, hooks, remotes
 from git_theta.git.history import manifest_scan
 from git_theta.git.command import call, find, run, run_code
-from git_theta.git.config import load_settings
+from git_theta.git.config.config_file import load_settings
 from git_theta.git.remotes import Remote
 from git_theta.git.repository import Repository, discover
 from git_theta.workflows import push

@@ -18,7 +18,7 @@ from git_theta.drivers.merge_driver import find_rules, given_rules
 from git_theta.errors import ThetaError
 from git_theta.git import merging
 from git_theta.git.command import run
-from git_theta.git.config import load_settings
+from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import discover
 from git_theta.workflows import merge_rules
 from git_theta.workflows.merge import Merged, describe

@@ -18,7 +18,8 @@ import safetensors.numpy
 from gitrepo import ROOT, Repo
 
 from git_theta.cli import configuration
-from git_theta.git import attributes, config
+from git_theta.git import attributes
+from git_theta.git.config import config_file
 from git_theta.git.repository import discover
 
 USER = "# mine\n[user]\n\tname = A U Thor\n\temail = author@example.com\n[alias]\n\tst = status\n"
@@ -744,13 +745,13 @@ def test_values_of_all_scopes(fresh: Repo, monkeypatch: pytest.MonkeyPatch) -> N
     fresh.git("config", "--global", "theta.x", "a\nb")
     fresh.git("config", "--add", "theta.x", "c")
     fresh.git("config", "--add", "theta.x", "d*")
-    found = config.values(r"^theta\.x$", where=fresh.path)
+    found = config_file.values(r"^theta\.x$", where=fresh.path)
     assert [(value.text, value.scope) for value in found] == [("a\nb", "global"), ("c", "local"), ("d*", "local")]
-    config.unset("local", found[2], fresh.path)
-    config.unset("local", found[2], fresh.path)
-    assert [value.text for value in config.values(r"^theta\.x$", "local", fresh.path)] == ["c"]
-    config.set_value("local", "theta.x", "e", fresh.path)
-    assert [value.text for value in config.values(r"^theta\.x$", "local", fresh.path)] == ["e"]
+    config_file.unset("local", found[2], fresh.path)
+    config_file.unset("local", found[2], fresh.path)
+    assert [value.text for value in config_file.values(r"^theta\.x$", "local", fresh.path)] == ["c"]
+    config_file.set_value("local", "theta.x", "e", fresh.path)
+    assert [value.text for value in config_file.values(r"^theta\.x$", "local", fresh.path)] == ["e"]
 
 
 def test_output_to_a_closed_pipe_is_quiet(history: Repo) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import git_theta
 from git_theta.cli import configuration
 from git_theta.cli.configuration import ALIAS, MARK, PROCESS, REQUIRED, plan_install, plan_uninstall, program
-from git_theta.git.config import Value
+from git_theta.git.config.config_file import Value
 
 WORDS = ("/opt/it's here/python", "-I", "/opt/it's here/git_theta/start.py")
 ELSEWHERE = ("/elsewhere/python", "-I", "/elsewhere/start.py")

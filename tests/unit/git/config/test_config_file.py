@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from git_theta.errors import UsageError
-from git_theta.git.config import Value, parse_values
+from git_theta.git.config.config_file import Value, parse_values
 from git_theta.settings import Settings, keys, parse
 
 

@@ -1,0 +1,1 @@
+"""Git's configuration, attributes, remotes and hooks."""
