@@ -16,7 +16,7 @@ from git_theta.core.names import display
 from git_theta.core.source import BytesSource, FileSource, PiecesSource, Source
 from git_theta.core.tensors import Buffer, Tensor
 from git_theta.errors import FormatError, ThetaError, UsageError
-from git_theta.git import writing
+from git_theta.git.writing import plumbing
 from git_theta.plugins import registry
 from git_theta.workflows import commit
 from git_theta.workflows.reading import StoredSource
@@ -69,7 +69,7 @@ def save_to_git(
     with ExitStack() as stack:
         session = stack.enter_context(sessions.session(repo))
         if tag is not None:
-            writing.check_new_tag(tag, commit.folder(session))
+            plumbing.check_new_tag(tag, commit.folder(session))
         name = sessions.from_top(session.repository, path)
         added = commit.tracking(session, name)
         sources = {name: _source(session, name, state_dict, None, stack)}
@@ -80,7 +80,7 @@ def save_to_git(
         if added is not None:
             session.warn(f"{display(name)} is tracked by Git-Theta from now on: {display(added[0])} in the same commit says so")
         if tag is not None:
-            writing.set_tag(tag, made, commit.folder(session))
+            plumbing.set_tag(tag, made, commit.folder(session))
         return made
 
 

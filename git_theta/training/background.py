@@ -18,7 +18,7 @@ from git_theta.api.sessions import StrPath
 from git_theta.core.names import display
 from git_theta.core.source import FileSource
 from git_theta.errors import NotCheckedOut, UsageError
-from git_theta.git import writing
+from git_theta.git.writing import plumbing
 from git_theta.workflows import metrics as notes
 
 _LOGGER = logging.getLogger("git_theta.training")
@@ -154,7 +154,7 @@ class BackgroundSaver:
 
     def _tag(self, made: str, _: Mapping[str, float]) -> None:
         with sessions.session(self.repo) as session:
-            writing.set_tag(self.best_tag, made, session.cwd or session.repository.git_dir)
+            plumbing.set_tag(self.best_tag, made, session.cwd or session.repository.git_dir)
 
 
 def copied(value: Any, known: dict[Any, Any] | None = None) -> Any:

@@ -11,9 +11,10 @@ from git_theta.core.manifest import Manifest
 from git_theta.core.names import display
 from git_theta.core.source import FileSource, Source
 from git_theta.errors import FileChanged, GitError, NotCheckedOut, ThetaError, UsageError
-from git_theta.git import attributes, merging, writing
+from git_theta.git import attributes, merging
+from git_theta.git.writing import plumbing
 from git_theta.git.command import run
-from git_theta.git.writing import Branch
+from git_theta.git.writing.plumbing import Branch
 from git_theta.store.guard import turn
 from git_theta.workflows import checkout
 from git_theta.workflows.clean import clean
@@ -44,7 +45,7 @@ def commit(
     Files with changes that are not committed are never overwritten: :class:`UsageError`.
     """
     cwd = folder(session)
-    branch = writing.branch(session.repository, name, cwd)
+    branch = plumbing.branch(session.repository, name, cwd)
     if branch.here:
         with turn(session.repository.common_dir):
             _check_unchanged(session, branch, list(files), worktree)
@@ -98,7 +99,7 @@ def _tracked(session: Session, branch: Branch, paths: Sequence[str]) -> frozense
 
 def require_tracked(session: Session, path: str, name: str | None) -> None:
     """:class:`UsageError` unless Git-Theta tracks ``path`` on the branch ``name``."""
-    branch = writing.branch(session.repository, name, folder(session))
+    branch = plumbing.branch(session.repository, name, folder(session))
     if path not in _tracked(session, branch, [path]):
         where = "here" if branch.here else f"on {branch.shown}"
         raise UsageError(
@@ -109,7 +110,7 @@ def require_tracked(session: Session, path: str, name: str | None) -> None:
 
 def tracking(session: Session, path: str, name: str | None = None) -> tuple[str, bytes] | None:
     """The attributes file of the branch ``name``, as path and content, that would have ``path`` tracked; None if it is tracked already."""
-    branch = writing.branch(session.repository, name, folder(session))
+    branch = plumbing.branch(session.repository, name, folder(session))
     if path in _tracked(session, branch, [path]):
         return None
     inside = PurePosixPath(path).parent
@@ -150,14 +151,14 @@ def _blob(session: Session, path: str, source: Source, tracked: bool, before: st
     if not tracked:
         if source.size > _PLAIN_LIMIT:
             raise UsageError(f"{display(path)} is not tracked by Git-Theta, and {source.size} bytes are many for git; 'git theta track' it")
-        return writing.blob(source.read(0, source.size), folder(session), path)
+        return plumbing.blob(source.read(0, source.size), folder(session), path)
     manifest = session.manifest(before) if before is not None else None
     text = clean(session, path, source, [manifest] if manifest is not None else [])
     if isinstance(source, FileSource):
         now = os.fstat(source.fileno())
         if (now.st_size, now.st_mtime_ns) != (source.stat.st_size, source.stat.st_mtime_ns):
             raise FileChanged(f"{display(path)}: the file was written while it was read; save it again")
-    return writing.blob(text, folder(session))
+    return plumbing.blob(text, folder(session))
 
 
 def _on_top(session: Session, branch: Branch, blobs: Blobs, before: Mapping[str, tuple[str, str | None]], message: str) -> str:
@@ -171,10 +172,10 @@ def _on_top(session: Session, branch: Branch, blobs: Blobs, before: Mapping[str,
             index.unlink(missing_ok=True)
         if start is not None and tip == start and run(["rev-parse", f"{start}^{{tree}}"], cwd=cwd).decode("ascii").strip() == tree:
             return start
-        made = writing.commit_tree(tree, [start] if start else [], message, cwd)
-        if writing.move(branch.name, made, tip, f"commit (git-theta): {message}", cwd):
+        made = plumbing.commit_tree(tree, [start] if start else [], message, cwd)
+        if plumbing.move(branch.name, made, tip, f"commit (git-theta): {message}", cwd):
             return made
-        tip = start = writing.commit(branch.name, cwd)
+        tip = start = plumbing.commit(branch.name, cwd)
         if tip is None or _versions(tip, list(blobs), cwd) != before:
             raise GitError(f"{branch.shown} was moved by somebody else, who changed the same file; load it and save again")
     raise GitError(f"{branch.shown} is moved by somebody else again and again; try again, or save to another branch")
@@ -222,5 +223,5 @@ def _write(session: Session, blobs: Blobs, tracked: frozenset[str]) -> None:
 
 def version(session: Session, path: str, name: str | None) -> Manifest | None:
     """What the branch ``name`` (or, where that is new, the commit it would start from) has at ``path``; None for no manifest."""
-    branch = writing.branch(session.repository, name, folder(session))
+    branch = plumbing.branch(session.repository, name, folder(session))
     return session.manifest(f"{branch.start}:{path}") if branch.start else None

@@ -10,7 +10,8 @@ from pathlib import Path
 from git_theta.core.manifest import Manifest
 from git_theta.core.names import display
 from git_theta.errors import GitError, MergeError
-from git_theta.git import merging, writing
+from git_theta.git import merging
+from git_theta.git.writing import plumbing
 from git_theta.merges.plan import MergePlan, plan
 from git_theta.workflows.merge import Merged, Progress, ancestor, describe, merge
 from git_theta.workflows.merge_rules import Rules
@@ -139,7 +140,7 @@ def merged_tree(session: Session, commits: Sequence[str], merged: Mapping[str, t
     """
     changes = {}
     for path, (mode, manifest) in merged.items():
-        changes[path] = (mode, writing.blob(session.hand_out(manifest), session.cwd))
+        changes[path] = (mode, plumbing.blob(session.hand_out(manifest), session.cwd))
     # In every commit the models are replaced by the result, so that git sees the same change on all sides.
     scratch = scratch_index(session)
     try:

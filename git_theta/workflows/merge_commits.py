@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from git_theta.core.manifest import Manifest
 from git_theta.core.names import display
 from git_theta.errors import GitError, MergeError, UsageError
-from git_theta.git import merging, writing
+from git_theta.git import merging
+from git_theta.git.writing import plumbing
 from git_theta.git.command import run, run_code
 from git_theta.store.guard import turn
 from git_theta.workflows.merge import Merged, describe
@@ -26,7 +27,7 @@ def merge_commits(
     files; nothing has changed then.
     """
     cwd = session.cwd or session.repository.worktree or session.repository.git_dir
-    branch = writing.branch(session.repository, into, cwd)
+    branch = plumbing.branch(session.repository, into, cwd)
     ours = branch.tip
     if ours is None:
         raise UsageError(f"there is no branch {branch.shown} to merge into")
@@ -39,12 +40,12 @@ def merge_commits(
     else:
         tree = _tree(session, [ours, *new], rules)
         text = message or f"Merge {', '.join(map(repr, names))} into {branch.shown}"
-        made, reason = writing.commit_tree(tree, [ours, *new], text, cwd), f"merge {', '.join(names)} (git-theta)"
+        made, reason = plumbing.commit_tree(tree, [ours, *new], text, cwd), f"merge {', '.join(names)} (git-theta)"
     with turn(session.repository.common_dir):
-        moved = writing.commit(branch.name, cwd) != ours
+        moved = plumbing.commit(branch.name, cwd) != ours
         if branch.here and not moved:
             run(["read-tree", "-m", "-u", ours, made], cwd=session.repository.worktree)
-        if moved or not writing.move(branch.name, made, ours, reason, cwd):
+        if moved or not plumbing.move(branch.name, made, ours, reason, cwd):
             if branch.here and not moved:
                 run(["read-tree", "-m", "-u", made, ours], cwd=session.repository.worktree)
             raise GitError(f"{branch.shown} was moved by somebody else meanwhile; merge again")

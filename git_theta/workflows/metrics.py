@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from git_theta.errors import UsageError
-from git_theta.git import writing
+from git_theta.git.writing import plumbing
 from git_theta.store.guard import turn
 from git_theta.workflows.session import Session
 
@@ -29,12 +29,12 @@ def record(session: Session, commit: str, metrics: Mapping[str, float]) -> None:
             raise UsageError(f"the metric {name!a} is {type(value).__qualname__}, not a number") from None
     text = json.dumps({name: _plain(value) for name, value in values.items()})
     with turn(session.repository.common_dir):  # git reads all notes, and replaces them by its own, whoever wrote others meanwhile
-        writing.set_note(NAMESPACE, commit, text, _folder(session))
+        plumbing.set_note(NAMESPACE, commit, text, _folder(session))
 
 
 def of_commits(session: Session, commits: Iterable[str]) -> dict[str, dict[str, float]]:
     """Commit → its metrics, for those of ``commits`` that have any. What is no note of ours is passed over."""
-    notes = writing.notes(NAMESPACE, session.cwd or session.repository.git_dir)
+    notes = plumbing.notes(NAMESPACE, session.cwd or session.repository.git_dir)
     found = {}
     for commit in commits:
         text = session.blobs.read(notes[commit], _SIZE) if commit in notes else None

@@ -15,7 +15,7 @@ from git_theta.core.manifest import Entry, Manifest, is_manifest, parse
 from git_theta.core.names import display
 from git_theta.core.tensors import Buffer, Spec, Tensor
 from git_theta.errors import FormatError, GitError, ManifestError, UsageError
-from git_theta.git import writing
+from git_theta.git.writing import plumbing
 from git_theta.workflows import tensors
 from git_theta.workflows.session import Session
 
@@ -37,7 +37,7 @@ def manifest_at(session: Session, revision: str, path: str) -> Manifest:
         except ManifestError as error:
             raise ManifestError(f"{display(path)} in {display(revision, 60)}: {error}") from None
     cwd = session.cwd or session.repository.git_dir
-    if not revision.startswith(":") and writing.commit(revision, cwd) is None:
+    if not revision.startswith(":") and plumbing.commit(revision, cwd) is None:
         raise UsageError(f"there is no revision '{display(revision, 80)}'; 'git fetch' brings those of a remote")
     if text is None and revision in (":", ":0"):
         from git_theta.workflows import mistracked

@@ -361,19 +361,19 @@ def test_threads_wait_for_each_other(repo: Repo) -> None:
 
 
 def test_a_model_that_somebody_else_saved_is_not_overwritten(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
-    from git_theta.git import writing
+    from git_theta.git.writing import plumbing
     from git_theta.workflows import commit
 
     monkeypatch.setattr(commit, "turn", nullcontext)  # somebody whom no lock keeps out, as git
     git_theta.save(model(), MODEL, branch="shared", repo=repo.path)
-    move = writing.move
+    move = plumbing.move
 
     def late(*arguments: str | None) -> bool:
-        monkeypatch.setattr(writing, "move", move)
+        monkeypatch.setattr(plumbing, "move", move)
         git_theta.save(model(1), MODEL, branch="shared", repo=repo.path)
         return move(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(writing, "move", late)
+    monkeypatch.setattr(plumbing, "move", late)
     with pytest.raises(GitError, match="changed the same file; load it and save again"):
         git_theta.save(model(2), MODEL, branch="shared", repo=repo.path)
     assert same(git_theta.load("shared", MODEL, repo=repo.path), model(1))
@@ -554,7 +554,7 @@ def test_merge(repo: Repo) -> None:
 
 @pytest.mark.parametrize("when", ["while it merges", "when it has merged"])
 def test_a_merge_into_a_branch_that_moves_meanwhile_changes_nothing(repo: Repo, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
-    from git_theta.git import writing
+    from git_theta.git.writing import plumbing
 
     git_theta.save(model(), MODEL, repo=repo.path)
     git_theta.save({**model(), "steps": np.array([9])}, MODEL, branch="side", repo=repo.path)
@@ -568,8 +568,8 @@ def test_a_merge_into_a_branch_that_moves_meanwhile_changes_nothing(repo: Repo, 
             moved.append(made)
 
     name = "commit_tree" if when == "while it merges" else "move"
-    real = getattr(writing, name)
-    monkeypatch.setattr(writing, name, lambda *arguments: somebody() or real(*arguments))
+    real = getattr(plumbing, name)
+    monkeypatch.setattr(plumbing, name, lambda *arguments: somebody() or real(*arguments))
     with pytest.raises(GitError, match="moved by somebody else meanwhile; merge again"):
         git_theta.merge("side", repo=repo.path)
     assert [repo.head()] == moved

@@ -1,0 +1,1 @@
+"""Writing to a repository: index, objects, refs, history."""
