@@ -33,7 +33,7 @@ from git_theta.core.memory import keep_buffers
 from git_theta.git.blobs import BlobReader
 from git_theta.git.repository import discover
 from git_theta.store.local import LocalStore
-from git_theta.workflows.tensors import load
+from git_theta.workflows.chains import load
 repository = discover()
 keep_buffers()
 store = LocalStore(repository.objects)

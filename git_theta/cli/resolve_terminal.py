@@ -15,7 +15,8 @@ from git_theta.core.names import display
 from git_theta.core.tensors import Tensor
 from git_theta.errors import FormatError, ThetaError
 from git_theta.merges import plan
-from git_theta.workflows import merge_rules, tensors
+from git_theta.workflows import merge_rules
+from git_theta.workflows import chains
 from git_theta.workflows.fetch import fetch_missing
 from git_theta.workflows.merge import planned
 from git_theta.workflows.merge_state import MergeState
@@ -105,7 +106,7 @@ def _moved(session: Session, pairs: Sequence[tuple[Entry | None, Entry | None]])
         if base.spec != side.spec:
             return str(side.spec)
         try:
-            before, after = (Tensor(e.dtype, e.shape, tensors.load(session.store, e)) for e in (base, side))
+            before, after = (Tensor(e.dtype, e.shape, chains.load(session.store, e)) for e in (base, side))
         except (ThetaError, FormatError):
             return "?"
         found = measure(before, after, rank=False)

@@ -21,7 +21,7 @@ from git_theta.core.source import Source
 from git_theta.core.tensors import Buffer, Spec, Tensor
 from git_theta.errors import FormatError, ManifestError, PluginError, ThetaError
 from git_theta.plugins import registry, tables
-from git_theta.workflows import tensors
+from git_theta.workflows import chains
 from git_theta.workflows.elsewhere import Elsewhere
 from git_theta.workflows.session import Session
 
@@ -261,7 +261,7 @@ class _Work:
             if len(chain) > 1 or chain[0].update != "dense":
                 notices.append(f"objects of {display(extent.name, 80)} are not here; 'git theta fsck --repair' makes or fetches them")
             else:  # so whoever has the file mends the store
-                tensors.save(self.session.store, "dense", Spec(extent.dtype, extent.shape), self._dense_blocks(extent))
+                chains.save(self.session.store, "dense", Spec(extent.dtype, extent.shape), self._dense_blocks(extent))
         return _Result(Entry(extent.name, extent.dtype, extent.shape, identity, chain, None, extent.aliases), crc, notices)
 
     def _hash(self, extent: Extent, covered: bool, held: memoryview | None) -> tuple[str, int | None]:
@@ -302,13 +302,13 @@ class _Work:
         earlier = [m.by_name[extent.name] for m in self.known if extent.name in m.by_name]
         spec = Spec(extent.dtype, extent.shape)
         earlier = earlier or self.elsewhere.bases(extent.name, spec)
-        bases = tensors.load_bases(store, [entry for entry in earlier if entry.chain], notices, take)
-        if held is None and not bases and not tensors.baseless():
-            return (tensors.save(store, "dense", spec, self._dense_blocks(extent)),)
+        bases = chains.load_bases(store, [entry for entry in earlier if entry.chain], notices, take)
+        if held is None and not bases and not chains.baseless():
+            return (chains.save(store, "dense", spec, self._dense_blocks(extent)),)
         if held is None:
             held = take(extent.length)
             self.source.read_into(extent.offset, held)
-        return tensors.encode(store, Tensor(extent.dtype, extent.shape, held), bases, settings.compression, settings.max_chain)
+        return chains.encode(store, Tensor(extent.dtype, extent.shape, held), bases, settings.compression, settings.max_chain)
 
     def _dense_blocks(self, extent: Extent) -> Iterator[Buffer]:
         """The dense payload of a tensor too large to be held, block by block; the same bytes as ``Dense.encode`` gives."""
@@ -333,11 +333,11 @@ class _Work:
         for skeleton in earlier:
             if skeleton.digest == identity:
                 if self._is_lost(skeleton.chain) and len(skeleton.chain) == 1:
-                    tensors.encode(self.session.store, tensor, [], settings.compression, settings.max_chain)
+                    chains.encode(self.session.store, tensor, [], settings.compression, settings.max_chain)
                 return skeleton
         notices: list[str] = []
-        bases = tensors.load_bases(self.session.store, [skeleton for skeleton in earlier if skeleton.chain], notices)
-        chain = tensors.encode(self.session.store, tensor, bases, settings.compression, settings.max_chain)
+        bases = chains.load_bases(self.session.store, [skeleton for skeleton in earlier if skeleton.chain], notices)
+        chain = chains.encode(self.session.store, tensor, bases, settings.compression, settings.max_chain)
         return Entry("skeleton", "u8", (len(data),), identity, chain)
 
     def _report(self, results: Sequence[_Result]) -> None:

@@ -26,7 +26,8 @@ from git_theta.core.tensors import Spec
 from git_theta.errors import FormatError, ManifestError, ObjectDamaged, PayloadError, TransferError, UsageError
 from git_theta.store import zarr
 from git_theta.store.zarr import Place
-from git_theta.workflows import smudge, tensors
+from git_theta.workflows import smudge
+from git_theta.workflows import chains
 from git_theta.workflows.fetch import fetch_missing
 from git_theta.workflows.session import Session
 
@@ -118,7 +119,7 @@ def _in_order(
 def _write(session: Session, entry: Entry, path: str, place: Place) -> Exported:
     import numpy as np
 
-    data = tensors.load(session.store, entry)
+    data = chains.load(session.store, entry)
     array = zarr.as_array(entry.spec, data)
     item = Exported(entry.name, entry.aliases, entry.spec, entry.digest, path, array is None)
     place.fill(place.array(path, _metadata(item)), np.frombuffer(data, np.uint8) if array is None else array)

@@ -26,7 +26,8 @@ from git_theta.git.history import manifest_scan
 from git_theta.git.remotes import Remote
 from git_theta.plugins import registry
 from git_theta.store.local import LocalStore
-from git_theta.workflows import clean, fetch, prune, tensors, transfer
+from git_theta.workflows import clean, fetch, prune, transfer
+from git_theta.workflows import chains
 from git_theta.workflows.session import Session
 
 _QUARANTINE = "damaged"
@@ -149,7 +150,7 @@ def _unfit(store: LocalStore, wholes: Iterable[Whole]) -> Iterator[Problem]:
 def _why_unfit(store: LocalStore, skeleton: Entry, size: int, lengths: tuple[int, ...]) -> str:
     """Why ``skeleton`` is not that of a file of such tensors; empty where it is, or cannot be had: that is told as a tensor's."""
     try:
-        skeletons.parse(bytes(tensors.load(store, skeleton)), size, lengths)
+        skeletons.parse(bytes(chains.load(store, skeleton)), size, lengths)
     except PayloadError as error:
         return str(error)
     except ThetaError:
@@ -386,7 +387,7 @@ def _stored(store: LocalStore, entry: Entry, twins: Sequence[Entry]) -> Tensor |
     for twin in twins:
         if twin.chain != entry.chain:
             try:
-                return Tensor(twin.dtype, twin.shape, tensors.load(store, twin))
+                return Tensor(twin.dtype, twin.shape, chains.load(store, twin))
             except ThetaError:
                 continue
     return None
@@ -415,7 +416,7 @@ def _encode_again(store: LocalStore, entry: Entry, value: Tensor, lacking: set[s
             if encoded is None:
                 continue
             store.flush()
-            made = tensors.save(store, link.update, value.spec, encoded.chunks)
+            made = chains.save(store, link.update, value.spec, encoded.chunks)
             if made.objects == link.objects:
                 return
             store.discard()
@@ -424,7 +425,7 @@ def _encode_again(store: LocalStore, entry: Entry, value: Tensor, lacking: set[s
 def _rebuild(store: LocalStore, chain: Sequence[Link]) -> tuple[Spec, bytes | bytearray | memoryview]:
     value: Tensor | None = None
     for link in reversed(chain):
-        spec, payload = tensors.read_payload(store, link)
+        spec, payload = chains.read_payload(store, link)
         value = Tensor(spec.dtype, spec.shape, registry.update(link.update).decode(payload, spec, value))
     assert value is not None
     return value.spec, value.data

@@ -16,7 +16,7 @@ from git_theta.merges import options as merge_options
 from git_theta.merges import plan
 from git_theta.merges.training_state import never_negative
 from git_theta.plugins import registry
-from git_theta.workflows import tensors
+from git_theta.workflows import chains
 from git_theta.workflows.merge_rules import Rule, Rules, literal, strategy_of
 from git_theta.workflows.session import Session
 
@@ -350,7 +350,7 @@ class _Work:
         return _Result(entry, outcome.notices, left, outcome.averaged)
 
     def _array(self, entry: Entry) -> np.ndarray:
-        return Tensor(entry.dtype, entry.shape, tensors.load(self.session.store, entry)).array()
+        return Tensor(entry.dtype, entry.shape, chains.load(self.session.store, entry)).array()
 
     def _stored(self, tensor: Tensor, like: Sequence[Entry], item: plan.Item) -> Entry:
         """The entry of a merged value: one that a side (or the base) has already, or an update against the first of ``like``."""
@@ -361,8 +361,8 @@ class _Work:
         if tensor.spec.nbytes <= INLINE_LIMIT:
             return Entry.of_inline(item.name, tensor.dtype, tensor.shape, bytes(tensor.data), item.aliases)
         settings, store = self.session.settings, self.session.store
-        bases = tensors.bases(store, like[0]) if like else []
-        chain = tensors.encode(store, tensor, bases, settings.compression, settings.max_chain)
+        bases = chains.bases(store, like[0]) if like else []
+        chain = chains.encode(store, tensor, bases, settings.compression, settings.max_chain)
         return Entry(item.name, tensor.dtype, tensor.shape, identity, chain, None, item.aliases)
 
     def _find_statistics(self, strategies: set[str]) -> None:

@@ -10,7 +10,8 @@ from git_theta.core.source import BytesSource
 from git_theta.core.tensors import Buffer, Tensor
 from git_theta.errors import MergeError
 from git_theta.plugins import registry
-from git_theta.workflows import smudge, tensors
+from git_theta.workflows import smudge
+from git_theta.workflows import chains
 from git_theta.workflows.fetch import fetch_missing
 from git_theta.workflows.session import Session
 
@@ -32,7 +33,7 @@ def built(session: Session, path: str, form: str, entries: Sequence[Entry], like
         fetch_missing(session, wanted)
     values: dict[str, Tensor] = {}
     for entry in entries:
-        values[entry.name] = Tensor(entry.dtype, entry.shape, tensors.load(store, entry))
+        values[entry.name] = Tensor(entry.dtype, entry.shape, chains.load(store, entry))
         values.update(dict.fromkeys(entry.aliases, values[entry.name]))
     imitated = None
     if like is not None:

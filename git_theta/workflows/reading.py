@@ -16,7 +16,7 @@ from git_theta.core.names import display
 from git_theta.core.tensors import Buffer, Spec, Tensor
 from git_theta.errors import FormatError, GitError, ManifestError, UsageError
 from git_theta.git.writing import plumbing
-from git_theta.workflows import tensors
+from git_theta.workflows import chains
 from git_theta.workflows.session import Session
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class Reader:
         seen = self._seen.get(name)
         if seen is None:
             entry = self.manifest.by_name[name]
-            return Tensor(entry.dtype, entry.shape, _writable(tensors.load(self._session.store, entry)))
+            return Tensor(entry.dtype, entry.shape, _writable(chains.load(self._session.store, entry)))
         from git_theta.checkpoints import torch_values
 
         assert self._source is not None
@@ -162,7 +162,7 @@ class Reader:
             if low < high:
                 out[low - first : high - first] = view[low - offset : high - offset]
 
-        tensors.pour(self._session.store, self.manifest.by_name[name], put, False)
+        chains.pour(self._session.store, self.manifest.by_name[name], put, False)
         return Tensor(part.dtype, part.shape, out)
 
 
@@ -177,7 +177,7 @@ class StoredSource:
         self._session = session
         self._manifest = manifest
         self.size = manifest.size
-        data = bytes(tensors.load(session.store, manifest.skeleton))
+        data = bytes(chains.load(session.store, manifest.skeleton))
         self._pieces = skeletons.parse(data, manifest.size, [entry.nbytes for entry in manifest.entries]).pieces
         self._starts = [piece.offset for piece in self._pieces]
         self._lock = threading.Lock()
@@ -218,7 +218,7 @@ class StoredSource:
         with self._lock:
             number, data = self._last
         if number != piece.tensor:
-            data = tensors.load(self._session.store, self._manifest.entries[piece.tensor])
+            data = chains.load(self._session.store, self._manifest.entries[piece.tensor])
             with self._lock:
                 self._last = piece.tensor, data
         return data

@@ -13,7 +13,7 @@ from git_theta.core import skeleton as skeletons
 from git_theta.core import varint
 from git_theta.core.layout import Extent, Layout
 from git_theta.errors import ThetaError
-from git_theta.workflows import tensors
+from git_theta.workflows import chains
 
 if TYPE_CHECKING:
     from git_theta.core.manifest import Manifest
@@ -26,7 +26,7 @@ _BLOCK = 1 << 20
 
 def layout_of(session: Session, manifest: Manifest) -> tuple[Layout, Skeleton]:
     """The layout that ``manifest`` was cut by, with its skeleton; :class:`ThetaError` when that is not here, or damaged."""
-    text = bytes(tensors.load(session.store, manifest.skeleton))
+    text = bytes(chains.load(session.store, manifest.skeleton))
     skeleton = skeletons.parse(text, manifest.size, [entry.nbytes for entry in manifest.entries])
     extents, offset = [], 0
     _, position = varint.parse(text, 0)

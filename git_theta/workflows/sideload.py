@@ -21,7 +21,8 @@ from git_theta.errors import FileChanged, FormatError, ThetaError, UsageError
 from git_theta.git.command import run
 from git_theta.git.index import entries as index_entries
 from git_theta.plugins import registry
-from git_theta.workflows import clean, tensors
+from git_theta.workflows import clean
+from git_theta.workflows import chains
 from git_theta.workflows.checkout import Target, stage
 from git_theta.workflows.fetch import fetch_missing
 from git_theta.workflows.session import Session
@@ -260,7 +261,7 @@ def _is_meant(session: Session, file: Entry, before: Entry, after: Entry) -> boo
     """Whether the file's value is the new one but for rounding, as if the update had been applied to it by somebody else."""
     from git_theta.workflows.measure import measure
 
-    old, meant, found = (Tensor(e.dtype, e.shape, tensors.load(session.store, e)) for e in (before, after, file))
+    old, meant, found = (Tensor(e.dtype, e.shape, chains.load(session.store, e)) for e in (before, after, file))
     moved, left = measure(old, meant, rank=False), measure(meant, found, rank=False)
     if moved is None or left is None or left.new_nan or left.new_inf:
         return False
@@ -299,8 +300,8 @@ def _find(manifest: Manifest, name: str) -> Entry:
 def _changed(session: Session, entry: Entry, change: Change) -> Entry:
     """The entry of a changed tensor: the given update on the old chain, or any update where that cannot be stored or is no smaller."""
     store, settings = session.store, session.settings
-    bases = tensors.bases(store, entry)
-    base = bases[0].tensor if bases else Tensor(entry.dtype, entry.shape, tensors.load(store, entry))
+    bases = chains.bases(store, entry)
+    base = bases[0].tensor if bases else Tensor(entry.dtype, entry.shape, chains.load(store, entry))
     try:
         new, encoded = change.encode(base)
     except (UsageError, FormatError) as error:
@@ -313,10 +314,10 @@ def _changed(session: Session, entry: Entry, change: Change) -> Entry:
         return entry
     if len(data) <= INLINE_LIMIT:
         return Entry.of_inline(entry.name, new.dtype, new.shape, bytes(data), entry.aliases)
-    if encoded is not None and bases and tensors.has_room(bases[0], encoded.size, settings.max_chain):
-        link = tensors.save(store, change.update, new.spec, encoded.chunks, encoded.note)
+    if encoded is not None and bases and chains.has_room(bases[0], encoded.size, settings.max_chain):
+        link = chains.save(store, change.update, new.spec, encoded.chunks, encoded.note)
         return Entry(entry.name, new.dtype, new.shape, identity, (link, *entry.chain), None, entry.aliases)
-    chain = tensors.encode(store, new, bases, settings.compression, settings.max_chain)
+    chain = chains.encode(store, new, bases, settings.compression, settings.max_chain)
     return Entry(entry.name, new.dtype, new.shape, identity, chain, None, entry.aliases)
 
 

@@ -17,7 +17,7 @@ from git_theta.core.names import display
 from git_theta.core.tensors import Buffer
 from git_theta.errors import ObjectDamaged, ObjectMissing, PayloadError, StoreError
 from git_theta.store.local import LocalStore
-from git_theta.workflows import tensors
+from git_theta.workflows import chains
 
 _AHEAD = 128 << 20  # bytes decoded ahead of the reader
 _RUN = 4 << 20
@@ -126,7 +126,7 @@ class _Plan:
     def __init__(self, store: LocalStore, manifest: Manifest) -> None:
         self._store = store
         self._manifest = manifest
-        data = bytes(tensors.load(store, manifest.skeleton))
+        data = bytes(chains.load(store, manifest.skeleton))
         try:
             self.skeleton = skeletons.parse(data, manifest.size, [entry.nbytes for entry in manifest.entries])
         except PayloadError as error:
@@ -148,13 +148,13 @@ class _Plan:
     def pour(self, piece: skeletons.Piece, place: _Placer) -> int | None:
         """Write one tensor where it belongs; its CRC-32, where that is needed."""
         entry, summed = self._manifest.entries[piece.tensor], self._summed[piece.tensor]
-        return tensors.pour(self._store, entry, lambda offset, data: place.put(piece.offset + offset, data), summed)
+        return chains.pour(self._store, entry, lambda offset, data: place.put(piece.offset + offset, data), summed)
 
     def decode(self, run: _Run) -> list[_Decoded]:
         result = []
         for piece in run.pieces:
             if piece.tensor >= 0:
-                data = tensors.load(self._store, self._manifest.entries[piece.tensor])
+                data = chains.load(self._store, self._manifest.entries[piece.tensor])
                 crc = zlib.crc32(data) if self._summed[piece.tensor] else None
                 result.append(_Decoded(piece.tensor, data, crc))
         return result

@@ -16,7 +16,7 @@ from git_theta.core.source import FileSource
 from git_theta.core.tensors import Tensor
 from git_theta.errors import FileChanged, PayloadError, ThetaError
 from git_theta.store.local import LocalStore
-from git_theta.workflows import tensors
+from git_theta.workflows import chains
 from git_theta.workflows.statcache import stamp
 
 
@@ -35,7 +35,7 @@ class StoredValues:
 
     def load(self, entry: Entry) -> Tensor:
         """As :meth:`Values.load`."""
-        return Tensor(entry.dtype, entry.shape, tensors.load(self.store, entry))
+        return Tensor(entry.dtype, entry.shape, chains.load(self.store, entry))
 
 
 class FileValues:
@@ -110,5 +110,5 @@ def _load_both(store: LocalStore, old: Entry, new: Entry, shared: int, take: Tak
 def _follow(store: LocalStore, chain: Sequence[Link], value: Tensor | None, take: Take | None = None) -> Tensor | None:
     """The value at the top of ``chain``, from the ``value`` it stands on."""
     for link in reversed(chain):
-        value = tensors.decode(store, link, value, take)
+        value = chains.decode(store, link, value, take)
     return value

@@ -11,7 +11,7 @@ from git_theta.core.tensors import Tensor
 from git_theta.errors import GitError, ThetaError, UsageError
 from git_theta.git.command import run
 from git_theta.git.merging import commit, common_bases
-from git_theta.workflows import tensors
+from git_theta.workflows import chains
 from git_theta.workflows.fetch import fetch_missing
 from git_theta.workflows.merge import Progress, merge
 from git_theta.workflows.merge_branches import before_all
@@ -108,7 +108,7 @@ def _near(session: Session, rules: Rules, one: Entry | None, other: Entry | None
 
     fetch_missing(session, [Manifest("none", 0, one, (one, other), {})])
     try:
-        arrays = [Tensor(e.dtype, e.shape, tensors.load(session.store, e)).array() for e in (other, one)]
+        arrays = [Tensor(e.dtype, e.shape, chains.load(session.store, e)).array() for e in (other, one)]
     except ThetaError:
         return False
     return same_merge(strategy_of(rule), *arrays)

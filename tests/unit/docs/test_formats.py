@@ -276,11 +276,11 @@ def test_object_headers(update: str, shape: list[int], part: int) -> None:
 
 def test_a_payload_in_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from git_theta.store.local import LocalStore
-    from git_theta.workflows import tensors
+    from git_theta.workflows import chains
 
     monkeypatch.setattr(objects, "PART_SIZE", 5000)
     store, tensor = LocalStore(tmp_path / "objects"), a_tensor("f32", (100, 100))
-    link = tensors.save(store, "dense", tensor.spec, chunks("f32", memoryview(tensor.data), "default"))
+    link = chains.save(store, "dense", tensor.spec, chunks("f32", memoryview(tensor.data), "default"))
     store.flush()
     entry = manifest.Entry("t", "f32", (100, 100), digest(tensor.data), (link,))
     text = manifest.dump(manifest.Manifest("x", 40000, manifest.Entry.of_inline("skeleton", "u8", (0,), b""), (entry,), {})).decode()

@@ -17,7 +17,8 @@ from git_theta.core.tensors import Tensor
 from git_theta.errors import ObjectDamaged, ObjectMissing
 from git_theta.plugins import registry
 from git_theta.store.local import LocalStore
-from git_theta.workflows import statistics, tensors
+from git_theta.workflows import statistics
+from git_theta.workflows import chains
 from git_theta.workflows.compare import Change
 from git_theta.workflows.statistics import Options, Statistics, Unknown, measure_all, read_size
 from git_theta.workflows.values import Absent, Pair, StoredValues
@@ -116,7 +117,7 @@ def stored(store: LocalStore, name: str, values: np.ndarray, base: tuple[Entry, 
     update = registry.update("delta" if base else "dense")
     encoded = update.encode(tensor, Tensor.from_array(base[1]) if base else None, "default")
     assert encoded is not None
-    link = tensors.save(store, update.name, tensor.spec, encoded.chunks, encoded.note)
+    link = chains.save(store, update.name, tensor.spec, encoded.chunks, encoded.note)
     store.flush()
     return Entry(name, tensor.dtype, tensor.shape, digest(memoryview(tensor.data).cast("B")), (link, *(base[0].chain if base else ())))
 

@@ -17,7 +17,7 @@ from git_theta.core.tensors import Buffer, Spec, Tensor
 from git_theta.errors import PluginError
 from git_theta.plugins import registry
 from git_theta.store.local import LocalStore
-from git_theta.workflows import tensors
+from git_theta.workflows import chains
 
 
 class Constant:
@@ -73,36 +73,36 @@ NOISE = Tensor("f32", (50, 30), np.random.default_rng(1).bytes(6000))
 
 def test_a_plugin_may_store_a_new_tensor(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     offer(monkeypatch, Constant())
-    chain = tensors.encode(store, ONES, [], "default", 8)
+    chain = chains.encode(store, ONES, [], "default", 8)
     assert [link.update for link in chain] == ["constant"]
-    assert bytes(tensors.load(store, saved(store, ONES, chain))) == bytes(ONES.data)
+    assert bytes(chains.load(store, saved(store, ONES, chain))) == bytes(ONES.data)
 
 
 def test_a_plugin_that_declines_leaves_dense(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     plugin = Constant()
-    plain = tensors.encode(store, NOISE, [], "default", 8)
+    plain = chains.encode(store, NOISE, [], "default", 8)
     offer(monkeypatch, plugin)
-    assert tensors.encode(store, NOISE, [], "default", 8) == plain
+    assert chains.encode(store, NOISE, [], "default", 8) == plain
     assert plugin.asked == 1
 
 
 def test_a_plugin_counts_where_no_chain_has_room(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     offer(monkeypatch, Constant())
-    base = tensors.bases(store, saved(store, NOISE, tensors.encode(store, NOISE, [], "default", 8)))
-    assert [link.update for link in tensors.encode(store, ONES, base, "default", 1)] == ["constant"]
+    base = chains.bases(store, saved(store, NOISE, chains.encode(store, NOISE, [], "default", 8)))
+    assert [link.update for link in chains.encode(store, ONES, base, "default", 1)] == ["constant"]
 
 
 def test_a_plugin_that_is_not_exact_is_an_error(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     offer(monkeypatch, Forgetful())
     with pytest.raises(PluginError, match="forgetful"):
-        tensors.encode(store, NOISE, [], "default", 8)
+        chains.encode(store, NOISE, [], "default", 8)
 
 
 def test_a_plugin_that_needs_a_base_is_not_asked_without_one(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     plugin = Constant()
     plugin.needs_base = True  # type: ignore[misc]
     offer(monkeypatch, plugin)
-    assert [link.update for link in tensors.encode(store, ONES, [], "default", 8)] == ["dense"]
+    assert [link.update for link in chains.encode(store, ONES, [], "default", 8)] == ["dense"]
     assert plugin.asked == 0
 
 
@@ -120,11 +120,11 @@ def test_rows_removed_after_a_training_build_on_the_trained_value(store: LocalSt
     random = np.random.default_rng(2)
     first = (random.standard_normal((2000, 64)) * 0.05).astype(np.float32)
     second = first + (random.standard_normal(first.shape) * 1e-4).astype(np.float32)
-    chain = tensors.encode(store, Tensor.from_array(first), [], "default", 8)
-    bases = tensors.bases(store, saved(store, Tensor.from_array(first), chain))
-    chain = tensors.encode(store, Tensor.from_array(second), bases, "default", 8)
+    chain = chains.encode(store, Tensor.from_array(first), [], "default", 8)
+    bases = chains.bases(store, saved(store, Tensor.from_array(first), chain))
+    chain = chains.encode(store, Tensor.from_array(second), bases, "default", 8)
     assert [link.update for link in chain] == ["delta", "dense"]
-    bases = tensors.bases(store, saved(store, Tensor.from_array(second), chain))
-    chain = tensors.encode(store, Tensor.from_array(second[:-100]), bases, "default", 8)
+    bases = chains.bases(store, saved(store, Tensor.from_array(second), chain))
+    chain = chains.encode(store, Tensor.from_array(second[:-100]), bases, "default", 8)
     assert [link.update for link in chain] == ["delta", "delta", "dense"]
     assert chain[0].size < 1000
