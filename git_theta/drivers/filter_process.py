@@ -179,7 +179,7 @@ def _start(source: Input, stdout: FileIO, skip: bool) -> FilterWork:
     failures: list[BaseException] = []
     try:
         from git_theta.drivers.filter_work import FilterWork
-        from git_theta.workflows import clean  # noqa: F401 - imported now, while git answers
+        from git_theta.workflows.storing import clean  # noqa: F401 - imported now, while git answers
     except ImportError as error:
         failures.append(error)
     asking.join()

@@ -18,7 +18,7 @@ from git_theta.core.tensors import Buffer
 from git_theta.drivers import asker, drain, text_merge
 from git_theta.errors import FileChanged, ObjectMissing, ThetaError
 from git_theta.git import pktline
-from git_theta.workflows import clean
+from git_theta.workflows.storing import clean
 from git_theta.workflows.progress import Progress
 from git_theta.workflows.session import Session
 from git_theta.workflows.statcache import StatCache, stamp

@@ -26,7 +26,8 @@ from git_theta.git.history import manifest_scan
 from git_theta.git.remotes import Remote
 from git_theta.plugins import registry
 from git_theta.store.local import LocalStore
-from git_theta.workflows import clean, fetch, prune, transfer
+from git_theta.workflows import fetch, prune, transfer
+from git_theta.workflows.storing import clean
 from git_theta.workflows import chains
 from git_theta.workflows.session import Session
 

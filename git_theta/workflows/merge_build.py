@@ -22,7 +22,7 @@ def built(session: Session, path: str, form: str, entries: Sequence[Entry], like
     The format writes the file, which is then cut like any other; lines of ``known`` manifests are reused. The file is held in memory.
     :class:`ThetaError` when the format cannot, or an object is missing.
     """
-    from git_theta.workflows import clean
+    from git_theta.workflows.storing import clean
 
     build = cast("Callable[..., Buffer] | None", getattr(registry.checkpoint_format(form), "build", None))
     if build is None:

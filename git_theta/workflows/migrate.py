@@ -1,6 +1,6 @@
 """migrate: rewrite history from raw files or Git LFS pointers to manifests (import), and back (export).
 
-Every version goes through the same :mod:`clean <git_theta.workflows.clean>` as ``git add``, after its parents' versions, so that it is
+Every version goes through the same :mod:`clean <git_theta.workflows.storing.clean>` as ``git add``, after its parents' versions, so that it is
 stored as the difference from them. Nothing of the repository has changed before all is done; then all refs move at once. A dry run
 does the same work in a scratch folder and leaves it at that: what it says of sizes is what would be.
 """
@@ -31,7 +31,8 @@ from git_theta.git.rewrite import Commit, FileChange, Ref, Rewritten, Scratch
 from git_theta.plugins import registry, tables
 from git_theta.store.lfs import lfs_folder
 from git_theta.store.local import LocalStore
-from git_theta.workflows import checkout, clean, fetch, smudge, tracking
+from git_theta.workflows import checkout, fetch, smudge, tracking
+from git_theta.workflows.storing import clean
 from git_theta.workflows.session import Session
 
 _SMALL = 4 << 20  # versions up to this size are read into memory

@@ -21,7 +21,7 @@ from git_theta.errors import FileChanged, FormatError, ThetaError, UsageError
 from git_theta.git.command import run
 from git_theta.git.index import entries as index_entries
 from git_theta.plugins import registry
-from git_theta.workflows import clean
+from git_theta.workflows.storing import clean
 from git_theta.workflows import chains
 from git_theta.workflows.checkout import Target, stage
 from git_theta.workflows.fetch import fetch_missing

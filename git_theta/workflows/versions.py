@@ -199,7 +199,7 @@ def working_tree(
     text = StatCache(session.repository.cache).get(path, source.stat)
 
     def scan() -> Layout:
-        from git_theta.workflows import clean
+        from git_theta.workflows.storing import clean
 
         return clean.scan(session, path, source, source.read(0, min(_HEAD, source.size)))
 

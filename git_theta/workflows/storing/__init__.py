@@ -1,0 +1,1 @@
+"""From a checkpoint's bytes to a manifest and the objects that it names."""
