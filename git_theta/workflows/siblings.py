@@ -17,7 +17,7 @@ from git_theta.core.manifest import is_manifest
 from git_theta.core.source import FileSource
 from git_theta.errors import FormatError, ThetaError
 from git_theta.plugins import registry, tables
-from git_theta.workflows import recut
+from git_theta.workflows.storing import recut
 
 if TYPE_CHECKING:
     from git_theta.core.layout import Layout

@@ -93,7 +93,7 @@ def _layout(session: Session, path: str, source: Source, head: bytes, known: Seq
         problem = error
     for manifest in known:
         if manifest.size == source.size and (layout is None or _cut_otherwise(layout, manifest)):
-            from git_theta.workflows import recut
+            from git_theta.workflows.storing import recut
 
             before = recut.describing(session, manifest, source)
             if before is not None:
@@ -162,7 +162,7 @@ def _pass_through(session: Session, source: Source) -> bytes:
 
 def _held_pointer(session: Session, source: Source, known: Sequence[Manifest]) -> bytes:
     """The known manifest of the Git LFS pointer in ``source``; :class:`FormatError` when there is none: it is not a model."""
-    from git_theta.workflows import recut
+    from git_theta.workflows.storing import recut
 
     for manifest in known:
         if manifest.size == source.size and recut.describing(session, manifest, source) is not None:
