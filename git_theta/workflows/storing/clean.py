@@ -102,9 +102,9 @@ def _layout(session: Session, path: str, source: Source, head: bytes, known: Seq
         assert problem is not None
         raise problem
     if tables.beside(PurePosixPath(path).name):
-        from git_theta.workflows import siblings
+        from git_theta.workflows.storing import companions
 
-        return siblings.as_before(session, source, layout, known)
+        return companions.as_before(session, source, layout, known)
     return layout
 
 
@@ -115,9 +115,9 @@ def _cut_otherwise(layout: Layout, manifest: Manifest) -> bool:
 def scan(session: Session, path: str, source: Source, head: bytes) -> Layout:
     """The layout of a checkpoint by the first format that recognises it: with a file beside it, by content, then by the path's suffix."""
     if tables.beside(PurePosixPath(path).name):
-        from git_theta.workflows import siblings
+        from git_theta.workflows.storing import companions
 
-        beside = siblings.scan(session, path, source)
+        beside = companions.scan(session, path, source)
         if beside is not None:
             return beside
     for candidate in registry.detect(head, PurePosixPath(path).suffix.lower()):
