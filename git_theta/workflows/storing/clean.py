@@ -22,7 +22,7 @@ from git_theta.core.tensors import Buffer, Spec, Tensor
 from git_theta.errors import FormatError, ManifestError, PluginError, ThetaError
 from git_theta.plugins import registry, tables
 from git_theta.workflows import chains
-from git_theta.workflows.elsewhere import Elsewhere
+from git_theta.workflows.storing.reuse import Elsewhere
 from git_theta.workflows.session import Session
 
 HEAD = 4096

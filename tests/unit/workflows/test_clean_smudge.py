@@ -26,7 +26,7 @@ from git_theta.git.repository import Repository
 from git_theta.settings import Settings
 from git_theta.workflows import smudge
 from git_theta.workflows.storing import clean
-from git_theta.workflows.elsewhere import Elsewhere
+from git_theta.workflows.storing.reuse import Elsewhere
 from git_theta.workflows.session import Session
 
 Make = Callable[..., "Bench"]
