@@ -205,7 +205,7 @@ def working_tree(
 
     if text is not None:
         return Version(text, _LazyFile(source, scan))
-    from git_theta.workflows.inspect import inspect
+    from git_theta.workflows.storing.fingerprint import inspect
 
     layout = scan()
     known = [manifest for manifest in (old.parsed, session.manifest(f":0:{path}")) if manifest is not None]
@@ -238,7 +238,7 @@ def file(
 ) -> Version:
     """A checkpoint anywhere on disk, or a manifest (whose tensors are in the current repository's store, if there is one)."""
     from git_theta.plugins import registry
-    from git_theta.workflows.inspect import inspect
+    from git_theta.workflows.storing.fingerprint import inspect
 
     try:
         if not path.is_file():
