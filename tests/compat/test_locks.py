@@ -21,7 +21,7 @@ from sharing import World, changed, forget, model, needed_by
 
 import git_theta
 from git_theta.training import BackgroundSaver
-from git_theta.workflows import commit as committing
+from git_theta.workflows.storing import commit as committing
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs locks on folders")
 BUSY = "another git command is using the store"

@@ -362,7 +362,7 @@ def test_threads_wait_for_each_other(repo: Repo) -> None:
 
 def test_a_model_that_somebody_else_saved_is_not_overwritten(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
     from git_theta.git.writing import plumbing
-    from git_theta.workflows import commit
+    from git_theta.workflows.storing import commit
 
     monkeypatch.setattr(commit, "turn", nullcontext)  # somebody whom no lock keeps out, as git
     git_theta.save(model(), MODEL, branch="shared", repo=repo.path)
