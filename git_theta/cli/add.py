@@ -51,7 +51,8 @@ def add(paths: tuple[str, ...], update_type: str | None, data: Path | None) -> i
         return call(["add", "--", *paths]).returncode or _check_links(paths)
     if len(paths) != 1:
         raise click.UsageError("an update changes one model: name just that")
-    from git_theta.workflows import adapters, sideload
+    from git_theta.workflows import adapters
+    from git_theta.workflows.storing import supplied
     from git_theta.workflows.session import Session
 
     repository = discover()
@@ -72,8 +73,8 @@ def add(paths: tuple[str, ...], update_type: str | None, data: Path | None) -> i
         else:
             if data.is_dir():
                 raise click.UsageError("--update-data must be a file; a PEFT adapter's folder needs no --update-type")
-            changes = sideload.from_file(update_type, sideload.read_tensors(data))
-        after = sideload.apply(session, name, changes)
+            changes = supplied.from_file(update_type, supplied.read_tensors(data))
+        after = supplied.apply(session, name, changes)
     old = before.objects()
     stored = sum(count for oid, count in after.objects().items() if oid not in old)
     held = {entry.name: entry.digest for entry in before.entries}

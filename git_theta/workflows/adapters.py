@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from git_theta.core.names import display
 from git_theta.errors import UsageError
-from git_theta.workflows.sideload import Change, ia3, low_rank, on_top, read_tensors, value
+from git_theta.workflows.storing.supplied import Change, ia3, low_rank, on_top, read_tensors, value
 
 if TYPE_CHECKING:
     import numpy as np

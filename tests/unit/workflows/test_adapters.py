@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from git_theta.core.tensors import Tensor
 from git_theta.errors import FormatError, ThetaError, UsageError
-from git_theta.workflows import adapters, sideload
+from git_theta.workflows import adapters
+from git_theta.workflows.storing import supplied
 
 RANDOM = np.random.default_rng(7)
 LORA: dict[str, Any] = {
@@ -320,11 +321,11 @@ class TestFiles:
 
     def test_npz(self, tmp_path: Path) -> None:
         np.savez_compressed(tmp_path / "x.npz", **{"w/R": A, "w/C": B})
-        assert set(sideload.read_tensors(tmp_path / "x.npz")) == {"w/R", "w/C"}
+        assert set(supplied.read_tensors(tmp_path / "x.npz")) == {"w/R", "w/C"}
 
     def test_bf16_in_safetensors(self, tmp_path: Path) -> None:
         (tmp_path / "x.safetensors").write_bytes(safetensors.numpy.save({"w/R": A.astype(ml_dtypes.bfloat16)}))
-        assert sideload.read_tensors(tmp_path / "x.safetensors")["w/R"].dtype == ml_dtypes.bfloat16
+        assert supplied.read_tensors(tmp_path / "x.safetensors")["w/R"].dtype == ml_dtypes.bfloat16
 
     @pytest.mark.parametrize(
         "array", [np.array(["text"]), np.array([b"abc"]), np.array([1 + 2j]), np.array([(1, 2.0)], "i4,f4"), np.array([None])]
@@ -332,7 +333,7 @@ class TestFiles:
     def test_other_values_in_npz(self, tmp_path: Path, array: np.ndarray) -> None:
         np.savez(tmp_path / "x.npz", **{"w/R": array})
         with pytest.raises(FormatError):
-            sideload.read_tensors(tmp_path / "x.npz")
+            supplied.read_tensors(tmp_path / "x.npz")
 
     def test_damaged_npz(self, tmp_path: Path) -> None:
         file = tmp_path / "x.npz"
@@ -341,7 +342,7 @@ class TestFiles:
         for number, data in enumerate((b"", b"PK", b"no archive at all", good[:100], good[:-30], good[:200] + bytes(50) + good[250:])):
             file.write_bytes(data)
             with pytest.raises(FormatError) as caught:
-                sideload.read_tensors(file)
+                supplied.read_tensors(file)
             assert "\n" not in str(caught.value), number
 
     @given(st.data())
@@ -354,7 +355,7 @@ class TestFiles:
         with tempfile.TemporaryDirectory() as scratch:
             file = Path(scratch) / "x.npz"
             file.write_bytes(altered)
-            assert "\n" not in refusal(lambda: sideload.read_tensors(file))
+            assert "\n" not in refusal(lambda: supplied.read_tensors(file))
 
     def test_a_header_that_claims_much(self, tmp_path: Path) -> None:
         stream = io.BytesIO()
@@ -362,18 +363,18 @@ class TestFiles:
         with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
             archive.writestr("w/R.npy", stream.getvalue())
         with pytest.raises(FormatError):
-            sideload.read_tensors(tmp_path / "x.npz")
+            supplied.read_tensors(tmp_path / "x.npz")
 
     def test_what_unpacks_to_much(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(sideload, "_UNPACKED", 1 << 20)
+        monkeypatch.setattr(supplied, "_UNPACKED", 1 << 20)
         np.savez_compressed(tmp_path / "x.npz", **{"w/R": np.zeros(1 << 20)})
         with pytest.raises(FormatError, match="unpack"):
-            sideload.read_tensors(tmp_path / "x.npz")
+            supplied.read_tensors(tmp_path / "x.npz")
 
     def test_a_file_without_tensors(self, tmp_path: Path) -> None:
         (tmp_path / "x.bin").write_bytes(b"hello")
         with pytest.raises(FormatError, match="no named tensors"):
-            sideload.read_tensors(tmp_path / "x.bin")
+            supplied.read_tensors(tmp_path / "x.bin")
 
     @pytest.mark.parametrize(
         ("update", "names", "message"),
@@ -388,9 +389,9 @@ class TestFiles:
     )
     def test_parts(self, update: str, names: list[str], message: str) -> None:
         with pytest.raises(UsageError, match=message):
-            sideload.from_file(update, dict.fromkeys(names, A))
+            supplied.from_file(update, dict.fromkeys(names, A))
 
     @pytest.mark.parametrize("shape", [np.array([math.nan, 2]), np.array([6.5, 4.0]), np.array([2**62, 2**62]), np.array([[6, 4, 1]])])
     def test_a_sparse_shape_that_is_none(self, shape: np.ndarray) -> None:
         found = {"w/data": np.ones(1), "w/indices": np.zeros(1, int), "w/indptr": np.array([0, 1, 1, 1, 1, 1, 1]), "w/shape": shape}
-        assert refusal(lambda: sideload.from_file("sparse", found)[0].encode(Tensor.from_array(QUERY)))
+        assert refusal(lambda: supplied.from_file("sparse", found)[0].encode(Tensor.from_array(QUERY)))
