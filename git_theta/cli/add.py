@@ -51,7 +51,7 @@ def add(paths: tuple[str, ...], update_type: str | None, data: Path | None) -> i
         return call(["add", "--", *paths]).returncode or _check_links(paths)
     if len(paths) != 1:
         raise click.UsageError("an update changes one model: name just that")
-    from git_theta.workflows import adapters
+    from git_theta.workflows.storing import peft_adapters
     from git_theta.workflows.storing import supplied
     from git_theta.workflows.session import Session
 
@@ -67,9 +67,9 @@ def add(paths: tuple[str, ...], update_type: str | None, data: Path | None) -> i
                 raise GitError(unfinished)
             raise UsageError(f"{path(name)} is not a model in the index; 'git theta track' and 'git add' it first")
         if update_type is None:
-            if not adapters.is_adapter(data):
+            if not peft_adapters.is_adapter(data):
                 raise click.UsageError("say what the update's file holds: --update-type low-rank, sparse or ia3 (adapters need none)")
-            changes = adapters.read(data, {name: entry.shape for name, entry in before.by_name.items()})
+            changes = peft_adapters.read(data, {name: entry.shape for name, entry in before.by_name.items()})
         else:
             if data.is_dir():
                 raise click.UsageError("--update-data must be a file; a PEFT adapter's folder needs no --update-type")

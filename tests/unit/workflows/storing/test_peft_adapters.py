@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from git_theta.core.tensors import Tensor
 from git_theta.errors import FormatError, ThetaError, UsageError
-from git_theta.workflows import adapters
+from git_theta.workflows.storing import peft_adapters
 from git_theta.workflows.storing import supplied
 
 RANDOM = np.random.default_rng(7)
@@ -71,7 +71,7 @@ def folder(path: Path, config: Mapping[str, Any], arrays: Mapping[str, np.ndarra
 
 def merged(path: Path, model: Mapping[str, np.ndarray] = MODEL) -> dict[str, np.ndarray]:
     """What the adapter changes, as new values."""
-    changes = adapters.read(path, {name: value.shape for name, value in model.items()})
+    changes = peft_adapters.read(path, {name: value.shape for name, value in model.items()})
     result = {}
     for change in changes:
         new, _ = change.encode(Tensor.from_array(model[change.name]))
@@ -134,8 +134,8 @@ def test_alpha_is_pefts_default_where_the_configuration_has_none(tmp_path: Path)
 
 def test_a_file_of_the_folder_will_do(tmp_path: Path) -> None:
     path = folder(tmp_path / "a", LORA, lora("layer.0.query", A, B))
-    assert adapters.is_adapter(path / "adapter_model.safetensors")
-    assert not adapters.is_adapter(tmp_path)
+    assert peft_adapters.is_adapter(path / "adapter_model.safetensors")
+    assert not peft_adapters.is_adapter(tmp_path)
     for file in ("adapter_model.safetensors", "adapter_config.json"):
         close(merged(path / file), layer__0__query__weight=QUERY + 3 * (B @ A))
 
@@ -176,7 +176,7 @@ def test_embedding(tmp_path: Path, saved: str) -> None:
         arrays["base_model.model.word.base_layer.weight"] = before
     path = folder(tmp_path / "a", LORA, arrays)
     close(merged(path), word__weight=before + 3 * (b @ a).T)
-    (change,) = adapters.read(path, {name: value.shape for name, value in MODEL.items()})
+    (change,) = peft_adapters.read(path, {name: value.shape for name, value in MODEL.items()})
     _, encoded = change.encode(Tensor.from_array(MODEL["word.weight"]))
     assert (encoded is None) == (saved == "changed")
 
