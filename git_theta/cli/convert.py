@@ -86,7 +86,7 @@ def _open(name: str, beside: Path, stack: ExitStack) -> FileSource:
         raise UsageError(f"there is no file {path(name)}; name a version in git as REV:PATH")
     else:
         text = b""
-    from git_theta.workflows import smudge
+    from git_theta.workflows.restoring import smudge
     from git_theta.workflows.fetch import fetch_missing
     from git_theta.workflows.session import Session
 

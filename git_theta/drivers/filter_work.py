@@ -216,7 +216,7 @@ class FilterWork:
     # smudge
 
     def _smudge(self, path: str, can_delay: bool, request: dict[str, str]) -> None:
-        from git_theta.workflows import smudge
+        from git_theta.workflows.restoring import smudge
 
         coming = drain.Content(self._source)
         content = coming.collect(_SMALL)
@@ -250,7 +250,7 @@ class FilterWork:
         self._give(path, manifest)
 
     def _give(self, path: str, manifest: Manifest, fetched: bool = False) -> None:
-        from git_theta.workflows import smudge
+        from git_theta.workflows.restoring import smudge
 
         store, session = self._session.store, self._session
         try:
@@ -325,7 +325,7 @@ class FilterWork:
 
     def _put_back(self, path: str) -> None:
         """Git removes the old file before it asks for the new one. Where that could not be had, the index still names the old."""
-        from git_theta.workflows import smudge
+        from git_theta.workflows.restoring import smudge
         from git_theta.workflows.checkout import temporary_beside
 
         target = self._session.full_path(path)

@@ -15,7 +15,8 @@ from git_theta.errors import GitError, ManifestError, ThetaError, UsageError
 from git_theta.git import index
 from git_theta.git.changes import is_revision
 from git_theta.git.command import run
-from git_theta.workflows import mistracked, smudge
+from git_theta.workflows import mistracked
+from git_theta.workflows.restoring import smudge
 from git_theta.workflows.fetch import fetch_missing
 from git_theta.workflows.mistracked import Mistracked
 from git_theta.workflows.session import Session, parse_if_manifest

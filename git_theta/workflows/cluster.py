@@ -26,7 +26,7 @@ from git_theta.core.tensors import Spec
 from git_theta.errors import FormatError, ManifestError, ObjectDamaged, PayloadError, TransferError, UsageError
 from git_theta.store import zarr
 from git_theta.store.zarr import Place
-from git_theta.workflows import smudge
+from git_theta.workflows.restoring import smudge
 from git_theta.workflows import chains
 from git_theta.workflows.fetch import fetch_missing
 from git_theta.workflows.session import Session

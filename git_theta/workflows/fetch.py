@@ -14,7 +14,8 @@ from git_theta.errors import ManifestError, UsageError
 from git_theta.git.history import manifest_scan
 from git_theta.git.command import run_code
 from git_theta.git.remotes import Remote
-from git_theta.workflows import smudge, transfer
+from git_theta.workflows import transfer
+from git_theta.workflows.restoring import smudge
 from git_theta.workflows.session import Session
 
 

@@ -10,7 +10,7 @@ from git_theta.core.source import BytesSource
 from git_theta.core.tensors import Buffer, Tensor
 from git_theta.errors import MergeError
 from git_theta.plugins import registry
-from git_theta.workflows import smudge
+from git_theta.workflows.restoring import smudge
 from git_theta.workflows import chains
 from git_theta.workflows.fetch import fetch_missing
 from git_theta.workflows.session import Session

@@ -25,7 +25,7 @@ from git_theta.core.manifest import is_manifest, parse
 from git_theta.errors import ThetaError
 from git_theta.git.repository import discover
 from git_theta.settings import Settings
-from git_theta.workflows import smudge
+from git_theta.workflows.restoring import smudge
 from git_theta.workflows.session import Session
 
 NAME = "model.safetensors"

@@ -24,7 +24,7 @@ from git_theta.core.source import BytesSource, FileSource
 from git_theta.errors import FileChanged, FormatError, ManifestError, ObjectDamaged, ObjectMissing, PluginError, StoreError
 from git_theta.git.repository import Repository
 from git_theta.settings import Settings
-from git_theta.workflows import smudge
+from git_theta.workflows.restoring import smudge
 from git_theta.workflows.storing import clean
 from git_theta.workflows.storing.reuse import Elsewhere
 from git_theta.workflows.session import Session

@@ -1,0 +1,1 @@
+"""From a manifest back to the checkpoint's bytes, or to single tensors."""
