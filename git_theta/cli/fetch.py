@@ -72,7 +72,7 @@ def pull(remote: str | None, quiet: bool) -> int:
 
     A model at a path that no .gitattributes tracks is not written. The exit code is 1 if a model is not in place.
     """
-    from git_theta.workflows import checkout
+    from git_theta.workflows.restoring import checkout
     from git_theta.workflows import fetch as work
     from git_theta.workflows.progress import Progress
 

@@ -11,7 +11,7 @@ from git_theta.cli.output import path, plural, warn
 from git_theta.cli.patterns import from_here
 from git_theta.git.repository import Repository
 from git_theta.workflows import mistracked
-from git_theta.workflows.checkout import Outcome, Plan
+from git_theta.workflows.restoring.checkout import Outcome, Plan
 from git_theta.workflows.mistracked import Kind, Mistracked
 
 _SHOWN = 5  # of each kind

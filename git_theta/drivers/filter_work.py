@@ -326,7 +326,7 @@ class FilterWork:
     def _put_back(self, path: str) -> None:
         """Git removes the old file before it asks for the new one. Where that could not be had, the index still names the old."""
         from git_theta.workflows.restoring import smudge
-        from git_theta.workflows.checkout import temporary_beside
+        from git_theta.workflows.restoring.checkout import temporary_beside
 
         target = self._session.full_path(path)
         with contextlib.suppress(ThetaError, OSError):

@@ -11,7 +11,7 @@ from git_theta.errors import UsageError
 from git_theta.git.command import run, run_code
 from git_theta.git.index import stages
 from git_theta.git.merging import merged_mode
-from git_theta.workflows import checkout
+from git_theta.workflows.restoring import checkout
 from git_theta.workflows.merge import Merged, merge, planned
 from git_theta.workflows.merge_rules import Rules
 from git_theta.workflows.merge_state import MergeState
