@@ -65,7 +65,7 @@ seconds, raw = timed(lambda: safetensors.numpy.load_file(sys.argv[1]))
 del raw
 from git_theta.api import sessions
 from git_theta.workflows import smudge
-from git_theta.workflows.reading import manifest_at
+from git_theta.workflows.restoring.reader import manifest_at
 with sessions.session(sys.argv[2]) as session:
     manifest = manifest_at(session, "HEAD", "model.safetensors")
     def decode():

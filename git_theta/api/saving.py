@@ -19,7 +19,7 @@ from git_theta.errors import FormatError, ThetaError, UsageError
 from git_theta.git.writing import plumbing
 from git_theta.plugins import registry
 from git_theta.workflows.storing import commit
-from git_theta.workflows.reading import StoredSource
+from git_theta.workflows.restoring.reader import StoredSource
 from git_theta.workflows.session import Session
 
 if TYPE_CHECKING:

@@ -200,7 +200,7 @@ def _kind(session: Session, entry: Entry, content: Content, ours: bool, unstaged
 
 def _holds_pointer(session: Session, content: Content) -> bool:
     """Whether the file that a manifest describes is a Git LFS pointer; False when the file cannot be rebuilt."""
-    from git_theta.workflows.reading import StoredSource
+    from git_theta.workflows.restoring.reader import StoredSource
 
     try:
         manifest = parse(content.data)
