@@ -21,7 +21,7 @@ from git_theta.git import pktline
 from git_theta.workflows.storing import clean
 from git_theta.workflows.progress import Progress
 from git_theta.workflows.session import Session
-from git_theta.workflows.statcache import StatCache, stamp
+from git_theta.workflows.restoring.statcache import StatCache, stamp
 
 if TYPE_CHECKING:
     from git_theta.drivers.filter_process import Input, Say

@@ -20,7 +20,7 @@ from git_theta.workflows import merge_rules
 from git_theta.workflows.merge import Merged, Progress, ancestor, describe, merge
 from git_theta.workflows.merge_statistics import OfCommits, merge_file, rules_for, tracked_for
 from git_theta.workflows.session import Session
-from git_theta.workflows.statcache import StatCache
+from git_theta.workflows.restoring.statcache import StatCache
 
 ENVIRONMENT = "GIT_THETA_MERGE"
 

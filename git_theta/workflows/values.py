@@ -17,7 +17,7 @@ from git_theta.core.tensors import Tensor
 from git_theta.errors import FileChanged, PayloadError, ThetaError
 from git_theta.store.local import LocalStore
 from git_theta.workflows import chains
-from git_theta.workflows.statcache import stamp
+from git_theta.workflows.restoring.statcache import stamp
 
 
 class Values(Protocol):

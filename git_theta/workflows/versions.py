@@ -185,7 +185,7 @@ def working_tree(
 
     The stat cache knows its manifest, or it is hashed. What ``old`` (or the index) holds already is entered as it is stored.
     """
-    from git_theta.workflows.statcache import StatCache
+    from git_theta.workflows.restoring.statcache import StatCache
 
     file = file or session.full_path(path)
     status = file.lstat()

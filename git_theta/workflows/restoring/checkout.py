@@ -20,7 +20,7 @@ from git_theta.workflows.restoring import smudge
 from git_theta.workflows.fetch import fetch_missing
 from git_theta.workflows.mistracked import Mistracked
 from git_theta.workflows.session import Session, parse_if_manifest
-from git_theta.workflows.statcache import StatCache, now
+from git_theta.workflows.restoring.statcache import StatCache, now
 
 
 @dataclass(frozen=True, slots=True)

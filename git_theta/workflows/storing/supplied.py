@@ -26,7 +26,7 @@ from git_theta.workflows import chains
 from git_theta.workflows.restoring.checkout import Target, stage
 from git_theta.workflows.fetch import fetch_missing
 from git_theta.workflows.session import Session
-from git_theta.workflows.statcache import stamp
+from git_theta.workflows.restoring.statcache import stamp
 
 if TYPE_CHECKING:
     import numpy as np
