@@ -22,7 +22,7 @@ from git_theta.git.repository import discover
 from git_theta.store import kvstore
 from git_theta.store.lfs import lfs_folder
 from git_theta.workflows.session import Session
-from git_theta.workflows.transfer import Routes
+from git_theta.workflows.sharing.routes import Routes
 
 
 class Place(Protocol):

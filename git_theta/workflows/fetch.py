@@ -14,7 +14,7 @@ from git_theta.errors import ManifestError, UsageError
 from git_theta.git.history import manifest_scan
 from git_theta.git.command import run_code
 from git_theta.git.remotes import Remote
-from git_theta.workflows import transfer
+from git_theta.workflows.sharing import routes
 from git_theta.workflows.restoring import smudge
 from git_theta.workflows.session import Session
 
@@ -43,7 +43,7 @@ class Needed:
 
 def fetch_missing(session: Session, manifests: Sequence[Manifest]) -> None:
     """Bring what ``manifests`` need and the store has not. What cannot be had stays missing: the caller looks again."""
-    transfer.bring(session, [ref for manifest in manifests for ref in smudge.missing(session.store, manifest)])
+    routes.bring(session, [ref for manifest in manifests for ref in smudge.missing(session.store, manifest)])
 
 
 def fetch(session: Session, needed: dict[str, int], remote: Remote | None = None) -> Outcome:
@@ -51,7 +51,7 @@ def fetch(session: Session, needed: dict[str, int], remote: Remote | None = None
     refs = [ObjectRef(oid, size) for oid, size in needed.items()]
     session.store.hold()  # what is here now must be here still at the end
     absent = session.store.missing(refs)
-    lacking = transfer.bring(session, absent, remote)
+    lacking = routes.bring(session, absent, remote)
     left = {ref.oid for ref in lacking}
     return Outcome(len(refs), tuple(ref for ref in absent if ref.oid not in left), tuple(lacking))
 

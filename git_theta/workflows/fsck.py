@@ -26,7 +26,8 @@ from git_theta.git.history import manifest_scan
 from git_theta.git.remotes import Remote
 from git_theta.plugins import registry
 from git_theta.store.local import LocalStore
-from git_theta.workflows import fetch, prune, transfer
+from git_theta.workflows import fetch, prune
+from git_theta.workflows.sharing import routes
 from git_theta.workflows.storing import clean
 from git_theta.workflows import chains
 from git_theta.workflows.session import Session
@@ -310,8 +311,8 @@ def check_remote(session: Session, found: Survey, remote: Remote) -> list[Proble
 
     :class:`TransferError` when that cannot be done.
     """
-    place = transfer.Routes(session).destination(remote)
-    if not isinstance(place, transfer.Auditable):
+    place = routes.Routes(session).destination(remote)
+    if not isinstance(place, routes.Auditable):
         return []
     refs = [ObjectRef(oid, size) for oid, size in found.objects.items()]
     whose: dict[str, Held] = {}
@@ -342,7 +343,7 @@ def repair(session: Session, found: Survey, report: Report) -> Report:
     with session.store.alone():
         for oid in damaged & refs.keys():
             _set_aside(session.store, refs[oid])
-    lacking = transfer.bring(session, refs.values())
+    lacking = routes.bring(session, refs.values())
     if lacking:
         _make_again(session, found, {ref.oid for ref in lacking})
     repaired = sorted(oid for oid, ref in refs.items() if session.store.find(oid, ref.size) is not None)

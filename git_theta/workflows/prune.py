@@ -21,7 +21,7 @@ from git_theta.git.remotes import Remote
 from git_theta.git.repository import Repository
 from git_theta.store.folder import FolderPlace
 from git_theta.store.local import touched
-from git_theta.workflows import transfer
+from git_theta.workflows.sharing import routes
 from git_theta.workflows.session import Session
 
 GRACE = 24 * 3600  # seconds: a command may have written an object for a commit that is still to come
@@ -99,7 +99,7 @@ def prune(session: Session, now: bool = False, verified_at: Remote | None = None
     ):
         raise UsageError("extensions.preciousObjects is set: other repositories borrow from this one, so nothing is deleted")
     if verified_at is not None:
-        transfer.hold_folder(session, verified_at)  # what is verified to be there must stay there
+        routes.hold_folder(session, verified_at)  # what is verified to be there must stay there
     with session.store.alone():
         return _delete(session, now, verified_at)
 
@@ -235,11 +235,11 @@ def _verified(session: Session, remote: Remote, refs: Sequence[ObjectRef]) -> li
     """Those objects that the remote is sure to have."""
     if not refs:
         return []
-    place = transfer.Routes(session).destination(remote)
+    place = routes.Routes(session).destination(remote)
     if isinstance(place, FolderPlace):  # it may be this very repository, or borrow from it
         place = place.apart_from(session.store.root)
     try:
-        if isinstance(place, transfer.Auditable):
+        if isinstance(place, routes.Auditable):
             bad = {ref.oid for ref, _ in place.audit(refs)}
             return [ref for ref in refs if ref.oid not in bad]
         place.send(session.store, refs, lambda _: None)  # a server asks for what it does not have

@@ -14,7 +14,7 @@ from git_theta.git.history import manifest_scan
 from git_theta.git.remotes import Remote
 from git_theta.git.repository import Repository
 from git_theta.store.folder import FolderPlace
-from git_theta.workflows import transfer
+from git_theta.workflows.sharing import routes
 from git_theta.workflows.progress import Progress
 from git_theta.workflows.session import Session
 
@@ -115,14 +115,14 @@ def deliver(session: Session, plan: Plan, thorough: bool = False) -> int:
     if not plan.needs:
         return 0
     session.store.hold()
-    place = transfer.Routes(session).destination(plan.remote)
+    place = routes.Routes(session).destination(plan.remote)
     if isinstance(place, FolderPlace):
         session.hold(place.target())
     refs = [need.ref for need in plan.needs]
     if thorough and isinstance(place, FolderPlace):
         place.lacking(refs)  # those that are there are relied on, so they become young again
         refs = [ref for ref, _ in place.audit(refs)]
-    elif isinstance(place, transfer.Checked):
+    elif isinstance(place, routes.Checked):
         refs = place.lacking(refs)
     _complete(session, plan, refs)
     if not place.verifies:
@@ -146,7 +146,7 @@ def _had(session: Session, remote: Remote, tips: Sequence[str], told: Sequence[s
     and what is there may have been made anew. A folder may have lost a ref, and its objects, since it told git of it: from here on it
     is held.
     """
-    folder = transfer.hold_folder(session, remote)
+    folder = routes.hold_folder(session, remote)
     if folder is not None:
         told = manifest_scan.named(folder, told)
     tracked = remotes.tracked_commits(session.repository, remote)
@@ -180,9 +180,9 @@ def _holds(session: Session, remote: Remote, shared: Sequence[Need]) -> bool:
     """Whether the remote's objects are where they are taken to be: in a folder all of them, elsewhere as far as a few of them tell."""
     if not shared:
         return True
-    place = transfer.Routes(session).destination(remote)
+    place = routes.Routes(session).destination(remote)
     step = 1 if isinstance(place, FolderPlace) else -(-len(shared) // _PROBES)
-    return not (isinstance(place, transfer.Checked) and place.lacking([need.ref for need in shared[::step]]))
+    return not (isinstance(place, routes.Checked) and place.lacking([need.ref for need in shared[::step]]))
 
 
 def _with_trees(session: Session, plan: Plan, tips: Sequence[str]) -> Plan:
@@ -223,7 +223,7 @@ def _needs(manifests: Iterable[manifest_scan.Found]) -> _Read:
 
 def _complete(session: Session, plan: Plan, refs: Sequence[ObjectRef]) -> None:
     """What is to be sent must be here. What is not may be at the remote already, unknown to us, or at another one: then it is fetched."""
-    lacking = {ref.oid for ref in transfer.bring(session, refs, what="Fetching objects that are not here")}
+    lacking = {ref.oid for ref in routes.bring(session, refs, what="Fetching objects that are not here")}
     if not lacking:
         return
     absent = [need for need in plan.needs if need.ref.oid in lacking]

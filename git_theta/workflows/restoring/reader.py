@@ -128,9 +128,9 @@ class Reader:
             entries = [*entries, self.manifest.skeleton]
         missing = self._session.store.missing(ref for entry in entries for ref in entry.objects)
         if missing:
-            from git_theta.workflows import transfer
+            from git_theta.workflows.sharing import routes
 
-            transfer.bring(self._session, missing)
+            routes.bring(self._session, missing)
 
     def load(self, name: str) -> Tensor:
         """The tensor called ``name``, whole, verified by its digest, in memory of its own."""
