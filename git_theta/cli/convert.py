@@ -87,7 +87,7 @@ def _open(name: str, beside: Path, stack: ExitStack) -> FileSource:
     else:
         text = b""
     from git_theta.workflows.restoring import smudge
-    from git_theta.workflows.fetch import fetch_missing
+    from git_theta.workflows.sharing.fetch import fetch_missing
     from git_theta.workflows.session import Session
 
     repository = discover()

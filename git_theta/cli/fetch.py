@@ -30,7 +30,7 @@ def fetch(words: tuple[str, ...], params: str | None, recent: bool, everything: 
     Without REV: what the index and HEAD need. Nothing that is here already is fetched again. The working tree is left alone; 'git
     theta pull' writes the models too. Without REMOTE, every remote is asked in turn, the current branch's first.
     """
-    from git_theta.workflows import fetch as work
+    from git_theta.workflows.sharing import fetch as work
 
     with open_session() as session:
         remote, revisions = split(session.repository, words)
@@ -73,7 +73,7 @@ def pull(remote: str | None, quiet: bool) -> int:
     A model at a path that no .gitattributes tracks is not written. The exit code is 1 if a model is not in place.
     """
     from git_theta.workflows.restoring import checkout
-    from git_theta.workflows import fetch as work
+    from git_theta.workflows.sharing import fetch as work
     from git_theta.workflows.progress import Progress
 
     with open_session() as session:

@@ -376,7 +376,7 @@ class FilterWork:
 
 def fetch(session: Session, manifests: list[Manifest]) -> None:
     """Bring the objects that ``manifests`` miss from wherever the repository keeps them."""
-    from git_theta.workflows.fetch import fetch_missing
+    from git_theta.workflows.sharing.fetch import fetch_missing
 
     fetch_missing(session, manifests)
 

@@ -28,7 +28,7 @@ from git_theta.store import zarr
 from git_theta.store.zarr import Place
 from git_theta.workflows.restoring import smudge
 from git_theta.workflows import chains
-from git_theta.workflows.fetch import fetch_missing
+from git_theta.workflows.sharing.fetch import fetch_missing
 from git_theta.workflows.session import Session
 
 if TYPE_CHECKING:

@@ -255,7 +255,7 @@ class _Work:
         entries = [e for item in items for e in (item.base, *item.sides) if e is not None]
         refs = [ref for entry in entries for ref in entry.objects]
         if self.session.store.missing(refs):
-            from git_theta.workflows.fetch import fetch_missing
+            from git_theta.workflows.sharing.fetch import fetch_missing
 
             wanted = replace(self.plan.sides[0], entries=tuple({entry.digest: entry for entry in entries}.values()))
             fetch_missing(self.session, [wanted])
@@ -369,7 +369,7 @@ class _Work:
         """Where the sides track statistics that one of ``strategies`` uses."""
         if self._siblings is None:
             return
-        from git_theta.workflows.fetch import fetch_missing
+        from git_theta.workflows.sharing.fetch import fetch_missing
 
         for strategy in sorted(strategies):
             for statistic in _STATISTICS_OF.get(strategy, ()):

@@ -12,7 +12,7 @@ from git_theta.errors import MergeError
 from git_theta.plugins import registry
 from git_theta.workflows.restoring import smudge
 from git_theta.workflows import chains
-from git_theta.workflows.fetch import fetch_missing
+from git_theta.workflows.sharing.fetch import fetch_missing
 from git_theta.workflows.session import Session
 
 

@@ -31,7 +31,8 @@ from git_theta.git.rewrite import Commit, FileChange, Ref, Rewritten, Scratch
 from git_theta.plugins import registry, tables
 from git_theta.store.lfs import lfs_folder
 from git_theta.store.local import LocalStore
-from git_theta.workflows import fetch, tracking
+from git_theta.workflows import tracking
+from git_theta.workflows.sharing import fetch
 from git_theta.workflows.restoring import checkout
 from git_theta.workflows.restoring import smudge
 from git_theta.workflows.storing import clean

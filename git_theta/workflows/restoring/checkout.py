@@ -17,7 +17,7 @@ from git_theta.git.changes import is_revision
 from git_theta.git.command import run
 from git_theta.workflows import mistracked
 from git_theta.workflows.restoring import smudge
-from git_theta.workflows.fetch import fetch_missing
+from git_theta.workflows.sharing.fetch import fetch_missing
 from git_theta.workflows.mistracked import Mistracked
 from git_theta.workflows.session import Session, parse_if_manifest
 from git_theta.workflows.restoring.statcache import StatCache, now

@@ -24,7 +24,7 @@ from git_theta.plugins import registry
 from git_theta.workflows.storing import clean
 from git_theta.workflows import chains
 from git_theta.workflows.restoring.checkout import Target, stage
-from git_theta.workflows.fetch import fetch_missing
+from git_theta.workflows.sharing.fetch import fetch_missing
 from git_theta.workflows.session import Session
 from git_theta.workflows.restoring.statcache import stamp
 
