@@ -31,7 +31,7 @@ def push(words: tuple[str, ...], everything: bool, dry_run: bool) -> int:
     (default: HEAD) needs in its own files, and in the commits before it that the remote does not have. Of commits that it has, the
     objects of older versions are sent by --all.
     """
-    from git_theta.workflows import push as work
+    from git_theta.workflows.sharing import push as work
 
     with open_session() as session:
         found, revisions = split(session.repository, words)

@@ -14,7 +14,7 @@ from git_theta.git.command import call, find, run, run_code
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.remotes import Remote
 from git_theta.git.repository import Repository, discover
-from git_theta.workflows import push
+from git_theta.workflows.sharing import push
 from git_theta.workflows.session import Session
 
 _ANCESTORS = 32  # that are looked at
