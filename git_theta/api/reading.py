@@ -12,7 +12,7 @@ from git_theta.api.sessions import StrPath
 from git_theta.core.names import display
 from git_theta.core.tensors import Spec, Tensor
 from git_theta.errors import UsageError
-from git_theta.workflows.compare import matches
+from git_theta.workflows.comparing.compare import matches
 from git_theta.workflows.restoring.reader import Reader, manifest_at
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from git_theta.git.repository import discover
 from git_theta.reports import health
 from git_theta.reports.report import ModelReport, Report, ordered
 from git_theta.workflows import mistracked, versions
-from git_theta.workflows.compare import select
+from git_theta.workflows.comparing.compare import select
 from git_theta.workflows.progress import Progress
 from git_theta.workflows.session import Session
 from git_theta.workflows.statistics import Options, Result, measure_all, read_size

@@ -27,7 +27,7 @@ from git_theta.git.repository import discover
 from git_theta.reports import table
 from git_theta.reports.report import ModelReport
 from git_theta.workflows import versions
-from git_theta.workflows.compare import compare
+from git_theta.workflows.comparing.compare import compare
 from git_theta.workflows.progress import Progress
 from git_theta.workflows.session import Session
 from git_theta.workflows.statistics import Options, measure_all, read_size

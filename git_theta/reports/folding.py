@@ -10,7 +10,7 @@ from git_theta.core.manifest import Entry
 from git_theta.core.names import display
 from git_theta.reports import health, numbers
 from git_theta.reports.naming import place
-from git_theta.workflows.compare import Change
+from git_theta.workflows.comparing.compare import Change
 from git_theta.workflows.statistics import Result, Statistics, Unknown, together
 
 _NUMBER = re.compile(r"(?<![A-Za-z0-9_])(\d{1,9})(?![A-Za-z0-9_])|(?<=[a-z]_)(\d{1,5})(?=[./]|\Z)")

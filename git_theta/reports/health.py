@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from git_theta.core import dtypes
 from git_theta.core.names import display
-from git_theta.workflows.compare import Change
+from git_theta.workflows.comparing.compare import Change
 from git_theta.workflows.statistics import Result, Searched, Statistics, Unknown
 
 NORM_FACTOR = 10.0

@@ -27,7 +27,7 @@ from git_theta.reports.folding import noted, types
 from git_theta.reports.naming import KINDS, Place, place
 from git_theta.reports.report import ModelReport, Report
 from git_theta.reports.table import Style, notes
-from git_theta.workflows.compare import Change
+from git_theta.workflows.comparing.compare import Change
 from git_theta.workflows.log import Step
 from git_theta.workflows.statistics import Result, Statistics, Unknown, together
 

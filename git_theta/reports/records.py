@@ -15,7 +15,7 @@ from git_theta.reports import health, numbers
 from git_theta.reports.naming import place
 from git_theta.reports.report import ModelReport, Report
 from git_theta.workflows.blame import Origin
-from git_theta.workflows.compare import Change
+from git_theta.workflows.comparing.compare import Change
 from git_theta.workflows.log import Step
 from git_theta.workflows.statistics import Result, Statistics, Unknown
 

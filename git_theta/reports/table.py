@@ -10,7 +10,7 @@ from git_theta.core.names import display
 from git_theta.reports import health, numbers
 from git_theta.reports.folding import Folded, Row, flat, fold, types, updates
 from git_theta.reports.report import ModelReport
-from git_theta.workflows.compare import KINDS
+from git_theta.workflows.comparing.compare import KINDS
 from git_theta.workflows.progress import size
 from git_theta.workflows.statistics import Statistics, Unknown
 

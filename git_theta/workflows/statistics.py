@@ -15,7 +15,7 @@ from git_theta.core.manifest import Entry
 from git_theta.core.memory import Scratch, Take
 from git_theta.core.tensors import Tensor
 from git_theta.errors import ObjectMissing, ThetaError
-from git_theta.workflows.compare import Change
+from git_theta.workflows.comparing.compare import Change
 
 _IN_FLIGHT = 256 << 20  # bytes of tensors that are held at a time (more only for a single pair that is larger)
 

@@ -15,7 +15,7 @@ from git_theta.core.manifest import Entry, Link, Manifest, ObjectRef
 from git_theta.git.commits import Commit
 from git_theta.reports import page
 from git_theta.reports.report import ModelReport, Report
-from git_theta.workflows.compare import Change, Comparison, compare
+from git_theta.workflows.comparing.compare import Change, Comparison, compare
 from git_theta.workflows.log import Step
 from git_theta.workflows.statistics import Result, Statistics, Unknown
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from git_theta.core.manifest import Entry, Link, Manifest, ObjectRef
 from git_theta.reports.report import ModelReport
-from git_theta.workflows.compare import Comparison, compare
+from git_theta.workflows.comparing.compare import Comparison, compare
 from git_theta.workflows.statistics import Result, Statistics
 
 HOSTILE = [

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from making import entry, manifest, modified, report, statistics, transformer
 
 from git_theta.reports.folding import Folded, flat, fold, ranges, types, updates, whole
-from git_theta.workflows.compare import Change, compare
+from git_theta.workflows.comparing.compare import Change, compare
 
 
 def lines(folded: Folded) -> int:

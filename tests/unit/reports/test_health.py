@@ -15,7 +15,7 @@ from git_theta.reports import health, markdown, page, records, table
 from git_theta.reports.health import Finding, findings
 from git_theta.reports.report import ModelReport, Report, ordered
 from git_theta.reports.table import Style
-from git_theta.workflows.compare import Change, compare
+from git_theta.workflows.comparing.compare import Change, compare
 from git_theta.workflows.statistics import Result, Searched, Statistics, Unknown, together
 
 FINE = statistics()

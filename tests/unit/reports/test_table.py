@@ -12,7 +12,7 @@ from making import HOSTILE, entry, manifest, modified, report, statistics, trans
 from git_theta.reports import numbers, table
 from git_theta.reports.report import ModelReport
 from git_theta.reports.table import Style
-from git_theta.workflows.compare import compare
+from git_theta.workflows.comparing.compare import compare
 from git_theta.workflows.statistics import Statistics, Unknown
 
 PLAIN = re.compile(r"\x1b\[[0-9;]*m")

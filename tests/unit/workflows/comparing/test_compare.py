@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from git_theta.core.manifest import Entry, Link, Manifest, ObjectRef, dump, parse
 from git_theta.errors import ManifestError
-from git_theta.workflows.compare import Change, Comparison, compare, compare_texts, matches, narrow, select
+from git_theta.workflows.comparing.compare import Change, Comparison, compare, compare_texts, matches, narrow, select
 
 
 def sha(text: object) -> str:
