@@ -27,12 +27,13 @@ from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import discover
 from git_theta.reports import health
 from git_theta.reports.report import ModelReport, Report, ordered
-from git_theta.workflows import mistracked, versions
+from git_theta.workflows import mistracked
+from git_theta.workflows.comparing import versions
 from git_theta.workflows.comparing.compare import select
 from git_theta.workflows.progress import Progress
 from git_theta.workflows.session import Session
 from git_theta.workflows.statistics import Options, Result, measure_all, read_size
-from git_theta.workflows.versions import ModelDiff
+from git_theta.workflows.comparing.versions import ModelDiff
 
 _NAMED = 20  # tensors of a model that --check names
 

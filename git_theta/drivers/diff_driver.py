@@ -26,12 +26,12 @@ from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import discover
 from git_theta.reports import table
 from git_theta.reports.report import ModelReport
-from git_theta.workflows import versions
+from git_theta.workflows.comparing import versions
 from git_theta.workflows.comparing.compare import compare
 from git_theta.workflows.progress import Progress
 from git_theta.workflows.session import Session
 from git_theta.workflows.statistics import Options, measure_all, read_size
-from git_theta.workflows.versions import NOTHING, Version
+from git_theta.workflows.comparing.versions import NOTHING, Version
 
 _HEAD = 64
 _LINK = 4096  # bytes of a symbolic link's target

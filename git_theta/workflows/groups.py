@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from git_theta.core.tensors import Tensor
     from git_theta.workflows.session import Session
     from git_theta.workflows.values import Values
-    from git_theta.workflows.versions import Side, Version
+    from git_theta.workflows.comparing.versions import Side, Version
 
 
 def joined(manifests: Sequence[Manifest]) -> Manifest:
@@ -77,7 +77,7 @@ def _joined_side(index: str, members: Sequence[Side], more: bool) -> Side:
 
 
 def _version(parts: Sequence[Version], more: bool) -> Version:
-    from git_theta.workflows.versions import Version
+    from git_theta.workflows.comparing.versions import Version
 
     held = [(part.parsed, part.values) for part in parts if part.is_model]
     manifests = [manifest for manifest, _ in held if manifest is not None]
