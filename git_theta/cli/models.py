@@ -21,7 +21,7 @@ from git_theta.git.contents import Content
 from git_theta.git.repository import Repository
 from git_theta.store.local import LocalStore
 from git_theta.workflows import mistracked
-from git_theta.workflows.groups import joined
+from git_theta.workflows.comparing.sharded import joined
 from git_theta.workflows.mistracked import Mistracked
 from git_theta.workflows.session import Session
 

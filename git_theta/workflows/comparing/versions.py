@@ -111,9 +111,9 @@ def diff(
                 sides.append((change, old, new, ""))
     same: dict[str, int] = {}
     if grouped:
-        from git_theta.workflows import groups
+        from git_theta.workflows.comparing import sharded
 
-        sides, same = groups.join(session, asked, sides)
+        sides, same = sharded.join(session, asked, sides)
     for change, old, new, problem in _renamed(sides):
         if problem:
             yield ModelDiff(change, old, new, None, problem)
