@@ -12,12 +12,12 @@ from git_theta.core.manifest import Entry, Link, Manifest
 from git_theta.core.shards import groups
 from git_theta.git.changes import FileChange, Range
 from git_theta.git.command import run
-from git_theta.workflows.values import Absent
+from git_theta.workflows.comparing.values import Absent
 
 if TYPE_CHECKING:
     from git_theta.core.tensors import Tensor
     from git_theta.workflows.session import Session
-    from git_theta.workflows.values import Values
+    from git_theta.workflows.comparing.values import Values
     from git_theta.workflows.comparing.versions import Side, Version
 
 

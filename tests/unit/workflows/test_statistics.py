@@ -21,7 +21,7 @@ from git_theta.workflows import statistics
 from git_theta.workflows import chains
 from git_theta.workflows.comparing.compare import Change
 from git_theta.workflows.statistics import Options, Statistics, Unknown, measure_all, read_size
-from git_theta.workflows.values import Absent, Pair, StoredValues
+from git_theta.workflows.comparing.values import Absent, Pair, StoredValues
 
 
 def entry(name: str, content: int, shape: tuple[int, ...] = (16, 16), chain: tuple[Link, ...] = ()) -> Entry:
