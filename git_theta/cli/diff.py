@@ -32,7 +32,7 @@ from git_theta.workflows.comparing import versions
 from git_theta.workflows.comparing.compare import select
 from git_theta.workflows.progress import Progress
 from git_theta.workflows.session import Session
-from git_theta.workflows.statistics import Options, Result, measure_all, read_size
+from git_theta.workflows.comparing.statistics import Options, Result, measure_all, read_size
 from git_theta.workflows.comparing.versions import ModelDiff
 
 _NAMED = 20  # tensors of a model that --check names

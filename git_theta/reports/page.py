@@ -29,7 +29,7 @@ from git_theta.reports.report import ModelReport, Report
 from git_theta.reports.table import Style, notes
 from git_theta.workflows.comparing.compare import Change
 from git_theta.workflows.log import Step
-from git_theta.workflows.statistics import Result, Statistics, Unknown, together
+from git_theta.workflows.comparing.statistics import Result, Statistics, Unknown, together
 
 _Item = TypeVar("_Item")
 _NAME = 240  # characters of a name

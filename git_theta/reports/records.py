@@ -17,7 +17,7 @@ from git_theta.reports.report import ModelReport, Report
 from git_theta.workflows.blame import Origin
 from git_theta.workflows.comparing.compare import Change
 from git_theta.workflows.log import Step
-from git_theta.workflows.statistics import Result, Statistics, Unknown
+from git_theta.workflows.comparing.statistics import Result, Statistics, Unknown
 
 VERSION = 1
 _COLUMNS = (

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from git_theta.core.manifest import Entry
 from git_theta.reports.health import findings
 from git_theta.workflows.comparing.compare import Change, Comparison
-from git_theta.workflows.statistics import Result, Statistics, Unknown, together
+from git_theta.workflows.comparing.statistics import Result, Statistics, Unknown, together
 
 
 @dataclass(frozen=True, slots=True)

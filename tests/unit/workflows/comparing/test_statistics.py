@@ -17,10 +17,10 @@ from git_theta.core.tensors import Tensor
 from git_theta.errors import ObjectDamaged, ObjectMissing
 from git_theta.plugins import registry
 from git_theta.store.local import LocalStore
-from git_theta.workflows import statistics
+from git_theta.workflows.comparing import statistics
 from git_theta.workflows import chains
 from git_theta.workflows.comparing.compare import Change
-from git_theta.workflows.statistics import Options, Statistics, Unknown, measure_all, read_size
+from git_theta.workflows.comparing.statistics import Options, Statistics, Unknown, measure_all, read_size
 from git_theta.workflows.comparing.values import Absent, Pair, StoredValues
 
 
