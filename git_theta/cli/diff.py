@@ -208,7 +208,7 @@ def _are_plain_files(words: Sequence[str], paths: Sequence[str]) -> bool:
 def _report(asked: _Asked, chosen: dict[str, Any], stack: ExitStack) -> Report:
     measuring = not (chosen["stat"] or chosen["manifest_only"])
     if measuring:
-        Thread(target=import_module, args=("git_theta.workflows.measure",), daemon=True).start()  # numpy is read while git answers
+        Thread(target=import_module, args=("git_theta.workflows.comparing.measure",), daemon=True).start()  # numpy is read while git answers
     progress = stack.enter_context(closing(Progress()))
     if asked.files is not None:
         found: Iterator[ModelDiff] = iter([_files(asked.files, stack)])

@@ -93,7 +93,7 @@ def _row(session: Session, number: int, group: Group) -> tuple[str, ...]:
 
 def _moved(session: Session, pairs: Sequence[tuple[Entry | None, Entry | None]]) -> str:
     """How far a side is from the base, all tensors of a group together: the norm of the change by the norm of the base."""
-    from git_theta.workflows.measure import measure
+    from git_theta.workflows.comparing.measure import measure
 
     if all(side is None for _, side in pairs):
         return "removed"

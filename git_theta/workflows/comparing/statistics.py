@@ -22,7 +22,7 @@ _IN_FLIGHT = 256 << 20  # bytes of tensors that are held at a time (more only fo
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """How one tensor moved; :mod:`git_theta.workflows.measure` defines each number.
+    """How one tensor moved; :mod:`git_theta.workflows.comparing.measure` defines each number.
 
     ``elements`` were compared and ``changed`` of them differ. ``norm`` is ‖W‖, ``norm_new`` ‖W'‖ and ``moved`` ‖D‖; ``distance`` is 1 -
     cosine (None: not defined), ``largest`` max |D|. ``histogram`` has (e, n, p) for each binary order: n elements of D in (-2^(e+1),
@@ -247,7 +247,7 @@ def _nothing_to_read(change: Change) -> Result:
 
 
 def _measure(change: Change, reader: PairReader, options: Options, scratch: Scratch) -> Result:
-    from git_theta.workflows.measure import measure, special
+    from git_theta.workflows.comparing.measure import measure, special
 
     assert change.new is not None
     nan = inf = 0

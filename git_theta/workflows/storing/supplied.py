@@ -259,7 +259,7 @@ def _with_updates(session: Session, found: Manifest, new: Mapping[str, tuple[Ent
 
 def _is_meant(session: Session, file: Entry, before: Entry, after: Entry) -> bool:
     """Whether the file's value is the new one but for rounding, as if the update had been applied to it by somebody else."""
-    from git_theta.workflows.measure import measure
+    from git_theta.workflows.comparing.measure import measure
 
     old, meant, found = (Tensor(e.dtype, e.shape, chains.load(session.store, e)) for e in (before, after, file))
     moved, left = measure(old, meant, rank=False), measure(meant, found, rank=False)

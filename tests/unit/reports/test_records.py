@@ -129,7 +129,7 @@ def test_together_is_what_one_tensor_would_be(parts: list[tuple[float, float, fl
     import numpy as np
 
     from git_theta.core.tensors import Tensor
-    from git_theta.workflows.measure import measure
+    from git_theta.workflows.comparing.measure import measure
 
     rng = np.random.default_rng(0)
     olds = [rng.standard_normal(16) * scale for scale, _, _ in parts]

@@ -14,8 +14,8 @@ from hypothesis.extra import numpy as hnp
 
 from git_theta.core import dtypes
 from git_theta.core.tensors import Tensor
-from git_theta.workflows import measure as module
-from git_theta.workflows.measure import measure
+from git_theta.workflows.comparing import measure as module
+from git_theta.workflows.comparing.measure import measure
 
 TOLERANCE = 1e-12
 FLOATS = ["f64", "f32", "bf16", "f16", "f8_e4m3fn", "f8_e5m2", "f8_e4m3fnuz", "f8_e5m2fnuz"]
