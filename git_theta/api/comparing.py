@@ -9,10 +9,10 @@ from git_theta.api import sessions
 from git_theta.api.sessions import StrPath
 from git_theta.errors import UsageError
 from git_theta.git import changes
-from git_theta.workflows import log as history
+from git_theta.workflows.comparing import log as history
 from git_theta.workflows import merge_rules, metrics
 from git_theta.workflows.comparing import versions
-from git_theta.workflows.log import Step
+from git_theta.workflows.comparing.log import Step
 from git_theta.workflows.merge_commits import merge_commits
 from git_theta.workflows.comparing.versions import ModelDiff
 

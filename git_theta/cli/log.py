@@ -55,7 +55,7 @@ def log(what: tuple[str, ...], globs: tuple[str, ...], as_json: bool, count: int
     the bytes that storing them took. All of it comes from manifests: no tensor is read.
     """
     from git_theta.reports import history
-    from git_theta.workflows import log as workflow
+    from git_theta.workflows.comparing import log as workflow
 
     if html:
         targets.check_page(html, f"'--html {path(html)} {' '.join(map(path, what))}' shows its history")

@@ -9,7 +9,7 @@ from git_theta.reports import numbers
 from git_theta.reports.folding import fold, types, updates, whole
 from git_theta.reports.table import COLOURS, MARKS, Style, cut, wrap
 from git_theta.workflows.blame import Origin
-from git_theta.workflows.log import Step
+from git_theta.workflows.comparing.log import Step
 from git_theta.workflows.progress import size
 
 _ROWS = 8  # lines of a commit's changes before they are cut short

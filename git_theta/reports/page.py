@@ -28,7 +28,7 @@ from git_theta.reports.naming import KINDS, Place, place
 from git_theta.reports.report import ModelReport, Report
 from git_theta.reports.table import Style, notes
 from git_theta.workflows.comparing.compare import Change
-from git_theta.workflows.log import Step
+from git_theta.workflows.comparing.log import Step
 from git_theta.workflows.comparing.statistics import Result, Statistics, Unknown, together
 
 _Item = TypeVar("_Item")

@@ -16,7 +16,7 @@ from git_theta.reports.naming import place
 from git_theta.reports.report import ModelReport, Report
 from git_theta.workflows.blame import Origin
 from git_theta.workflows.comparing.compare import Change
-from git_theta.workflows.log import Step
+from git_theta.workflows.comparing.log import Step
 from git_theta.workflows.comparing.statistics import Result, Statistics, Unknown
 
 VERSION = 1

@@ -17,7 +17,7 @@ from git_theta.core.manifest import Entry, parse
 from git_theta.errors import ManifestError, UsageError
 from git_theta.git.commits import Commit, of_file
 from git_theta.workflows.comparing.compare import matches
-from git_theta.workflows.log import reader
+from git_theta.workflows.comparing.log import reader
 from git_theta.workflows.session import Session
 
 _Read = Callable[[str | None], bytes | None]

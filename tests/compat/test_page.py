@@ -16,7 +16,7 @@ from git_theta.git.commits import Commit
 from git_theta.reports import page
 from git_theta.reports.report import ModelReport, Report
 from git_theta.workflows.comparing.compare import Change, Comparison, compare
-from git_theta.workflows.log import Step
+from git_theta.workflows.comparing.log import Step
 from git_theta.workflows.comparing.statistics import Result, Statistics, Unknown
 
 BROWSER = program()
