@@ -93,7 +93,7 @@ def blame(what: tuple[str, ...], globs: tuple[str, ...], as_json: bool) -> None:
     from manifests: no tensor is read.
     """
     from git_theta.reports import history
-    from git_theta.workflows import blame as workflow
+    from git_theta.workflows.comparing import blame as workflow
 
     revisions, name = _split(what)
     with Session(discover(), load_settings(), warn) as session:

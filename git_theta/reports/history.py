@@ -8,7 +8,7 @@ from git_theta.core.names import display
 from git_theta.reports import numbers
 from git_theta.reports.folding import fold, types, updates, whole
 from git_theta.reports.table import COLOURS, MARKS, Style, cut, wrap
-from git_theta.workflows.blame import Origin
+from git_theta.workflows.comparing.blame import Origin
 from git_theta.workflows.comparing.log import Step
 from git_theta.workflows.progress import size
 

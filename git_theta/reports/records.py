@@ -14,7 +14,7 @@ from git_theta.core.names import display
 from git_theta.reports import health, numbers
 from git_theta.reports.naming import place
 from git_theta.reports.report import ModelReport, Report
-from git_theta.workflows.blame import Origin
+from git_theta.workflows.comparing.blame import Origin
 from git_theta.workflows.comparing.compare import Change
 from git_theta.workflows.comparing.log import Step
 from git_theta.workflows.comparing.statistics import Result, Statistics, Unknown
