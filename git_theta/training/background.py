@@ -19,7 +19,7 @@ from git_theta.core.names import display
 from git_theta.core.source import FileSource
 from git_theta.errors import NotCheckedOut, UsageError
 from git_theta.git.writing import plumbing
-from git_theta.workflows import metrics as notes
+from git_theta.workflows.comparing import metrics as notes
 
 _LOGGER = logging.getLogger("git_theta.training")
 
