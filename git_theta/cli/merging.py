@@ -30,7 +30,7 @@ from git_theta.git.repository import discover
 from git_theta.workflows import merge_branches, merge_rules, resolve
 from git_theta.workflows.restoring import smudge
 from git_theta.workflows.sharing.fetch import fetch_missing
-from git_theta.workflows.merge import describe
+from git_theta.workflows.merging.merge import describe
 from git_theta.workflows.session import Session
 
 _STEPS = 1000

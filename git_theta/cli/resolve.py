@@ -46,7 +46,7 @@ def resolve(paths: tuple[str, ...], strategy: str | None, words: tuple[str, ...]
     from git_theta.drivers.merge_driver import stopped_siblings
     from git_theta.workflows import merge_rules
     from git_theta.workflows import resolve as work
-    from git_theta.workflows.merge import describe
+    from git_theta.workflows.merging.merge import describe
     from git_theta.workflows.merge_statistics import tracked_for
     from git_theta.workflows.session import Session
 

@@ -17,7 +17,7 @@ from git_theta.workflows.merge_rules import Rule, Rules, rule
 from git_theta.workflows.session import Session
 
 if TYPE_CHECKING:
-    from git_theta.workflows.merge import Merged, Progress
+    from git_theta.workflows.merging.merge import Merged, Progress
 
 STATISTICS: Final = ("fisher", "gram", "velocity")
 _AVERAGED: Final = ("velocity",)  # a moving average of gradients: the mean of several is one again, their sum is not
@@ -110,7 +110,7 @@ def merge_file(
 
     ``rules`` are those of its model, ``model`` the plan of merging that, if it is known, and ``outcome`` what became of its conflicts.
     """
-    from git_theta.workflows.merge import Progress, merge
+    from git_theta.workflows.merging.merge import Progress, merge
 
     found = of_model(path)
     assert found is not None
