@@ -10,7 +10,7 @@ from git_theta.api.sessions import StrPath
 from git_theta.errors import UsageError
 from git_theta.git import changes
 from git_theta.workflows.comparing import log as history
-from git_theta.workflows import merge_rules
+from git_theta.workflows.merging import merge_rules
 from git_theta.workflows.comparing import metrics
 from git_theta.workflows.comparing import versions
 from git_theta.workflows.comparing.log import Step

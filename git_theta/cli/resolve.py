@@ -44,7 +44,7 @@ def resolve(paths: tuple[str, ...], strategy: str | None, words: tuple[str, ...]
     if words and not strategy:
         raise click.UsageError("-o belongs to -s")
     from git_theta.drivers.merge_driver import stopped_siblings
-    from git_theta.workflows import merge_rules
+    from git_theta.workflows.merging import merge_rules
     from git_theta.workflows import resolve as work
     from git_theta.workflows.merging.merge import describe
     from git_theta.workflows.merge_statistics import tracked_for

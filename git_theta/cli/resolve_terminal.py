@@ -15,7 +15,7 @@ from git_theta.core.names import display
 from git_theta.core.tensors import Tensor
 from git_theta.errors import FormatError, ThetaError
 from git_theta.merges import plan
-from git_theta.workflows import merge_rules
+from git_theta.workflows.merging import merge_rules
 from git_theta.workflows import chains
 from git_theta.workflows.sharing.fetch import fetch_missing
 from git_theta.workflows.merging.merge import planned

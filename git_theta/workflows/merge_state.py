@@ -19,7 +19,7 @@ from git_theta.git.repository import Repository
 from git_theta.git.roots import SETTLED
 from git_theta.merges.plan import MergePlan
 from git_theta.workflows.merging.merge import Progress
-from git_theta.workflows.merge_rules import rule
+from git_theta.workflows.merging.merge_rules import rule
 
 
 class MergeState:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from git_theta.core.manifest import Entry, Manifest
 from git_theta.merges import plan
-from git_theta.workflows.merge_rules import Rule, Rules, rule
+from git_theta.workflows.merging.merge_rules import Rule, Rules, rule
 from git_theta.workflows.session import Session
 
 if TYPE_CHECKING:

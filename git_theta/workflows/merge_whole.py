@@ -11,7 +11,7 @@ from git_theta.core.names import display
 from git_theta.errors import MergeError
 from git_theta.merges.plan import Item, MergePlan
 from git_theta.workflows.merging.merge import guarded
-from git_theta.workflows.merge_rules import Rule, Rules
+from git_theta.workflows.merging.merge_rules import Rule, Rules
 
 if TYPE_CHECKING:
     import numpy as np

@@ -17,7 +17,7 @@ from git_theta.merges import plan
 from git_theta.merges.training_state import never_negative
 from git_theta.plugins import registry
 from git_theta.workflows import chains
-from git_theta.workflows.merge_rules import Rule, Rules, literal, strategy_of
+from git_theta.workflows.merging.merge_rules import Rule, Rules, literal, strategy_of
 from git_theta.workflows.session import Session
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pathlib import Path
 from git_theta.core.contracts import MergeStrategy
 from git_theta.merges import options
 from git_theta.plugins import registry
-from git_theta.workflows import merge_rules
+from git_theta.workflows.merging import merge_rules
 
 TEXT = (Path(__file__).parents[3] / "docs" / "merging.md").read_text(encoding="utf-8")
 

@@ -11,7 +11,7 @@ from git_theta.core.manifest import Entry, Link, Manifest, ObjectRef
 from git_theta.core.tensors import Spec
 from git_theta.merges.plan import plan
 from git_theta.workflows.merging.merge import Merged, merge
-from git_theta.workflows.merge_rules import Rule, Rules, literal, rule
+from git_theta.workflows.merging.merge_rules import Rule, Rules, literal, rule
 from git_theta.workflows.session import Session
 
 MODELS = 10_000
