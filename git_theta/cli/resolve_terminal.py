@@ -19,7 +19,7 @@ from git_theta.workflows.merging import merge_rules
 from git_theta.workflows import chains
 from git_theta.workflows.sharing.fetch import fetch_missing
 from git_theta.workflows.merging.merge import planned
-from git_theta.workflows.merge_state import MergeState
+from git_theta.workflows.merging.state import MergeState
 from git_theta.workflows.session import Session
 
 Versions = tuple[Manifest | None, Manifest, Manifest]

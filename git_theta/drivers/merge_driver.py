@@ -82,7 +82,7 @@ def _merge_ancestors(session: Session, path: str, versions: Sequence[Manifest | 
 
 def _leave_conflict(session: Session, path: str, merged: Merged) -> None:
     if session.repository.worktree is not None:
-        from git_theta.workflows.merge_state import MergeState
+        from git_theta.workflows.merging.state import MergeState
 
         state = MergeState(session.repository)
         if merged.resolved or merged.progress.by_name:

@@ -112,7 +112,7 @@ def written_manifests(repository: Repository) -> Iterator[Found]:
 
 
 def settled_manifests(repository: Repository) -> Iterator[Found]:
-    """What is settled of models that a merge left in conflict, in every worktree (see ``workflows/merge_state.py``)."""
+    """What is settled of models that a merge left in conflict, in every worktree (see ``workflows/merging/state.py``)."""
     for folder in git_dirs(repository):
         for path in sorted((folder / SETTLED).glob("*")):
             try:
