@@ -184,7 +184,7 @@ def _changed(session: Session, place: str, before: Manifest | None, entries: Map
 
     Without ``before``, a new file of format ``form``.
     """
-    from git_theta.workflows.merge_build import built
+    from git_theta.workflows.merging.merged_file import built
 
     known = before.by_name if before is not None else {}
     combined = {entry.name: entry for entry in before.entries} if before is not None else {}

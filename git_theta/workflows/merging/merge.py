@@ -423,7 +423,7 @@ class _Work:
 
     def _built(self, merged: Manifest, like: Manifest) -> Manifest | None:
         """Names or shapes differ from every side's: the format writes a new file, which is then cut like any other."""
-        from git_theta.workflows.merge_build import built
+        from git_theta.workflows.merging.merged_file import built
 
         try:
             return replace(built(self.session, self.path, like.format, merged.entries, like, self.plan.sides), headers=merged.headers)
