@@ -298,13 +298,13 @@ class _Work:
         whole = [(item, rule, strategy) for item, rule, strategy in waiting if getattr(strategy, "whole_model", False)]
         if not whole:
             return waiting
-        from git_theta.workflows import merge_whole
+        from git_theta.workflows.merging import whole_model
 
         _, rule, strategy = whole[0]
         self._fetch(self.plan.items)
         try:
-            merge_whole.check(self.plan, self.rules, rule, self.resolved)
-            cases = merge_whole.cases(self.plan, strategy, rule.options, self._array)
+            whole_model.check(self.plan, self.rules, rule, self.resolved)
+            cases = whole_model.cases(self.plan, strategy, rule.options, self._array)
         except ThetaError as error:
             self._refuse([item for item, _, _ in whole], error)
             return [one for one in waiting if one not in whole]
