@@ -47,7 +47,7 @@ def resolve(paths: tuple[str, ...], strategy: str | None, words: tuple[str, ...]
     from git_theta.workflows.merging import merge_rules
     from git_theta.workflows import resolve as work
     from git_theta.workflows.merging.merge import describe
-    from git_theta.workflows.merge_statistics import tracked_for
+    from git_theta.workflows.merging.auxiliary import tracked_for
     from git_theta.workflows.session import Session
 
     repository = discover()

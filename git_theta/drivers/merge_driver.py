@@ -18,7 +18,7 @@ from git_theta.git.repository import discover
 from git_theta.merges.plan import MergePlan, plan
 from git_theta.workflows.merging import merge_rules
 from git_theta.workflows.merging.merge import Merged, Progress, ancestor, describe, merge
-from git_theta.workflows.merge_statistics import OfCommits, merge_file, rules_for, tracked_for
+from git_theta.workflows.merging.auxiliary import OfCommits, merge_file, rules_for, tracked_for
 from git_theta.workflows.session import Session
 from git_theta.workflows.restoring.statcache import StatCache
 

@@ -15,7 +15,7 @@ from git_theta.git.writing import plumbing
 from git_theta.merges.plan import MergePlan, plan
 from git_theta.workflows.merging.merge import Merged, Progress, ancestor, describe, merge
 from git_theta.workflows.merging.merge_rules import Rules
-from git_theta.workflows.merge_statistics import OfCommits, left_behind, merge_file, of_model, rules_for
+from git_theta.workflows.merging.auxiliary import OfCommits, left_behind, merge_file, of_model, rules_for
 from git_theta.workflows.session import Session
 
 

@@ -15,7 +15,7 @@ from git_theta.workflows.restoring import checkout
 from git_theta.workflows.merging.merge import Merged, merge, planned
 from git_theta.workflows.merging.merge_rules import Rules
 from git_theta.workflows.merging.state import MergeState
-from git_theta.workflows.merge_statistics import OfCommits, left_behind, rules_for, tracked_for
+from git_theta.workflows.merging.auxiliary import OfCommits, left_behind, rules_for, tracked_for
 from git_theta.workflows.session import Session
 
 

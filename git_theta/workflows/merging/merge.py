@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from git_theta.workflows.merge_statistics import Siblings
+    from git_theta.workflows.merging.auxiliary import Siblings
 
 # numpy, and the modules that compute or write files, are imported where something has to be computed: most merges only compare digests.
 PICKS = {"ours": 0, "theirs": 1, "base": plan.BASE}
