@@ -22,7 +22,7 @@ from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import discover
 from git_theta.workflows.merging import merge_rules
 from git_theta.workflows.merging.merge import Merged, describe
-from git_theta.workflows.merge_branches import merge_model, merged_tree, models, statistics, tracks_statistics
+from git_theta.workflows.merging.merge_branches import merge_model, merged_tree, models, statistics, tracks_statistics
 from git_theta.workflows.session import Session
 
 CANNOT = 2

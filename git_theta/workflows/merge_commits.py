@@ -12,7 +12,7 @@ from git_theta.git.writing import plumbing
 from git_theta.git.command import run, run_code
 from git_theta.store.guard import turn
 from git_theta.workflows.merging.merge import Merged, describe
-from git_theta.workflows.merge_branches import merge_model, merged_tree, models, statistics
+from git_theta.workflows.merging.merge_branches import merge_model, merged_tree, models, statistics
 from git_theta.workflows.merging.merge_rules import Rules
 from git_theta.workflows.session import Session
 

@@ -14,7 +14,7 @@ from git_theta.git.merging import commit, common_bases
 from git_theta.workflows import chains
 from git_theta.workflows.sharing.fetch import fetch_missing
 from git_theta.workflows.merging.merge import Progress, merge
-from git_theta.workflows.merge_branches import before_all
+from git_theta.workflows.merging.merge_branches import before_all
 from git_theta.workflows.merging.merge_rules import Rule, Rules, rule, strategy_of
 from git_theta.workflows.merging.auxiliary import Siblings, sibling
 from git_theta.workflows.session import Session
