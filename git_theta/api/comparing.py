@@ -14,7 +14,7 @@ from git_theta.workflows.merging import merge_rules
 from git_theta.workflows.comparing import metrics
 from git_theta.workflows.comparing import versions
 from git_theta.workflows.comparing.log import Step
-from git_theta.workflows.merge_commits import merge_commits
+from git_theta.workflows.merging.merge_commits import merge_commits
 from git_theta.workflows.comparing.versions import ModelDiff
 
 
