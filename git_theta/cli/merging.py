@@ -27,7 +27,7 @@ from git_theta.git import merging
 from git_theta.git.command import call
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import discover
-from git_theta.workflows import resolve
+from git_theta.workflows.merging import resolve
 from git_theta.workflows.merging import merge_branches
 from git_theta.workflows.merging import merge_rules
 from git_theta.workflows.restoring import smudge

@@ -45,7 +45,7 @@ def resolve(paths: tuple[str, ...], strategy: str | None, words: tuple[str, ...]
         raise click.UsageError("-o belongs to -s")
     from git_theta.drivers.merge_driver import stopped_siblings
     from git_theta.workflows.merging import merge_rules
-    from git_theta.workflows import resolve as work
+    from git_theta.workflows.merging import resolve as work
     from git_theta.workflows.merging.merge import describe
     from git_theta.workflows.merging.auxiliary import tracked_for
     from git_theta.workflows.session import Session
