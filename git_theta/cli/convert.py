@@ -17,7 +17,7 @@ from git_theta.core.source import FileSource
 from git_theta.errors import StoreError, UsageError
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import discover
-from git_theta.workflows import convert as conversion
+from git_theta.workflows.exchange import convert as conversion
 
 _LISTED = 20
 

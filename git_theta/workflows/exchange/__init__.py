@@ -1,0 +1,1 @@
+"""A model in other forms: files of other formats, zarr arrays."""
