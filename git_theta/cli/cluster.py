@@ -34,7 +34,7 @@ def export(source: str, target: str) -> None:
     makes the same file of it again.
     """
     from git_theta.store.zarr import Place
-    from git_theta.workflows import cluster
+    from git_theta.workflows.exchange import zarr_export
     from git_theta.workflows.progress import Progress
 
     targets.check(target, "DEST is a new folder or a URL")
@@ -43,7 +43,7 @@ def export(source: str, target: str) -> None:
         manifest = models.named(session.repository, source)
         progress.begin("Exporting", manifest.size)
         try:
-            done = cluster.export(session, manifest, place, source, progress.advance)
+            done = zarr_export.export(session, manifest, place, source, progress.advance)
         finally:
             progress.end()
     total = sum(item.spec.nbytes for item in done.tensors)
@@ -74,17 +74,17 @@ def import_(source: str, target: Path, changed: bool, force: bool) -> None:
     as they are.
     """
     from git_theta.store.zarr import Place
-    from git_theta.workflows import cluster
+    from git_theta.workflows.exchange import zarr_export
     from git_theta.workflows.progress import Progress
 
     targets.check(str(target), "FILE is the new file's name")
     if os.path.lexists(target) and not force:
         raise UsageError(f"{path(target)} exists already; --force replaces it")
     place, progress = Place(source, os.environ), Progress()
-    exported = cluster.read(place)
+    exported = zarr_export.read(place)
     progress.begin("Importing", exported.size)
     try:
-        others = cluster.restore(place, exported, target, changed, progress.advance, force)
+        others = zarr_export.restore(place, exported, target, changed, progress.advance, force)
     finally:
         progress.end()
     click.echo(f"Wrote {path(target)}: {exported.format}, {plural(len(exported.tensors), 'tensor')}, {size(exported.size)}.")
