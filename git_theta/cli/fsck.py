@@ -35,7 +35,7 @@ def fsck(revisions: tuple[str, ...], everything: bool, remote_too: bool, remote_
     Without REV, files in the index that are not stored the way .gitattributes says are problems, too: manifests at paths that are not
     tracked, and tracked files that were committed without Git-Theta. Each is listed with the command that mends it.
     """
-    from git_theta.workflows import fsck as work
+    from git_theta.workflows.maintenance import fsck as work
     from git_theta.workflows.progress import Progress
 
     if everything and revisions:
