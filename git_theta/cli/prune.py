@@ -32,7 +32,7 @@ def prune(dry_run: bool, elsewhere: bool, remote_name: str | None, now: bool, ve
     Kept is whatever a branch, tag, stash, reflog, index or unfinished merge or rebase of any worktree needs, and what is younger than a
     day, as a commit may be about to need it. Git keeps reflogs for 30 to 90 days; 'git reflog expire' shortens that.
     """
-    from git_theta.workflows import prune as work
+    from git_theta.workflows.maintenance import prune as work
 
     with open_session() as session:
         remote = remote_or_default(session.repository, remote_name) if elsewhere or remote_name is not None else None

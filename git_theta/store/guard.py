@@ -1,7 +1,7 @@
 """Keeping a deletion and the commands that store objects apart.
 
 Who stores objects holds the store for as long as its command runs, together with all others who do; who deletes needs it alone. Where
-the system has no such locks, only the age of objects protects them (see ``workflows/prune.py``).
+the system has no such locks, only the age of objects protects them (see ``workflows/maintenance/prune.py``).
 """
 
 from __future__ import annotations

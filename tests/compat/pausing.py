@@ -20,7 +20,7 @@ from typing import Any
 
 VARIABLE = "GIT_THETA_TEST_PAUSES"
 _DEADLINE = 60.0
-_PRUNE, _FOLDER = "git_theta.workflows.prune", "git_theta.store.folder"
+_PRUNE, _FOLDER = "git_theta.workflows.maintenance.prune", "git_theta.store.folder"
 _UNUSED = {"filter-process": (_PRUNE, _FOLDER), "pre-push": (_PRUNE,)}  # importing these would only take time
 
 
@@ -86,7 +86,7 @@ def _begin(began: float, command: str) -> None:
 
     local.time = SimpleNamespace(time=lambda: began + local._FRESH, monotonic=time.monotonic)  # type: ignore[attr-defined]
     if _PRUNE not in _UNUSED.get(command, ()):
-        from git_theta.workflows import prune
+        from git_theta.workflows.maintenance import prune
 
         prune.time = SimpleNamespace(time=lambda: began + prune.GRACE, monotonic=time.monotonic)  # type: ignore[attr-defined]
 

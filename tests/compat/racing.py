@@ -31,8 +31,8 @@ from git_theta.workflows.session import Session
 NAME = "model.safetensors"
 PROGRAM = [sys.executable, str(Path(pausing.__file__).resolve())]
 JITTER = [
-    "git_theta.workflows.prune:_planned",
-    "git_theta.workflows.prune:_needed",
+    "git_theta.workflows.maintenance.prune:_planned",
+    "git_theta.workflows.maintenance.prune:_needed",
     "git_theta.store.local:LocalStore.remove",
     "git_theta.store.local:LocalStore.flush",
     "git_theta.store.local:LocalStore.rely_on",

@@ -158,7 +158,7 @@ def test_a_prune_at_the_remote_waits_until_git_has_moved_the_branch(world: World
 def test_prune_keeps_what_became_needed_meanwhile(world: World, one: Repo, window: Callable[[str, str], Window]) -> None:
     """A branch is moved behind our back, by a git that knows nothing of Git-Theta, between the plan and the deletions."""
     remote, relied = left_behind(world, one)
-    prune = window("git_theta.workflows.prune:_planned", "after")
+    prune = window("git_theta.workflows.maintenance.prune:_planned", "after")
     prune.start(remote, *racing.PROGRAM, "prune", "--now")
     one.git("push", "-q", "--no-verify", "origin", "main")
     said, code = prune.end()
@@ -171,7 +171,7 @@ def test_prune_keeps_what_was_touched_meanwhile(world: World, one: Repo, window:
     """Somebody on whom our locks have no effect relies on an object."""
     remote, left = left_behind(world, one)
     (relied, *_) = sorted(left)
-    prune = window("git_theta.workflows.prune:_planned", "after")
+    prune = window("git_theta.workflows.maintenance.prune:_planned", "after")
     prune.start(remote, *racing.PROGRAM, "prune", "--now")
     time.sleep(0.05)
     os.utime(next(world.remote.glob(f"theta/objects/*/*/{relied}")))
@@ -192,7 +192,7 @@ def test_a_store_that_is_only_being_made(world: World, one: Repo, window: Callab
     if how == "add":
         two.write("model.safetensors", model(2))
         two.git("checkout", "-q", "HEAD", "--", ".gitattributes")
-    prune = window("git_theta.workflows.prune:_needed", "after")
+    prune = window("git_theta.workflows.maintenance.prune:_needed", "after")
     prune.start(two, *racing.PROGRAM, "prune", "--now")
     words = ["git", "add", "model.safetensors"] if how == "add" else [*racing.PROGRAM, "fetch", "origin", "HEAD"]
     process = subprocess.Popen(words, cwd=two.path, env=dict(two.environment), stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -26,7 +26,7 @@ from git_theta.git.history import manifest_scan
 from git_theta.git.remotes import Remote
 from git_theta.plugins import registry
 from git_theta.store.local import LocalStore
-from git_theta.workflows import prune
+from git_theta.workflows.maintenance import prune
 from git_theta.workflows.sharing import fetch
 from git_theta.workflows.sharing import routes
 from git_theta.workflows.storing import clean
