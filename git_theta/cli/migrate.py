@@ -10,7 +10,7 @@ from git_theta.cli.output import Command, path, plural, size, warn
 from git_theta.cli.sharing import open_session
 from git_theta.errors import UsageError
 from git_theta.git.command import run
-from git_theta.workflows.migrate import Summary
+from git_theta.workflows.maintenance.migrate import Summary
 
 
 @click.command(
@@ -40,7 +40,7 @@ def migrate(direction: str, refs: tuple[str, ...], include: tuple[str, ...], lfs
     git-filter-repo).
     """
     from git_theta.cli import configuration
-    from git_theta.workflows import migrate as work
+    from git_theta.workflows.maintenance import migrate as work
     from git_theta.workflows.progress import Progress
 
     importing = direction == "import"

@@ -393,7 +393,7 @@ def test_a_run_that_is_killed_has_changed_nothing(tmp_path: Path, environment: M
         commit(repo, f"{step}", {"model.safetensors": trained(step), "other.safetensors": trained(step + 20)})
     refs = repo.git("for-each-ref")
     scratch = repo.common / "theta" / "tmp"
-    killed(repo, "git_theta.workflows.migrate", function, calls, "migrate", "import")
+    killed(repo, "git_theta.workflows.maintenance.migrate", function, calls, "migrate", "import")
     assert repo.git("for-each-ref") == refs
     assert repo.status() == ""
     assert len(list(scratch.glob("migrate-*"))) == 1
