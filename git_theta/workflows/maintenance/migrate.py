@@ -31,7 +31,7 @@ from git_theta.git.rewrite import Commit, FileChange, Ref, Rewritten, Scratch
 from git_theta.plugins import registry, tables
 from git_theta.store.lfs import lfs_folder
 from git_theta.store.local import LocalStore
-from git_theta.workflows import tracking
+from git_theta.workflows.maintenance import rewrite_attributes
 from git_theta.workflows.sharing import fetch
 from git_theta.workflows.restoring import checkout
 from git_theta.workflows.restoring import smudge
@@ -99,7 +99,7 @@ def import_history(session: Session, include: Sequence[str], names: Sequence[str
     with _scratch(session, not dry) as (scratch, store):
         working = session if store is None else _with_store(session, store)
         advance = show("Migrating", sum(held.whole(blob) for blob in {blob for _, blob in versions}))
-        work = _Import(working, scratch, held, tracking.Tracking(repository, patterns, sorted(paths)), advance)
+        work = _Import(working, scratch, held, rewrite_attributes.Tracking(repository, patterns, sorted(paths)), advance)
         rewritten = scratch.rewrite(chosen, work.change)
         working.store.flush()
         done = {blob for _, blob in versions} - work.old_metadata - work.migrated
@@ -108,7 +108,7 @@ def import_history(session: Session, include: Sequence[str], names: Sequence[str
         summary.old_metadata = len(work.old_metadata)
         _finish(session, summary, rewritten, "import", dry)
     if not dry:
-        lost = [path for path, yes in tracking.in_force(repository, _at_head(session, paths)).items() if not yes]
+        lost = [path for path, yes in rewrite_attributes.in_force(repository, _at_head(session, paths)).items() if not yes]
         summary.left = tuple(sorted(lost)[:_NAMED])
     return summary
 
@@ -397,7 +397,7 @@ class _Import(_Rewriter):
     """From files, or Git LFS pointers, to manifests."""
 
     def __init__(
-        self, session: Session, scratch: Scratch, held: _Contents, track: tracking.Tracking, advance: Callable[[int], None]
+        self, session: Session, scratch: Scratch, held: _Contents, track: rewrite_attributes.Tracking, advance: Callable[[int], None]
     ) -> None:
         super().__init__(session, scratch)
         self._contents = held
@@ -515,7 +515,7 @@ class _Export(_Rewriter):
         return self._scratch.store(f"version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {size}\n".encode("ascii"))
 
     def _attributes_file(self, path: str, data: bytes | None, models: bool) -> bytes | None:  # noqa: ARG002 - as above
-        return tracking.untracked(path, data, self._lfs)
+        return rewrite_attributes.untracked(path, data, self._lfs)
 
 
 # The working tree

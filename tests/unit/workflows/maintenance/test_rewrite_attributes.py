@@ -9,7 +9,7 @@ import pytest
 
 from git_theta.errors import GitError
 from git_theta.git.repository import Repository
-from git_theta.workflows.tracking import Tracking, untracked
+from git_theta.workflows.maintenance.rewrite_attributes import Tracking, untracked
 
 NOWHERE = Repository(Path(), Path(), None, 40)
 LINE = b"*.pt filter=theta diff=theta merge=theta -text\n"
