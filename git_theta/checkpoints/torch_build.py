@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from git_theta.checkpoints import torch_archive
+from git_theta.checkpoints.torch import zip_archive
 from git_theta.checkpoints.pickle_machine import Call, Global, Pairs, Persistent
 from git_theta.checkpoints.pickle_writer import write
-from git_theta.checkpoints.torch_archive import STORAGE_NAME, Part, TorchArchive
+from git_theta.checkpoints.torch.zip_archive import STORAGE_NAME, Part, TorchArchive
 from git_theta.checkpoints.torch_tree import NAME_LIMIT, STORAGES, TYPES, Slot, View, key_label
 from git_theta.checkpoints.zip_container import ZipEntry, read_archives
 from git_theta.checkpoints.zip_writer import write_archive
@@ -41,7 +41,7 @@ def build(tensors: Mapping[str, Tensor], like: Source | None) -> Buffer:
     if like is None:
         data: Buffer = _new_file(tensors)
     else:
-        layout = torch_archive.scan("torch-zip", like)
+        layout = zip_archive.scan("torch-zip", like)
         data = _same_file(like, layout, tensors) if _fits(layout, tensors) else _Rewrite(like, layout, tensors).file()
     _check(data, tensors)
     return data
@@ -269,7 +269,7 @@ def _impossible(name: str, reason: str) -> FormatError:
 
 def _understood(like: Source) -> TorchArchive:
     archives = read_archives(like)
-    archive = torch_archive.understand(like, archives[0])
+    archive = zip_archive.understand(like, archives[0])
     plain = all(entry.plain and (name in _SAVED or name.startswith("data/")) for name, entry in archive.entries.items())
     if len(archives) > 1 or not plain or archive.tree is None or archive.big_endian:
         raise FormatError("this torch file is of a kind in which tensors cannot be added, removed or reshaped")
@@ -278,7 +278,7 @@ def _understood(like: Source) -> TorchArchive:
 
 def _storages(archive: TorchArchive, layout: Layout) -> Iterator[tuple[str, list[Part], list[Extent]]]:
     """Every storage of ``layout``: its entry, its parts and their extents."""
-    cut = [(name, torch_archive.parts(archive, name, entry)) for name, entry in archive.entries.items() if STORAGE_NAME.match(name)]
+    cut = [(name, zip_archive.parts(archive, name, entry)) for name, entry in archive.entries.items() if STORAGE_NAME.match(name)]
     if sum(len(parts) for _, parts in cut) != len(layout.extents):
         raise FormatError("this torch file has other long parts, beside which tensors cannot be added, removed or reshaped")
     extents = iter(layout.extents)
@@ -314,7 +314,7 @@ def _mappings(tree: Any) -> dict[str, Pairs | Call]:
 def _check(data: Buffer, tensors: Mapping[str, Tensor]) -> None:
     """:class:`FormatError` unless the file holds exactly ``tensors`` (and names tied to them)."""
     view, missing = memoryview(data), set(tensors)
-    for extent in torch_archive.scan("torch-zip", BytesSource(data)).extents:
+    for extent in zip_archive.scan("torch-zip", BytesSource(data)).extents:
         names = [name for name in (extent.name, *extent.aliases) if name in tensors]
         for name in names:
             tensor = tensors[name]

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from git_theta.checkpoints import pickle_machine, torch_archive, torch_contents
+from git_theta.checkpoints import pickle_machine, torch_contents
+from git_theta.checkpoints.torch import zip_archive
 from git_theta.checkpoints.assemble import assemble
 from git_theta.checkpoints.cursor import Cursor
 from git_theta.checkpoints.pickle_machine import Call, Pairs, Persistent, PickleError
-from git_theta.checkpoints.torch_archive import TorchArchive
+from git_theta.checkpoints.torch.zip_archive import TorchArchive
 from git_theta.checkpoints.torch_tree import Storage, View, storage_of, views
 from git_theta.checkpoints.zip_container import ZipEntry
 from git_theta.core import dtypes
@@ -42,7 +43,7 @@ class TorchLegacyFormat:
 
         Without what the pickles say of the storages, their lengths are not known: unlike in a zip archive, they must be understood.
         """
-        return assemble(self.name, source.size, torch_archive.extents(_read(source)))
+        return assemble(self.name, source.size, zip_archive.extents(_read(source)))
 
     def contents(self, source: Source) -> Contents:
         """As that of a torch zip archive."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from git_theta.checkpoints import torch_archive, torch_build, torch_contents, torch_distributed
+from git_theta.checkpoints import torch_build, torch_contents, torch_distributed
+from git_theta.checkpoints.torch import zip_archive
 from git_theta.checkpoints.zip_container import read_archives
 from git_theta.core.layout import Layout
 from git_theta.core.source import Source
@@ -36,7 +37,7 @@ class TorchZipFormat:
 
         :class:`FormatError` when the zip archive is not sound; a pickle that is not understood only costs the names.
         """
-        return torch_archive.scan(self.name, source)
+        return zip_archive.scan(self.name, source)
 
     def sibling(self, name: str) -> str:
         """Where the slices of a distributed checkpoint have their names."""
@@ -48,7 +49,7 @@ class TorchZipFormat:
 
     def contents(self, source: Source) -> Contents:
         """Every tensor that the file's pickle names, in C order, and the paths of its other values."""
-        return torch_contents.read(source, [torch_archive.understand(source, archive) for archive in read_archives(source)])
+        return torch_contents.read(source, [zip_archive.understand(source, archive) for archive in read_archives(source)])
 
     def build(self, tensors: Mapping[str, Tensor], like: Source | None) -> Buffer:
         """A file that ``torch.load(weights_only=True)`` reads: a flat mapping, or with ``like`` that file's structure and values.

@@ -81,7 +81,7 @@ class Reader:
         return found
 
     def _views(self) -> dict[str, _Seen]:
-        from git_theta.checkpoints.torch_archive import understand
+        from git_theta.checkpoints.torch.zip_archive import understand
         from git_theta.checkpoints.torch_contents import SHOWN_LIMIT
         from git_theta.checkpoints.zip_container import read_archives
 

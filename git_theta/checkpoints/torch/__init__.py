@@ -1,0 +1,1 @@
+"""The files of PyTorch, read and written without it."""
