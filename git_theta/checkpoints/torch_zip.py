@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from git_theta.checkpoints import torch_build, torch_contents, torch_distributed
+from git_theta.checkpoints import torch_contents, torch_distributed
+from git_theta.checkpoints.torch import writer
 from git_theta.checkpoints.torch import zip_archive
 from git_theta.checkpoints.zip_container import read_archives
 from git_theta.core.layout import Layout
@@ -56,4 +57,4 @@ class TorchZipFormat:
 
         :class:`FormatError` when ``like`` cannot be changed so, or torch has no such type.
         """
-        return torch_build.build(tensors, like)
+        return writer.build(tensors, like)
