@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from git_theta.checkpoints import pickle_machine, torch_contents
+from git_theta.checkpoints import pickle_machine
+from git_theta.checkpoints.torch import loaded
 from git_theta.checkpoints.torch import zip_archive
 from git_theta.checkpoints.assemble import assemble
 from git_theta.checkpoints.cursor import Cursor
@@ -47,7 +48,7 @@ class TorchLegacyFormat:
 
     def contents(self, source: Source) -> Contents:
         """As that of a torch zip archive."""
-        return torch_contents.read(source, [_read(source)])
+        return loaded.read(source, [_read(source)])
 
 
 def _read(source: Source) -> TorchArchive:

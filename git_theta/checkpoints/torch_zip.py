@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from git_theta.checkpoints import torch_contents, torch_distributed
+from git_theta.checkpoints import torch_distributed
+from git_theta.checkpoints.torch import loaded
 from git_theta.checkpoints.torch import writer
 from git_theta.checkpoints.torch import zip_archive
 from git_theta.checkpoints.zip_container import read_archives
@@ -50,7 +51,7 @@ class TorchZipFormat:
 
     def contents(self, source: Source) -> Contents:
         """Every tensor that the file's pickle names, in C order, and the paths of its other values."""
-        return torch_contents.read(source, [zip_archive.understand(source, archive) for archive in read_archives(source)])
+        return loaded.read(source, [zip_archive.understand(source, archive) for archive in read_archives(source)])
 
     def build(self, tensors: Mapping[str, Tensor], like: Source | None) -> Buffer:
         """A file that ``torch.load(weights_only=True)`` reads: a flat mapping, or with ``like`` that file's structure and values.

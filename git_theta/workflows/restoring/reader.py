@@ -82,7 +82,7 @@ class Reader:
 
     def _views(self) -> dict[str, _Seen]:
         from git_theta.checkpoints.torch.zip_archive import understand
-        from git_theta.checkpoints.torch_contents import SHOWN_LIMIT
+        from git_theta.checkpoints.torch.loaded import SHOWN_LIMIT
         from git_theta.checkpoints.zip_container import read_archives
 
         self._fetch([])

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from cutting import rebuilt
 
-from git_theta.checkpoints import torch_contents, torch_distributed
+from git_theta.checkpoints import torch_distributed
+from git_theta.checkpoints.torch import loaded
 from git_theta.checkpoints.flax_msgpack import FlaxMsgpackFormat
 from git_theta.checkpoints.hdf5 import Hdf5Format
 from git_theta.checkpoints.onnx import OnnxFormat
@@ -278,7 +279,7 @@ def test_torch_contents_with_shared_values() -> None:
 def test_torch_contents_of_long_lists() -> None:
     key = b"X" + struct.pack("<I", 2000) + b"k" * 2000
     found = told(b"\x80\2}(" + key + b"](" + b"K\1" * 600_000 + b"eu.")
-    assert found is None or len(found.others) <= torch_contents.VALUES_LIMIT
+    assert found is None or len(found.others) <= loaded.VALUES_LIMIT
 
 
 def test_torch_contents_that_show_one_storage_many_times() -> None:
