@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from git_theta.checkpoints import torch_distributed
+from git_theta.checkpoints.torch import distributed_slices
 from git_theta.checkpoints.torch import loaded
 from git_theta.checkpoints.torch import writer
 from git_theta.checkpoints.torch import zip_archive
@@ -43,11 +43,11 @@ class TorchZipFormat:
 
     def sibling(self, name: str) -> str:
         """Where the slices of a distributed checkpoint have their names."""
-        return torch_distributed.METADATA if name.endswith(".distcp") else ""
+        return distributed_slices.METADATA if name.endswith(".distcp") else ""
 
     def scan_beside(self, source: Source, name: str, sibling: Source) -> Layout:
         """As :meth:`scan`, with the names that ``sibling`` has for the slices in the file called ``name``."""
-        return torch_distributed.named(self.scan(source), name, sibling)
+        return distributed_slices.named(self.scan(source), name, sibling)
 
     def contents(self, source: Source) -> Contents:
         """Every tensor that the file's pickle names, in C order, and the paths of its other values."""

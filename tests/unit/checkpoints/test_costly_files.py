@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from cutting import rebuilt
 
-from git_theta.checkpoints import torch_distributed
+from git_theta.checkpoints.torch import distributed_slices
 from git_theta.checkpoints.torch import loaded
 from git_theta.checkpoints.flax_msgpack import FlaxMsgpackFormat
 from git_theta.checkpoints.hdf5 import Hdf5Format
@@ -299,7 +299,7 @@ def metadata(keys: bytes, prefix: bytes = b"") -> bytes:
 def named(text: bytes) -> None:
     data = bytes(100)
     with bounded(), suppress(FormatError):
-        torch_distributed.named(OpaqueFormat().scan(BytesSource(data)), "a.distcp", BytesSource(text))
+        distributed_slices.named(OpaqueFormat().scan(BytesSource(data)), "a.distcp", BytesSource(text))
 
 
 def test_distributed_metadata_with_shared_attributes() -> None:
