@@ -35,7 +35,7 @@ FORMATS = {
         starts=(b"PK\x03\x04",),
         beside=".distcp",
     ),
-    "torch-legacy": FormatRow("git_theta.checkpoints.torch_legacy:TorchLegacyFormat", starts=(b"\x80",)),
+    "torch-legacy": FormatRow("git_theta.checkpoints.torch.legacy_archive:TorchLegacyFormat", starts=(b"\x80",)),
     "gguf": FormatRow("git_theta.checkpoints.gguf:GgufFormat", (".gguf",), b"GGUF", starts=(b"GGUF",)),
     "npy": FormatRow("git_theta.checkpoints.numpy_files:NpyFormat", (".npy",), b"\x93NUMPY", starts=(b"\x93NUMPY",)),
     "npz": FormatRow("git_theta.checkpoints.numpy_files:NpzFormat", (".npz",), b"PK\x03\x04", starts=(b"PK\x03\x04",)),

@@ -13,7 +13,7 @@ from git_theta.checkpoints.flax_msgpack import FlaxMsgpackFormat
 from git_theta.checkpoints.gguf import GgufFormat
 from git_theta.checkpoints.hdf5 import Hdf5Format
 from git_theta.checkpoints.onnx import OnnxFormat
-from git_theta.checkpoints.torch_legacy import TorchLegacyFormat
+from git_theta.checkpoints.torch.legacy_archive import TorchLegacyFormat
 from git_theta.core.source import BytesSource
 from git_theta.core.tensors import Tensor
 

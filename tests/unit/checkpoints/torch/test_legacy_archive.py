@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cutting import contents, cut, mutants, survives, told
 
-from git_theta.checkpoints.torch_legacy import TorchLegacyFormat
+from git_theta.checkpoints.torch.legacy_archive import TorchLegacyFormat
 from git_theta.checkpoints.torch_zip import TorchZipFormat
 from git_theta.core.contracts import CheckpointFormat
 from git_theta.core.source import BytesSource
