@@ -14,7 +14,7 @@ from git_theta.errors import FormatError
 if TYPE_CHECKING:
     import numpy as np
 
-    from git_theta.checkpoints.torch_tree import View
+    from git_theta.checkpoints.torch.pickle_tree import View
 
 _EXPANDED = 1 << 20  # elements that a tensor may have beyond those of its storage (it repeats some, then)
 _DIMENSIONS = 32  # numpy's limit before 2.0

@@ -15,7 +15,7 @@ from git_theta.checkpoints.assemble import assemble
 from git_theta.checkpoints.cursor import Cursor
 from git_theta.checkpoints.pickle_machine import Call, Pairs, Persistent, PickleError
 from git_theta.checkpoints.torch.zip_archive import TorchArchive
-from git_theta.checkpoints.torch_tree import Storage, View, storage_of, views
+from git_theta.checkpoints.torch.pickle_tree import Storage, View, storage_of, views
 from git_theta.checkpoints.zip_container import ZipEntry
 from git_theta.core import dtypes
 from git_theta.core.layout import Layout

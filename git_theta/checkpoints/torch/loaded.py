@@ -9,7 +9,7 @@ from typing import Any
 from git_theta.checkpoints import torch_values
 from git_theta.checkpoints.pickle_machine import Call, Global, Items, Pairs
 from git_theta.checkpoints.torch.zip_archive import STORAGE_NAME, TorchArchive
-from git_theta.checkpoints.torch_tree import DEPTH_LIMIT, NAME_LIMIT, View, key_label
+from git_theta.checkpoints.torch.pickle_tree import DEPTH_LIMIT, NAME_LIMIT, View, key_label
 from git_theta.checkpoints.zip_container import ZipEntry
 from git_theta.core import dtypes
 from git_theta.core.layout import unique_names

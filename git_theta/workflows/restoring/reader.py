@@ -20,7 +20,7 @@ from git_theta.workflows import chains
 from git_theta.workflows.session import Session
 
 if TYPE_CHECKING:
-    from git_theta.checkpoints.torch_tree import View
+    from git_theta.checkpoints.torch.pickle_tree import View
 
 
 def manifest_at(session: Session, revision: str, path: str) -> Manifest:

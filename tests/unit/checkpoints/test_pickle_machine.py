@@ -259,7 +259,7 @@ BOMBS = {
 
 @pytest.mark.parametrize("case", BOMBS)
 def test_bombs_cost_little(case: str) -> None:
-    from git_theta.checkpoints.torch_tree import views
+    from git_theta.checkpoints.torch.pickle_tree import views
 
     data = BOMBS[case]  # were anything quadratic in these, the test would not end
     tracemalloc.start()
@@ -307,7 +307,7 @@ def _mutants(draw: st.DrawFn) -> bytes:
 @example(b"")
 @settings(max_examples=300)
 def test_mutants_are_read_or_refused(data: bytes) -> None:
-    from git_theta.checkpoints.torch_tree import views
+    from git_theta.checkpoints.torch.pickle_tree import views
 
     try:
         tree = read(data)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from git_theta.checkpoints.torch_tree import Storage, View
+from git_theta.checkpoints.torch.pickle_tree import Storage, View
 from git_theta.checkpoints.torch_values import array
 from git_theta.errors import FormatError
 

@@ -16,9 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from git_theta.checkpoints import pickle_machine, torch_tree
+from git_theta.checkpoints import pickle_machine
+from git_theta.checkpoints.torch import pickle_tree
 from git_theta.checkpoints.stored_zip import SKELETON_LIMIT
-from git_theta.checkpoints.torch_tree import NAME_LIMIT
+from git_theta.checkpoints.torch.pickle_tree import NAME_LIMIT
 from git_theta.checkpoints.torch_zip import TorchZipFormat
 from git_theta.core import dtypes
 from git_theta.core.contracts import CheckpointFormat
@@ -458,7 +459,7 @@ def test_names_are_bounded() -> None:
 
 @pytest.mark.parametrize("limit", ["NAMES_LIMIT", "VIEWS_LIMIT"])
 def test_one_storage_under_very_many_names(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
-    monkeypatch.setattr(torch_tree, limit, 1000)
+    monkeypatch.setattr(pickle_tree, limit, 1000)
     one = pickled(tensor("0", (2,), (1,)))[2:-1]
     data = torch_zip(b"\x80\x02](" + one + b"q\0" + b"h\0" * 20_000 + b"e.", {"0": bytes(8)})
     (extent,) = scan(data).extents
