@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
-from git_theta.checkpoints import torch_values
+from git_theta.checkpoints.torch import storage_values
 from git_theta.checkpoints.pickle_machine import Call, Global, Items, Pairs
 from git_theta.checkpoints.torch.zip_archive import STORAGE_NAME, TorchArchive
 from git_theta.checkpoints.torch.pickle_tree import DEPTH_LIMIT, NAME_LIMIT, View, key_label
@@ -77,7 +77,7 @@ def _bytes(view: View, data: bytes) -> Buffer:
         raise FormatError(f"tensor {view.name[:80]!a} does not fit its storage")
     if not view.contiguous:
         storage = view.storage._replace(dtype=_CARRIERS[width])
-        return torch_values.array(view._replace(storage=storage), data).tobytes()
+        return storage_values.array(view._replace(storage=storage), data).tobytes()
     if view.offset + view.numel > view.storage.numel:
         raise FormatError(f"tensor {view.name[:80]!a} reaches beyond its storage")
     return memoryview(data)[view.offset * width : (view.offset + view.numel) * width]

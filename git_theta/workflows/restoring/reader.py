@@ -138,10 +138,10 @@ class Reader:
         if seen is None:
             entry = self.manifest.by_name[name]
             return Tensor(entry.dtype, entry.shape, _writable(chains.load(self._session.store, entry)))
-        from git_theta.checkpoints import torch_values
+        from git_theta.checkpoints.torch import storage_values
 
         assert self._source is not None
-        return Tensor.from_array(torch_values.array(seen.view, self._source.view(seen.offset, seen.length)).copy())
+        return Tensor.from_array(storage_values.array(seen.view, self._source.view(seen.offset, seen.length)).copy())
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
         """The rows from ``start`` to before ``stop`` of the tensor called ``name``.

@@ -92,9 +92,9 @@ def _read_checkpoint(file: Path) -> dict[str, np.ndarray]:
             if layout.format in ("opaque", "stored-zip"):
                 raise FormatError("it holds no named tensors")
             if layout.format == "torch-zip":
-                from git_theta.checkpoints import torch_values
+                from git_theta.checkpoints.torch import storage_values
 
-                return torch_values.arrays(source)
+                return storage_values.arrays(source)
             found = {}
             for extent in layout.extents:
                 array = Tensor(extent.dtype, extent.shape, source.read(extent.offset, extent.length)).array()

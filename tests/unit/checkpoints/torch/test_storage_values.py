@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from git_theta.checkpoints.torch.pickle_tree import Storage, View
-from git_theta.checkpoints.torch_values import array
+from git_theta.checkpoints.torch.storage_values import array
 from git_theta.errors import FormatError
 
 DATA = np.arange(24, dtype=np.float32)
