@@ -21,7 +21,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from git_theta.checkpoints.safetensors import SafetensorsFormat
-from git_theta.checkpoints.torch_zip import TorchZipFormat
+from git_theta.checkpoints.torch.zip_format import TorchZipFormat
 from git_theta.core.contracts import Encoded, Level, Update
 from git_theta.core.source import FileSource
 from git_theta.core.tensors import Tensor

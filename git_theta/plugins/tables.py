@@ -29,7 +29,7 @@ class FormatRow(NamedTuple):
 FORMATS = {
     "safetensors": FormatRow("git_theta.checkpoints.safetensors:SafetensorsFormat", (".safetensors",)),
     "torch-zip": FormatRow(
-        "git_theta.checkpoints.torch_zip:TorchZipFormat",
+        "git_theta.checkpoints.torch.zip_format:TorchZipFormat",
         (".pt", ".pth", ".ckpt", ".bin"),
         b"PK\x03\x04",
         starts=(b"PK\x03\x04",),

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from git_theta.checkpoints.torch_zip import TorchZipFormat
+from git_theta.checkpoints.torch.zip_format import TorchZipFormat
 from git_theta.core import dtypes
 from git_theta.core.source import BytesSource
 from git_theta.core.tensors import Tensor

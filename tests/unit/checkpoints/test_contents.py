@@ -14,7 +14,7 @@ from git_theta.checkpoints.hdf5 import Hdf5Format
 from git_theta.checkpoints.numpy_files import NpyFormat, NpzFormat
 from git_theta.checkpoints.safetensors import SafetensorsFormat
 from git_theta.checkpoints.torch.legacy_archive import TorchLegacyFormat
-from git_theta.checkpoints.torch_zip import TorchZipFormat
+from git_theta.checkpoints.torch.zip_format import TorchZipFormat
 from git_theta.core.contracts import ReadsContents
 from git_theta.core.source import BytesSource
 from git_theta.core.tensors import Tensor

@@ -9,7 +9,7 @@ import pytest
 from cutting import contents, rebuilt, told
 
 from git_theta.checkpoints.tf_checkpoint import TfCheckpointFormat
-from git_theta.checkpoints.torch_zip import TorchZipFormat
+from git_theta.checkpoints.torch.zip_format import TorchZipFormat
 from git_theta.core.contracts import CheckpointFormat, ReadsSibling
 from git_theta.core.source import BytesSource
 from git_theta.errors import FormatError

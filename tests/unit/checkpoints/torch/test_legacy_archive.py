@@ -10,7 +10,7 @@ import pytest
 from cutting import contents, cut, mutants, survives, told
 
 from git_theta.checkpoints.torch.legacy_archive import TorchLegacyFormat
-from git_theta.checkpoints.torch_zip import TorchZipFormat
+from git_theta.checkpoints.torch.zip_format import TorchZipFormat
 from git_theta.core.contracts import CheckpointFormat
 from git_theta.core.source import BytesSource
 from git_theta.errors import FormatError

@@ -20,7 +20,7 @@ from git_theta.checkpoints import pickle_machine
 from git_theta.checkpoints.torch import pickle_tree
 from git_theta.checkpoints.stored_zip import SKELETON_LIMIT
 from git_theta.checkpoints.torch.pickle_tree import NAME_LIMIT
-from git_theta.checkpoints.torch_zip import TorchZipFormat
+from git_theta.checkpoints.torch.zip_format import TorchZipFormat
 from git_theta.core import dtypes
 from git_theta.core.contracts import CheckpointFormat
 from git_theta.core.layout import Layout
@@ -609,7 +609,7 @@ def test_mutants_are_cut_exactly_or_refused(data: bytes) -> None:
 
 def test_scanning_needs_no_numpy() -> None:
     code = (
-        "import sys; from git_theta.checkpoints.torch_zip import TorchZipFormat; from git_theta.core.source import FileSource;"
+        "import sys; from git_theta.checkpoints.torch.zip_format import TorchZipFormat; from git_theta.core.source import FileSource;"
         f"TorchZipFormat().scan(FileSource({str(DATA / 'training.pt')!r})); sys.exit('numpy' in sys.modules or 'pickle' in sys.modules)"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
