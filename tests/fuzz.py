@@ -24,7 +24,7 @@ sys.path[:0] = [str(HERE / "unit" / "checkpoints"), str(HERE.parent)]
 
 from cutting import mutants, rebuilt, survives  # noqa: E402 - found by the line above
 
-from git_theta.checkpoints import pickle_machine  # noqa: E402 - found by the line above
+from git_theta.checkpoints.torch import pickle_reader  # noqa: E402 - found by the line above
 from git_theta.core.contracts import ReadsContents, ReadsSibling  # noqa: E402 - as above
 from git_theta.core.layout import Layout  # noqa: E402 - as above
 from git_theta.core.source import BytesSource, Source  # noqa: E402 - as above
@@ -110,8 +110,8 @@ class _LargePickle:
 
     def scan(self, source: Source) -> Layout:
         try:
-            _, length = pickle_machine.read_large(source.read, 0, source.size)
-        except pickle_machine.PickleError as error:
+            _, length = pickle_reader.read_large(source.read, 0, source.size)
+        except pickle_reader.PickleError as error:
             raise FormatError(str(error)) from None
         assert 0 < length <= source.size
         return Layout("opaque", source.size, ())

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from git_theta.checkpoints.pickle_machine import Call, Global, Items, Long, Pairs, Persistent, Skipped
+from git_theta.checkpoints.torch.pickle_reader import Call, Global, Items, Long, Pairs, Persistent, Skipped
 from git_theta.core.names import display
 from git_theta.errors import FormatError
 

@@ -10,9 +10,9 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from git_theta.checkpoints import pickle_machine
+from git_theta.checkpoints.torch import pickle_reader
 from git_theta.checkpoints.assemble import NAME_LIMIT, RANK_LIMIT, assemble
-from git_theta.checkpoints.pickle_machine import Call, Pairs, PickleError
+from git_theta.checkpoints.torch.pickle_reader import Call, Pairs, PickleError
 from git_theta.core import dtypes
 from git_theta.core.layout import Layout
 from git_theta.core.source import Source
@@ -29,10 +29,10 @@ def named(layout: Layout, name: str, metadata: Source) -> Layout:
 
     :class:`FormatError` when the metadata is not understood, or does not speak of this file.
     """
-    if metadata.size > pickle_machine.SIZE_LIMIT:
-        raise FormatError(f"metadata of {metadata.size} bytes is larger than {pickle_machine.SIZE_LIMIT}")
+    if metadata.size > pickle_reader.SIZE_LIMIT:
+        raise FormatError(f"metadata of {metadata.size} bytes is larger than {pickle_reader.SIZE_LIMIT}")
     try:
-        tree = pickle_machine.read(metadata.read(0, metadata.size))
+        tree = pickle_reader.read(metadata.read(0, metadata.size))
     except PickleError as error:
         raise FormatError(f"the metadata cannot be read: {error}") from None
     slices = sorted(item for item in _slices(tree, name))

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from git_theta.checkpoints import pickle_machine
+from git_theta.checkpoints.torch import pickle_reader
 from git_theta.checkpoints.torch import loaded
 from git_theta.checkpoints.torch import zip_archive
 from git_theta.checkpoints.assemble import assemble
 from git_theta.checkpoints.cursor import Cursor
-from git_theta.checkpoints.pickle_machine import Call, Pairs, Persistent, PickleError
+from git_theta.checkpoints.torch.pickle_reader import Call, Pairs, Persistent, PickleError
 from git_theta.checkpoints.torch.zip_archive import TorchArchive
 from git_theta.checkpoints.torch.pickle_tree import Storage, View, storage_of, views
 from git_theta.checkpoints.zip_container import ZipEntry
@@ -26,7 +26,7 @@ from git_theta.errors import FormatError
 # LONG1 of ten bytes: how every pickle protocol from 2 on writes the magic number 0x1950a86a20f9469cfc6c.
 MAGIC = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
 _PROTOCOL = 1001
-_WINDOWS = (1 << 16, 4 << 20, pickle_machine.SIZE_LIMIT)  # a longer one is read without its long values
+_WINDOWS = (1 << 16, 4 << 20, pickle_reader.SIZE_LIMIT)  # a longer one is read without its long values
 
 
 class TorchLegacyFormat:
@@ -80,13 +80,13 @@ def _pickle(cursor: Cursor) -> Any:
         for window in _WINDOWS:
             data = cursor.source.read(cursor.position, min(window, cursor.end - cursor.position))
             try:
-                tree, length = pickle_machine.read_first(data)
+                tree, length = pickle_reader.read_first(data)
                 break
             except PickleError:
                 if len(data) < window:
                     raise
         else:
-            tree, length = pickle_machine.read_large(cursor.source.read, cursor.position, cursor.end)
+            tree, length = pickle_reader.read_large(cursor.source.read, cursor.position, cursor.end)
     except PickleError as error:
         raise cursor.broken(f"the pickle at byte {cursor.position} cannot be read: {error}") from None
     cursor.skip(length)

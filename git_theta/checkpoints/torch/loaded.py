@@ -7,7 +7,7 @@ from itertools import chain
 from typing import Any
 
 from git_theta.checkpoints.torch import storage_values
-from git_theta.checkpoints.pickle_machine import Call, Global, Items, Pairs
+from git_theta.checkpoints.torch.pickle_reader import Call, Global, Items, Pairs
 from git_theta.checkpoints.torch.zip_archive import STORAGE_NAME, TorchArchive
 from git_theta.checkpoints.torch.pickle_tree import DEPTH_LIMIT, NAME_LIMIT, View, key_label
 from git_theta.checkpoints.zip_container import ZipEntry

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from git_theta.checkpoints.pickle_machine import Call, Global, Items, Pairs, Persistent
+from git_theta.checkpoints.torch.pickle_reader import Call, Global, Items, Pairs, Persistent
 from git_theta.core import dtypes
 
 DEPTH_LIMIT = 200  # containers in each other; a pickled module takes five

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from git_theta.checkpoints.torch import zip_archive
-from git_theta.checkpoints.pickle_machine import Call, Global, Pairs, Persistent
+from git_theta.checkpoints.torch.pickle_reader import Call, Global, Pairs, Persistent
 from git_theta.checkpoints.pickle_writer import write
 from git_theta.checkpoints.torch.zip_archive import STORAGE_NAME, Part, TorchArchive
 from git_theta.checkpoints.torch.pickle_tree import NAME_LIMIT, STORAGES, TYPES, Slot, View, key_label

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from git_theta.checkpoints import pickle_machine
+from git_theta.checkpoints.torch import pickle_reader
 from git_theta.checkpoints.assemble import bounded
 from git_theta.checkpoints.stored_zip import finished, is_large, raw_extent
 from git_theta.checkpoints.torch.pickle_tree import View, views
@@ -68,7 +68,7 @@ def scan(name: str, source: Source) -> Layout:
 
 
 def _all_extents(source: Source, archives: Sequence[ZipArchive], notices: list[str]) -> Iterator[Extent]:
-    budget = pickle_machine.SIZE_LIMIT
+    budget = pickle_reader.SIZE_LIMIT
     for archive in archives:
         understood = understand(source, archive, budget)
         if understood.trouble and any(map(STORAGE_NAME.match, understood.entries)):
@@ -88,7 +88,7 @@ def extents(archive: TorchArchive) -> Iterator[Extent]:
             yield raw_extent(name, entry)
 
 
-def understand(source: Source, archive: ZipArchive, budget: int = pickle_machine.SIZE_LIMIT) -> TorchArchive:
+def understand(source: Source, archive: ZipArchive, budget: int = pickle_reader.SIZE_LIMIT) -> TorchArchive:
     """What an archive's pickles (of at most ``budget`` bytes) say of its entries. Never fails: what is not understood has no names."""
     folders = [entry.name.removesuffix("data.pkl") for entry in archive.entries if entry.name.endswith("/data.pkl")]
     root = folders[0] if len(folders) == 1 and folders[0].count("/") == 1 else ""
@@ -113,11 +113,11 @@ def _read_pickle(source: Source, entry: ZipEntry | None, budget: int) -> tuple[o
         return None, "it is compressed"
     try:
         if entry.length <= budget:
-            return pickle_machine.read(source.read(entry.offset, entry.length)), ""
-        if budget < pickle_machine.SIZE_LIMIT:
-            return None, f"the pickles of the file's archives are larger than {pickle_machine.SIZE_LIMIT} bytes"
-        return pickle_machine.read_large(source.read, entry.offset, entry.offset + entry.length)[0], ""
-    except pickle_machine.PickleError as error:
+            return pickle_reader.read(source.read(entry.offset, entry.length)), ""
+        if budget < pickle_reader.SIZE_LIMIT:
+            return None, f"the pickles of the file's archives are larger than {pickle_reader.SIZE_LIMIT} bytes"
+        return pickle_reader.read_large(source.read, entry.offset, entry.offset + entry.length)[0], ""
+    except pickle_reader.PickleError as error:
         return None, str(error)
 
 

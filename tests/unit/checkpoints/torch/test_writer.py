@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from git_theta.checkpoints.pickle_machine import Call, Pairs, read
+from git_theta.checkpoints.torch.pickle_reader import Call, Pairs, read
 from git_theta.checkpoints.torch.writer import _CLASSES, _DTYPES
 from git_theta.checkpoints.torch.zip_format import TorchZipFormat
 from git_theta.checkpoints.zip_container import read_archives

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from git_theta.checkpoints import pickle_machine
+from git_theta.checkpoints.torch import pickle_reader
 from git_theta.checkpoints.torch import pickle_tree
 from git_theta.checkpoints.stored_zip import SKELETON_LIMIT
 from git_theta.checkpoints.torch.pickle_tree import NAME_LIMIT
@@ -367,7 +367,7 @@ def test_slices_of_a_distributed_checkpoint() -> None:
 def test_all_pickles_of_a_file_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
     one = torch_zip({"a": tensor("0", (2,), (1,))}, {"0": bytes(8)})
     assert list(shown(one * 3)) == ["a", "a#2", "a#3"]
-    monkeypatch.setattr(pickle_machine, "SIZE_LIMIT", 300)
+    monkeypatch.setattr(pickle_reader, "SIZE_LIMIT", 300)
     assert list(shown(one * 3)) == ["a", "a#2", "data/0"]
 
 
@@ -616,7 +616,7 @@ def test_scanning_needs_no_numpy() -> None:
 
 
 def test_names_survive_a_pickle_too_large_to_be_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pickle_machine, "SIZE_LIMIT", 4000)
+    monkeypatch.setattr(pickle_reader, "SIZE_LIMIT", 4000)
     data = torch_zip({"buffer": "x" * 5000, "a": tensor("0", (2,), (1,))}, {"0": bytes(8)})
     assert shown(data) == {"a": "f32[2]"}
     assert scan(data).notices == ()
@@ -626,7 +626,7 @@ def test_a_file_whose_tensors_get_no_names_says_so(monkeypatch: pytest.MonkeyPat
     (notice,) = scan(torch_zip(b"garbage", {"0": bytes(8)})).notices
     assert "no names and types" in notice
     assert scan(torch_zip(b"garbage", {})).notices == ()
-    monkeypatch.setattr(pickle_machine, "SIZE_LIMIT", 4000)
+    monkeypatch.setattr(pickle_reader, "SIZE_LIMIT", 4000)
     data = torch_zip({"buffer": ["x" * 900] * 9, "a": tensor("0", (2,), (1,))}, {"0": bytes(8)})
     assert shown(data) == {"data/0": "u8[8]"}
     (notice,) = scan(data).notices

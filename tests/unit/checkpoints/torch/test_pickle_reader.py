@@ -13,8 +13,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from git_theta.checkpoints import pickle_machine
-from git_theta.checkpoints.pickle_machine import Call, Global, Items, Long, Pairs, Persistent, PickleError, Skipped, read, read_large
+from git_theta.checkpoints.torch import pickle_reader
+from git_theta.checkpoints.torch.pickle_reader import Call, Global, Items, Long, Pairs, Persistent, PickleError, Skipped, read, read_large
 
 
 def plain(node: Any) -> Any:
@@ -273,11 +273,11 @@ def test_bombs_cost_little(case: str) -> None:
 
 
 def test_steps_and_size_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pickle_machine, "STEP_LIMIT", 100)
+    monkeypatch.setattr(pickle_reader, "STEP_LIMIT", 100)
     read(b"N0" * 49 + b"N.")
     with pytest.raises(PickleError, match="more than 100 opcodes"):
         read(b"N0" * 50 + b"N.")
-    monkeypatch.setattr(pickle_machine, "SIZE_LIMIT", 100)
+    monkeypatch.setattr(pickle_reader, "SIZE_LIMIT", 100)
     with pytest.raises(PickleError, match="larger than 100"):
         read(b"N0" * 50 + b"N.")
 
@@ -318,7 +318,7 @@ def test_mutants_are_read_or_refused(data: bytes) -> None:
 
 def large(data: bytes, start: int = 0) -> tuple[Any, int]:
     def source(offset: int, length: int) -> bytes:
-        assert length <= pickle_machine._WINDOW
+        assert length <= pickle_reader._WINDOW
         return data[offset : offset + length]
 
     return read_large(source, start, len(data))
@@ -333,10 +333,10 @@ def test_a_large_pickle_is_read_as_a_small_one(value: Any, protocol: int, before
 
 
 @pytest.mark.parametrize("protocol", [1, 2, 4, 5])
-@pytest.mark.parametrize("window", [3 * pickle_machine.SKIPPED, 1 << 20])
+@pytest.mark.parametrize("window", [3 * pickle_reader.SKIPPED, 1 << 20])
 def test_long_values_are_skipped_over(protocol: int, window: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pickle_machine, "_WINDOW", window)
-    text, few = "x" * 70_000, "y" * (pickle_machine.SKIPPED - 1)
+    monkeypatch.setattr(pickle_reader, "_WINDOW", window)
+    text, few = "x" * 70_000, "y" * (pickle_reader.SKIPPED - 1)
     value = {"a": text, "b": few, "again": text, "n": 1 << (9000 if protocol > 1 else 90), "z": [1, ("w", few), text + "2"]}
     tree, length = large(pickle.dumps(value, protocol))
     assert length == len(pickle.dumps(value, protocol))
@@ -348,7 +348,7 @@ def test_long_values_are_skipped_over(protocol: int, window: int, monkeypatch: p
 
 
 def test_what_is_not_skipped_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pickle_machine, "SIZE_LIMIT", 10_000)
+    monkeypatch.setattr(pickle_reader, "SIZE_LIMIT", 10_000)
     data = pickle.dumps([bytes(1 << 20), 1], 4)
     with pytest.raises(PickleError, match="larger than 10000"):
         read(data)
