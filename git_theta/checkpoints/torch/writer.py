@@ -12,7 +12,7 @@ from typing import Any
 
 from git_theta.checkpoints.torch import zip_archive
 from git_theta.checkpoints.torch.pickle_reader import Call, Global, Pairs, Persistent
-from git_theta.checkpoints.pickle_writer import write
+from git_theta.checkpoints.torch.pickle_writer import write
 from git_theta.checkpoints.torch.zip_archive import STORAGE_NAME, Part, TorchArchive
 from git_theta.checkpoints.torch.pickle_tree import NAME_LIMIT, STORAGES, TYPES, Slot, View, key_label
 from git_theta.checkpoints.zip_container import ZipEntry, read_archives

@@ -197,7 +197,7 @@ def test_one_object_under_two_names_becomes_two() -> None:
 
 def tied_file(data: bytes) -> bytes:
     """The same file with ``b`` being the very object that ``a`` is."""
-    from git_theta.checkpoints.pickle_writer import write
+    from git_theta.checkpoints.torch.pickle_writer import write
 
     with zipfile.ZipFile(io.BytesIO(data)) as file:
         tree = read(file.read("archive/data.pkl"))
@@ -305,7 +305,7 @@ def test_unknown_objects_are_written_again_untouched() -> None:
 
     tree = read(b"\x80\x02}X\1\0\0\0oc__main__\nOdd\n)\x81}X\1\0\0\0aK\1sbs.")
     assert isinstance(tree.flat[1], Call)
-    from git_theta.checkpoints.pickle_writer import write
+    from git_theta.checkpoints.torch.pickle_writer import write
 
     data = write_archive([("m/data.pkl", [write(tree)]), ("m/version", [b"3\n"])])
     changed = built({"w": f32(2)}, data)

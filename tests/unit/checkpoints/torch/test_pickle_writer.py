@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from git_theta.checkpoints import pickle_writer
+from git_theta.checkpoints.torch import pickle_writer
 from git_theta.checkpoints.torch.pickle_reader import Call, Global, Items, Long, Pairs, Persistent, read
-from git_theta.checkpoints.pickle_writer import write
+from git_theta.checkpoints.torch.pickle_writer import write
 from git_theta.errors import FormatError
 
 _scalars = (
