@@ -16,7 +16,7 @@ from git_theta.checkpoints.cursor import Cursor
 from git_theta.checkpoints.torch.pickle_reader import Call, Pairs, Persistent, PickleError
 from git_theta.checkpoints.torch.zip_archive import TorchArchive
 from git_theta.checkpoints.torch.pickle_tree import Storage, View, storage_of, views
-from git_theta.checkpoints.zip_container import ZipEntry
+from git_theta.checkpoints.containers.zip_container import ZipEntry
 from git_theta.core import dtypes
 from git_theta.core.layout import Layout
 from git_theta.core.source import Source

@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from git_theta.checkpoints import stored_zip, zip_container
+from git_theta.checkpoints import stored_zip
+from git_theta.checkpoints.containers import zip_container
 from git_theta.checkpoints.stored_zip import SKELETON_LIMIT, StoredZipFormat
-from git_theta.checkpoints.zip_container import DIRECTORY_LIMIT, read_archives
+from git_theta.checkpoints.containers.zip_container import DIRECTORY_LIMIT, read_archives
 from git_theta.core.contracts import CheckpointFormat
 from git_theta.core.layout import Layout
 from git_theta.core.source import BytesSource
