@@ -16,7 +16,7 @@ from git_theta.checkpoints.cursor import Cursor
 from git_theta.checkpoints.nested import Part
 from git_theta.checkpoints.stored_zip import is_large, raw_extent
 from git_theta.checkpoints.containers.zip_container import ZipEntry, checksums, read_archives
-from git_theta.checkpoints.zip_writer import write_archive
+from git_theta.checkpoints.containers.zip_writer import write_archive
 from git_theta.core import dtypes
 from git_theta.core.layout import Extent, Layout, unique_names
 from git_theta.core.names import display

@@ -16,7 +16,7 @@ from git_theta.checkpoints.torch.pickle_writer import write
 from git_theta.checkpoints.torch.zip_archive import STORAGE_NAME, Part, TorchArchive
 from git_theta.checkpoints.torch.pickle_tree import NAME_LIMIT, STORAGES, TYPES, Slot, View, key_label
 from git_theta.checkpoints.containers.zip_container import ZipEntry, read_archives
-from git_theta.checkpoints.zip_writer import write_archive
+from git_theta.checkpoints.containers.zip_writer import write_archive
 from git_theta.core import dtypes
 from git_theta.core.layout import Extent, Layout
 from git_theta.core.names import display

@@ -24,7 +24,7 @@ from git_theta.checkpoints.stored_zip import StoredZipFormat
 from git_theta.checkpoints.tar_container import TarFormat
 from git_theta.checkpoints.tf_checkpoint import MAGIC, TfCheckpointFormat
 from git_theta.checkpoints.torch.zip_format import TorchZipFormat
-from git_theta.checkpoints.zip_writer import write_archive
+from git_theta.checkpoints.containers.zip_writer import write_archive
 from git_theta.core.source import BytesSource
 from git_theta.core.tensors import Contents
 from git_theta.errors import FormatError
