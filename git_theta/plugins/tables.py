@@ -48,7 +48,7 @@ FORMATS = {
     ),
     "tf-checkpoint": FormatRow("git_theta.checkpoints.tf_checkpoint:TfCheckpointFormat", beside=".data-", sniffed=False),
     "tar": FormatRow("git_theta.checkpoints.tar_container:TarFormat", (".nemo", ".tar"), generic=True),
-    "stored-zip": FormatRow("git_theta.checkpoints.stored_zip:StoredZipFormat", generic=True),
+    "stored-zip": FormatRow("git_theta.checkpoints.containers.stored_zip:StoredZipFormat", generic=True),
     "opaque": FormatRow("git_theta.checkpoints.opaque:OpaqueFormat", generic=True),
 }
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from git_theta.checkpoints.torch import pickle_reader
 from git_theta.checkpoints.assemble import bounded
-from git_theta.checkpoints.stored_zip import finished, is_large, raw_extent
+from git_theta.checkpoints.containers.stored_zip import finished, is_large, raw_extent
 from git_theta.checkpoints.torch.pickle_tree import View, views
 from git_theta.checkpoints.containers.zip_container import ZipArchive, ZipEntry, read_archives
 from git_theta.core import dtypes

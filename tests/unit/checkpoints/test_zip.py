@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from git_theta.checkpoints import stored_zip
+from git_theta.checkpoints.containers import stored_zip
 from git_theta.checkpoints.containers import zip_container
-from git_theta.checkpoints.stored_zip import SKELETON_LIMIT, StoredZipFormat
+from git_theta.checkpoints.containers.stored_zip import SKELETON_LIMIT, StoredZipFormat
 from git_theta.checkpoints.containers.zip_container import DIRECTORY_LIMIT, read_archives
 from git_theta.core.contracts import CheckpointFormat
 from git_theta.core.layout import Layout
@@ -392,7 +392,7 @@ def test_sniffs_by_the_first_signature() -> None:
 
 def test_scanning_needs_no_numpy() -> None:
     code = (
-        "import sys; from git_theta.checkpoints.stored_zip import StoredZipFormat; from git_theta.core.source import BytesSource;"
+        "import sys; from git_theta.checkpoints.containers.stored_zip import StoredZipFormat; from git_theta.core.source import BytesSource;"
         f"StoredZipFormat().scan(BytesSource({archive()!r})); sys.exit('numpy' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

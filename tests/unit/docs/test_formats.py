@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from git_theta.checkpoints.safetensors import SafetensorsFormat
-from git_theta.checkpoints.stored_zip import StoredZipFormat
+from git_theta.checkpoints.containers.stored_zip import StoredZipFormat
 from git_theta.core import dtypes, manifest, names, objects, skeleton
 from git_theta.core.digest import digest, object_id
 from git_theta.core.source import BytesSource

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from git_theta.checkpoints.torch import pickle_reader
 from git_theta.checkpoints.torch import pickle_tree
-from git_theta.checkpoints.stored_zip import SKELETON_LIMIT
+from git_theta.checkpoints.containers.stored_zip import SKELETON_LIMIT
 from git_theta.checkpoints.torch.pickle_tree import NAME_LIMIT
 from git_theta.checkpoints.torch.zip_format import TorchZipFormat
 from git_theta.core import dtypes
