@@ -47,7 +47,7 @@ FORMATS = {
         starts=tuple(bytes([first]) for first in (*range(0x81, 0x90), 0xDE, 0xDF)),
     ),
     "tf-checkpoint": FormatRow("git_theta.checkpoints.tf_checkpoint:TfCheckpointFormat", beside=".data-", sniffed=False),
-    "tar": FormatRow("git_theta.checkpoints.tar_container:TarFormat", (".nemo", ".tar"), generic=True),
+    "tar": FormatRow("git_theta.checkpoints.containers.tar_container:TarFormat", (".nemo", ".tar"), generic=True),
     "stored-zip": FormatRow("git_theta.checkpoints.containers.stored_zip:StoredZipFormat", generic=True),
     "opaque": FormatRow("git_theta.checkpoints.opaque:OpaqueFormat", generic=True),
 }

@@ -21,7 +21,7 @@ from git_theta.checkpoints.hdf5 import Hdf5Format
 from git_theta.checkpoints.onnx import OnnxFormat
 from git_theta.checkpoints.opaque import OpaqueFormat
 from git_theta.checkpoints.containers.stored_zip import StoredZipFormat
-from git_theta.checkpoints.tar_container import TarFormat
+from git_theta.checkpoints.containers.tar_container import TarFormat
 from git_theta.checkpoints.tf_checkpoint import MAGIC, TfCheckpointFormat
 from git_theta.checkpoints.torch.zip_format import TorchZipFormat
 from git_theta.checkpoints.containers.zip_writer import write_archive

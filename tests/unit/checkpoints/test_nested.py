@@ -14,7 +14,7 @@ from cutting import contents, cut, mutants, survives, told
 from git_theta.checkpoints import nested
 from git_theta.checkpoints.nested import Part
 from git_theta.checkpoints.containers.stored_zip import StoredZipFormat
-from git_theta.checkpoints.tar_container import TarFormat
+from git_theta.checkpoints.containers.tar_container import TarFormat
 from git_theta.core.contracts import CheckpointFormat
 from git_theta.core.source import BytesSource
 from git_theta.errors import FormatError
