@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from git_theta.checkpoints.assemble import assemble, shaped
 from git_theta.checkpoints.cursor import Cursor
-from git_theta.checkpoints.nested import Part
+from git_theta.checkpoints.containers.nested import Part
 from git_theta.checkpoints.containers.stored_zip import is_large, raw_extent
 from git_theta.checkpoints.containers.zip_container import ZipEntry, checksums, read_archives
 from git_theta.checkpoints.containers.zip_writer import write_archive

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from git_theta.checkpoints.assemble import assemble, bounded
-from git_theta.checkpoints.nested import member
+from git_theta.checkpoints.containers.nested import member
 from git_theta.checkpoints.containers.zip_container import ZipArchive, ZipEntry, checksums, gaps, read_archives
 from git_theta.core.layout import Checksum, Extent, Layout, unique_names
 from git_theta.core.source import Source

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 
 from git_theta.checkpoints.assemble import NAME_LIMIT, assemble
-from git_theta.checkpoints.nested import member
+from git_theta.checkpoints.containers.nested import member
 from git_theta.core.layout import Checksum, Extent, Layout
 from git_theta.core.source import Source
 from git_theta.errors import FormatError

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from cutting import contents, cut, mutants, survives, told
 
-from git_theta.checkpoints import nested
-from git_theta.checkpoints.nested import Part
+from git_theta.checkpoints.containers import nested
+from git_theta.checkpoints.containers.nested import Part
 from git_theta.checkpoints.containers.stored_zip import StoredZipFormat
 from git_theta.checkpoints.containers.tar_container import TarFormat
 from git_theta.core.contracts import CheckpointFormat
