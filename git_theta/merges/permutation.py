@@ -15,7 +15,7 @@ import numpy as np
 from git_theta.core.contracts import MergeCase, Option
 from git_theta.core.names import display
 from git_theta.errors import MergeError
-from git_theta.merges.averages import mean
+from git_theta.merges.strategies.averages import mean
 from git_theta.merges.formula import Formula, computable
 from git_theta.merges.options import complete, number
 from git_theta.merges.permutation_spec import Group, derive

@@ -13,7 +13,7 @@ import numpy as np
 
 from git_theta.core.contracts import MergeCase, Option
 from git_theta.errors import MergeError
-from git_theta.merges.averages import WEIGHTS, mean
+from git_theta.merges.strategies.averages import WEIGHTS, mean
 from git_theta.merges.blocks import canonical, elementwise, gram, total
 from git_theta.merges.elementary import acos, cos, sin
 from git_theta.merges.formula import Formula, shown

@@ -1,0 +1,1 @@
+"""The built-in merge strategies, one family a module."""
