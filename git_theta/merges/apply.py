@@ -12,7 +12,7 @@ from git_theta.core.names import display
 from git_theta.errors import MergeError
 from git_theta.merges.strategies.averages import mean
 from git_theta.merges.check import any_negative, check_finite, check_result
-from git_theta.merges.formula import computable, described, shown
+from git_theta.merges.strategies.formula import computable, described, shown
 from git_theta.merges.rows import merge_rows, needs_rows
 from git_theta.merges.training_state import never_negative
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from git_theta.core.contracts import MergeCase
-from git_theta.merges.formula import Formula
+from git_theta.merges.strategies.formula import Formula
 
 
 def _ours(case: MergeCase, _: Mapping[str, object]) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 
 from git_theta.core.contracts import MergeCase
 from git_theta.errors import MergeError
-from git_theta.merges.formula import shown, side_name
+from git_theta.merges.strategies.formula import shown, side_name
 
 
 def needs_rows(case: MergeCase) -> bool:

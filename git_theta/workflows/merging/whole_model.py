@@ -40,7 +40,7 @@ def cases(
     """
     import numpy as np
 
-    from git_theta.merges.formula import computable
+    from git_theta.merges.strategies.formula import computable
 
     models: list[dict[str, np.ndarray]] = [{} for _ in plan.sides]
     for item in plan.items:
