@@ -14,7 +14,7 @@ from merge_references import BF16
 from git_theta.core.contracts import MergeCase
 from git_theta.errors import MergeError
 from git_theta.merges.builtin import strategies
-from git_theta.merges.permutation import WholeModel, match, reorder
+from git_theta.merges.strategies.permutation import WholeModel, match, reorder
 from git_theta.merges.permutation_spec import Group, Place, derive
 
 Tensors = dict[str, np.ndarray]
