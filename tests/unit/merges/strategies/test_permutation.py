@@ -15,7 +15,7 @@ from git_theta.core.contracts import MergeCase
 from git_theta.errors import MergeError
 from git_theta.merges.builtin import strategies
 from git_theta.merges.strategies.permutation import WholeModel, match, reorder
-from git_theta.merges.permutation_spec import Group, Place, derive
+from git_theta.merges.strategies.permutation_spec import Group, Place, derive
 
 Tensors = dict[str, np.ndarray]
 PERMUTE = next(strategy for strategy in strategies() if strategy.name == "permute")
