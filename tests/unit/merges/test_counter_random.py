@@ -8,7 +8,7 @@ from merge_references import philox, uniforms
 
 from git_theta.core.digest import digest
 from git_theta.merges.counter_random import Stream, stream
-from git_theta.merges.sparsify import mask_stream
+from git_theta.merges.strategies.sparsify import mask_stream
 
 
 def test_published_vectors_of_the_generator() -> None:
