@@ -7,7 +7,8 @@ from git_theta.core.contracts import MergeStrategy
 
 def strategies() -> tuple[MergeStrategy, ...]:
     """One of each, in the order in which they are listed to people."""
-    from git_theta.merges import spherical, statistics, task_vectors
+    from git_theta.merges import statistics, task_vectors
+    from git_theta.merges.strategies import spherical
     from git_theta.merges.strategies import picks
     from git_theta.merges.strategies import permutation
     from git_theta.merges.strategies import consensus

@@ -13,7 +13,7 @@ from git_theta.merges.blocks import blocks, canonical, elementwise, flat, order_
 from git_theta.merges.strategies.formula import Formula
 from git_theta.merges.options import number
 from git_theta.merges.strategies.sparsify import magnitudes, row_length, share
-from git_theta.merges.spherical import inner_products
+from git_theta.merges.strategies.spherical import inner_products
 from git_theta.merges.task_vectors import elected_mean, in_order, moved
 
 

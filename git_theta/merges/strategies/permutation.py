@@ -19,7 +19,7 @@ from git_theta.merges.strategies.averages import mean
 from git_theta.merges.strategies.formula import Formula, computable
 from git_theta.merges.options import complete, number
 from git_theta.merges.strategies.permutation_spec import Group, derive
-from git_theta.merges.spherical import STRATEGIES as SPHERICAL
+from git_theta.merges.strategies.spherical import STRATEGIES as SPHERICAL
 
 Tensors = Mapping[str, np.ndarray]
 
