@@ -12,7 +12,7 @@ from git_theta.core.contracts import MergeCase, MergeStrategy
 from git_theta.merges.apply import apply
 from git_theta.merges.builtin import strategies
 from git_theta.merges.options import parse
-from git_theta.merges.statistics import KeepsState
+from git_theta.merges.strategies.weighted_by_statistics import KeepsState
 
 STRATEGIES = {strategy.name: strategy for strategy in strategies()}
 FORMULAS = [name for name in STRATEGIES if name not in ("permute", "regmean")]
