@@ -7,7 +7,7 @@ from git_theta.core.contracts import MergeStrategy
 
 def strategies() -> tuple[MergeStrategy, ...]:
     """One of each, in the order in which they are listed to people."""
-    from git_theta.merges import task_vectors
+    from git_theta.merges.strategies import task_vectors
     from git_theta.merges.strategies import weighted_by_statistics
     from git_theta.merges.strategies import spherical
     from git_theta.merges.strategies import picks

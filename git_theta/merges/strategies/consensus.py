@@ -14,7 +14,7 @@ from git_theta.merges.strategies.formula import Formula
 from git_theta.merges.options import number
 from git_theta.merges.strategies.sparsify import magnitudes, row_length, share
 from git_theta.merges.strategies.spherical import inner_products
-from git_theta.merges.task_vectors import elected_mean, in_order, moved
+from git_theta.merges.strategies.task_vectors import elected_mean, in_order, moved
 
 
 def _ordered(case: MergeCase) -> list[np.ndarray]:

@@ -17,7 +17,7 @@ from git_theta.merges.blocks import canonical, elementwise, flat
 from git_theta.merges.strategies.formula import Formula, check_case, described, shown, side_name
 from git_theta.merges.options import complete, number, per_side
 from git_theta.merges.rounding import supported
-from git_theta.merges.task_vectors import in_order, moved
+from git_theta.merges.strategies.task_vectors import in_order, moved
 
 
 @runtime_checkable

@@ -12,7 +12,7 @@ from git_theta.merges.apply import apply
 from git_theta.merges.builtin import strategies
 from git_theta.merges.check import check_finite, check_result, same_merge
 from git_theta.merges.options import parse
-from git_theta.merges.task_vectors import SurveysModel
+from git_theta.merges.strategies.task_vectors import SurveysModel
 
 STRATEGIES = {strategy.name: strategy for strategy in strategies()}
 TASKS = ("task_arithmetic", "ties", "dare_linear", "dare_ties", "breadcrumbs", "breadcrumbs_ties", "della", "della_linear")
