@@ -90,9 +90,9 @@ def update(name: str) -> Update:
 
 def merge_strategies() -> tuple[MergeStrategy, ...]:
     """All built-in merge strategies."""
-    from git_theta.merges import builtin
+    from git_theta.merges import builtin_strategies
 
-    return tuple(builtin.strategies())
+    return tuple(builtin_strategies.strategies())
 
 
 def unit_kinds() -> tuple[UnitKind, ...]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from git_theta.core.contracts import MergeCase, Option
 from git_theta.errors import MergeError
-from git_theta.merges.builtin import strategies
+from git_theta.merges.builtin_strategies import strategies
 from git_theta.merges.options import REQUIRED, allowed, complete, describe, for_sides, lines, number, parse, per_side
 
 STRATEGIES = {strategy.name: strategy for strategy in strategies()}

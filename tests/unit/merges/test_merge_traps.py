@@ -9,7 +9,7 @@ from merge_references import BF16, F16, F32, F64
 from git_theta.core.contracts import MergeCase
 from git_theta.errors import MergeError
 from git_theta.merges.apply import apply
-from git_theta.merges.builtin import strategies
+from git_theta.merges.builtin_strategies import strategies
 from git_theta.merges.check import check_finite, check_result, same_merge
 from git_theta.merges.options import parse
 from git_theta.merges.strategies.task_vectors import SurveysModel

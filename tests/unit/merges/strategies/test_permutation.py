@@ -13,7 +13,7 @@ from merge_references import BF16
 
 from git_theta.core.contracts import MergeCase
 from git_theta.errors import MergeError
-from git_theta.merges.builtin import strategies
+from git_theta.merges.builtin_strategies import strategies
 from git_theta.merges.strategies.permutation import WholeModel, match, reorder
 from git_theta.merges.strategies.permutation_spec import Group, Place, derive
 
