@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from git_theta.core.contracts import MergeCase, MergeStrategy
-from git_theta.merges.blocks import BLOCK, blocks, flat
+from git_theta.merges.numerics.blocks import BLOCK, blocks, flat
 from git_theta.merges.strategies.formula import computable, shown, side_name
 from git_theta.merges.rounding import widen
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from git_theta.core.contracts import MergeCase, Option
 from git_theta.errors import MergeError
-from git_theta.merges.blocks import canonical, elementwise, total
+from git_theta.merges.numerics.blocks import canonical, elementwise, total
 from git_theta.merges.strategies.formula import Formula
 from git_theta.merges.options import REQUIRED, number, per_side
 

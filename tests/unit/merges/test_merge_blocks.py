@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from merge_references import BF16
 
-from git_theta.merges import blocks
-from git_theta.merges.blocks import BLOCK, canonical, columns, elementwise, flat, gram, order_statistics, total, tree_sum
+from git_theta.merges.numerics import blocks
+from git_theta.merges.numerics.blocks import BLOCK, canonical, columns, elementwise, flat, gram, order_statistics, total, tree_sum
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (BLOCK,), (BLOCK + 1,), (3, 20000), (2, 3, 4)])
