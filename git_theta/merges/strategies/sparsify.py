@@ -14,7 +14,7 @@ import numpy as np
 from git_theta.core.digest import digest
 from git_theta.errors import MergeError
 from git_theta.merges.numerics.blocks import blocks, columns, flat, order_statistics
-from git_theta.merges.counter_random import Stream, stream
+from git_theta.merges.numerics.counter_random import Stream, stream
 from git_theta.merges.options import number
 
 Sparsifier = Callable[[int, np.ndarray], None]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from merge_references import philox, uniforms
 
 from git_theta.core.digest import digest
-from git_theta.merges.counter_random import Stream, stream
+from git_theta.merges.numerics.counter_random import Stream, stream
 from git_theta.merges.strategies.sparsify import mask_stream
 
 
