@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from git_theta.core.contracts import MergeCase, Option
-from git_theta.merges import elementary
+from git_theta.merges.numerics import elementary
 from git_theta.merges.numerics.blocks import blocks, canonical, elementwise, flat, order_statistics, total, tree_sum
 from git_theta.merges.strategies.formula import Formula
 from git_theta.merges.options import number

@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from git_theta.merges.elementary import acos, cos, exp, log, sin
+from git_theta.merges.numerics.elementary import acos, cos, exp, log, sin
 
 
 def units(found: np.ndarray, expected: np.ndarray) -> float:
