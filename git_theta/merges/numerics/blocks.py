@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from git_theta.merges.rounding import Scratch, narrow, widen
+from git_theta.merges.numerics.rounding import Scratch, narrow, widen
 
 BLOCK = 1 << 15
 """Elements a block (256 KiB of float64); a multiple of 8, as the random masks want."""

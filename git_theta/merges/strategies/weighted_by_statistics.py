@@ -16,7 +16,7 @@ from git_theta.merges.strategies.averages import WEIGHTS, mean
 from git_theta.merges.numerics.blocks import canonical, elementwise, flat
 from git_theta.merges.strategies.formula import Formula, check_case, described, shown, side_name
 from git_theta.merges.options import complete, number, per_side
-from git_theta.merges.rounding import supported
+from git_theta.merges.numerics.rounding import supported
 from git_theta.merges.strategies.task_vectors import in_order, moved
 
 

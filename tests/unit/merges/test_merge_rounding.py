@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from merge_references import BF16, F16, F32, F64, FP8, rounded
 
-from git_theta.merges.rounding import Scratch, narrow, supported, to_odd, widen
+from git_theta.merges.numerics.rounding import Scratch, narrow, supported, to_odd, widen
 
 NARROW = (BF16, F16, *FP8)
 
