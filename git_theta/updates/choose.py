@@ -18,7 +18,7 @@ from git_theta.updates.dense import Dense
 if TYPE_CHECKING:
     from git_theta.core.contracts import Level, Update
     from git_theta.core.tensors import Spec, Tensor
-    from git_theta.updates.delta_plan import Plan
+    from git_theta.updates.prediction.delta_plan import Plan
 
 BUILT_IN = ("dense", "delta", "sparse", "low-rank", "ia3", "patch")
 _TEXT = 16 << 20  # bytes up to which a row of u8 is taken for text or the like
@@ -52,7 +52,7 @@ def choose(tensor: Tensor, base: Tensor | None, updates: Sequence[Update], level
 
 def estimates(tensor: Tensor, bases: Sequence[Tensor]) -> list[float]:
     """About how many bytes a delta from each of ``bases`` takes, judged by samples; infinity where one cannot predict it in place."""
-    from git_theta.updates import delta_plan
+    from git_theta.updates.prediction import delta_plan
 
     sizes = []
     for base in bases:
@@ -110,7 +110,8 @@ def _built_in(race: _Race, known: dict[str, Update]) -> float:
             if name in known:
                 race.enter(known[name])
         return 0.0
-    from git_theta.updates import delta_plan, planes
+    from git_theta.updates import planes
+    from git_theta.updates.prediction import delta_plan
 
     sample = delta_plan.sample(tensor.bits(), _SAMPLE)
     expected = sum(map(len, planes.encode(sample))) * len(tensor.bits()) / len(sample)

@@ -1,0 +1,1 @@
+"""Finding the base of an update, and computing what it predicts."""
