@@ -11,8 +11,8 @@ from git_theta.core import dtypes
 from git_theta.core.contracts import Level
 from git_theta.core.tensors import Spec, Tensor
 from git_theta.updates import floats, planes, residual, rows
-from git_theta.updates.decay import Decay
-from git_theta.updates.decay import find as find_decay
+from git_theta.updates.prediction.decay import Decay
+from git_theta.updates.prediction.decay import find as find_decay
 from git_theta.updates.runs import Run
 
 _DECAY_SAMPLE = 16384

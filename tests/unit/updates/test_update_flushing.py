@@ -16,7 +16,7 @@ from update_examples import FLOATS, random_tensor, weights
 from git_theta.core import dtypes
 from git_theta.core.tensors import Tensor
 from git_theta.updates import floats, ia3, low_rank
-from git_theta.updates.decay import Decay
+from git_theta.updates.prediction.decay import Decay
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux") or platform.machine() != "x86_64", reason="sets a register of x86-64 by way of glibc"
