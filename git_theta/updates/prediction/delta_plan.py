@@ -10,7 +10,8 @@ import numpy as np
 from git_theta.core import dtypes
 from git_theta.core.contracts import Level
 from git_theta.core.tensors import Spec, Tensor
-from git_theta.updates import floats, planes, residual, rows
+from git_theta.updates import floats, planes, residual
+from git_theta.updates.prediction import row_alignment
 from git_theta.updates.prediction.decay import Decay
 from git_theta.updates.prediction.decay import find as find_decay
 from git_theta.updates.runs import Run
@@ -87,9 +88,9 @@ def _align(tensor: Tensor, base: Tensor) -> list[Run] | None:
     if not width:
         return None
     new, old = tensor.bits().reshape(-1, width), base.bits().reshape(-1, width)
-    if len(new) == len(old) and (tensor.dtype != base.dtype or rows.related(new, old)):
+    if len(new) == len(old) and (tensor.dtype != base.dtype or row_alignment.related(new, old)):
         return None
-    found = rows.align(new, old, tensor.dtype, base.dtype if converted(tensor.spec, base.spec) else "")
+    found = row_alignment.align(new, old, tensor.dtype, base.dtype if converted(tensor.spec, base.spec) else "")
     if len(found) * 16 > 64 + new.nbytes:
         found = []
     if len(new) == len(old) and sum(run.length for run in found if run.start != run.source) < 0.1 * len(new):

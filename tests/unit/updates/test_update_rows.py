@@ -11,7 +11,7 @@ from update_examples import payload, round_trip, tensor, weights
 from git_theta.core import dtypes
 from git_theta.updates import runs
 from git_theta.updates.delta import Delta
-from git_theta.updates.rows import align, related
+from git_theta.updates.prediction.row_alignment import align, related
 from git_theta.updates.runs import Run
 
 
