@@ -19,7 +19,8 @@ from git_theta.core import dtypes, varint
 from git_theta.core.contracts import Level
 from git_theta.core.tensors import Buffer, Encoded, Spec, Tensor
 from git_theta.errors import PayloadError
-from git_theta.updates import floats, planes, residual, runs
+from git_theta.updates import floats, planes, residual
+from git_theta.updates.prediction import runs
 from git_theta.updates.prediction import decay
 from git_theta.updates.prediction import delta_plan
 

@@ -14,7 +14,7 @@ from git_theta.updates import floats, planes, residual
 from git_theta.updates.prediction import row_alignment
 from git_theta.updates.prediction.decay import Decay
 from git_theta.updates.prediction.decay import find as find_decay
-from git_theta.updates.runs import Run
+from git_theta.updates.prediction.runs import Run
 
 _DECAY_SAMPLE = 16384
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from git_theta.core import dtypes
 from git_theta.updates import floats, residual
-from git_theta.updates.runs import Run
+from git_theta.updates.prediction.runs import Run
 
 _LOOK = 32
 _MOST = 1 << 21  # rows; beyond that they are compared in place
