@@ -18,7 +18,8 @@ import numpy as np
 
 from git_theta.core.contracts import Level
 from git_theta.core.tensors import Tensor
-from git_theta.updates import factors, floats
+from git_theta.updates import floats
+from git_theta.updates.prediction import factors
 
 _CHUNK = 512
 _NUMBER = 22  # bits of each operand: 2 * 22 + log2(512) = 53
