@@ -1,6 +1,6 @@
 """delta: the difference from the base, for every type and also for a base of other rows or of another float type.
 
-The base predicts the tensor; what is coded is the residual (see :mod:`git_theta.updates.residual`). How the base predicts is said by
+The base predicts the tensor; what is coded is the residual (see :mod:`git_theta.updates.prediction.residual`). How the base predicts is said by
 the payload:
 
 ``flags`` byte | where flagged DECAY: factor (f64), steps (varint) | where flagged ROWS: the runs of rows that the base predicts |
@@ -19,7 +19,8 @@ from git_theta.core import dtypes, varint
 from git_theta.core.contracts import Level
 from git_theta.core.tensors import Buffer, Encoded, Spec, Tensor
 from git_theta.errors import PayloadError
-from git_theta.updates import floats, planes, residual
+from git_theta.updates import floats, planes
+from git_theta.updates.prediction import residual
 from git_theta.updates.prediction import runs
 from git_theta.updates.prediction import decay
 from git_theta.updates.prediction import delta_plan

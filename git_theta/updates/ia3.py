@@ -19,7 +19,8 @@ from git_theta.core import dtypes, varint
 from git_theta.core.contracts import Level
 from git_theta.core.tensors import Buffer, Encoded, Spec, Tensor
 from git_theta.errors import PayloadError, UsageError
-from git_theta.updates import floats, planes, residual
+from git_theta.updates import floats, planes
+from git_theta.updates.prediction import residual
 
 _GROUPED, _NO_RESIDUAL, _DOUBLE = 1, 2, 4
 _HALF_STEP = {"f16": 11, "bf16": 8, "f32": 24, "f64": 53}  # half a step of the last digit is 2^-this of the power of two below

@@ -12,7 +12,8 @@ from git_theta.core import dtypes
 from git_theta.core.contracts import Level
 from git_theta.core.tensors import Buffer, Encoded, Spec, Tensor
 from git_theta.errors import PayloadError, UsageError
-from git_theta.updates import floats, residual
+from git_theta.updates import floats
+from git_theta.updates.prediction import residual
 from git_theta.updates.prediction import factors
 from git_theta.updates.prediction import sketch
 

@@ -20,7 +20,8 @@ from git_theta.core import dtypes, varint
 from git_theta.core.contracts import Level
 from git_theta.core.tensors import Buffer, Encoded, Spec, Tensor
 from git_theta.errors import PayloadError, UsageError
-from git_theta.updates import floats, planes, residual
+from git_theta.updates import floats, planes
+from git_theta.updates.prediction import residual
 from git_theta.updates.prediction import delta_plan
 
 _BITS = 2

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from git_theta.updates import floats, residual
+from git_theta.updates import floats
+from git_theta.updates.prediction import residual
 
 MAX_STEPS = 64
 _RANGE = 2.0**32  # the factors' product stays within 1/_RANGE and _RANGE

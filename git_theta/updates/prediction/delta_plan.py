@@ -10,7 +10,8 @@ import numpy as np
 from git_theta.core import dtypes
 from git_theta.core.contracts import Level
 from git_theta.core.tensors import Spec, Tensor
-from git_theta.updates import floats, planes, residual
+from git_theta.updates import floats, planes
+from git_theta.updates.prediction import residual
 from git_theta.updates.prediction import row_alignment
 from git_theta.updates.prediction.decay import Decay
 from git_theta.updates.prediction.decay import find as find_decay

@@ -18,7 +18,8 @@ from git_theta.core import varint
 from git_theta.core.contracts import Level
 from git_theta.core.tensors import Buffer
 from git_theta.errors import PayloadError
-from git_theta.updates import floats, planes, residual
+from git_theta.updates import floats, planes
+from git_theta.updates.prediction import residual
 
 BITS = 22
 MAX_RANK = 512

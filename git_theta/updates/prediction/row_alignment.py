@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from git_theta.core import dtypes
-from git_theta.updates import floats, residual
+from git_theta.updates import floats
+from git_theta.updates.prediction import residual
 from git_theta.updates.prediction.runs import Run
 
 _LOOK = 32

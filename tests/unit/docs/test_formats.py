@@ -19,7 +19,8 @@ from git_theta.core import dtypes, manifest, names, objects, skeleton
 from git_theta.core.digest import digest, object_id
 from git_theta.core.source import BytesSource
 from git_theta.core.tensors import Spec, Tensor
-from git_theta.updates import floats, residual
+from git_theta.updates import floats
+from git_theta.updates.prediction import residual
 from git_theta.updates.prediction import factors
 from git_theta.updates.delta import Delta
 from git_theta.updates.dense import Dense, chunks

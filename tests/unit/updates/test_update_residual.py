@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from git_theta.errors import PayloadError
-from git_theta.updates import floats, planes, residual
+from git_theta.updates import floats, planes
+from git_theta.updates.prediction import residual
 
 WIDTHS = (1, 2, 4, 8)
 
