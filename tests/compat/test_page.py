@@ -12,7 +12,7 @@ import pytest
 from chromium import Browser, program
 
 from git_theta.core.manifest import Entry, Link, Manifest, ObjectRef
-from git_theta.git.commits import Commit
+from git_theta.git.history.commits import Commit
 from git_theta.reports import page
 from git_theta.reports.report import ModelReport, Report
 from git_theta.workflows.comparing.compare import Change, Comparison, compare

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from git_theta.core.manifest import Entry, parse
 from git_theta.errors import ManifestError, UsageError
-from git_theta.git.commits import Commit, of_file
+from git_theta.git.history.commits import Commit, of_file
 from git_theta.workflows.comparing.compare import matches
 from git_theta.workflows.comparing.log import reader
 from git_theta.workflows.session import Session

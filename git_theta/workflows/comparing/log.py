@@ -10,7 +10,7 @@ from pathlib import Path
 
 from git_theta.core.manifest import Entry, is_manifest
 from git_theta.errors import ManifestError
-from git_theta.git.commits import Commit, of_file
+from git_theta.git.history.commits import Commit, of_file
 from git_theta.workflows.comparing.compare import Change, Comparison, compare_texts, select
 from git_theta.workflows.comparing.metrics import of_commits
 from git_theta.workflows.session import Session
