@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from git_theta.core.manifest import Manifest, ObjectRef, dump, is_manifest, parse, unconverted
 from git_theta.core.memory import keep_buffers
 from git_theta.errors import ManifestError
-from git_theta.git.blobs import BlobReader
+from git_theta.git.history.blobs import BlobReader
 from git_theta.git.repository import Repository
 from git_theta.store.local import LocalStore
 

@@ -14,7 +14,7 @@ from small_models import safetensors_file
 
 from git_theta.errors import GitError
 from git_theta.git import index
-from git_theta.git.blobs import BlobReader
+from git_theta.git.history.blobs import BlobReader
 from git_theta.git.command import run, run_code
 from git_theta.git.repository import discover
 from git_theta.settings import Settings

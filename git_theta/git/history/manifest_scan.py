@@ -16,7 +16,7 @@ from typing import IO, cast
 
 from git_theta.core.manifest import MAGIC, is_manifest
 from git_theta.errors import GitError
-from git_theta.git.blobs import SIZE_LIMIT
+from git_theta.git.history.blobs import SIZE_LIMIT
 from git_theta.git.command import launch, run, run_code
 from git_theta.git.repository import Repository
 
