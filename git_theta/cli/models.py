@@ -14,10 +14,10 @@ from git_theta.cli.patterns import from_here
 from git_theta.core import legacy, shards
 from git_theta.core.manifest import Entry, Manifest, parse
 from git_theta.errors import ManifestError, UsageError
-from git_theta.git import contents
+from git_theta.git.history import contents
 from git_theta.git.command import run, run_code
 from git_theta.git.config.config_file import load_settings
-from git_theta.git.contents import Content
+from git_theta.git.history.contents import Content
 from git_theta.git.repository import Repository
 from git_theta.store.local import LocalStore
 from git_theta.workflows import mistracked

@@ -19,9 +19,10 @@ from git_theta.core import legacy, lfs_pointer
 from git_theta.core.manifest import parse
 from git_theta.core.names import display, shell_word
 from git_theta.errors import ThetaError
-from git_theta.git import attributes, contents
+from git_theta.git import attributes
+from git_theta.git.history import contents
 from git_theta.git.command import run, run_code
-from git_theta.git.contents import Content, Entry
+from git_theta.git.history.contents import Content, Entry
 from git_theta.git.repository import Repository
 from git_theta.workflows.progress import size
 from git_theta.workflows.session import Session

@@ -145,7 +145,7 @@ def compare_versions(old: Version, new: Version, unchanged: int = 0) -> Comparis
 
 def _texts(session: Session, changes: Iterable[FileChange]) -> tuple[dict[str, bytes], set[str]]:
     """Blob → text of those blobs of ``changes`` that are manifests; and those blobs that Git-Theta 0.2 wrote."""
-    from git_theta.git import contents
+    from git_theta.git.history import contents
 
     blobs = [blob for change in changes for blob in (change.old_blob, change.new_blob) if blob]
     held = dict(contents.read(session.repository, blobs))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from git_theta.git.contents import Content, Entry, in_index
+from git_theta.git.history.contents import Content, Entry, in_index
 
 A, B, C, D = (letter * 40 for letter in "abcd")
 
