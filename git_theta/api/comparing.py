@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from git_theta.api import sessions
 from git_theta.api.sessions import StrPath
 from git_theta.errors import UsageError
-from git_theta.git import changes
+from git_theta.git.history import changes
 from git_theta.workflows.comparing import log as history
 from git_theta.workflows.merging import merge_rules
 from git_theta.workflows.comparing import metrics

@@ -21,7 +21,7 @@ from git_theta.core import shards
 from git_theta.core.manifest import Entry
 from git_theta.drivers import blas, surroundings
 from git_theta.errors import GitError, UsageError
-from git_theta.git.changes import FileChange, Range, is_revision, resolve
+from git_theta.git.history.changes import FileChange, Range, is_revision, resolve
 from git_theta.git.command import run
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import discover

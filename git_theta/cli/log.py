@@ -10,7 +10,7 @@ from git_theta.cli import output, targets
 from git_theta.cli.output import Command, path, warn
 from git_theta.drivers import surroundings
 from git_theta.errors import UsageError
-from git_theta.git.changes import is_revision
+from git_theta.git.history.changes import is_revision
 from git_theta.git.command import run
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import discover

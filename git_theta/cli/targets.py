@@ -10,7 +10,7 @@ import click
 
 from git_theta.cli.output import Command, path
 from git_theta.errors import GitError, UsageError
-from git_theta.git.changes import is_revision
+from git_theta.git.history.changes import is_revision
 
 _PAGE = b'content="git-theta '  # stands near the top of every page of ours
 _HEAD = 2048

@@ -20,7 +20,7 @@ from git_theta.core.manifest import is_manifest
 from git_theta.core.names import display
 from git_theta.drivers import blas, surroundings
 from git_theta.errors import FormatError, ThetaError, damaged
-from git_theta.git.changes import FileChange
+from git_theta.git.history.changes import FileChange
 from git_theta.git.command import run_code
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import discover

@@ -10,7 +10,7 @@ from git_theta.core.digest import digest
 from git_theta.core.layout import unique_names
 from git_theta.core.manifest import Entry, Link, Manifest
 from git_theta.core.shards import groups
-from git_theta.git.changes import FileChange, Range
+from git_theta.git.history.changes import FileChange, Range
 from git_theta.git.command import run
 from git_theta.workflows.comparing.values import Absent
 

@@ -15,7 +15,7 @@ from git_theta.core.names import display
 from git_theta.core.source import FileSource
 from git_theta.core.tensors import Tensor
 from git_theta.errors import GitError, ThetaError, UsageError
-from git_theta.git.changes import FileChange, Range, changed
+from git_theta.git.history.changes import FileChange, Range, changed
 from git_theta.workflows.comparing.compare import Comparison, compare, compare_texts
 from git_theta.workflows.session import Session
 from git_theta.workflows.comparing.values import Absent, FileValues, Pair, StoredValues, Values

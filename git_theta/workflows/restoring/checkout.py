@@ -13,7 +13,7 @@ from git_theta.core.manifest import MAGIC, Manifest, dump, is_manifest, parse, u
 from git_theta.core.names import display, shell_word
 from git_theta.errors import GitError, ManifestError, ThetaError, UsageError
 from git_theta.git import index
-from git_theta.git.changes import is_revision
+from git_theta.git.history.changes import is_revision
 from git_theta.git.command import run
 from git_theta.workflows import mistracked
 from git_theta.workflows.restoring import smudge
