@@ -19,7 +19,7 @@ from typing import IO, Any, cast
 
 from git_theta.core.names import display
 from git_theta.errors import GitError, UsageError
-from git_theta.git import roots
+from git_theta.git.history import roots
 from git_theta.git.command import launch, run, run_code
 from git_theta.git.history.manifest_scan import git
 from git_theta.git.repository import Repository

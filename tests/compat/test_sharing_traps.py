@@ -12,7 +12,7 @@ import sharing
 from gitrepo import Repo
 from sharing import World, changed, forget, model, needed_by, objects_at
 
-from git_theta.git import roots
+from git_theta.git.history import roots
 from git_theta.git.repository import discover
 
 needs_git_lfs = pytest.mark.skipif(shutil.which("git-lfs") is None, reason="git-lfs is not installed")

@@ -21,7 +21,7 @@ from git_theta.core.references import References
 from git_theta.core.source import FileSource
 from git_theta.core.tensors import Spec, Tensor
 from git_theta.errors import ManifestError, ObjectDamaged, ObjectMissing, PayloadError, ThetaError
-from git_theta.git import roots
+from git_theta.git.history import roots
 from git_theta.git.history import manifest_scan
 from git_theta.git.remotes import Remote
 from git_theta.plugins import registry

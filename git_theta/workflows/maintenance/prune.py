@@ -14,7 +14,8 @@ from git_theta.core.manifest import ObjectRef
 from git_theta.core.names import display
 from git_theta.core.references import References
 from git_theta.errors import ManifestError, ManifestVersionError, TransferError, UsageError
-from git_theta.git import remotes, roots
+from git_theta.git import remotes
+from git_theta.git.history import roots
 from git_theta.git.history import manifest_scan
 from git_theta.git.command import run
 from git_theta.git.remotes import Remote

@@ -16,7 +16,7 @@ from git_theta.core.manifest import Entry, Manifest, dump, parse
 from git_theta.errors import ThetaError
 from git_theta.git.command import run
 from git_theta.git.repository import Repository
-from git_theta.git.roots import SETTLED
+from git_theta.git.history.roots import SETTLED
 from git_theta.merges.plan import MergePlan
 from git_theta.workflows.merging.merge import Progress
 from git_theta.workflows.merging.merge_rules import rule
