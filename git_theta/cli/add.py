@@ -10,7 +10,7 @@ import click
 from git_theta.cli.mistracked import warn_of_links
 from git_theta.cli.output import Command, path, plural, size, warn
 from git_theta.errors import GitError, UsageError
-from git_theta.git import attributes
+from git_theta.git.config import attributes
 from git_theta.git.history import contents
 from git_theta.git.command import call, run
 from git_theta.git.config.config_file import load_settings

@@ -11,7 +11,7 @@ from pathlib import Path
 from git_theta.cli.output import path, warn
 from git_theta.core.names import did_you_mean
 from git_theta.errors import UsageError
-from git_theta.git import attributes
+from git_theta.git.config import attributes
 from git_theta.git.repository import Repository
 
 _GIT_READS = (".gitattributes", ".gitignore", ".gitmodules", ".theta.toml")

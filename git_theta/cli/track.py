@@ -14,9 +14,10 @@ from git_theta.cli.output import Command, bold, page, path, plural, size, table,
 from git_theta.cli.patterns import Place, from_here, inside, matched, resolve
 from git_theta.core.names import meant, shell_word
 from git_theta.errors import UsageError
-from git_theta.git import attributes, hooks
+from git_theta.git import hooks
+from git_theta.git.config import attributes
 from git_theta.git.history import contents
-from git_theta.git.attributes import BASE, TRACKING, Rule
+from git_theta.git.config.attributes import BASE, TRACKING, Rule
 from git_theta.git.command import run
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import Repository, discover

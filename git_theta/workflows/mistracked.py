@@ -19,7 +19,7 @@ from git_theta.core import legacy, lfs_pointer
 from git_theta.core.manifest import parse
 from git_theta.core.names import display, shell_word
 from git_theta.errors import ThetaError
-from git_theta.git import attributes
+from git_theta.git.config import attributes
 from git_theta.git.history import contents
 from git_theta.git.command import run, run_code
 from git_theta.git.history.contents import Content, Entry

@@ -18,7 +18,7 @@ import safetensors.numpy
 from gitrepo import ROOT, Repo
 
 from git_theta.cli import configuration
-from git_theta.git import attributes
+from git_theta.git.config import attributes
 from git_theta.git.config import config_file
 from git_theta.git.repository import discover
 

@@ -155,7 +155,7 @@ def _texts(session: Session, changes: Iterable[FileChange]) -> tuple[dict[str, b
 
 def _tracked(session: Session, paths: Sequence[str]) -> set[str]:
     """Those of ``paths`` that git would run our filter for."""
-    from git_theta.git import attributes
+    from git_theta.git.config import attributes
 
     return {path for path, values in attributes.check(session.repository, paths, ["filter"]).items() if attributes.is_tracked(values)}
 

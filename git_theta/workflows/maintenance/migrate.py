@@ -23,7 +23,8 @@ from git_theta.core.names import display
 from git_theta.core.references import References
 from git_theta.core.source import BytesSource, FileSource, Source
 from git_theta.errors import GitError, ObjectMissing, ThetaError, UsageError
-from git_theta.git import attributes, hooks, rewrite
+from git_theta.git import hooks, rewrite
+from git_theta.git.config import attributes
 from git_theta.git.history import contents
 from git_theta.git.history import blobs
 from git_theta.git.history import manifest_scan

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from git_theta.errors import GitError
-from git_theta.git import attributes
-from git_theta.git.attributes import AttributesFile
+from git_theta.git.config import attributes
+from git_theta.git.config.attributes import AttributesFile
 from git_theta.git.repository import Repository
 
 _LFS = {"filter=lfs", "diff=lfs", "merge=lfs"}

@@ -215,6 +215,6 @@ def _by_hand(before: Manifest, names: Iterable[str]) -> dict[str, object]:
 
 
 def _would_be_tracked(session: Session, path: str) -> bool:
-    from git_theta.git import attributes
+    from git_theta.git.config import attributes
 
     return attributes.is_tracked(attributes.check(session.repository, [path], ["filter"])[path])

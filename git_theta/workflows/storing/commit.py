@@ -11,7 +11,8 @@ from git_theta.core.manifest import Manifest
 from git_theta.core.names import display
 from git_theta.core.source import FileSource, Source
 from git_theta.errors import FileChanged, GitError, NotCheckedOut, ThetaError, UsageError
-from git_theta.git import attributes, merging
+from git_theta.git import merging
+from git_theta.git.config import attributes
 from git_theta.git.writing import plumbing
 from git_theta.git.command import run
 from git_theta.git.writing.plumbing import Branch

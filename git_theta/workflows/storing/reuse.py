@@ -87,7 +87,7 @@ class Elsewhere:
         return [model for model in models if model is not None]
 
     def _named_base(self) -> str | None:
-        from git_theta.git import attributes
+        from git_theta.git.config import attributes
 
         values = attributes.check(self._session.repository, [self._path], [attributes.BASE])
         return attributes.base_in(values.get(self._path, {}))

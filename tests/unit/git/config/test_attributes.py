@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from git_theta.errors import GitError, UsageError
-from git_theta.git import attributes
-from git_theta.git.attributes import AttributesFile, base_in, literal, parse_line, read, sample, write, written
+from git_theta.git.config import attributes
+from git_theta.git.config.attributes import AttributesFile, base_in, literal, parse_line, read, sample, write, written
 
 OURS = "filter=theta diff=theta merge=theta -text"
 CHARACTERS = st.sampled_from([*' \t\n\r"\\#!*?[]/.-ax0=é\x01\x7f\u202e'])
