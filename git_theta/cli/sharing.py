@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from git_theta.cli.output import plural, size, warn
 from git_theta.core.manifest import ObjectRef
 from git_theta.errors import UsageError
-from git_theta.git import remotes
+from git_theta.git.config import remotes
 from git_theta.git.config.config_file import load_settings
-from git_theta.git.remotes import Remote
+from git_theta.git.config.remotes import Remote
 from git_theta.git.repository import Repository, discover
 from git_theta.workflows.session import Session
 

@@ -8,11 +8,12 @@ import sys
 from collections.abc import Callable, Sequence
 
 from git_theta.errors import TransferError
-from git_theta.git import consent, hooks, remotes
+from git_theta.git import consent, hooks
+from git_theta.git.config import remotes
 from git_theta.git.history import manifest_scan
 from git_theta.git.command import call, find, run, run_code
 from git_theta.git.config.config_file import load_settings
-from git_theta.git.remotes import Remote
+from git_theta.git.config.remotes import Remote
 from git_theta.git.repository import Repository, discover
 from git_theta.workflows.sharing import push
 from git_theta.workflows.session import Session

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from git_theta.core.names import display
 from git_theta.errors import TransferError, UsageError
 from git_theta.git.command import run, run_code
-from git_theta.git.remotes import BY_URL, Remote, without_secret
+from git_theta.git.config.remotes import BY_URL, Remote, without_secret
 from git_theta.git.repository import Repository
 
 FILE = ".thetaconfig"

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from git_theta.errors import GitError
 from git_theta.git.command import run
-from git_theta.git.remotes import base_folder
+from git_theta.git.config.remotes import base_folder
 from git_theta.git.repository import Repository
 
 NAME = "pre-push"

@@ -25,7 +25,7 @@ from git_theta.core.names import display
 from git_theta.errors import GitError, ObjectDamaged, ObjectMissing, StoreError, ThetaError, TransferError
 from git_theta.git import pktline
 from git_theta.git.command import call, launch, run, run_code
-from git_theta.git.remotes import BY_URL, Remote, base_folder, current_branch, local_path
+from git_theta.git.config.remotes import BY_URL, Remote, base_folder, current_branch, local_path
 from git_theta.git.repository import Repository
 from git_theta.store.local import LocalStore
 

@@ -23,7 +23,7 @@ from git_theta.core.tensors import Spec, Tensor
 from git_theta.errors import ManifestError, ObjectDamaged, ObjectMissing, PayloadError, ThetaError
 from git_theta.git.history import roots
 from git_theta.git.history import manifest_scan
-from git_theta.git.remotes import Remote
+from git_theta.git.config.remotes import Remote
 from git_theta.plugins import registry
 from git_theta.store.local import LocalStore
 from git_theta.workflows.maintenance import prune

@@ -14,11 +14,11 @@ from git_theta.core.manifest import ObjectRef
 from git_theta.core.names import display
 from git_theta.core.references import References
 from git_theta.errors import ManifestError, ManifestVersionError, TransferError, UsageError
-from git_theta.git import remotes
+from git_theta.git.config import remotes
 from git_theta.git.history import roots
 from git_theta.git.history import manifest_scan
 from git_theta.git.command import run
-from git_theta.git.remotes import Remote
+from git_theta.git.config.remotes import Remote
 from git_theta.git.repository import Repository
 from git_theta.store.folder import FolderPlace
 from git_theta.store.local import touched

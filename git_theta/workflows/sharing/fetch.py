@@ -13,7 +13,7 @@ from git_theta.core.references import References
 from git_theta.errors import ManifestError, UsageError
 from git_theta.git.history import manifest_scan
 from git_theta.git.command import run_code
-from git_theta.git.remotes import Remote
+from git_theta.git.config.remotes import Remote
 from git_theta.workflows.sharing import routes
 from git_theta.workflows.restoring import smudge
 from git_theta.workflows.session import Session
