@@ -20,7 +20,8 @@ from git_theta.cli.mistracked import lines
 from git_theta.cli.output import Command, bold, page, path, plural, table
 from git_theta.core.names import did_you_mean
 from git_theta.errors import GitError, ThetaError, UsageError
-from git_theta.git import consent, hooks
+from git_theta.git import hooks
+from git_theta.git.config import consent
 from git_theta.git.config import config_file
 from git_theta.git.command import find, run
 from git_theta.git.config.config_file import load_settings

@@ -10,7 +10,7 @@ import click
 from git_theta.cli import configuration
 from git_theta.cli.output import Command, Group, path, table
 from git_theta.errors import UsageError
-from git_theta.git import consent
+from git_theta.git.config import consent
 from git_theta.git.config import remotes
 from git_theta.git.command import run
 from git_theta.git.config.remotes import Remote, without_secret

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Callable, Sequence
 
 from git_theta.errors import TransferError
-from git_theta.git import consent, hooks
+from git_theta.git import hooks
+from git_theta.git.config import consent
 from git_theta.git.config import remotes
 from git_theta.git.history import manifest_scan
 from git_theta.git.command import call, find, run, run_code

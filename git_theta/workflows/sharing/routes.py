@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 from git_theta.core.manifest import ObjectRef
 from git_theta.core.names import display
 from git_theta.errors import ThetaError, TransferError
-from git_theta.git import consent
+from git_theta.git.config import consent
 from git_theta.git.config import remotes
 from git_theta.git.config.config_file import shared_bits
 from git_theta.git.config.remotes import Remote, Remotes

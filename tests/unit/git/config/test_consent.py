@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from git_theta.errors import TransferError, UsageError
-from git_theta.git.consent import Offer
+from git_theta.git.config.consent import Offer
 from git_theta.git.config.remotes import BY_URL, Remote, Remotes, git_dir_of, local_path, without_secret
 
 ORIGIN = Remote("origin", "https://forge.example.com/team/models.git", "https://forge.example.com/team/models.git")
