@@ -20,7 +20,7 @@ from git_theta.cli.mistracked import lines
 from git_theta.cli.output import Command, bold, page, path, plural, table
 from git_theta.core.names import did_you_mean
 from git_theta.errors import GitError, ThetaError, UsageError
-from git_theta.git import hooks
+from git_theta.git.config import push_hook
 from git_theta.git.config import consent
 from git_theta.git.config import config_file
 from git_theta.git.command import find, run
@@ -153,10 +153,10 @@ def _models(repository: Repository, problems: list[str]) -> Iterator[tuple[str, 
     unfinished = mistracked.unfinished(repository)
     if unfinished:
         problems.append(unfinished)
-    hook = hooks.look(repository)
+    hook = push_hook.look(repository)
     yield "pre-push hook", f"{hook.state.value} ({hook.path}){', called by you (theta.hook)' if wanted.hook == 'manual' else ''}"
-    if hooks.silence(hook) and wanted.hook == "auto" and (held.tracked or repository.objects.is_dir()):
-        problems.append(hooks.silence(hook))
+    if push_hook.silence(hook) and wanted.hook == "auto" and (held.tracked or repository.objects.is_dir()):
+        problems.append(push_hook.silence(hook))
 
 
 def _settings(problems: list[str]) -> Iterator[tuple[str, str]]:

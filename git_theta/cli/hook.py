@@ -6,7 +6,7 @@ import click
 
 from git_theta.cli.output import path
 from git_theta.errors import GitError
-from git_theta.git import hooks
+from git_theta.git.config import push_hook
 from git_theta.git.command import run
 from git_theta.git.config.config_file import Scope
 from git_theta.git.repository import Repository, discover
@@ -17,11 +17,11 @@ def put_in(scope: Scope) -> None:
     repository = _current()
     if repository is None or (scope not in ("local", "worktree") and not _has_models(repository)):
         return
-    before = hooks.look(repository)
+    before = push_hook.look(repository)
     if before.present:
         return
-    hook = hooks.install(repository)
-    beside = "; the hook that was there still runs" if before.state is not hooks.State.ABSENT else ""
+    hook = push_hook.install(repository)
+    beside = "; the hook that was there still runs" if before.state is not push_hook.State.ABSENT else ""
     click.echo(f"'git push' now sends models' objects first, through {path(hook.path)}{beside}.")
 
 
@@ -30,8 +30,8 @@ def take_out() -> None:
     repository = _current()
     if repository is None:
         return
-    hook = hooks.look(repository)
-    if hooks.uninstall(repository):
+    hook = push_hook.look(repository)
+    if push_hook.uninstall(repository):
         click.echo(f"Removed the hook from {path(hook.path)}.")
 
 

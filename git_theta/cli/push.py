@@ -9,7 +9,7 @@ import click
 from git_theta.cli.output import Command, plural, size, warn
 from git_theta.cli.sharing import open_session, remote_or_default, split
 from git_theta.errors import UsageError
-from git_theta.git import hooks
+from git_theta.git.config import push_hook
 
 
 @click.command(
@@ -45,7 +45,7 @@ def push(words: tuple[str, ...], everything: bool, dry_run: bool) -> int:
             return 0
         work.deliver(session, plan, thorough=True)
         click.echo(f"All of {needed} are at {remote.title}." if plan.needs else f"Nothing to send to {remote.title}.")
-        silent = hooks.silence(hooks.look(session.repository)) if session.settings.hook == "auto" else ""
+        silent = push_hook.silence(push_hook.look(session.repository)) if session.settings.hook == "auto" else ""
         if silent:
             warn(silent)
     return 0

@@ -14,7 +14,7 @@ from git_theta.cli.output import Command, bold, page, path, plural, size, table,
 from git_theta.cli.patterns import Place, from_here, inside, matched, resolve
 from git_theta.core.names import meant, shell_word
 from git_theta.errors import UsageError
-from git_theta.git import hooks
+from git_theta.git.config import push_hook
 from git_theta.git.config import attributes
 from git_theta.git.history import contents
 from git_theta.git.config.attributes import BASE, TRACKING, Rule
@@ -60,9 +60,9 @@ def track(patterns: tuple[str, ...], base: str | None) -> int:
     present = working_tree(top)
     found = matched(repository, places, present)
     _configure()
-    hook = hooks.look(repository)
+    hook = push_hook.look(repository)
     if hook.needs_consent and load_settings(repository).hook == "auto":
-        warn(hooks.silence(hook))
+        warn(push_hook.silence(hook))
     before = _attributes(repository, found)
     changed = dict[str, None]()
     for place, paths in zip(places, found, strict=True):

@@ -208,10 +208,10 @@ def _look_after_hook(repository: Repository, chosen: str) -> None:
     """Whoever has models here will push them one day; trouble with the hook must not keep anyone from adding them."""
     if not chosen and _is_called(repository):
         return
-    from git_theta.git import hooks
+    from git_theta.git.config import push_hook
 
     try:
-        hooks.ensure(repository, say)
+        push_hook.ensure(repository, say)
     except ThetaError as error:
         say(f"warning: {error}")
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from git_theta.errors import TransferError
-from git_theta.git import hooks
+from git_theta.git.config import push_hook
 from git_theta.git.config import consent
 from git_theta.git.config import remotes
 from git_theta.git.history import manifest_scan
@@ -80,7 +80,7 @@ def _name_and_parent(process: int) -> tuple[str, int]:
 
 def _has_lfs_files(repository: Repository, tips: Sequence[str]) -> bool:
     """Whether git-lfs has something to do, in the index or in what is pushed, and no hook of its own: it found its place taken by ours."""
-    if hooks.look(repository).state is not hooks.State.OURS or repository.worktree is None:
+    if push_hook.look(repository).state is not push_hook.State.OURS or repository.worktree is None:
         return False
     if run(["ls-files", "-z", "--", ":(top,attr:filter=lfs)"], cwd=repository.worktree):
         return True

@@ -23,7 +23,8 @@ from git_theta.core.names import display
 from git_theta.core.references import References
 from git_theta.core.source import BytesSource, FileSource, Source
 from git_theta.errors import GitError, ObjectMissing, ThetaError, UsageError
-from git_theta.git import hooks, rewrite
+from git_theta.git import rewrite
+from git_theta.git.config import push_hook
 from git_theta.git.config import attributes
 from git_theta.git.history import contents
 from git_theta.git.history import blobs
@@ -185,7 +186,7 @@ def _finish(session: Session, summary: Summary, rewritten: Rewritten, what: str,
         return
     if what == "import" and session.settings.hook == "auto":
         try:
-            hooks.ensure(repository, session.warn)  # no file has passed through the filter, which sees to it otherwise
+            push_hook.ensure(repository, session.warn)  # no file has passed through the filter, which sees to it otherwise
         except GitError as error:
             session.warn(str(error))
     summary.kept = rewrite.kept_name(repository, what)
