@@ -13,7 +13,7 @@ from gitrepo import Repo
 from small_models import safetensors_file
 
 from git_theta.errors import GitError
-from git_theta.git import index
+from git_theta.git.writing import index
 from git_theta.git.history.blobs import BlobReader
 from git_theta.git.command import run, run_code
 from git_theta.git.repository import discover

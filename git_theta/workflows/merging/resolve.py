@@ -9,7 +9,7 @@ from git_theta.core.manifest import Manifest
 from git_theta.core.names import display
 from git_theta.errors import UsageError
 from git_theta.git.command import run, run_code
-from git_theta.git.index import stages
+from git_theta.git.writing.index import stages
 from git_theta.git.merging import merged_mode
 from git_theta.workflows.restoring import checkout
 from git_theta.workflows.merging.merge import Merged, merge, planned

@@ -12,7 +12,7 @@ from pathlib import Path
 from git_theta.core.manifest import MAGIC, Manifest, dump, is_manifest, parse, unconverted
 from git_theta.core.names import display, shell_word
 from git_theta.errors import GitError, ManifestError, ThetaError, UsageError
-from git_theta.git import index
+from git_theta.git.writing import index
 from git_theta.git.history.changes import is_revision
 from git_theta.git.command import run
 from git_theta.workflows import mistracked

@@ -19,7 +19,7 @@ from git_theta.core.source import FileSource
 from git_theta.core.tensors import Encoded, Spec, Tensor
 from git_theta.errors import FileChanged, FormatError, ThetaError, UsageError
 from git_theta.git.command import run
-from git_theta.git.index import entries as index_entries
+from git_theta.git.writing.index import entries as index_entries
 from git_theta.plugins import registry
 from git_theta.workflows.storing import clean
 from git_theta.workflows import chains

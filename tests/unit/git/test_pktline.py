@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from git_theta.errors import GitError
-from git_theta.git import index, pktline
+from git_theta.git import pktline
+from git_theta.git.writing import index
 
 LINES = st.text(st.characters(codec="utf-8", exclude_characters="\n"), max_size=30)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from git_theta.git import index
+from git_theta.git.writing import index
 from git_theta.git.repository import Repository
 
 
