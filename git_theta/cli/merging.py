@@ -23,7 +23,7 @@ from git_theta.cli.patterns import warn_unmatched
 from git_theta.core.names import display, shell_word
 from git_theta.drivers.merge_driver import ENVIRONMENT
 from git_theta.errors import ThetaError, UsageError
-from git_theta.git import merging
+from git_theta.git.writing import merge_trees
 from git_theta.git.command import call
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import discover
@@ -227,8 +227,8 @@ def _show(scores: Sequence[Score], best: Score | None, as_json: bool) -> None:
 
 def _commits(request: Request) -> list[str]:
     """What git would merge: HEAD, then each branch that has something to add."""
-    ours, *heads = (merging.commit(name) for name in ("HEAD", *request.branches))
-    return [ours, *merging.to_merge(ours, heads)]
+    ours, *heads = (merge_trees.commit(name) for name in ("HEAD", *request.branches))
+    return [ours, *merge_trees.to_merge(ours, heads)]
 
 
 def _session() -> Session:

@@ -13,7 +13,7 @@ from git_theta.core.names import display
 from git_theta.errors import ThetaError
 from git_theta.git.command import run_code
 from git_theta.git.config.config_file import load_settings
-from git_theta.git.merging import common_bases
+from git_theta.git.writing.merge_trees import common_bases
 from git_theta.git.repository import discover
 from git_theta.merges.plan import MergePlan, plan
 from git_theta.workflows.merging import merge_rules

@@ -16,7 +16,7 @@ from git_theta.drivers import text_merge
 from git_theta.drivers.encoding import ensure_utf8
 from git_theta.drivers.merge_driver import find_rules, given_rules
 from git_theta.errors import ThetaError
-from git_theta.git import merging
+from git_theta.git.writing import merge_trees
 from git_theta.git.command import run
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import discover
@@ -40,10 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     heads = words[split + 1 :]
     try:
         with Session(discover(), load_settings(), _say) as session:
-            commits = [merging.commit(head) for head in heads]
+            commits = [merge_trees.commit(head) for head in heads]
             code = _merge_one(session, commits, words[:split]) if len(heads) == 2 else _merge(session, commits)
         # Git's own merge of two calls our merge driver, and leaves conflicts as git does.
-        return merging.merge_recursive(words) if code and len(heads) == 2 else code
+        return merge_trees.merge_recursive(words) if code and len(heads) == 2 else code
     except ThetaError as error:
         _say(str(error))
         return CANNOT

@@ -10,7 +10,7 @@ from pathlib import Path
 from git_theta.core.manifest import Manifest
 from git_theta.core.names import display
 from git_theta.errors import GitError, MergeError
-from git_theta.git import merging
+from git_theta.git.writing import merge_trees
 from git_theta.git.writing import plumbing
 from git_theta.merges.plan import MergePlan, plan
 from git_theta.workflows.merging.merge import Merged, Progress, ancestor, describe, merge
@@ -36,9 +36,9 @@ def models(session: Session, commits: Sequence[str], rules: Callable[[str], Rule
     Files of statistics are not among them: they follow their model (:func:`statistics`). If histories crossed, there are several
     ancestors: then ``rules`` (of the model at a path) tell what their merge is.
     """
-    bases = merging.common_bases(commits, session.cwd)
-    before = [merging.blobs(base, session.cwd) for base in bases]
-    listings = [merging.blobs(commit, session.cwd) for commit in commits]
+    bases = merge_trees.common_bases(commits, session.cwd)
+    before = [merge_trees.blobs(base, session.cwd) for base in bases]
+    listings = [merge_trees.blobs(commit, session.cwd) for commit in commits]
     found = []
     beside = _beside(listings)
     for path in dict.fromkeys(path for listing in listings for path in listing):
@@ -53,7 +53,7 @@ def models(session: Session, commits: Sequence[str], rules: Callable[[str], Rule
         sides = [session.manifest(version[1]) for version in versions if version is not None]
         present = tuple(side for side in sides if side is not None)
         if len(present) == len(versions):
-            mode = merging.merged_mode(next(iter(agreed), None), [version for version in versions if version is not None])
+            mode = merge_trees.merged_mode(next(iter(agreed), None), [version for version in versions if version is not None])
             found.append(Model(path, mode, before_all(session, path, bases, rules), present, tuple(commits)))
     return found
 
@@ -67,7 +67,7 @@ def before_all(session: Session, path: str, bases: Sequence[str], rules: Callabl
             versions.setdefault(manifest.identity, manifest)
     if len(versions) < 2:
         return next(iter(versions.values()), None)
-    older = before_all(session, path, merging.common_bases(bases, session.cwd), rules)
+    older = before_all(session, path, merge_trees.common_bases(bases, session.cwd), rules)
     found = ancestor(session, path, older, list(versions.values()), rules(path))
     session.store.flush()
     return found
@@ -80,8 +80,8 @@ def statistics(
 
     A file that one commit lacks is left to git, unless a strategy computed it. :class:`MergeError` names what cannot be merged.
     """
-    listings = [merging.blobs(commit, session.cwd) for commit in commits]
-    bases = merging.common_bases(commits, session.cwd)
+    listings = [merge_trees.blobs(commit, session.cwd) for commit in commits]
+    bases = merge_trees.common_bases(commits, session.cwd)
     files: dict[str, tuple[str, Manifest]] = {}
     for place, (path, statistic) in _beside(listings).items():
         versions = [listing[place] for listing in listings if place in listing]
@@ -94,7 +94,7 @@ def statistics(
         result = merge_file(session, place, base, sides, rules(path), *known)
         if result.manifest is None:
             raise MergeError(" ".join(line.strip() for line in describe(place, result)[:-2]))
-        files[place] = merging.merged_mode(None, versions), result.manifest
+        files[place] = merge_trees.merged_mode(None, versions), result.manifest
     for path, outcome in merged.items():
         left = left_behind(session, path, outcome, siblings(session, path, commits, bases), lambda place: files.get(place, ("", None))[1])
         files.update({place: (files.get(place, ("100644",))[0], manifest) for place, manifest in left.items()})
@@ -109,7 +109,7 @@ def _plan(session: Session, path: str, bases: Sequence[str], commits: Sequence[s
 
 def tracks_statistics(session: Session, commits: Sequence[str]) -> bool:
     """Whether files of statistics lie beside models in ``commits``: git's own merge would not have them follow."""
-    return bool(_beside([merging.blobs(commit, session.cwd) for commit in commits]))
+    return bool(_beside([merge_trees.blobs(commit, session.cwd) for commit in commits]))
 
 
 def _rules_before(rules: Rules, statistic: str, count: int, _: str) -> Rules:
@@ -144,17 +144,17 @@ def merged_tree(session: Session, commits: Sequence[str], merged: Mapping[str, t
     # In every commit the models are replaced by the result, so that git sees the same change on all sides.
     scratch = scratch_index(session)
     try:
-        trees = [merging.with_blobs(commit, changes, scratch, session.cwd) for commit in commits]
+        trees = [merge_trees.with_blobs(commit, changes, scratch, session.cwd) for commit in commits]
     finally:
         scratch.unlink(missing_ok=True)
-    heads = [merging.scratch_commit(tree, [commit], session.cwd) for tree, commit in zip(trees, commits, strict=True)]
+    heads = [merge_trees.scratch_commit(tree, [commit], session.cwd) for tree, commit in zip(trees, commits, strict=True)]
     result, tree = heads[0], trees[0]
     for head in heads[1:]:
-        tree, conflicts = merging.merge_trees(result, head, session.cwd)
+        tree, conflicts = merge_trees.merge_trees(result, head, session.cwd)
         if conflicts:
             shown = ", ".join(display(path, 80) for path in conflicts[:5]) + (", …" if len(conflicts) > 5 else "")
             raise GitError(f"{len(conflicts)} other files conflict ({shown}); merge these branches one after the other")
-        result = merging.scratch_commit(tree, [result, head], session.cwd)
+        result = merge_trees.scratch_commit(tree, [result, head], session.cwd)
     return tree
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from git_theta.core.manifest import Manifest
 from git_theta.core.names import display
 from git_theta.errors import GitError, MergeError, UsageError
-from git_theta.git import merging
+from git_theta.git.writing import merge_trees
 from git_theta.git.writing import plumbing
 from git_theta.git.command import run, run_code
 from git_theta.store.guard import turn
@@ -31,8 +31,8 @@ def merge_commits(
     ours = branch.tip
     if ours is None:
         raise UsageError(f"there is no branch {branch.shown} to merge into")
-    heads = [merging.commit(name, cwd) for name in names]
-    new = merging.to_merge(ours, heads, cwd)
+    heads = [merge_trees.commit(name, cwd) for name in names]
+    new = merge_trees.to_merge(ours, heads, cwd)
     if not new:
         return ours
     if len(new) == 1 and not run_code(["merge-base", "--is-ancestor", ours, new[0]], cwd=cwd, allowed=(0, 1))[0]:

@@ -10,7 +10,7 @@ from git_theta.core.names import display
 from git_theta.errors import UsageError
 from git_theta.git.command import run, run_code
 from git_theta.git.writing.index import stages
-from git_theta.git.merging import merged_mode
+from git_theta.git.writing.merge_trees import merged_mode
 from git_theta.workflows.restoring import checkout
 from git_theta.workflows.merging.merge import Merged, merge, planned
 from git_theta.workflows.merging.merge_rules import Rules

@@ -10,7 +10,7 @@ from git_theta.core.manifest import Entry, Manifest
 from git_theta.core.tensors import Tensor
 from git_theta.errors import GitError, ThetaError, UsageError
 from git_theta.git.command import run
-from git_theta.git.merging import commit, common_bases
+from git_theta.git.writing.merge_trees import commit, common_bases
 from git_theta.workflows import chains
 from git_theta.workflows.sharing.fetch import fetch_missing
 from git_theta.workflows.merging.merge import Progress, merge

@@ -11,7 +11,7 @@ from git_theta.core.manifest import Manifest
 from git_theta.core.names import display
 from git_theta.core.source import FileSource, Source
 from git_theta.errors import FileChanged, GitError, NotCheckedOut, ThetaError, UsageError
-from git_theta.git import merging
+from git_theta.git.writing import merge_trees
 from git_theta.git.config import attributes
 from git_theta.git.writing import plumbing
 from git_theta.git.command import run
@@ -168,7 +168,7 @@ def _on_top(session: Session, branch: Branch, blobs: Blobs, before: Mapping[str,
     for _ in range(_ATTEMPTS):
         index = scratch_index(session)
         try:
-            tree = merging.with_blobs(start, blobs, index, cwd)
+            tree = merge_trees.with_blobs(start, blobs, index, cwd)
         finally:
             index.unlink(missing_ok=True)
         if start is not None and tip == start and run(["rev-parse", f"{start}^{{tree}}"], cwd=cwd).decode("ascii").strip() == tree:
