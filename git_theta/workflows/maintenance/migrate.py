@@ -23,7 +23,7 @@ from git_theta.core.names import display
 from git_theta.core.references import References
 from git_theta.core.source import BytesSource, FileSource, Source
 from git_theta.errors import GitError, ObjectMissing, ThetaError, UsageError
-from git_theta.git import rewrite
+from git_theta.git.writing import rewrite
 from git_theta.git.config import push_hook
 from git_theta.git.config import attributes
 from git_theta.git.history import contents
@@ -31,7 +31,7 @@ from git_theta.git.history import blobs
 from git_theta.git.history import manifest_scan
 from git_theta.git.command import run
 from git_theta.git.repository import Repository
-from git_theta.git.rewrite import Commit, FileChange, Ref, Rewritten, Scratch
+from git_theta.git.writing.rewrite import Commit, FileChange, Ref, Rewritten, Scratch
 from git_theta.plugins import registry, tables
 from git_theta.store.lfs import lfs_folder
 from git_theta.store.local import LocalStore
