@@ -251,11 +251,12 @@ class Registry:
             if self._manager is None and (needed or self._offers):
                 import pluggy
 
-                from git_theta.plugins import builtin, hookspecs
+                from git_theta.plugins import hookspecs
+                from git_theta.plugins import builtin_plugin
 
                 self._manager = pluggy.PluginManager("git_theta")
                 self._manager.add_hookspecs(hookspecs)
-                self._add(self._manager, builtin, "git-theta", BUILT_IN)
+                self._add(self._manager, builtin_plugin, "git-theta", BUILT_IN)
                 for offer in self._offers:
                     try:
                         plugin = offer.entry_point.load()

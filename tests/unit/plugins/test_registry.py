@@ -15,7 +15,8 @@ import pytest
 
 from git_theta.core.contracts import CheckpointFormat, MergeStrategy, UnitKind, Update
 from git_theta.errors import PluginError
-from git_theta.plugins import builtin, hookimpl, hookspecs, registry, tables
+from git_theta.plugins import hookimpl, hookspecs, registry, tables
+from git_theta.plugins import builtin_plugin
 from git_theta.plugins.discovery import Offer
 from git_theta.plugins.registry import BUILT_IN, Registry
 
@@ -156,8 +157,8 @@ def test_the_shortcut_without_pluggy_gives_what_the_hooks_give() -> None:
     assert [(row.kind, row.name, row.module) for row in plain.loaded()] == [(row.kind, row.name, row.module) for row in hooked.loaded()]
     assert plain._manager is None
     assert hooked._manager is not None
-    assert names(builtin.register_updates()) == list(tables.UPDATES)
-    assert names(builtin.register_checkpoint_formats()) == list(tables.FORMATS)
+    assert names(builtin_plugin.register_updates()) == list(tables.UPDATES)
+    assert names(builtin_plugin.register_checkpoint_formats()) == list(tables.FORMATS)
 
 
 def test_a_built_in_is_found_without_looking_for_plugins() -> None:
@@ -378,6 +379,6 @@ def test_a_plugin_can_be_registered_by_hand_at_any_time() -> None:
 
 
 def test_the_entry_point_type_is_the_real_one() -> None:
-    point = EntryPoint("p", "git_theta.plugins.builtin", "git_theta")
+    point = EntryPoint("p", "git_theta.plugins.builtin_plugin", "git_theta")
     some = Registry(lambda: [Offer("again 1", point)], print)
     assert [row.provider for row in some.loaded() if row.name == "dense"] == [BUILT_IN]
