@@ -54,7 +54,7 @@ def log(what: tuple[str, ...], globs: tuple[str, ...], as_json: bool, count: int
     For each commit: the tensors that changed, how they are stored (delta, low-rank, sparse, ...), the size of the tensors that came in and
     the bytes that storing them took. All of it comes from manifests: no tensor is read.
     """
-    from git_theta.reports import history
+    from git_theta.reports import history_tables
     from git_theta.workflows.comparing import log as workflow
 
     if html:
@@ -75,7 +75,7 @@ def log(what: tuple[str, ...], globs: tuple[str, ...], as_json: bool, count: int
     elif html:
         click.echo(f"Wrote {path(html)}.")
     else:
-        output.page(history.log(steps, surroundings.style("color.diff", folded=not everything)))
+        output.page(history_tables.log(steps, surroundings.style("color.diff", folded=not everything)))
 
 
 @click.command(
@@ -92,7 +92,7 @@ def blame(what: tuple[str, ...], globs: tuple[str, ...], as_json: bool) -> None:
     With its author, date, and the update by which it was stored. A tensor that only got another name is followed. All of it comes
     from manifests: no tensor is read.
     """
-    from git_theta.reports import history
+    from git_theta.reports import history_tables
     from git_theta.workflows.comparing import blame as workflow
 
     revisions, name = _split(what)
@@ -103,7 +103,7 @@ def blame(what: tuple[str, ...], globs: tuple[str, ...], as_json: bool) -> None:
 
         click.echo(records.blame_as_json(name, origins))
     else:
-        output.page(history.blame(origins, surroundings.style("color.blame")))
+        output.page(history_tables.blame(origins, surroundings.style("color.blame")))
 
 
 def _split(words: Sequence[str]) -> tuple[list[str], str]:
