@@ -81,7 +81,7 @@ def _report(summary: Summary, dry_run: bool) -> None:
     if summary.signatures:
         click.echo(f"{'Would drop' if dry_run else 'Dropped'} {plural(summary.signatures, 'signature')}, made for the old ids.")
     if summary.old_metadata:
-        from git_theta.core.legacy import ADVICE
+        from git_theta.core.earlier_release import ADVICE
 
         warn(f"left as it is: {plural(summary.old_metadata, 'version')} with {ADVICE}")
     for name in summary.left:

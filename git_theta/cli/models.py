@@ -11,7 +11,8 @@ from typing import Any
 
 from git_theta.cli.output import path, size, warn
 from git_theta.cli.patterns import from_here
-from git_theta.core import legacy, shards
+from git_theta.core import shards
+from git_theta.core import earlier_release
 from git_theta.core.manifest import Entry, Manifest, parse
 from git_theta.errors import ManifestError, UsageError
 from git_theta.git.history import contents
@@ -102,7 +103,7 @@ def named(repository: Repository, name: str) -> Manifest:
         raise UsageError(f"'{path(name)}' is not a file")
     content = next(iter(found.values()))
     if content.is_old_metadata:
-        raise UsageError(f"'{path(name)}' is {legacy.ADVICE}")
+        raise UsageError(f"'{path(name)}' is {earlier_release.ADVICE}")
     if not content.is_manifest:
         how = "a Git LFS pointer" if content.is_lfs_pointer else f"stored in git as it is ({size(content.size)})"
         raise UsageError(f"'{path(name)}' is {how}, not a model of Git-Theta's; see 'git theta track -h'")

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from git_theta.core import legacy
+from git_theta.core import earlier_release
 from git_theta.core.manifest import is_manifest
 from git_theta.core.names import display
 from git_theta.drivers import blas, surroundings
@@ -151,8 +151,8 @@ def _version(session: Session, side: Side, path: str, other: Version, stack: Exi
         return versions.stored(session, text)
     file = Path(side.file)
     with file.open("rb") as opened:
-        if legacy.is_metadata(opened.read(_HEAD)):
-            raise FormatError(legacy.ADVICE)
+        if earlier_release.is_metadata(opened.read(_HEAD)):
+            raise FormatError(earlier_release.ADVICE)
     progress.begin(f"Reading {display(path, 40)}", file.stat().st_size)
     try:
         if side.stored:  # a checkpoint that was committed as it is

@@ -10,7 +10,8 @@ from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from git_theta.core import legacy, lfs_pointer
+from git_theta.core import lfs_pointer
+from git_theta.core import earlier_release
 from git_theta.core.manifest import Manifest, ObjectRef, dump, is_manifest, parse, unconverted
 from git_theta.core.names import display
 from git_theta.core.source import BytesSource, FileSource
@@ -229,8 +230,8 @@ class FilterWork:
             self._say(
                 f"warning: attributes of {display(path)} have git convert line ends; 'git theta track' it again, so that it says -text"
             )
-        if legacy.is_metadata(content[: clean.HEAD]):
-            self._say(f"{display(path)} is {legacy.ADVICE}")
+        if earlier_release.is_metadata(content[: clean.HEAD]):
+            self._say(f"{display(path)} is {earlier_release.ADVICE}")
         if self._skip or not is_manifest(content) or asker.wants_manifest(request):
             self._status("success")
             self._send([content])

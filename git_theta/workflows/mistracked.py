@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from git_theta.core import legacy, lfs_pointer
+from git_theta.core import lfs_pointer
+from git_theta.core import earlier_release
 from git_theta.core.manifest import parse
 from git_theta.core.names import display, shell_word
 from git_theta.errors import ThetaError
@@ -256,7 +257,7 @@ def reason(item: Mistracked) -> str:
         Kind.RAW: f"committed without Git-Theta (as it is, {size(item.size)})",
         Kind.POINTER: "committed without Git-Theta (a Git LFS pointer)",
         Kind.STORED_POINTER: "what was added is a Git LFS pointer, not the model",
-        Kind.OLD: legacy.ADVICE.partition("; ")[0],
+        Kind.OLD: earlier_release.ADVICE.partition("; ")[0],
         Kind.LINK: "a symbolic link is tracked, not a model: git stores only where it leads",
     }[item.kind]
 
@@ -277,7 +278,7 @@ def remedy(item: Mistracked, shown: Callable[[str], str] = str) -> str:
         return f"run 'git lfs smudge <{called} >{called}.new && mv {called}.new {called} && git add {called}' and commit it"
     if item.kind is Kind.LINK:
         return copying(shown(item.path))
-    return legacy.ADVICE.partition("; ")[2]
+    return earlier_release.ADVICE.partition("; ")[2]
 
 
 def copying(name: str) -> str:

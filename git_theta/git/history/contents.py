@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
-from git_theta.core import legacy, lfs_pointer
+from git_theta.core import lfs_pointer
+from git_theta.core import earlier_release
 from git_theta.core.manifest import is_manifest
 from git_theta.errors import GitError
 from git_theta.git.command import launch, run
@@ -53,7 +54,7 @@ class Content:
     @property
     def is_old_metadata(self) -> bool:
         """Whether Git-Theta 0.2 wrote it."""
-        return legacy.is_metadata(self.data)
+        return earlier_release.is_metadata(self.data)
 
     @property
     def is_lfs_pointer(self) -> bool:

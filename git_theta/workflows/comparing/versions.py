@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from git_theta.core import legacy
+from git_theta.core import earlier_release
 from git_theta.core.manifest import Entry, Manifest, is_manifest, parse
 from git_theta.core.names import display
 from git_theta.core.source import FileSource
@@ -93,7 +93,7 @@ def diff(
     sides = []
     for change in changes:
         if outdated.intersection((change.old_blob, change.new_blob)):
-            sides.append((change, NOTHING, NOTHING, legacy.ADVICE))
+            sides.append((change, NOTHING, NOTHING, earlier_release.ADVICE))
             continue
         old = _stored(session, texts.get(change.old_blob or ""))
         if change.status == "U":

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from git_theta.core import legacy
+from git_theta.core import earlier_release
 from git_theta.core.manifest import Manifest, is_manifest, parse
 from git_theta.core.names import display
 from git_theta.core.references import References
@@ -428,7 +428,7 @@ class _Import(_Rewriter):
 
     def _clean(self, item: FileChange, source: Source, known: Sequence[Manifest]) -> str:
         head = source.read(0, min(clean.HEAD, source.size))
-        if legacy.is_metadata(head):
+        if earlier_release.is_metadata(head):
             self.old_metadata.add(item.blob)
             return item.blob
         text = clean.clean(self._session, item.path, source, known)

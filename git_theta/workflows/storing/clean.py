@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from git_theta.core import dtypes, legacy, lfs_pointer
+from git_theta.core import dtypes, lfs_pointer
+from git_theta.core import earlier_release
 from git_theta.core import skeleton as skeletons
 from git_theta.core.digest import digest
 from git_theta.core.futures import abandon
@@ -66,8 +67,8 @@ def clean(session: Session, path: str, source: Source, known: Sequence[Manifest]
     head = source.read(0, min(HEAD, source.size))
     if is_manifest(head):
         return _pass_through(session, source)
-    if legacy.is_metadata(head):
-        session.warn(f"{path} stays as it is: {legacy.ADVICE}")
+    if earlier_release.is_metadata(head):
+        session.warn(f"{path} stays as it is: {earlier_release.ADVICE}")
         return source.read(0, source.size)
     if lfs_pointer.is_pointer(source.size, head):
         return _held_pointer(session, source, known)
