@@ -12,7 +12,7 @@ from git_theta.core.layout import Layout
 from git_theta.core.source import BytesSource
 from git_theta.core.tensors import Tensor
 from git_theta.errors import FormatError
-from git_theta.testing.names import check_name
+from git_theta.testing.plugin_names import check_name
 
 _HEAD = 4096
 _SLACK = 64 << 20  # bytes that a scan may take whatever it reads

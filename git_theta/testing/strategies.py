@@ -9,7 +9,7 @@ from git_theta.core import dtypes
 from git_theta.core.contracts import MergeCase, MergeStrategy
 from git_theta.errors import MergeError
 from git_theta.merges import options as merge_options
-from git_theta.testing.names import check_name
+from git_theta.testing.plugin_names import check_name
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from git_theta.core import dtypes
 from git_theta.core.contracts import UnitKind
 from git_theta.core.tensors import Spec
-from git_theta.testing.names import check_name
+from git_theta.testing.plugin_names import check_name
 
 _SHAPES = ((), (0,), (1,), (7,), (3, 5), (2, 3, 4), (2**31, 2**31))
 

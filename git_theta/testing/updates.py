@@ -13,7 +13,7 @@ from git_theta.core import dtypes
 from git_theta.core.contracts import Encoded, Level, Update
 from git_theta.core.tensors import Buffer, Spec, Tensor
 from git_theta.errors import PayloadError
-from git_theta.testing.names import check_name
+from git_theta.testing.plugin_names import check_name
 
 if TYPE_CHECKING:
     import numpy as np
