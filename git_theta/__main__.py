@@ -18,7 +18,7 @@ def main() -> int:
         if sys.argv[1:2] == ["filter-process"] and not {"-h", "--help"}.intersection(sys.argv[2:]):
             _filter_process()
         if sys.argv[1:2] == ["pre-push"] and len(sys.argv) == 4:
-            from git_theta.drivers.hooks import main as pre_push
+            from git_theta.drivers.pre_push_hook import main as pre_push
 
             return pre_push(sys.argv[2], sys.argv[3])
         if sys.argv[1:2] == ["diff-driver"] and len(sys.argv) > 2 and not (len(sys.argv) == 3 and sys.argv[2] in ("-h", "--help")):

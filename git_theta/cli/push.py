@@ -60,6 +60,6 @@ def pre_push(name: str, url: str) -> int:
     Git's pre-push hook runs this, with the refs to be pushed on standard input; 'git theta install' puts it there. It fails,
     and with it the push, unless every object has arrived.
     """
-    from git_theta.drivers import hooks
+    from git_theta.drivers import pre_push_hook
 
-    return hooks.pre_push(name, url, sys.stdin.buffer.read(), warn)
+    return pre_push_hook.pre_push(name, url, sys.stdin.buffer.read(), warn)
