@@ -19,7 +19,8 @@ from git_theta.cli.models import as_one
 from git_theta.cli.output import path, plural, warn
 from git_theta.core import shards
 from git_theta.core.manifest import Entry
-from git_theta.drivers import blas, surroundings
+from git_theta.drivers import blas
+from git_theta.drivers import screen
 from git_theta.errors import GitError, UsageError
 from git_theta.git.history.changes import FileChange, Range, is_revision, resolve
 from git_theta.git.command import run
@@ -313,7 +314,7 @@ def _print(report: Report, chosen: dict[str, Any]) -> None:
 def _show(report: Report, chosen: dict[str, Any]) -> None:
     from git_theta.reports import table
 
-    style = surroundings.style("color.diff", folded=not chosen["everything"])
+    style = screen.style("color.diff", folded=not chosen["everything"])
     if chosen["stat"]:
         lines = table.stat(report.models, style)
     else:

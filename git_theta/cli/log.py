@@ -8,7 +8,7 @@ import click
 
 from git_theta.cli import output, targets
 from git_theta.cli.output import Command, path, warn
-from git_theta.drivers import surroundings
+from git_theta.drivers import screen
 from git_theta.errors import UsageError
 from git_theta.git.history.changes import is_revision
 from git_theta.git.command import run
@@ -75,7 +75,7 @@ def log(what: tuple[str, ...], globs: tuple[str, ...], as_json: bool, count: int
     elif html:
         click.echo(f"Wrote {path(html)}.")
     else:
-        output.page(history_tables.log(steps, surroundings.style("color.diff", folded=not everything)))
+        output.page(history_tables.log(steps, screen.style("color.diff", folded=not everything)))
 
 
 @click.command(
@@ -103,7 +103,7 @@ def blame(what: tuple[str, ...], globs: tuple[str, ...], as_json: bool) -> None:
 
         click.echo(records.blame_as_json(name, origins))
     else:
-        output.page(history_tables.blame(origins, surroundings.style("color.blame")))
+        output.page(history_tables.blame(origins, screen.style("color.blame")))
 
 
 def _split(words: Sequence[str]) -> tuple[list[str], str]:

@@ -18,7 +18,8 @@ from pathlib import Path
 from git_theta.core import earlier_release
 from git_theta.core.manifest import is_manifest
 from git_theta.core.names import display
-from git_theta.drivers import blas, surroundings
+from git_theta.drivers import blas
+from git_theta.drivers import screen
 from git_theta.errors import FormatError, ThetaError, damaged
 from git_theta.git.history.changes import FileChange
 from git_theta.git.command import run_code
@@ -98,7 +99,7 @@ def parse(arguments: Sequence[str]) -> Call:
 
 def shown(call: Call) -> list[str]:
     """The lines to print."""
-    style = surroundings.style("color.diff")
+    style = screen.style("color.diff")
     lines = [style.paint(line, "1") for line in header(call)]
     if not (call.old.ordinary and call.new.ordinary):
         return [*lines, *_as_text(call, style.colour)]
