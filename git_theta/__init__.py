@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from git_theta.api.comparing import log as log
     from git_theta.api.comparing import merge as merge
     from git_theta.api.comparing import record_metrics as record_metrics
-    from git_theta.api.reading import Checkpoint as Checkpoint
-    from git_theta.api.reading import load as load
-    from git_theta.api.reading import load_from_git as load_from_git
-    from git_theta.api.reading import open as open  # noqa: A004 - git_theta.open, as gzip.open
+    from git_theta.api.loading import Checkpoint as Checkpoint
+    from git_theta.api.loading import load as load
+    from git_theta.api.loading import load_from_git as load_from_git
+    from git_theta.api.loading import open as open  # noqa: A004 - git_theta.open, as gzip.open
     from git_theta.api.saving import save as save
     from git_theta.api.saving import save_files as save_files
     from git_theta.api.saving import save_to_git as save_to_git
