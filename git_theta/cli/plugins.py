@@ -17,10 +17,10 @@ def plugins(as_json: bool) -> int:
     Other packages add to them: whatever a package installed beside Git-Theta offers under the entry point 'git_theta' is
     loaded. A name that two packages use is an error until one of them is uninstalled.
     """
-    from git_theta.cli import builtin
+    from git_theta.cli import builtin_commands
     from git_theta.plugins import registry
 
-    registry.register(builtin, registry.BUILT_IN)
+    registry.register(builtin_commands, registry.BUILT_IN)
     rows = registry.loaded()
     if as_json:
         import json
