@@ -15,7 +15,7 @@ import click
 
 import git_theta
 from git_theta import settings
-from git_theta.cli import configuration
+from git_theta.git.config import programs
 from git_theta.cli.mistracked import lines
 from git_theta.cli.output import Command, bold, page, path, plural, table
 from git_theta.core.names import did_you_mean
@@ -182,23 +182,23 @@ def _settings(problems: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def _filter(problems: list[str]) -> Iterator[tuple[str, str]]:
-    now = configuration.in_force()
-    process = now.get(configuration.PROCESS)
+    now = programs.in_force()
+    process = now.get(programs.PROCESS)
     if process is None or not process.text:
         yield "none", "git has no filter called theta"
         problems.append("git is not configured to use Git-Theta; run 'git theta install'")
         return
     for value in now.values():
-        ours = "" if configuration.is_ours(value) or value.key == configuration.REQUIRED else "; not written by Git-Theta"
-        yield value.key, f"{configuration.summary(value)} ({value.place}{ours})"
-    answer = configuration.try_filter(process.text)
+        ours = "" if programs.is_ours(value) or value.key == programs.REQUIRED else "; not written by Git-Theta"
+        yield value.key, f"{programs.summary(value)} ({value.place}{ours})"
+    answer = programs.try_filter(process.text)
     yield "it answers", "yes" if answer == "" else "no"
     if answer:
         problems.append(f"the configured filter does not work: {answer}")
-    lacking = [key for key in configuration.wanted(configuration.program(), False) if key not in now]
+    lacking = [key for key in programs.wanted(programs.program(), False) if key not in now]
     if lacking:
         problems.append(f"git's config lacks {' and '.join(lacking)}; run 'git theta install' again")
-    elif not configuration.is_set_up(now):
+    elif not programs.is_set_up(now):
         problems.append(
             "filter.theta.required is not true, so a failing filter would let whole models into git; run 'git theta install' again"
         )
@@ -210,7 +210,7 @@ def _filter(problems: list[str]) -> Iterator[tuple[str, str]]:
 def _older(now: Iterable[config_file.Value]) -> Iterator[str]:
     """Commands in git's config that an earlier release wrote."""
     effect = "PYTHONPATH and other settings of Python reach what it starts"
-    older = [value for value in now if configuration.is_older(value)]
+    older = [value for value in now if programs.is_older(value)]
     for scope in dict.fromkeys(value.scope for value in older):
         keys = ", ".join(value.key for value in older if value.scope == scope)
         option = "" if scope == "global" else f" --{scope}"

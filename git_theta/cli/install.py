@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from git_theta.cli import configuration, hook
+from git_theta.cli import hook
+from git_theta.git.config import programs
 from git_theta.cli.output import Command, path, warn
 from git_theta.errors import UsageError
 from git_theta.git.config import config_file
@@ -62,28 +63,28 @@ def install(skip_smudge: bool, force: bool, **chosen: bool) -> None:
     With --skip-smudge, 'git theta checkout PATH' writes a model when you want it.
     """
     scope = _scope(chosen)
-    words = configuration.program()
-    everywhere = config_file.values(configuration.PATTERN)
-    present = config_file.values(configuration.PATTERN, scope)
-    taken = any(value.key == configuration.ALIAS and not configuration.is_ours(value) for value in everywhere)
-    change = configuration.plan_install(present, words, skip_smudge, taken)
+    words = programs.program()
+    everywhere = config_file.values(programs.PATTERN)
+    present = config_file.values(programs.PATTERN, scope)
+    taken = any(value.key == programs.ALIAS and not programs.is_ours(value) for value in everywhere)
+    change = programs.plan_install(present, words, skip_smudge, taken)
     if change.foreign and not force:
         raise UsageError(f"{_described(change.foreign[0])}, which Git-Theta did not write; 'git theta install --force' replaces it")
-    configuration.apply(change, scope, force)
+    programs.apply(change, scope, force)
     done = "is now set up" if change.write or change.remove else "was already set up"
     click.echo(f"Git-Theta {done} {_WHERE[scope]}.")
     if skip_smudge:
         click.echo("Checkouts leave manifests in place of models; 'git theta checkout PATH' writes a model.")
-    now = configuration.in_force()
-    answer = configuration.try_filter(now[configuration.PROCESS].text or "")
+    now = programs.in_force()
+    answer = programs.try_filter(now[programs.PROCESS].text or "")
     if answer:
         warn(f"git cannot use it: {path(answer)}")
-    for key, text in configuration.wanted(words, skip_smudge).items():
+    for key, text in programs.wanted(words, skip_smudge).items():
         if now[key].text != text:
             click.echo(f"In the current repository it is overridden: {_described(now[key])}.")
     if taken and find("git-theta") is None:
         click.echo(
-            f"Your own {configuration.ALIAS} stays; to use Git-Theta, put {path(configuration.scripts())} on PATH or give it another alias."
+            f"Your own {programs.ALIAS} stays; to use Git-Theta, put {path(programs.scripts())} on PATH or give it another alias."
         )
     hook.put_in(scope)
     click.echo('Next, in a repository: git theta track "*.safetensors"')
@@ -106,8 +107,8 @@ def uninstall(**chosen: bool) -> None:
     properly until Git-Theta is installed again.
     """
     scope = _scope(chosen)
-    change = configuration.plan_uninstall(config_file.values(configuration.PATTERN, scope))
-    configuration.apply(change, scope)
+    change = programs.plan_uninstall(config_file.values(programs.PATTERN, scope))
+    programs.apply(change, scope)
     hook.take_out()
     if change.remove:
         click.echo(f"Git-Theta is no longer set up {_WHERE[scope]}.")
@@ -115,7 +116,7 @@ def uninstall(**chosen: bool) -> None:
         click.echo(f"Git-Theta was not set up {_WHERE[scope]}; nothing to remove.")
     for value in change.foreign:
         click.echo(f"Left alone: {_described(value)}, which Git-Theta did not write.")
-    left = [value for value in config_file.values(configuration.PATTERN) if configuration.is_ours(value) and value.key == configuration.PROCESS]
+    left = [value for value in config_file.values(programs.PATTERN) if programs.is_ours(value) and value.key == programs.PROCESS]
     for scope_name in dict.fromkeys(value.scope for value in left):
         option = "" if scope_name == "global" else f" --{scope_name}"
         click.echo(f"It still is {_WHERE.get(scope_name, scope_name)}: git theta uninstall{option}")
@@ -123,5 +124,5 @@ def uninstall(**chosen: bool) -> None:
 
 def _described(value: Value) -> str:
     return (
-        f"{value.key} in {path(value.place)} is {'set' if value.text is None else chr(39) + path(configuration.summary(value)) + chr(39)}"
+        f"{value.key} in {path(value.place)} is {'set' if value.text is None else chr(39) + path(programs.summary(value)) + chr(39)}"
     )

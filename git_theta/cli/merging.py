@@ -17,7 +17,8 @@ from pathlib import Path
 
 import click
 
-from git_theta.cli import configuration, models
+from git_theta.cli import models
+from git_theta.git.config import programs
 from git_theta.cli.output import path, table, warn
 from git_theta.cli.patterns import warn_unmatched
 from git_theta.core.names import display, shell_word
@@ -84,7 +85,7 @@ def run_merge(request: Request, dry_run: bool) -> int:
         return call(["merge", *passed], env=environment).returncode
     place = session.repository.git_dir
     with tempfile.TemporaryDirectory(prefix="git-theta-", dir=None if os.pathsep in str(place) else place) as folder:
-        environment["PATH"] = f"{configuration.strategy_program(Path(folder))}{os.pathsep}{environment.get('PATH', '')}"
+        environment["PATH"] = f"{programs.strategy_program(Path(folder))}{os.pathsep}{environment.get('PATH', '')}"
         return call(["merge", "-s", "theta", *passed], env=environment).returncode
 
 

@@ -39,7 +39,7 @@ def migrate(direction: str, refs: tuple[str, ...], include: tuple[str, ...], lfs
     The old history stays under refs/git-theta/before-import until you delete it. This needs git-filter-repo (pip install
     git-filter-repo).
     """
-    from git_theta.cli import configuration
+    from git_theta.git.config import programs
     from git_theta.workflows.maintenance import migrate as work
     from git_theta.workflows.progress import Progress
 
@@ -48,7 +48,7 @@ def migrate(direction: str, refs: tuple[str, ...], include: tuple[str, ...], lfs
         raise click.UsageError("--include goes with import; export takes every model")
     if lfs and importing:
         raise click.UsageError("--lfs goes with export; import sees by itself what Git LFS has")
-    if importing and not configuration.is_set_up(configuration.in_force()):
+    if importing and not programs.is_set_up(programs.in_force()):
         raise UsageError("git is not configured to use Git-Theta; run 'git theta install' first")
     progress = Progress()
 

@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from git_theta.cli import configuration
+from git_theta.git.config import programs
 from git_theta.cli.output import Command, Group, path, table
 from git_theta.errors import UsageError
 from git_theta.git.config import consent
@@ -100,7 +100,7 @@ def set_(name: str, url: str, mirror: bool, share: bool, with_lfs: bool) -> None
     if share:
         _share(repository, "mirror" if mirror else "url", url)
     if with_lfs:
-        for key, text in zip(("path", "args"), configuration.agent(configuration.program()), strict=True):
+        for key, text in zip(("path", "args"), programs.agent(programs.program()), strict=True):
             run(["config", "--local", f"lfs.customtransfer.{_LFS_AGENT}.{key}", text])
         run(["config", "--local", "lfs.standalonetransferagent", _LFS_AGENT])
     if mirror:

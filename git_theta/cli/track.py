@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import click
 
-from git_theta.cli import configuration
+from git_theta.git.config import programs
 from git_theta.cli.mistracked import warn_of_links
 from git_theta.cli.output import Command, bold, page, path, plural, size, table, warn
 from git_theta.cli.patterns import Place, from_here, inside, matched, resolve
@@ -242,24 +242,24 @@ def _explain(repository: Repository, place: Place, name: str, attribute: str, va
 
 def _configure() -> None:
     """Do what ``git theta install --local`` does, if nobody has installed."""
-    now = configuration.in_force()
-    process = now.get(configuration.PROCESS)
+    now = programs.in_force()
+    process = now.get(programs.PROCESS)
     if process is not None and process.text:
         where = path(process.place)
-        if not configuration.is_ours(process):
+        if not programs.is_ours(process):
             warn(f"filter.theta.process in {where} is not Git-Theta's; 'git theta install --local --force' would replace it")
-        elif configuration.is_lost(process.text):
-            program = path(configuration.summary(process))
+        elif programs.is_lost(process.text):
+            program = path(programs.summary(process))
             warn(f"the program that {where} names is gone ({program}); run 'git theta install' again")
-        elif not configuration.is_set_up(now):
+        elif not programs.is_set_up(now):
             warn("filter.theta.required is not true: git would commit whole models if the filter failed; run 'git theta install' again")
         return
-    taken = configuration.ALIAS in now and not configuration.is_ours(now[configuration.ALIAS])
-    change = configuration.plan_install(list(now.values()), configuration.program(), False, taken)
+    taken = programs.ALIAS in now and not programs.is_ours(now[programs.ALIAS])
+    change = programs.plan_install(list(now.values()), programs.program(), False, taken)
     if change.foreign:
         value = change.foreign[0]
         raise UsageError(f"{value.key} in {path(value.place)} is not Git-Theta's; 'git theta install --local --force' overrides it")
-    configuration.apply(change, "local")
+    programs.apply(change, "local")
     click.echo("Git was not configured for Git-Theta; now it is, in this repository ('git theta install' configures it for all of yours).")
 
 

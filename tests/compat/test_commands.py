@@ -17,7 +17,7 @@ import pytest
 import safetensors.numpy
 from gitrepo import ROOT, Repo
 
-from git_theta.cli import configuration
+from git_theta.git.config import programs
 from git_theta.git.config import attributes
 from git_theta.git.config import config_file
 from git_theta.git.repository import discover
@@ -93,7 +93,7 @@ def test_install_is_idempotent_and_uninstall_leaves_the_file_as_it_was(fresh: Re
     file = Path(fresh.environment["GIT_CONFIG_GLOBAL"])
     assert "is now set up for all your repositories" in said(fresh, "install")
     first = file.read_bytes()
-    assert set(configured(fresh)) == {*configuration.wanted(configuration.program(), False), configuration.ALIAS}
+    assert set(configured(fresh)) == {*programs.wanted(programs.program(), False), programs.ALIAS}
     assert "was already set up" in said(fresh, "install")
     assert file.read_bytes() == first
     assert "no longer set up for all your repositories" in said(fresh, "uninstall")
@@ -149,7 +149,7 @@ def test_settings_of_the_first_git_theta_are_replaced(fresh: Repo) -> None:
     for key, value in old.items():
         fresh.git("config", "--global", key, value)
     said(fresh, "install")
-    assert set(configured(fresh)) == {*configuration.wanted(configuration.program(), False), configuration.ALIAS}
+    assert set(configured(fresh)) == {*programs.wanted(programs.program(), False), programs.ALIAS}
 
 
 @posix
@@ -169,7 +169,7 @@ def test_git_finds_the_program_while_its_environment_is_not_active(folder: str, 
 
 @posix
 def test_a_program_that_was_moved(fresh: Repo, tmp_path: Path) -> None:
-    python, *_, start = configuration.program()
+    python, *_, start = programs.program()
     said(fresh, "install")
     fresh.git("theta", "track", "*.safetensors")
     fresh.git("add", ".gitattributes")

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import git_theta
-from git_theta.cli import configuration
-from git_theta.cli.configuration import ALIAS, MARK, PROCESS, REQUIRED, plan_install, plan_uninstall, program
+from git_theta.git.config import programs as programs_module
+from git_theta.git.config.programs import ALIAS, MARK, PROCESS, REQUIRED, plan_install, plan_uninstall, program
 from git_theta.git.config.config_file import Value
 
 WORDS = ("/opt/it's here/python", "-I", "/opt/it's here/git_theta/start.py")
@@ -28,15 +28,15 @@ TEXTS = st.sampled_from(
         "other --tool",
         "git-theta-filter clean %f",
         "git-theta-diff",
-        configuration.command(WORDS, "filter-process"),
-        configuration.command(ELSEWHERE, "filter-process --skip"),
-        configuration.alias(ELSEWHERE),
+        programs_module.command(WORDS, "filter-process"),
+        programs_module.command(ELSEWHERE, "filter-process --skip"),
+        programs_module.alias(ELSEWHERE),
     ]
 )
 HELD = st.lists(st.builds(lambda key, text: Value(key, text, "global", "file:x"), KEYS, TEXTS | st.none()), max_size=6)
 
 
-def after(held: list[Value], change: configuration.Change, force: bool = False) -> list[Value]:
+def after(held: list[Value], change: programs_module.Change, force: bool = False) -> list[Value]:
     """What a scope holds once a plan was carried out, as git would do it."""
     removed = [*change.remove, *(change.foreign if force else ())]
     left = [value for value in held if not any((value.key, value.text) == (gone.key, gone.text) for gone in removed)]
@@ -47,23 +47,23 @@ def after(held: list[Value], change: configuration.Change, force: bool = False) 
 
 @given(HELD, st.booleans(), st.booleans())
 def test_installing_twice_changes_nothing_more(held: list[Value], skip: bool, force: bool) -> None:
-    taken = any(value.key == ALIAS and not configuration.is_ours(value) for value in held)
+    taken = any(value.key == ALIAS and not programs_module.is_ours(value) for value in held)
     change = plan_install(held, WORDS, skip, taken)
     if change.foreign and not force:
         return
     done = after(held, change, force)
     again = plan_install(done, WORDS, skip, taken)
-    assert again == configuration.Change()
+    assert again == programs_module.Change()
     found = {value.key: value.text for value in done}
-    assert found[PROCESS] == configuration.command(WORDS, "filter-process --skip" if skip else "filter-process")
+    assert found[PROCESS] == programs_module.command(WORDS, "filter-process --skip" if skip else "filter-process")
     assert found[REQUIRED] == "true"
 
 
 @given(HELD, st.booleans())
 def test_values_of_others_survive_install_and_uninstall(held: list[Value], skip: bool) -> None:
-    taken = any(value.key == ALIAS and not configuration.is_ours(value) for value in held)
+    taken = any(value.key == ALIAS and not programs_module.is_ours(value) for value in held)
     change = plan_install(held, WORDS, skip, taken)
-    foreign = [value for value in held if not configuration.is_ours(value) and (value.key, value.text) != (REQUIRED, "true")]
+    foreign = [value for value in held if not programs_module.is_ours(value) and (value.key, value.text) != (REQUIRED, "true")]
     if change.foreign:
         assert set(change.foreign) <= set(foreign)
         return
@@ -74,7 +74,7 @@ def test_values_of_others_survive_install_and_uninstall(held: list[Value], skip:
 
 def test_installing_in_an_empty_scope_and_removing_it_again() -> None:
     change = plan_install([], WORDS, False, False)
-    assert dict(change.write) == {**configuration.wanted(WORDS, False), ALIAS: configuration.alias(WORDS)}
+    assert dict(change.write) == {**programs_module.wanted(WORDS, False), ALIAS: programs_module.alias(WORDS)}
     done = after([], change)
     assert after(done, plan_uninstall(done)) == []
 
@@ -89,7 +89,7 @@ def test_an_alias_of_the_users_own_is_left_alone() -> None:
 
 def test_a_required_of_its_own_is_not_ours_to_remove() -> None:
     held = [Value(PROCESS, "other", "local", "file:x"), Value(REQUIRED, "true", "local", "file:x")]
-    assert plan_uninstall(held) == configuration.Change(foreign=tuple(held))
+    assert plan_uninstall(held) == programs_module.Change(foreign=tuple(held))
 
 
 def test_what_the_first_git_theta_wrote_is_replaced() -> None:
@@ -103,32 +103,32 @@ def test_what_the_first_git_theta_wrote_is_replaced() -> None:
     ]
     change = plan_install(old, WORDS, False, False)
     assert change.foreign == ()
-    assert {value.key for value in after(old, change)} == {*configuration.wanted(WORDS, False), ALIAS}
+    assert {value.key for value in after(old, change)} == {*programs_module.wanted(WORDS, False), ALIAS}
     assert after(old, plan_uninstall(old)) == []
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\0\n"), min_size=1, max_size=30))
 def test_the_recorded_program_can_be_read_back(path: str) -> None:
     words = (path, "-I", f"{path}/start.py")
-    for text in (configuration.command(words, "filter-process"), configuration.alias(words)):
-        assert configuration.recorded_program(text) == path
-    assert configuration.recorded_program(path) is None
+    for text in (programs_module.command(words, "filter-process"), programs_module.alias(words)):
+        assert programs_module.recorded_program(text) == path
+    assert programs_module.recorded_program(path) is None
 
 
 def test_git_replaces_nothing_in_the_path_of_a_driver() -> None:
-    line = configuration.driver(("/100%O/python", "-I", "/50%A/start.py"), "merge-driver %O %A")
+    line = programs_module.driver(("/100%O/python", "-I", "/50%A/start.py"), "merge-driver %O %A")
     assert "p='/100%%O/python'; s='/50%%A/start.py'" in line
     assert 'exec "$p" -I "$s" merge-driver %O %A;' in line
-    assert configuration.summary(Value(configuration.MERGE, line, "global", "file:x")) == "/100%O/python /50%A/start.py"
+    assert programs_module.summary(Value(programs_module.MERGE, line, "global", "file:x")) == "/100%O/python /50%A/start.py"
 
 
 def test_a_value_for_a_person() -> None:
-    process = Value(PROCESS, configuration.command(WORDS, "filter-process --skip"), "global", "file:x")
-    assert configuration.summary(process) == "/opt/it's here/python /opt/it's here/git_theta/start.py --skip"
+    process = Value(PROCESS, programs_module.command(WORDS, "filter-process --skip"), "global", "file:x")
+    assert programs_module.summary(process) == "/opt/it's here/python /opt/it's here/git_theta/start.py --skip"
     older = Value(PROCESS, f'{MARK}p=\'/opt/git-theta\'; test -x "$p" && exec "$p" filter-process --skip; x', "global", "file:x")
-    assert configuration.summary(older) == "/opt/git-theta --skip"
-    assert configuration.summary(Value(ALIAS, "log", "global", "file:x")) == "log"
-    assert configuration.summary(Value(REQUIRED, None, "global", "file:x")) == ""
+    assert programs_module.summary(older) == "/opt/git-theta --skip"
+    assert programs_module.summary(Value(ALIAS, "log", "global", "file:x")) == "log"
+    assert programs_module.summary(Value(REQUIRED, None, "global", "file:x")) == ""
 
 
 def test_the_program_is_this_python_isolated() -> None:
@@ -139,12 +139,12 @@ def test_the_program_is_this_python_isolated() -> None:
 
 
 def test_what_an_earlier_release_wrote_is_told_from_what_this_one_writes() -> None:
-    assert not any(configuration.is_older(Value(key, text, "global", "file:x")) for key, text in configuration.wanted(WORDS, True).items())
-    assert not configuration.is_older(Value(ALIAS, configuration.alias(WORDS), "global", "file:x"))
+    assert not any(programs_module.is_older(Value(key, text, "global", "file:x")) for key, text in programs_module.wanted(WORDS, True).items())
+    assert not programs_module.is_older(Value(ALIAS, programs_module.alias(WORDS), "global", "file:x"))
     for words in ('"$p"', '"$p" -P -m git_theta'):
         text = f"{MARK}p='/opt/x'; test -x \"$p\" && exec {words} filter-process; exec git-theta filter-process"
-        assert configuration.is_older(Value(PROCESS, text, "global", "file:x"))
-    assert not configuration.is_older(Value(PROCESS, "other --tool", "global", "file:x"))
+        assert programs_module.is_older(Value(PROCESS, text, "global", "file:x"))
+    assert not programs_module.is_older(Value(PROCESS, "other --tool", "global", "file:x"))
 
 
 # The snippets, run by sh
@@ -171,7 +171,7 @@ def test_the_command_finds_its_program_whatever_the_folder_is_called(folder: str
     start = script(tmp_path / folder / "start.py", "not run by sh")
     other = script(tmp_path / "bin" / "git-theta", "on path")
     other.write_text(other.read_text().replace("exit 7", 'test "$*" = --version || exit 7'))
-    line = configuration.command((str(recorded), "-I", "-X", "a=it's", str(start)), "filter-process --skip")
+    line = programs_module.command((str(recorded), "-I", "-X", "a=it's", str(start)), "filter-process --skip")
     done = sh(line, str(other.parent))
     assert (done.stdout, done.stderr, done.returncode) == (f"recorded: -I -X a=it's {start} filter-process --skip\n", "", 7)
     recorded.unlink()
@@ -198,7 +198,7 @@ def test_the_alias_passes_every_argument_and_goes_where_the_user_is(tmp_path: Pa
     target.chmod(0o755)
     (tmp_path / "sub dir").mkdir()
     start = script(tmp_path / "start.py", "not run by sh")
-    line = configuration.alias((str(target), "-I", str(start))).removeprefix("!") + ' "$@"'
+    line = programs_module.alias((str(target), "-I", str(start))).removeprefix("!") + ' "$@"'
 
     def run(**environment: str) -> str:
         words = ["/bin/sh", "-c", line, "sh", "a b", "$c", ""]
@@ -215,15 +215,15 @@ def test_the_alias_passes_every_argument_and_goes_where_the_user_is(tmp_path: Pa
 
 
 def test_the_mark_says_who_wrote_it() -> None:
-    assert configuration.command(WORDS, "x").startswith(MARK)
-    assert configuration.alias(WORDS).startswith("!" + MARK)
+    assert programs_module.command(WORDS, "x").startswith(MARK)
+    assert programs_module.alias(WORDS).startswith("!" + MARK)
 
 
 @needs_sh
 def test_git_lfs_is_told_in_its_protocol_that_the_agent_is_gone(tmp_path: Path) -> None:
     python, start = script(tmp_path / "it's" / "python", "agent"), script(tmp_path / "it's" / "start.py", "not run by sh")
-    path, arguments = configuration.agent((str(python), "-I", str(start)))
-    line = f"{configuration.quote(path)} {arguments}"  # as git-lfs puts it together
+    path, arguments = programs_module.agent((str(python), "-I", str(start)))
+    line = f"{programs_module.quote(path)} {arguments}"  # as git-lfs puts it together
     programs = os.path.dirname(shutil.which("sh") or "")
     assert sh(line, programs).stdout == f"agent: -I {start} transfer-agent\n"
     start.unlink()
