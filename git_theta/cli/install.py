@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from git_theta.cli import hook
+from git_theta.cli.commands.setup import hook_setup
 from git_theta.git.config import programs
 from git_theta.cli.output import Command, path, warn
 from git_theta.errors import UsageError
@@ -86,7 +86,7 @@ def install(skip_smudge: bool, force: bool, **chosen: bool) -> None:
         click.echo(
             f"Your own {programs.ALIAS} stays; to use Git-Theta, put {path(programs.scripts())} on PATH or give it another alias."
         )
-    hook.put_in(scope)
+    hook_setup.put_in(scope)
     click.echo('Next, in a repository: git theta track "*.safetensors"')
 
 
@@ -109,7 +109,7 @@ def uninstall(**chosen: bool) -> None:
     scope = _scope(chosen)
     change = programs.plan_uninstall(config_file.values(programs.PATTERN, scope))
     programs.apply(change, scope)
-    hook.take_out()
+    hook_setup.take_out()
     if change.remove:
         click.echo(f"Git-Theta is no longer set up {_WHERE[scope]}.")
     else:

@@ -1,0 +1,1 @@
+"""Setting Git-Theta up, and seeing how it is set up."""
