@@ -9,7 +9,7 @@ import click
 
 from git_theta.cli import models, targets
 from git_theta.cli.output import Command, path, plural, size, warn
-from git_theta.cli.sharing import open_session
+from git_theta.cli.commands.share.transfers import open_session
 from git_theta.core.names import display
 from git_theta.errors import UsageError
 

@@ -6,7 +6,7 @@ import click
 
 from git_theta.cli import mistracked
 from git_theta.cli.output import Command, path, plural, size
-from git_theta.cli.sharing import count, open_session, remote_or_default, split
+from git_theta.cli.commands.share.transfers import count, open_session, remote_or_default, split
 from git_theta.errors import UsageError
 
 
