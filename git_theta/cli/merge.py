@@ -68,7 +68,8 @@ def merge(
     setting theta.merge.strategy; without any, tensors changed on several sides are a conflict, and 'git theta resolve' goes
     on. Several branches make one commit with as many parents.
     """
-    from git_theta.cli import merging, targets
+    from git_theta.cli import targets
+    from git_theta.cli.commands.merge import merge_runs
 
     names = [word for word in branches if not word.startswith("-")]
     passed = [word for word in branches if word.startswith("-")]
@@ -85,10 +86,10 @@ def merge(
     sides = [option for option in side_options if option in ("ours", "theirs")]
     if sides and not chosen and not evaluation:
         chosen = sides[-1:]
-    request = merging.Request(tuple(names), tuple(chosen), words, params, message, tuple(passed), by_name)
+    request = merge_runs.Request(tuple(names), tuple(chosen), words, params, message, tuple(passed), by_name)
     if evaluation:
-        return merging.by_score(request, sweeps, evaluation, minimize, dry_run, as_json)
+        return merge_runs.by_score(request, sweeps, evaluation, minimize, dry_run, as_json)
     if write_models is not None:
         targets.check(write_models, "--write-models names a folder to write")
-        return merging.write_models(request, write_models)
-    return merging.run_merge(request, dry_run)
+        return merge_runs.write_models(request, write_models)
+    return merge_runs.run_merge(request, dry_run)

@@ -52,7 +52,7 @@ FOREIGN = {
 }
 OPENS_FILES = {"git_theta.core.source"}  # a checkpoint on disk, by a path that its caller gives
 
-USERS_OWN_WORDS = {"git_theta.cli.output", "git_theta.cli.merging"}  # core.pager, and a command given on the command line
+USERS_OWN_WORDS = {"git_theta.cli.output", "git_theta.cli.commands.merge.merge_runs"}  # core.pager, and a command given on the command line
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from git_theta.cli.merging import last_number
+from git_theta.cli.commands.merge.merge_runs import last_number
 
 
 @pytest.mark.parametrize(
