@@ -21,7 +21,7 @@ COMMANDS = {
         "untrack": ("git_theta.cli.track:untrack", "Stop having files stored by Git-Theta."),
     },
     "Work": {
-        "add": ("git_theta.cli.add:add", "Stage files, or a change given as factors or an adapter."),
+        "add": ("git_theta.cli.commands.edit.cmd_add:add", "Stage files, or a change given as factors or an adapter."),
         "checkout": ("git_theta.cli.checkout:checkout", "Write models into the working tree."),
         "convert": ("git_theta.cli.convert:convert", "Write a checkpoint as a file of another format."),
     },

@@ -1,0 +1,1 @@
+"""Models in the working tree, and in other forms."""
