@@ -22,7 +22,7 @@ COMMANDS = {
     },
     "Work": {
         "add": ("git_theta.cli.commands.edit.cmd_add:add", "Stage files, or a change given as factors or an adapter."),
-        "checkout": ("git_theta.cli.checkout:checkout", "Write models into the working tree."),
+        "checkout": ("git_theta.cli.commands.edit.cmd_checkout:checkout", "Write models into the working tree."),
         "convert": ("git_theta.cli.convert:convert", "Write a checkpoint as a file of another format."),
     },
     "Merge": {
