@@ -47,8 +47,8 @@ COMMANDS = {
         "remote": ("git_theta.cli.remote:remote", "Say where a remote's objects are kept, or list it."),
     },
     "Clusters": {
-        "export": ("git_theta.cli.cluster:export", "Write a model's tensors as zarr3 arrays."),
-        "import": ("git_theta.cli.cluster:import_", "Make a file of what 'git theta export' wrote."),
+        "export": ("git_theta.cli.commands.edit.cmd_export:export", "Write a model's tensors as zarr3 arrays."),
+        "import": ("git_theta.cli.commands.edit.cmd_export:import_", "Make a file of what 'git theta export' wrote."),
     },
     "Look after the store": {
         "fsck": ("git_theta.cli.fsck:fsck", "Check that models can be rebuilt."),
