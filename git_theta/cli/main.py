@@ -23,7 +23,7 @@ COMMANDS = {
     "Work": {
         "add": ("git_theta.cli.commands.edit.cmd_add:add", "Stage files, or a change given as factors or an adapter."),
         "checkout": ("git_theta.cli.commands.edit.cmd_checkout:checkout", "Write models into the working tree."),
-        "convert": ("git_theta.cli.convert:convert", "Write a checkpoint as a file of another format."),
+        "convert": ("git_theta.cli.commands.edit.cmd_convert:convert", "Write a checkpoint as a file of another format."),
     },
     "Merge": {
         "merge": ("git_theta.cli.merge:merge", "Merge branches, tensor by tensor, by a strategy."),
