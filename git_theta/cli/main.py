@@ -34,7 +34,7 @@ COMMANDS = {
     "Look": {
         "ls-files": ("git_theta.cli.ls_files:ls_files", "List the tracked models with their sizes."),
         "show": ("git_theta.cli.show:show", "Describe one version of a model."),
-        "diff": ("git_theta.cli.diff:diff", "Show how models changed, tensor by tensor."),
+        "diff": ("git_theta.cli.commands.inspect.cmd_diff:diff", "Show how models changed, tensor by tensor."),
         "log": ("git_theta.cli.log:log", "Show which commits changed a model, and how."),
         "blame": ("git_theta.cli.log:blame", "Show for each tensor the commit that last changed it."),
         "env": ("git_theta.cli.env:env", "Show versions, settings, and what is missing."),

@@ -1,0 +1,1 @@
+"""Looking at models, their differences and their history."""
