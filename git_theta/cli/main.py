@@ -37,7 +37,7 @@ COMMANDS = {
         "diff": ("git_theta.cli.commands.inspect.cmd_diff:diff", "Show how models changed, tensor by tensor."),
         "log": ("git_theta.cli.log:log", "Show which commits changed a model, and how."),
         "blame": ("git_theta.cli.log:blame", "Show for each tensor the commit that last changed it."),
-        "env": ("git_theta.cli.env:env", "Show versions, settings, and what is missing."),
+        "env": ("git_theta.cli.commands.setup.cmd_env:env", "Show versions, settings, and what is missing."),
         "plugins": ("git_theta.cli.plugins:plugins", "List formats, updates and merge strategies."),
     },
     "Share": {
