@@ -42,8 +42,8 @@ COMMANDS = {
     },
     "Share": {
         "push": ("git_theta.cli.push:push", "Send models' objects to a remote by hand."),
-        "fetch": ("git_theta.cli.fetch:fetch", "Bring the objects that models need into the local store."),
-        "pull": ("git_theta.cli.fetch:pull", "Fetch what the checked-out commit needs and write its models."),
+        "fetch": ("git_theta.cli.commands.share.cmd_fetch:fetch", "Bring the objects that models need into the local store."),
+        "pull": ("git_theta.cli.commands.share.cmd_fetch:pull", "Fetch what the checked-out commit needs and write its models."),
         "remote": ("git_theta.cli.remote:remote", "Say where a remote's objects are kept, or list it."),
     },
     "Clusters": {
