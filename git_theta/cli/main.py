@@ -60,7 +60,7 @@ COMMANDS = {
         "transfer-agent": ("git_theta.cli.transfer_agent:transfer_agent", "Move ordinary Git LFS files to and from object storage."),
         "merge-driver": ("git_theta.cli.merge_driver:merge_driver", "The merge driver that git runs by itself."),
         "diff-driver": ("git_theta.cli.commands.plumbing.cmd_diff_driver:diff_driver", "The diff driver that git runs by itself."),
-        "filter-process": ("git_theta.cli.filter_process:filter_process", "The filter that git runs by itself."),
+        "filter-process": ("git_theta.cli.commands.plumbing.cmd_filter_process:filter_process", "The filter that git runs by itself."),
     },
 }
 TARGETS = {name: target for section in COMMANDS.values() for name, (target, _) in section.items()}
