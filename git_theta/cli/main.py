@@ -51,7 +51,7 @@ COMMANDS = {
         "import": ("git_theta.cli.commands.edit.cmd_export:import_", "Make a file of what 'git theta export' wrote."),
     },
     "Look after the store": {
-        "fsck": ("git_theta.cli.fsck:fsck", "Check that models can be rebuilt."),
+        "fsck": ("git_theta.cli.commands.store.cmd_fsck:fsck", "Check that models can be rebuilt."),
         "prune": ("git_theta.cli.prune:prune", "Delete objects that nothing needs from the local store."),
         "migrate": ("git_theta.cli.migrate:migrate", "Rewrite history to Git-Theta, or back."),
     },
