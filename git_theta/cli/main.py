@@ -15,8 +15,8 @@ from git_theta.core.names import did_you_mean, display
 # Section, then command: where it is, and its line in the overview (a test holds it against the command's own help).
 COMMANDS = {
     "Set up": {
-        "install": ("git_theta.cli.install:install", "Configure git to use Git-Theta."),
-        "uninstall": ("git_theta.cli.install:uninstall", "Remove what 'install' configured."),
+        "install": ("git_theta.cli.commands.setup.cmd_install:install", "Configure git to use Git-Theta."),
+        "uninstall": ("git_theta.cli.commands.setup.cmd_install:uninstall", "Remove what 'install' configured."),
         "track": ("git_theta.cli.track:track", "Have files stored by Git-Theta, or list those that are."),
         "untrack": ("git_theta.cli.track:untrack", "Stop having files stored by Git-Theta."),
     },
