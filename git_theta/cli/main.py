@@ -32,7 +32,7 @@ COMMANDS = {
         "verify-merge": ("git_theta.cli.verify_merge:verify_merge", "Compute a recorded merge again and compare."),
     },
     "Look": {
-        "ls-files": ("git_theta.cli.ls_files:ls_files", "List the tracked models with their sizes."),
+        "ls-files": ("git_theta.cli.commands.inspect.cmd_ls_files:ls_files", "List the tracked models with their sizes."),
         "show": ("git_theta.cli.show:show", "Describe one version of a model."),
         "diff": ("git_theta.cli.commands.inspect.cmd_diff:diff", "Show how models changed, tensor by tensor."),
         "log": ("git_theta.cli.commands.inspect.cmd_log:log", "Show which commits changed a model, and how."),
