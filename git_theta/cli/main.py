@@ -26,7 +26,7 @@ COMMANDS = {
         "convert": ("git_theta.cli.commands.edit.cmd_convert:convert", "Write a checkpoint as a file of another format."),
     },
     "Merge": {
-        "merge": ("git_theta.cli.merge:merge", "Merge branches, tensor by tensor, by a strategy."),
+        "merge": ("git_theta.cli.commands.merge.cmd_merge:merge", "Merge branches, tensor by tensor, by a strategy."),
         "resolve": ("git_theta.cli.resolve:resolve", "Settle what a merge left in conflict."),
         "strategies": ("git_theta.cli.strategies:strategies", "List the merge strategies, with their options."),
         "verify-merge": ("git_theta.cli.verify_merge:verify_merge", "Compute a recorded merge again and compare."),
