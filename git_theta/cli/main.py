@@ -53,7 +53,7 @@ COMMANDS = {
     "Look after the store": {
         "fsck": ("git_theta.cli.commands.store.cmd_fsck:fsck", "Check that models can be rebuilt."),
         "prune": ("git_theta.cli.prune:prune", "Delete objects that nothing needs from the local store."),
-        "migrate": ("git_theta.cli.migrate:migrate", "Rewrite history to Git-Theta, or back."),
+        "migrate": ("git_theta.cli.commands.store.cmd_migrate:migrate", "Rewrite history to Git-Theta, or back."),
     },
     "Plumbing": {
         "pre-push": ("git_theta.cli.push:pre_push", "Send the objects of commits that git is about to push."),
