@@ -38,7 +38,7 @@ COMMANDS = {
         "log": ("git_theta.cli.commands.inspect.cmd_log:log", "Show which commits changed a model, and how."),
         "blame": ("git_theta.cli.commands.inspect.cmd_log:blame", "Show for each tensor the commit that last changed it."),
         "env": ("git_theta.cli.commands.setup.cmd_env:env", "Show versions, settings, and what is missing."),
-        "plugins": ("git_theta.cli.plugins:plugins", "List formats, updates and merge strategies."),
+        "plugins": ("git_theta.cli.commands.setup.cmd_plugins:plugins", "List formats, updates and merge strategies."),
     },
     "Share": {
         "push": ("git_theta.cli.push:push", "Send models' objects to a remote by hand."),
