@@ -52,7 +52,7 @@ COMMANDS = {
     },
     "Look after the store": {
         "fsck": ("git_theta.cli.commands.store.cmd_fsck:fsck", "Check that models can be rebuilt."),
-        "prune": ("git_theta.cli.prune:prune", "Delete objects that nothing needs from the local store."),
+        "prune": ("git_theta.cli.commands.store.cmd_prune:prune", "Delete objects that nothing needs from the local store."),
         "migrate": ("git_theta.cli.commands.store.cmd_migrate:migrate", "Rewrite history to Git-Theta, or back."),
     },
     "Plumbing": {
