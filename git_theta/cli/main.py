@@ -41,7 +41,7 @@ COMMANDS = {
         "plugins": ("git_theta.cli.commands.setup.cmd_plugins:plugins", "List formats, updates and merge strategies."),
     },
     "Share": {
-        "push": ("git_theta.cli.push:push", "Send models' objects to a remote by hand."),
+        "push": ("git_theta.cli.commands.share.cmd_push:push", "Send models' objects to a remote by hand."),
         "fetch": ("git_theta.cli.commands.share.cmd_fetch:fetch", "Bring the objects that models need into the local store."),
         "pull": ("git_theta.cli.commands.share.cmd_fetch:pull", "Fetch what the checked-out commit needs and write its models."),
         "remote": ("git_theta.cli.remote:remote", "Say where a remote's objects are kept, or list it."),
@@ -56,7 +56,7 @@ COMMANDS = {
         "migrate": ("git_theta.cli.commands.store.cmd_migrate:migrate", "Rewrite history to Git-Theta, or back."),
     },
     "Plumbing": {
-        "pre-push": ("git_theta.cli.push:pre_push", "Send the objects of commits that git is about to push."),
+        "pre-push": ("git_theta.cli.commands.share.cmd_push:pre_push", "Send the objects of commits that git is about to push."),
         "transfer-agent": ("git_theta.cli.transfer_agent:transfer_agent", "Move ordinary Git LFS files to and from object storage."),
         "merge-driver": ("git_theta.cli.commands.plumbing.cmd_merge_driver:merge_driver", "The merge driver that git runs by itself."),
         "diff-driver": ("git_theta.cli.commands.plumbing.cmd_diff_driver:diff_driver", "The diff driver that git runs by itself."),
