@@ -44,7 +44,7 @@ COMMANDS = {
         "push": ("git_theta.cli.commands.share.cmd_push:push", "Send models' objects to a remote by hand."),
         "fetch": ("git_theta.cli.commands.share.cmd_fetch:fetch", "Bring the objects that models need into the local store."),
         "pull": ("git_theta.cli.commands.share.cmd_fetch:pull", "Fetch what the checked-out commit needs and write its models."),
-        "remote": ("git_theta.cli.remote:remote", "Say where a remote's objects are kept, or list it."),
+        "remote": ("git_theta.cli.commands.share.cmd_remote:remote", "Say where a remote's objects are kept, or list it."),
     },
     "Clusters": {
         "export": ("git_theta.cli.commands.edit.cmd_export:export", "Write a model's tensors as zarr3 arrays."),
