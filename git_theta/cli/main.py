@@ -33,7 +33,7 @@ COMMANDS = {
     },
     "Look": {
         "ls-files": ("git_theta.cli.commands.inspect.cmd_ls_files:ls_files", "List the tracked models with their sizes."),
-        "show": ("git_theta.cli.show:show", "Describe one version of a model."),
+        "show": ("git_theta.cli.commands.inspect.cmd_show:show", "Describe one version of a model."),
         "diff": ("git_theta.cli.commands.inspect.cmd_diff:diff", "Show how models changed, tensor by tensor."),
         "log": ("git_theta.cli.commands.inspect.cmd_log:log", "Show which commits changed a model, and how."),
         "blame": ("git_theta.cli.commands.inspect.cmd_log:blame", "Show for each tensor the commit that last changed it."),
