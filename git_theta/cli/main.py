@@ -17,8 +17,8 @@ COMMANDS = {
     "Set up": {
         "install": ("git_theta.cli.commands.setup.cmd_install:install", "Configure git to use Git-Theta."),
         "uninstall": ("git_theta.cli.commands.setup.cmd_install:uninstall", "Remove what 'install' configured."),
-        "track": ("git_theta.cli.track:track", "Have files stored by Git-Theta, or list those that are."),
-        "untrack": ("git_theta.cli.track:untrack", "Stop having files stored by Git-Theta."),
+        "track": ("git_theta.cli.commands.setup.cmd_track:track", "Have files stored by Git-Theta, or list those that are."),
+        "untrack": ("git_theta.cli.commands.setup.cmd_track:untrack", "Stop having files stored by Git-Theta."),
     },
     "Work": {
         "add": ("git_theta.cli.commands.edit.cmd_add:add", "Stage files, or a change given as factors or an adapter."),
