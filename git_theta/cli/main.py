@@ -57,7 +57,7 @@ COMMANDS = {
     },
     "Plumbing": {
         "pre-push": ("git_theta.cli.commands.share.cmd_push:pre_push", "Send the objects of commits that git is about to push."),
-        "transfer-agent": ("git_theta.cli.transfer_agent:transfer_agent", "Move ordinary Git LFS files to and from object storage."),
+        "transfer-agent": ("git_theta.cli.commands.plumbing.cmd_transfer_agent:transfer_agent", "Move ordinary Git LFS files to and from object storage."),
         "merge-driver": ("git_theta.cli.commands.plumbing.cmd_merge_driver:merge_driver", "The merge driver that git runs by itself."),
         "diff-driver": ("git_theta.cli.commands.plumbing.cmd_diff_driver:diff_driver", "The diff driver that git runs by itself."),
         "filter-process": ("git_theta.cli.commands.plumbing.cmd_filter_process:filter_process", "The filter that git runs by itself."),
