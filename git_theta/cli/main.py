@@ -29,7 +29,7 @@ COMMANDS = {
         "merge": ("git_theta.cli.commands.merge.cmd_merge:merge", "Merge branches, tensor by tensor, by a strategy."),
         "resolve": ("git_theta.cli.commands.merge.cmd_resolve:resolve", "Settle what a merge left in conflict."),
         "strategies": ("git_theta.cli.commands.merge.cmd_strategies:strategies", "List the merge strategies, with their options."),
-        "verify-merge": ("git_theta.cli.verify_merge:verify_merge", "Compute a recorded merge again and compare."),
+        "verify-merge": ("git_theta.cli.commands.merge.cmd_verify_merge:verify_merge", "Compute a recorded merge again and compare."),
     },
     "Look": {
         "ls-files": ("git_theta.cli.commands.inspect.cmd_ls_files:ls_files", "List the tracked models with their sizes."),
