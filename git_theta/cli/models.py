@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from git_theta.cli.output import path, size, warn
-from git_theta.cli.patterns import from_here
+from git_theta.cli.commands.setup.patterns import from_here
 from git_theta.core import shards
 from git_theta.core import earlier_release
 from git_theta.core.manifest import Entry, Manifest, parse

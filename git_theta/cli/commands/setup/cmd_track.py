@@ -11,7 +11,7 @@ import click
 from git_theta.git.config import programs
 from git_theta.cli.mistracked import warn_of_links
 from git_theta.cli.output import Command, bold, page, path, plural, size, table, warn
-from git_theta.cli.patterns import Place, from_here, inside, matched, resolve
+from git_theta.cli.commands.setup.patterns import Place, from_here, inside, matched, resolve
 from git_theta.core.names import meant, shell_word
 from git_theta.errors import UsageError
 from git_theta.git.config import push_hook
