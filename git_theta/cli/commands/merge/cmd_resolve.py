@@ -59,7 +59,7 @@ def resolve(paths: tuple[str, ...], strategy: str | None, words: tuple[str, ...]
     with Session(repository, load_settings(repository), warn) as session:
         for name, versions in work.conflicted(session, paths, Path.cwd()).items():
             if not chosen and _interactive() and tracked_for(session, name) is None:
-                from git_theta.cli.resolve_terminal import ask
+                from git_theta.cli.commands.merge.resolve_terminal import ask
 
                 rules = ask(session, name, versions, by_name)
             merged = work.resolve(session, name, versions, rules, stopped_siblings(session, name))
