@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 from git_theta.core import dtypes
 from git_theta.core import skeleton as skeletons
 from git_theta.core.digest import HEX, digest
-from git_theta.core.futures import abandon
+from git_theta.core.resources.futures import abandon
 from git_theta.core.manifest import Entry, Manifest
 from git_theta.core.names import display, escape, unescape
 from git_theta.core.tensors import Spec

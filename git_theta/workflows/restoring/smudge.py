@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from git_theta.core import skeleton as skeletons
-from git_theta.core.futures import abandon
+from git_theta.core.resources.futures import abandon
 from git_theta.core.manifest import Manifest, ObjectRef
 from git_theta.core.names import display
 from git_theta.core.tensors import Buffer

@@ -13,7 +13,7 @@ from git_theta.core import dtypes, lfs_pointer
 from git_theta.core import earlier_release
 from git_theta.core import skeleton as skeletons
 from git_theta.core.digest import digest
-from git_theta.core.futures import abandon
+from git_theta.core.resources.futures import abandon
 from git_theta.core.layout import Extent, Layout, PartlyBrokenError
 from git_theta.core.manifest import INLINE_LIMIT, Entry, Link, Manifest, ObjectRef, is_manifest, parse, unconverted
 from git_theta.core.memory import Scratch, Take
