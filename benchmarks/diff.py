@@ -29,7 +29,7 @@ DECODE = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from git_theta.core.manifest import parse
-from git_theta.core.memory import keep_buffers
+from git_theta.core.resources.memory import keep_buffers
 from git_theta.git.history.blobs import BlobReader
 from git_theta.git.repository import discover
 from git_theta.store.local import LocalStore

@@ -11,7 +11,7 @@ from git_theta.updates import planes
 
 if TYPE_CHECKING:
     from git_theta.core.contracts import Level
-    from git_theta.core.memory import Take
+    from git_theta.core.resources.memory import Take
 
 
 class Dense:

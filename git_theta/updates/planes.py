@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from git_theta.core.contracts import Level
-    from git_theta.core.memory import Take
+    from git_theta.core.resources.memory import Take
     from git_theta.core.tensors import Buffer
 
 BLOCK = 256 * 1024

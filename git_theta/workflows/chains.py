@@ -19,7 +19,7 @@ from git_theta.store.local import LocalStore
 
 if TYPE_CHECKING:
     from git_theta.core.contracts import Level, Update
-    from git_theta.core.memory import Take
+    from git_theta.core.resources.memory import Take
 
 _POUR = 1 << 20  # bytes from which a tensor is decoded block by block where it can be
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from git_theta.core.manifest import Manifest, ObjectRef, dump, is_manifest, parse, unconverted
-from git_theta.core.memory import keep_buffers
+from git_theta.core.resources.memory import keep_buffers
 from git_theta.errors import ManifestError
 from git_theta.git.history.blobs import BlobReader
 from git_theta.git.repository import Repository

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from git_theta.core import dtypes
 from git_theta.core.manifest import Entry
-from git_theta.core.memory import Scratch, Take
+from git_theta.core.resources.memory import Scratch, Take
 from git_theta.core.tensors import Tensor
 from git_theta.errors import ObjectMissing, ThetaError
 from git_theta.workflows.comparing.compare import Change

@@ -10,7 +10,7 @@ from typing import Protocol
 from git_theta.core.digest import digest
 from git_theta.core.layout import Extent, Layout
 from git_theta.core.manifest import Entry, Link
-from git_theta.core.memory import Take
+from git_theta.core.resources.memory import Take
 from git_theta.core.names import display
 from git_theta.core.source import FileSource
 from git_theta.core.tensors import Tensor

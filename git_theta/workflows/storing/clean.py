@@ -16,7 +16,7 @@ from git_theta.core.digest import digest
 from git_theta.core.resources.futures import abandon
 from git_theta.core.layout import Extent, Layout, PartlyBrokenError
 from git_theta.core.manifest import INLINE_LIMIT, Entry, Link, Manifest, ObjectRef, is_manifest, parse, unconverted
-from git_theta.core.memory import Scratch, Take
+from git_theta.core.resources.memory import Scratch, Take
 from git_theta.core.names import display
 from git_theta.core.source import Source
 from git_theta.core.tensors import Buffer, Spec, Tensor

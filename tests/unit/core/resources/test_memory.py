@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from git_theta.core import memory
-from git_theta.core.memory import Scratch
+from git_theta.core.resources import memory
+from git_theta.core.resources.memory import Scratch
 
 
 def test_what_was_given_back_is_used_again() -> None:
