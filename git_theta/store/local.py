@@ -27,7 +27,7 @@ from git_theta.store.guard import exclusive, hold, if_alone, keep
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from git_theta.core.threads import Threads
+    from git_theta.core.resources.threads import Threads
 
 Held = TypeVar("Held", bytes, memoryview)
 
@@ -356,7 +356,7 @@ class LocalStore:
                 synced = None
                 if ref.size >= _SYNC_EARLY:
                     if self._syncer is None:
-                        from git_theta.core.threads import Threads
+                        from git_theta.core.resources.threads import Threads
 
                         self._syncer = Threads(1, "git-theta-sync")
                     synced = self._syncer.submit(_sync_file, temporary)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from git_theta.core.threads import Threads
+from git_theta.core.resources.threads import Threads
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

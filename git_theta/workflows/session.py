@@ -92,7 +92,7 @@ class Session:
         """The executor to spread work on."""
         with self._lock:
             if self.executor is None:
-                from git_theta.core.threads import Threads
+                from git_theta.core.resources.threads import Threads
 
                 keep_buffers()
                 self.executor = Threads(self.threads, "git-theta")
