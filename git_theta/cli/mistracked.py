@@ -10,9 +10,9 @@ import click
 from git_theta.cli.output import path, plural, warn
 from git_theta.cli.commands.setup.patterns import from_here
 from git_theta.git.repository import Repository
-from git_theta.workflows import mistracked
+from git_theta.workflows.restoring import mistracked
 from git_theta.workflows.restoring.checkout import Outcome, Plan
-from git_theta.workflows.mistracked import Kind, Mistracked
+from git_theta.workflows.restoring.mistracked import Kind, Mistracked
 
 _SHOWN = 5  # of each kind
 

@@ -21,9 +21,9 @@ from git_theta.git.config.config_file import load_settings
 from git_theta.git.history.contents import Content
 from git_theta.git.repository import Repository
 from git_theta.store.local import LocalStore
-from git_theta.workflows import mistracked
+from git_theta.workflows.restoring import mistracked
 from git_theta.workflows.comparing.sharded import joined
-from git_theta.workflows.mistracked import Mistracked
+from git_theta.workflows.restoring.mistracked import Mistracked
 from git_theta.workflows.session import Session
 
 

@@ -15,10 +15,10 @@ from git_theta.errors import GitError, ManifestError, ThetaError, UsageError
 from git_theta.git.writing import index
 from git_theta.git.history.changes import is_revision
 from git_theta.git.command import run
-from git_theta.workflows import mistracked
+from git_theta.workflows.restoring import mistracked
 from git_theta.workflows.restoring import smudge
 from git_theta.workflows.sharing.fetch import fetch_missing
-from git_theta.workflows.mistracked import Mistracked
+from git_theta.workflows.restoring.mistracked import Mistracked
 from git_theta.workflows.session import Session, parse_if_manifest
 from git_theta.workflows.restoring.statcache import StatCache, now
 

@@ -15,7 +15,7 @@ from git_theta.git.history import contents
 from git_theta.git.command import call, run
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import discover
-from git_theta.workflows import mistracked
+from git_theta.workflows.restoring import mistracked
 
 
 @click.command(

@@ -28,7 +28,7 @@ from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import discover
 from git_theta.reports import health
 from git_theta.reports.report import ModelReport, Report, ordered
-from git_theta.workflows import mistracked
+from git_theta.workflows.restoring import mistracked
 from git_theta.workflows.comparing import versions
 from git_theta.workflows.comparing.compare import select
 from git_theta.workflows.progress import Progress

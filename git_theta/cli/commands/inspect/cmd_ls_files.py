@@ -15,7 +15,7 @@ from git_theta.core import shards
 from git_theta.errors import GitError, UsageError
 from git_theta.git.command import run_code
 from git_theta.git.repository import Repository, discover
-from git_theta.workflows import mistracked
+from git_theta.workflows.restoring import mistracked
 
 _PATHS = "git_theta.paths"
 

@@ -26,7 +26,7 @@ from git_theta.git.config import config_file
 from git_theta.git.command import find, run
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import Repository, discover
-from git_theta.workflows import mistracked
+from git_theta.workflows.restoring import mistracked
 from git_theta.workflows.session import Session
 
 _NEEDED = ("blake3", "click", "GitPython", "ml_dtypes", "numpy", "pluggy", "rich", "safetensors", "tensorstore", "zstandard")

@@ -22,7 +22,7 @@ from git_theta.git.command import run
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import Repository, discover
 from git_theta.plugins import registry
-from git_theta.workflows import mistracked
+from git_theta.workflows.restoring import mistracked
 
 _SHOWN = 5
 

@@ -8,7 +8,7 @@ from git_theta.cli.mistracked import lines
 from git_theta.cli.output import Command, plural, size
 from git_theta.cli.commands.share.transfers import open_session, remote_or_default
 from git_theta.errors import UsageError
-from git_theta.workflows import mistracked
+from git_theta.workflows.restoring import mistracked
 
 
 @click.command(
