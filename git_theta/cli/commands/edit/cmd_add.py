@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from git_theta.cli.mistracked import warn_of_links
+from git_theta.cli.mistracked_notes import warn_of_links
 from git_theta.cli.output import Command, path, plural, size, warn
 from git_theta.errors import GitError, UsageError
 from git_theta.git.config import attributes

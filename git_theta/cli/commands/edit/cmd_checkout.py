@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from git_theta.cli import mistracked
+from git_theta.cli import mistracked_notes
 from git_theta.cli.output import Command, plural, size, warn
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import discover
@@ -42,10 +42,10 @@ def checkout(paths: tuple[str, ...], quiet: bool) -> int:
             outcome = work.checkout(session, plan.targets, progress.advance)
         finally:
             progress.end()
-    failed = mistracked.report_outcome(repository, plan, outcome)
+    failed = mistracked_notes.report_outcome(repository, plan, outcome)
     if outcome.written and not quiet:
         total = sum(target.manifest.size for target in outcome.written)
         click.echo(f"Wrote {plural(len(outcome.written), 'model')}, {size(total)}.")
     elif not failed and not quiet:
-        click.echo(f"Nothing to write: {'no model in the index matches' if paths else mistracked.in_place(plan)}.")
+        click.echo(f"Nothing to write: {'no model in the index matches' if paths else mistracked_notes.in_place(plan)}.")
     return 1 if failed else 0

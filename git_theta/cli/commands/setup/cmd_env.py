@@ -16,7 +16,7 @@ import click
 import git_theta
 from git_theta import settings
 from git_theta.git.config import programs
-from git_theta.cli.mistracked import lines
+from git_theta.cli.mistracked_notes import lines
 from git_theta.cli.output import Command, bold, page, path, plural, table
 from git_theta.core.names import did_you_mean
 from git_theta.errors import GitError, ThetaError, UsageError

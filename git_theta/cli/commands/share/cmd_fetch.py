@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from git_theta.cli import mistracked
+from git_theta.cli import mistracked_notes
 from git_theta.cli.output import Command, path, plural, size
 from git_theta.cli.commands.share.transfers import count, open_session, remote_or_default, split
 from git_theta.errors import UsageError
@@ -86,13 +86,13 @@ def pull(remote: str | None, quiet: bool) -> int:
             written = checkout.checkout(session, plan.targets, progress.advance)
         finally:
             progress.end()
-    failed = mistracked.report_outcome(session.repository, plan, written)
+    failed = mistracked_notes.report_outcome(session.repository, plan, written)
     if outcome.lacking:
         click.echo(f"git-theta: {count(outcome.lacking)} of {outcome.needed:,} could not be had", err=True)
         failed = True
     if not quiet and not outcome.fetched and not written.written:
         if not failed:
-            click.echo(f"Nothing to do: {mistracked.in_place(plan)}.")
+            click.echo(f"Nothing to do: {mistracked_notes.in_place(plan)}.")
     elif not quiet:
         fetched = f"Fetched {count(outcome.fetched)}; wrote " if outcome.fetched else "Wrote "
         total = sum(target.manifest.size for target in written.written)
