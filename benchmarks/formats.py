@@ -21,8 +21,8 @@ from safetensors.numpy import save_file
 from git_theta.core.source import FileSource
 from git_theta.git.repository import Repository
 from git_theta.settings import Settings
-from git_theta.workflows.storing.clean import clean
 from git_theta.workflows.session import Session
+from git_theta.workflows.storing.clean import clean
 
 EACH = 16 << 20  # bytes of a tensor
 

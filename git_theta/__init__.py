@@ -9,14 +9,14 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # what type checkers take for true; importing typing would cost a third of the time this takes
 if TYPE_CHECKING:
-    from git_theta.api.model_history import diff as diff
-    from git_theta.api.model_history import log as log
-    from git_theta.api.model_history import merge as merge
-    from git_theta.api.model_history import record_metrics as record_metrics
     from git_theta.api.loading import Checkpoint as Checkpoint
     from git_theta.api.loading import load as load
     from git_theta.api.loading import load_from_git as load_from_git
     from git_theta.api.loading import open as open  # noqa: A004 - git_theta.open, as gzip.open
+    from git_theta.api.model_history import diff as diff
+    from git_theta.api.model_history import log as log
+    from git_theta.api.model_history import merge as merge
+    from git_theta.api.model_history import record_metrics as record_metrics
     from git_theta.api.saving import save as save
     from git_theta.api.saving import save_files as save_files
     from git_theta.api.saving import save_to_git as save_to_git

@@ -22,7 +22,7 @@ def pages() -> dict[str, str]:
     return {PLACE: "\n".join(lines) + "\n"}
 
 
-def _entry(entry: manual.Entry, level: int) -> Iterator[str]:
+def _entry(entry: manual.ManualEntry, level: int) -> Iterator[str]:
     yield from (f"{'#' * level} {entry.path}", "", "```text", f"{entry.path} {entry.usage}", "```", "")
     for paragraph in entry.paragraphs:
         yield from (f"<p>{prose(paragraph)}</p>", "")

@@ -10,12 +10,11 @@ from git_theta.api.sessions import StrPath
 from git_theta.errors import UsageError
 from git_theta.git.history import changes
 from git_theta.workflows.comparing import log as history
-from git_theta.workflows.merging import merge_rules
-from git_theta.workflows.comparing import metrics
-from git_theta.workflows.comparing import versions
+from git_theta.workflows.comparing import metrics, versions
 from git_theta.workflows.comparing.log import Step
-from git_theta.workflows.merging.merge_commits import merge_commits
 from git_theta.workflows.comparing.versions import ModelDiff
+from git_theta.workflows.merging import merge_rules
+from git_theta.workflows.merging.merge_commits import merge_commits
 
 
 def diff(old: str, new: str | None = None, path: StrPath | None = None, *, repo: StrPath | None = None) -> list[ModelDiff]:

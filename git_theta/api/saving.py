@@ -18,9 +18,9 @@ from git_theta.core.tensors import Buffer, Tensor
 from git_theta.errors import FormatError, ThetaError, UsageError
 from git_theta.git.writing import plumbing
 from git_theta.plugins import registry
-from git_theta.workflows.storing import commit
 from git_theta.workflows.restoring.reader import StoredSource
 from git_theta.workflows.session import Session
+from git_theta.workflows.storing import commit
 
 if TYPE_CHECKING:
     import numpy as np

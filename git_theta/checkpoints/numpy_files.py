@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from git_theta.checkpoints.assemble import assemble, shaped
-from git_theta.checkpoints.cursor import Cursor
-from git_theta.checkpoints.containers.nested import Part
+from git_theta.checkpoints.containers.nested import SourceWindow
 from git_theta.checkpoints.containers.stored_zip import is_large, raw_extent
 from git_theta.checkpoints.containers.zip_container import ZipEntry, checksums, read_archives
 from git_theta.checkpoints.containers.zip_writer import write_archive
+from git_theta.checkpoints.cursor import Cursor
 from git_theta.core import dtypes
 from git_theta.core.layout import Extent, Layout, unique_names
 from git_theta.core.names import display
@@ -141,7 +141,7 @@ class NpzFormat:
             if not entry.plain or not entry.name.endswith(".npy"):
                 others.append(f"{entry.name} ({'no array' if entry.plain else 'compressed'})")
                 continue
-            array = _read(Part(source, entry.offset, entry.length), 0)
+            array = _read(SourceWindow(source, entry.offset, entry.length), 0)
             arrays.append((entry.name.removesuffix(".npy"), replace(array, offset=entry.offset + array.offset)))
         found = _contents(source, arrays)
         return Contents(found.tensors, (*others, *found.others))
@@ -221,7 +221,7 @@ def _entry_extents(source: Source, entry: ZipEntry) -> list[Extent]:
     if entry.name.endswith(".npy"):
         name = entry.name.removesuffix(".npy")
         try:
-            array = _read(Part(source, entry.offset, entry.length), 0)
+            array = _read(SourceWindow(source, entry.offset, entry.length), 0)
         except FormatError:
             return [raw_extent(name, entry)]  # the archive may be of use without this entry
         extent = array.extent(name)
@@ -257,7 +257,7 @@ def _plain_arrays(like: Source) -> dict[str, _Array]:
         shown = display(entry.name, 80)
         if not entry.plain or not entry.name.endswith(".npy"):
             raise FormatError(f"entry {shown} is compressed or no array, so this .npz file cannot be written anew")
-        found[entry.name.removesuffix(".npy")] = _known(_read(Part(like, entry.offset, entry.length), 0), f"entry {shown}")
+        found[entry.name.removesuffix(".npy")] = _known(_read(SourceWindow(like, entry.offset, entry.length), 0), f"entry {shown}")
     return found
 
 

@@ -57,7 +57,10 @@ COMMANDS = {
     },
     "Plumbing": {
         "pre-push": ("git_theta.cli.commands.share.cmd_push:pre_push", "Send the objects of commits that git is about to push."),
-        "transfer-agent": ("git_theta.cli.commands.plumbing.cmd_transfer_agent:transfer_agent", "Move ordinary Git LFS files to and from object storage."),
+        "transfer-agent": (
+            "git_theta.cli.commands.plumbing.cmd_transfer_agent:transfer_agent",
+            "Move ordinary Git LFS files to and from object storage.",
+        ),
         "merge-driver": ("git_theta.cli.commands.plumbing.cmd_merge_driver:merge_driver", "The merge driver that git runs by itself."),
         "diff-driver": ("git_theta.cli.commands.plumbing.cmd_diff_driver:diff_driver", "The diff driver that git runs by itself."),
         "filter-process": ("git_theta.cli.commands.plumbing.cmd_filter_process:filter_process", "The filter that git runs by itself."),
@@ -74,7 +77,7 @@ _NAME = "git theta"
 CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-class Group(click.Group):
+class CommandTable(click.Group):
     """Commands of the table above, then those of plugins."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - part of click's interface
@@ -121,7 +124,7 @@ def _plugin_commands() -> dict[str, click.Command]:
     return dict(registry.commands())
 
 
-@click.group(cls=Group, context_settings=CONTEXT, epilog="'git theta help COMMAND' tells more about a command.")
+@click.group(cls=CommandTable, context_settings=CONTEXT, epilog="'git theta help COMMAND' tells more about a command.")
 @click.version_option(__version__, "--version", prog_name="git-theta", message="%(prog)s version %(version)s")
 def group() -> None:
     """Version control for machine-learning models.

@@ -14,7 +14,7 @@ from git_theta.cli.output import Command
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ManualEntry:
     """What there is to say of one command: each option with its text; a group has ``parts``."""
 
     path: str
@@ -22,10 +22,10 @@ class Entry:
     paragraphs: tuple[str, ...]
     options: tuple[tuple[str, str], ...]
     examples: str
-    parts: tuple[Entry, ...]
+    parts: tuple[ManualEntry, ...]
 
 
-def sections() -> Iterator[tuple[str, list[Entry]]]:
+def sections() -> Iterator[tuple[str, list[ManualEntry]]]:
     """Our commands in the order of the overview, by section."""
     context = click.Context(main.group, info_name="git theta")
     for section, commands in main.COMMANDS.items():
@@ -37,10 +37,10 @@ def about() -> tuple[str, ...]:
     return _paragraphs(main.group.help or "")
 
 
-def _entry(command: click.Command, context: click.Context) -> Entry:
+def _entry(command: click.Command, context: click.Context) -> ManualEntry:
     options = [parameter.get_help_record(context) for parameter in command.get_params(context) if isinstance(parameter, click.Option)]
     parts = command.commands if isinstance(command, click.Group) else {}
-    return Entry(
+    return ManualEntry(
         context.command_path,
         " ".join(command.collect_usage_pieces(context)),
         _paragraphs(command.help or ""),
@@ -76,7 +76,7 @@ def page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _command(entry: Entry) -> list[str]:
+def _command(entry: ManualEntry) -> list[str]:
     lines = [".TP", f".B {_plain(entry.path)}", _plain(entry.usage) or "\\&", ".RS", *_set(entry.paragraphs)]
     for names, text in entry.options:
         lines += [".TP", f".B {_plain(names)}", _plain(text) or "\\&"]

@@ -7,11 +7,11 @@ from functools import partial
 
 import click
 
-from git_theta.cli.output import path, plural, warn
 from git_theta.cli.commands.setup.patterns import from_here
+from git_theta.cli.output import path, plural, warn
 from git_theta.git.repository import Repository
 from git_theta.workflows.restoring import mistracked
-from git_theta.workflows.restoring.checkout import Outcome, Plan
+from git_theta.workflows.restoring.checkout import CheckoutOutcome, Plan
 from git_theta.workflows.restoring.mistracked import Kind, Mistracked
 
 _SHOWN = 5  # of each kind
@@ -45,7 +45,7 @@ def warn_of_links(repository: Repository, links: Sequence[str]) -> None:
         warn(f"... and {plural(len(links) - _SHOWN, 'more symbolic link')} likewise")
 
 
-def report_outcome(repository: Repository, plan: Plan, outcome: Outcome) -> bool:
+def report_outcome(repository: Repository, plan: Plan, outcome: CheckoutOutcome) -> bool:
     """Write to standard error which models are not in place after a checkout, and why; whether there is one."""
     for name, error in (*plan.refused, *outcome.failed):
         click.echo(f"git-theta: {path(name)}: {error}", err=True)

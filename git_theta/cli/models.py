@@ -9,26 +9,25 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from git_theta.cli.output import path, size, warn
 from git_theta.cli.commands.setup.patterns import from_here
-from git_theta.core import shards
-from git_theta.core import earlier_release
+from git_theta.cli.output import path, size, warn
+from git_theta.core import earlier_release, shards
 from git_theta.core.manifest import Entry, Manifest, parse
 from git_theta.errors import ManifestError, UsageError
-from git_theta.git.history import contents
 from git_theta.git.command import run, run_code
 from git_theta.git.config.config_file import load_settings
-from git_theta.git.history.contents import Content
+from git_theta.git.history import contents
+from git_theta.git.history.contents import BlobContent
 from git_theta.git.repository import Repository
 from git_theta.store.local import LocalStore
-from git_theta.workflows.restoring import mistracked
 from git_theta.workflows.comparing.sharded import joined
+from git_theta.workflows.restoring import mistracked
 from git_theta.workflows.restoring.mistracked import Mistracked
 from git_theta.workflows.session import Session
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class TrackedModel:
     """A tracked file: its path from the top, and what git holds for it.
 
     ``problem`` says in what way it is stored otherwise than the attributes say, without ``manifest`` or with one. ``missing`` objects are
@@ -37,14 +36,14 @@ class Model:
 
     path: str
     blob: str
-    content: Content
+    content: BlobContent
     manifest: Manifest | None
     problem: str = ""
     missing: int = 0
     files: tuple[str, ...] = ()
 
 
-def find(repository: Repository, revision: str | None, paths: Sequence[str]) -> Iterator[Model]:
+def find(repository: Repository, revision: str | None, paths: Sequence[str]) -> Iterator[TrackedModel]:
     """The tracked files at ``revision`` (None: in the index) that match the pathspecs ``paths``, seen from the current folder.
 
     So are manifests that no attribute tracks, and tracked links; ``problem`` says what is wrong with these.
@@ -57,9 +56,9 @@ def find(repository: Repository, revision: str | None, paths: Sequence[str]) -> 
         for name in sorted({*held.tracked, *held.manifests, *found}):
             entry, content = held.tracked.get(name) or held.manifests.get(name) or (None, None)
             if entry is None:  # a link
-                yield Model(name, found[name].blob, Content(found[name].size, b""), None, _problem(repository, found[name]))
+                yield TrackedModel(name, found[name].blob, BlobContent(found[name].size, b""), None, _problem(repository, found[name]))
             elif content is None:
-                yield Model(name, entry.blob, Content(0, b""), None, "git has not fetched its manifest")
+                yield TrackedModel(name, entry.blob, BlobContent(0, b""), None, "git has not fetched its manifest")
             else:
                 yield _model(repository, entry, content, found.get(name), session.store)
 
@@ -69,27 +68,29 @@ def as_one(paths: Iterable[str]) -> bool:
     return any(shards.is_index(name) or os.path.isdir(name) for name in paths)
 
 
-def grouped(found: Sequence[Model]) -> list[Model]:
+def grouped(found: Sequence[TrackedModel]) -> list[TrackedModel]:
     """``found`` with the files of each sharded model as one."""
     by_path = {model.path: model for model in found if model.manifest is not None and not model.problem}
-    whole: dict[str, Model] = {}  # by the path of each file
+    whole: dict[str, TrackedModel] = {}  # by the path of each file
     for index, paths in shards.groups(list(by_path)).items():
         parts = [by_path[name] for name in paths]
         manifest = joined([part.manifest for part in parts if part.manifest is not None])
-        model = Model(index, "", parts[0].content, manifest, "", sum(part.missing for part in parts), tuple(paths))
+        model = TrackedModel(index, "", parts[0].content, manifest, "", sum(part.missing for part in parts), tuple(paths))
         whole.update(dict.fromkeys(paths, model))
     return list({model.path: model for model in (whole.get(each.path, each) for each in found)}.values())
 
 
-def _model(repository: Repository, entry: contents.Entry, content: Content, item: Mistracked | None, store: LocalStore) -> Model:
+def _model(
+    repository: Repository, entry: contents.TrackedFile, content: BlobContent, item: Mistracked | None, store: LocalStore
+) -> TrackedModel:
     problem = "" if item is None else _problem(repository, item)
     if not content.is_manifest:
-        return Model(entry.path, entry.blob, content, None, problem or "empty")
+        return TrackedModel(entry.path, entry.blob, content, None, problem or "empty")
     try:
         manifest = parse(content.data)
     except ManifestError as error:
-        return Model(entry.path, entry.blob, content, None, f"broken manifest: {error}")
-    return Model(entry.path, entry.blob, content, manifest, problem, len(missing(store, manifest)))
+        return TrackedModel(entry.path, entry.blob, content, None, f"broken manifest: {error}")
+    return TrackedModel(entry.path, entry.blob, content, manifest, problem, len(missing(store, manifest)))
 
 
 def _problem(repository: Repository, item: Mistracked) -> str:
@@ -168,7 +169,7 @@ def missing(store: LocalStore, manifest: Manifest) -> list[str]:
     return [oid for oid, count in manifest.objects().items() if store.find(oid, count) is None]
 
 
-def model_data(model: Model, long: bool) -> dict[str, Any]:
+def model_data(model: TrackedModel, long: bool) -> dict[str, Any]:
     """A model as JSON values, with ``long`` its tensors too."""
     data: dict[str, Any] = {"path": model.path, "blob": model.blob, "tracked": model.manifest is not None and not model.problem}
     if model.files:

@@ -19,7 +19,7 @@ from git_theta.errors import GitError
 from git_theta.git.command import run
 from git_theta.workflows.progress import size
 
-__all__ = ["Command", "Group", "chain", "detail", "page", "path", "plural", "size", "table", "warn"]
+__all__ = ["Command", "CommandGroup", "chain", "detail", "page", "path", "plural", "size", "table", "warn"]
 
 
 class Command(click.Command):
@@ -36,7 +36,7 @@ class Command(click.Command):
         super().format_epilog(ctx, formatter)
 
 
-class Group(Command, click.Group):
+class CommandGroup(Command, click.Group):
     """A command of several, likewise."""
 
 

@@ -18,21 +18,20 @@ from pathlib import Path
 from git_theta.core import earlier_release
 from git_theta.core.manifest import is_manifest
 from git_theta.core.names import display
-from git_theta.drivers import blas
-from git_theta.drivers import screen
+from git_theta.drivers import blas, screen
 from git_theta.errors import FormatError, ThetaError, damaged
-from git_theta.git.history.changes import FileChange
 from git_theta.git.command import run_code
 from git_theta.git.config.config_file import load_settings
+from git_theta.git.history.changes import FileChange
 from git_theta.git.repository import discover
 from git_theta.reports import table
 from git_theta.reports.report import ModelReport
 from git_theta.workflows.comparing import versions
 from git_theta.workflows.comparing.compare import compare
-from git_theta.workflows.progress import Progress
-from git_theta.workflows.session import Session
 from git_theta.workflows.comparing.statistics import Options, measure_all, read_size
 from git_theta.workflows.comparing.versions import NOTHING, Version
+from git_theta.workflows.progress import Progress
+from git_theta.workflows.session import Session
 
 _HEAD = 64
 _LINK = 4096  # bytes of a symbolic link's target
@@ -65,7 +64,7 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class DiffRequest:
     """One call by git. ``new_path`` differs from ``path`` for a file that was renamed or copied; ``told`` are git's own header lines for
     that.
     """
@@ -88,16 +87,16 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def parse(arguments: Sequence[str]) -> Call:
+def parse(arguments: Sequence[str]) -> DiffRequest:
     """Git's arguments: path, file, blob and mode of the old side and of the new one; for a renamed file also its new path and header
     lines.
     """
     path, *rest = arguments
     told = tuple(rest[7].splitlines()) if len(rest) > 7 else ()
-    return Call(path, Side(rest[0], rest[1], rest[2]), Side(rest[3], rest[4], rest[5]), rest[6] if len(rest) > 6 else path, told)
+    return DiffRequest(path, Side(rest[0], rest[1], rest[2]), Side(rest[3], rest[4], rest[5]), rest[6] if len(rest) > 6 else path, told)
 
 
-def shown(call: Call) -> list[str]:
+def shown(call: DiffRequest) -> list[str]:
     """The lines to print."""
     style = screen.style("color.diff")
     lines = [style.paint(line, "1") for line in header(call)]
@@ -114,7 +113,7 @@ def shown(call: Call) -> list[str]:
             return [*lines, f"  {display(' '.join(reason.split()), 400)}", *_as_text(call, style.colour)]
 
 
-def header(call: Call) -> list[str]:
+def header(call: DiffRequest) -> list[str]:
     """The lines with which git introduces a file's diff."""
     lines = [f"diff --theta a/{display(call.path)} b/{display(call.new_path)}"]
     if call.old.absent:
@@ -126,7 +125,7 @@ def header(call: Call) -> list[str]:
     return lines + [display(line) for line in call.told if line and not line.startswith("index ")]
 
 
-def _summary(call: Call, style: table.Style, stack: ExitStack) -> list[str]:
+def _summary(call: DiffRequest, style: table.Style, stack: ExitStack) -> list[str]:
     session = stack.enter_context(Session(discover(), load_settings(), _warn))
     progress = _Progress()
     stack.callback(progress.close)
@@ -184,7 +183,7 @@ def _warn(message: str) -> None:
     print(f"git-theta: {message}", file=sys.stderr)
 
 
-def _as_text(call: Call, colour: bool) -> list[str]:
+def _as_text(call: DiffRequest, colour: bool) -> list[str]:
     """Git's own diff of the manifests, as far as they can be had."""
     with tempfile.TemporaryDirectory(prefix="git-theta-") as folder:
         files = []
@@ -202,7 +201,7 @@ def _as_text(call: Call, colour: bool) -> list[str]:
     return [f"--- {names[0]}", f"+++ {names[1]}", *lines[start:]]
 
 
-def _letters(call: Call) -> list[tuple[Side, str, str]]:
+def _letters(call: DiffRequest) -> list[tuple[Side, str, str]]:
     return [(call.old, "a", call.path), (call.new, "b", call.new_path)]
 
 

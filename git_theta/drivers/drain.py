@@ -23,7 +23,7 @@ _PACKETS = 16
 _FULL = b"%04x" % PACKET
 
 
-class Stream(pktline.Readable, Protocol):
+class PacketStream(pktline.Readable, Protocol):
     """Where packets come from."""
 
     def readinto(self, buffer: memoryview) -> int:
@@ -33,10 +33,10 @@ class Stream(pktline.Readable, Protocol):
         """Take ``count`` bytes and forget them."""
 
 
-class Content:
+class IncomingFile:
     """One file's content on its way from git: the packets up to the next flush. Whatever happens, all of it must be taken."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: PacketStream) -> None:
         self._stream = stream
         self._store = bytearray(0)
         self._filled = 0
@@ -117,7 +117,7 @@ class Content:
             self._filled += got
 
 
-def compare(content: Content, file: FileSource | None, spool: Path, begun: bytes = b"") -> bool:
+def compare(content: IncomingFile, file: FileSource | None, spool: Path, begun: bytes = b"") -> bool:
     """Take the rest of the content (``begun`` came already) and compare it with ``file``.
 
     True: it is the file's, to the last byte. False: it is not (or there is no file), and all of it is now in ``spool``.

@@ -10,8 +10,7 @@ from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from git_theta.core import lfs_pointer
-from git_theta.core import earlier_release
+from git_theta.core import earlier_release, lfs_pointer
 from git_theta.core.manifest import Manifest, ObjectRef, dump, is_manifest, parse, unconverted
 from git_theta.core.names import display
 from git_theta.core.source import BytesSource, FileSource
@@ -19,10 +18,10 @@ from git_theta.core.tensors import Buffer
 from git_theta.drivers import asker, drain, text_merge
 from git_theta.errors import FileChanged, ObjectMissing, ThetaError
 from git_theta.git import pktline
-from git_theta.workflows.storing import clean
 from git_theta.workflows.progress import Progress
-from git_theta.workflows.session import Session
 from git_theta.workflows.restoring.statcache import StatCache, stamp
+from git_theta.workflows.session import Session
+from git_theta.workflows.storing import clean
 
 if TYPE_CHECKING:
     from git_theta.drivers.filter_process import Input, Say
@@ -75,13 +74,13 @@ class FilterWork:
         elif command == "smudge":
             self._smudge(path, request.get("can-delay") == "1", request)
         else:
-            drain.Content(self._source).skip()
+            drain.IncomingFile(self._source).skip()
             self._status("error")
 
     # clean
 
     def _clean(self, path: str, asked_at: int) -> None:
-        content = drain.Content(self._source)
+        content = drain.IncomingFile(self._source)
         self._session.store.hold()
         try:
             manifest = self._cleaned(path, content, asked_at)
@@ -98,7 +97,7 @@ class FilterWork:
         self._send([manifest])
         self._status("")
 
-    def _cleaned(self, path: str, content: drain.Content, asked_at: int) -> bytes:
+    def _cleaned(self, path: str, content: drain.IncomingFile, asked_at: int) -> bytes:
         """The manifest of the content that git sends, its objects durable in the store."""
         file = _open(self._session.full_path(path))
         try:
@@ -134,7 +133,7 @@ class FilterWork:
         if moved or (recent and not same()):
             raise FileChanged("the file changed while it was being added; add it again when nothing writes to it any more")
 
-    def _clean_beside(self, path: str, content: drain.Content, begun: bytes, file: FileSource, asked_at: int) -> bytes:
+    def _clean_beside(self, path: str, content: drain.IncomingFile, begun: bytes, file: FileSource, asked_at: int) -> bytes:
         """Clean the working-tree file while git's copy of it comes in; start again on that copy should it be another."""
         job = clean.Job(total=file.size)
         outcome: list[bytes | BaseException] = []
@@ -219,7 +218,7 @@ class FilterWork:
     def _smudge(self, path: str, can_delay: bool, request: dict[str, str]) -> None:
         from git_theta.workflows.restoring import smudge
 
-        coming = drain.Content(self._source)
+        coming = drain.IncomingFile(self._source)
         content = coming.collect(_SMALL)
         while not coming.finished:
             content += coming.collect(_SMALL)
@@ -390,7 +389,7 @@ def _first_of(chunks: Iterator[Buffer]) -> Iterator[Buffer]:
     return iter(()) if first is None else itertools.chain([first], chunks)
 
 
-def _take(content: drain.Content, file: FileSource | None, spool: Path, begun: bytes) -> bool:
+def _take(content: drain.IncomingFile, file: FileSource | None, spool: Path, begun: bytes) -> bool:
     """As :func:`drain.compare`. A git command that only shows something sends the file of the working tree: its size is comparison
     enough.
     """

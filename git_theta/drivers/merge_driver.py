@@ -13,14 +13,14 @@ from git_theta.core.names import display
 from git_theta.errors import ThetaError
 from git_theta.git.command import run_code
 from git_theta.git.config.config_file import load_settings
-from git_theta.git.writing.merge_trees import common_bases
 from git_theta.git.repository import discover
+from git_theta.git.writing.merge_trees import common_bases
 from git_theta.merges.plan import MergePlan, plan
 from git_theta.workflows.merging import merge_rules
-from git_theta.workflows.merging.merge import Merged, Progress, ancestor, describe, merge
 from git_theta.workflows.merging.auxiliary import OfCommits, merge_file, rules_for, tracked_for
-from git_theta.workflows.session import Session
+from git_theta.workflows.merging.merge import Merged, MergeProgress, ancestor, describe, merge
 from git_theta.workflows.restoring.statcache import StatCache
+from git_theta.workflows.session import Session
 
 ENVIRONMENT = "GIT_THETA_MERGE"
 
@@ -88,7 +88,7 @@ def _leave_conflict(session: Session, path: str, merged: Merged) -> None:
         if merged.resolved or merged.progress.by_name:
             session.store.flush()
             state.save(path, merged.plan, merged.progress)
-        elif state.load(path, merged.plan) != Progress():
+        elif state.load(path, merged.plan) != MergeProgress():
             state.forget(path)  # of the same merge, which was aborted
     for line in describe(path, merged):
         _say(line)

@@ -16,10 +16,10 @@ from git_theta.drivers import text_merge
 from git_theta.drivers.encoding import ensure_utf8
 from git_theta.drivers.merge_driver import find_rules, given_rules
 from git_theta.errors import ThetaError
-from git_theta.git.writing import merge_trees
 from git_theta.git.command import run
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import discover
+from git_theta.git.writing import merge_trees
 from git_theta.workflows.merging import merge_rules
 from git_theta.workflows.merging.merge import Merged, describe
 from git_theta.workflows.merging.merge_branches import merge_model, merged_tree, models, statistics, tracks_statistics

@@ -8,16 +8,14 @@ import sys
 from collections.abc import Callable, Sequence
 
 from git_theta.errors import TransferError
-from git_theta.git.config import push_hook
-from git_theta.git.config import consent
-from git_theta.git.config import remotes
-from git_theta.git.history import manifest_scan
 from git_theta.git.command import call, find, run, run_code
+from git_theta.git.config import consent, push_hook, remotes
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.config.remotes import Remote
+from git_theta.git.history import manifest_scan
 from git_theta.git.repository import Repository, discover
-from git_theta.workflows.sharing import push
 from git_theta.workflows.session import Session
+from git_theta.workflows.sharing import push
 
 _ANCESTORS = 32  # that are looked at
 

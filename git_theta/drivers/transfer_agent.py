@@ -25,7 +25,7 @@ from git_theta.workflows.session import Session
 from git_theta.workflows.sharing.routes import Routes
 
 
-class Place(Protocol):
+class FileTransport(Protocol):
     """Where single files go to and come from."""
 
     def upload(self, path: Path, ref: ObjectRef) -> None:
@@ -40,13 +40,13 @@ def serve(lines: Iterable[bytes], answer: Callable[[bytes], None], say: Callable
     repository = discover()
     with Session(repository, load_settings(repository), say) as session:
 
-        def place_of(name: str) -> Place:
+        def place_of(name: str) -> FileTransport:
             return storage_of(session, name)
 
         return converse(lines, answer, Agent(place_of, lfs_folder(repository.common_dir).with_name("tmp")))
 
 
-def storage_of(session: Session, name: str) -> Place:
+def storage_of(session: Session, name: str) -> FileTransport:
     """The object storage of the remote that git-lfs calls ``name``; :class:`TransferError` where it has none, or none agreed to."""
     routes = Routes(session)
     remote = routes.remotes.named(name) if name else routes.remotes.default
@@ -85,9 +85,9 @@ def _parse(line: bytes) -> dict[str, Any]:
 class Agent:
     """What git-lfs talks to: finds the remote's storage by ``place_of`` when told its name, puts what it fetches into ``folder``."""
 
-    place_of: Callable[[str], Place]
+    place_of: Callable[[str], FileTransport]
     folder: Path
-    _place: Place | None = field(default=None, init=False)
+    _place: FileTransport | None = field(default=None, init=False)
 
     def reply(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """The answers to one request. What goes wrong is an answer, too: git-lfs shows it."""
@@ -125,7 +125,7 @@ class Agent:
         yield {"event": "progress", "oid": oid, "bytesSoFar": size, "bytesSinceLast": size}
         yield done
 
-    def _download(self, place: Place, ref: ObjectRef) -> Path:
+    def _download(self, place: FileTransport, ref: ObjectRef) -> Path:
         """A new file with the object, in the file system of git-lfs's own, which moves it to its place."""
         self.folder.mkdir(parents=True, exist_ok=True)
         target = self.folder / f"{ref.oid}-{os.getpid()}-{os.urandom(6).hex()}"

@@ -10,15 +10,15 @@ import numpy as np
 from git_theta.core.contracts import MergeCase, MergeStrategy
 from git_theta.core.names import display
 from git_theta.errors import MergeError
-from git_theta.merges.strategies.averages import mean
 from git_theta.merges.check import any_negative, check_finite, check_result
-from git_theta.merges.strategies.formula import computable, described, shown
 from git_theta.merges.rows import merge_rows, needs_rows
+from git_theta.merges.strategies.averages import mean
+from git_theta.merges.strategies.formula import computable, described, shown
 from git_theta.merges.training_state import never_negative
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class MergedArray:
     """A merged tensor and what the user should hear about it; ``averaged``: in place of the strategy, since it cannot be negative."""
 
     array: np.ndarray
@@ -26,7 +26,7 @@ class Outcome:
     averaged: bool = False
 
 
-def apply(strategy: MergeStrategy, case: MergeCase, options: Mapping[str, object]) -> Outcome:
+def apply(strategy: MergeStrategy, case: MergeCase, options: Mapping[str, object]) -> MergedArray:
     """Merge ``case``; with ``rows=common`` also where the sides differ in rows.
 
     Variances, means of squares and the like are averaged if the strategy moves the base by the sides' changes, whose sum may be below 0,
@@ -44,9 +44,9 @@ def apply(strategy: MergeStrategy, case: MergeCase, options: Mapping[str, object
 
     if options.get("rows") == "common" and needs_rows(case):
         array, taken = merge_rows(merged, case, strategy.needs_base)
-        return Outcome(array, (*notices, taken, *check_result(case, array)), any(averaged))
+        return MergedArray(array, (*notices, taken, *check_result(case, array)), any(averaged))
     array = merged(case)
-    return Outcome(array, (*notices, *([] if notices else check_result(case, array))), any(averaged))
+    return MergedArray(array, (*notices, *([] if notices else check_result(case, array))), any(averaged))
 
 
 def _kept_positive(strategy: MergeStrategy, case: MergeCase, options: Mapping[str, object]) -> tuple[np.ndarray, bool]:

@@ -6,8 +6,8 @@ import numpy as np
 
 from git_theta.core.contracts import MergeCase, MergeStrategy
 from git_theta.merges.numerics.blocks import BLOCK, blocks, flat
-from git_theta.merges.strategies.formula import computable, shown, side_name
 from git_theta.merges.numerics.rounding import widen
+from git_theta.merges.strategies.formula import computable, shown, side_name
 
 _FRACTION_BITS = {
     "float64": 52,

@@ -14,14 +14,14 @@ GROUP = "git_theta"
 _SECTION = b"[git_theta]"
 
 
-class Offer(NamedTuple):
+class OfferedPlugin(NamedTuple):
     """A plugin that a package offers but that is not imported yet. ``provider`` is the distribution and its version."""
 
     provider: str
     entry_point: EntryPoint
 
 
-def find() -> list[Offer]:
+def find() -> list[OfferedPlugin]:
     """The offers of all installed packages, in the order of the distributions' names."""
     if not _any_offered(sys.path):
         return []
@@ -30,7 +30,7 @@ def find() -> list[Offer]:
     offers = []
     for entry_point in entry_points(group=GROUP):
         dist = entry_point.dist
-        offers.append(Offer(f"{dist.name} {dist.version}" if dist else "an unknown package", entry_point))
+        offers.append(OfferedPlugin(f"{dist.name} {dist.version}" if dist else "an unknown package", entry_point))
     return sorted(offers, key=lambda offer: (offer.provider, offer.entry_point.name))
 
 

@@ -59,12 +59,12 @@ class Registered(NamedTuple):
 class Registry:
     """What is registered. ``find`` lists the plugins on offer; ``warn`` gets one line for each that does not work."""
 
-    def __init__(self, find: Callable[[], Sequence[discovery.Offer]], warn: Callable[[str], None]) -> None:
+    def __init__(self, find: Callable[[], Sequence[discovery.OfferedPlugin]], warn: Callable[[str], None]) -> None:
         self._find = find
         self._warn = warn
         self._lock = threading.RLock()
         self._made: dict[tuple[_Kind, str], object] = {}
-        self._offers: Sequence[discovery.Offer] | None = None
+        self._offers: Sequence[discovery.OfferedPlugin] | None = None
         self._manager: pluggy.PluginManager | None = None
         self._providers: dict[str, str] = {}
         self._listed: dict[_Kind, tuple[Registered, ...]] = {}
@@ -251,8 +251,7 @@ class Registry:
             if self._manager is None and (needed or self._offers):
                 import pluggy
 
-                from git_theta.plugins import hookspecs
-                from git_theta.plugins import builtin_plugin
+                from git_theta.plugins import builtin_plugin, hookspecs
 
                 self._manager = pluggy.PluginManager("git_theta")
                 self._manager.add_hookspecs(hookspecs)

@@ -10,7 +10,7 @@ from git_theta.core.manifest import Entry
 from git_theta.core.names import display
 from git_theta.reports import health, numbers
 from git_theta.reports.naming import place
-from git_theta.workflows.comparing.compare import Change
+from git_theta.workflows.comparing.compare import TensorChange
 from git_theta.workflows.comparing.statistics import Result, Statistics, Unknown, together
 
 _NUMBER = re.compile(r"(?<![A-Za-z0-9_])(\d{1,9})(?![A-Za-z0-9_])|(?<=[a-z]_)(\d{1,5})(?=[./]|\Z)")
@@ -27,12 +27,12 @@ class Row:
     """
 
     name: str
-    changes: tuple[Change, ...]
+    changes: tuple[TensorChange, ...]
     results: tuple[Result, ...]
     former: str = ""
 
     @property
-    def change(self) -> Change:
+    def change(self) -> TensorChange:
         """The first change, for what they have in common: kind, types, update."""
         return self.changes[0]
 
@@ -88,14 +88,14 @@ def whole(heading: str, row: Row) -> str:
     return f"{heading}{name[end : end + 1] or '.'}{row.name}" if heading else row.name
 
 
-def flat(changes: Sequence[Change], results: Sequence[Result], limit: int | None = None, ellipsis: str = "…") -> Folded:
+def flat(changes: Sequence[TensorChange], results: Sequence[Result], limit: int | None = None, ellipsis: str = "…") -> Folded:
     """A row a tensor under its whole name, in the order given, the first ``limit`` of them."""
     rows = [_row([_Tensor(change, result, "", change.name)], True, ellipsis) for change, result in zip(changes, results, strict=True)]
     kept = rows if limit is None or len(rows) <= limit else rows[: max(1, limit)]
     return Folded((Block("", tuple(kept)),) if kept else (), len(rows) - len(kept))
 
 
-def fold(changes: Sequence[Change], results: Sequence[Result], limit: int | None = None, ellipsis: str = "…") -> Folded:
+def fold(changes: Sequence[TensorChange], results: Sequence[Result], limit: int | None = None, ellipsis: str = "…") -> Folded:
     """The changes by module, in file order; in at most about ``limit`` lines where that is given.
 
     Where they are too many, first layers that changed alike become one block, then tensors that differ only by numbers become one row,
@@ -119,7 +119,7 @@ def _lines(blocks: Sequence[Block]) -> int:
 class _Tensor:
     """A change with its name taken apart: the module, the rest, and both with numbers blotted out."""
 
-    change: Change
+    change: TensorChange
     result: Result
     module: str
     rest: str
@@ -138,7 +138,7 @@ def _blot(text: str) -> str:
     return _NUMBER.sub("#", text)
 
 
-def _taken_apart(changes: Sequence[Change], results: Sequence[Result]) -> list[_Tensor]:
+def _taken_apart(changes: Sequence[TensorChange], results: Sequence[Result]) -> list[_Tensor]:
     found = []
     for change, result in zip(changes, results, strict=True):
         where = place(change.name)
@@ -146,7 +146,7 @@ def _taken_apart(changes: Sequence[Change], results: Sequence[Result]) -> list[_
     return found
 
 
-def _by_module(changes: Sequence[Change], results: Sequence[Result]) -> list[tuple[str, list[_Tensor]]]:
+def _by_module(changes: Sequence[TensorChange], results: Sequence[Result]) -> list[tuple[str, list[_Tensor]]]:
     blocks: dict[str, list[_Tensor]] = {}
     for tensor in _taken_apart(changes, results):
         blocks.setdefault(tensor.module, []).append(tensor)
@@ -167,7 +167,7 @@ def _alike_blocks(blocks: Sequence[tuple[str, list[_Tensor]]], ellipsis: str) ->
     return folded
 
 
-def _alike_rows(changes: Sequence[Change], results: Sequence[Result], ellipsis: str) -> list[Block]:
+def _alike_rows(changes: Sequence[TensorChange], results: Sequence[Result], ellipsis: str) -> list[Block]:
     """All tensors whose names differ by numbers only and that changed in the same way, as one row each."""
     groups: dict[tuple[object, ...], list[_Tensor]] = {}
     for tensor in _taken_apart(changes, results):
@@ -275,7 +275,7 @@ def _shown(text: str) -> str:
     return display(text[:_NAME_LIMIT]) if text else ""
 
 
-def types(change: Change, arrow: str = "->") -> str:
+def types(change: TensorChange, arrow: str = "->") -> str:
     """Type and shape, and what they were where that is something else."""
     old, new = change.old, change.new
     if old is None or new is None or old.spec == new.spec:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from git_theta.core import dtypes
 from git_theta.core.names import display
-from git_theta.workflows.comparing.compare import Change
+from git_theta.workflows.comparing.compare import TensorChange
 from git_theta.workflows.comparing.statistics import Result, Searched, Statistics, Unknown
 
 NORM_FACTOR = 10.0
@@ -61,7 +61,7 @@ class Finding:
         return f"norm x{self.factor:.3g}"
 
 
-def findings(change: Change, result: Result) -> tuple[Finding, ...]:
+def findings(change: TensorChange, result: Result) -> tuple[Finding, ...]:
     """What is to be said of one tensor, most serious first. Without ``result``, only what the manifests tell."""
     found: list[Finding] = []
     if isinstance(result, Statistics | Unknown | Searched):
@@ -113,7 +113,7 @@ def words(found: Sequence[Finding], times: str = "x", arrow: str = "->") -> str:
     return ", ".join(finding.text.replace("->", arrow).replace("norm x", f"norm {times}") for finding in found)
 
 
-def lines(changes: Sequence[Change], results: Sequence[Result], limit: int, times: str = "x", arrow: str = "->") -> list[str]:
+def lines(changes: Sequence[TensorChange], results: Sequence[Result], limit: int, times: str = "x", arrow: str = "->") -> list[str]:
     """A line for each of ``limit`` tensors with findings, the most serious first, and one that counts the rest."""
     every = [(change, found) for change, result in zip(changes, results, strict=True) if (found := findings(change, result))]
     every.sort(key=lambda item: min(_KINDS.index(finding.kind) for finding in item[1]))

@@ -62,7 +62,7 @@ _MLP_PARTS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ModelPlace:
     """Where a tensor belongs.
 
     ``module`` is the part of its name up to and including the layer's number (without a layer: up to the last component but one) and
@@ -82,7 +82,7 @@ class Place:
 
 
 @lru_cache(maxsize=65536)
-def place(name: str) -> Place:
+def place(name: str) -> ModelPlace:
     """What ``name`` says."""
     parts = _SPLIT.split(name[:_NAME_LIMIT])
     kind = _kind(".".join(parts).lower())
@@ -93,7 +93,7 @@ def place(name: str) -> Place:
         end = max(len(parts) - 1, 0)
     length = len(".".join(parts[:end]))
     stack = ".".join(part for part in (_without_number(part) for part in parts[:end]) if part) if numbers else ".".join(parts[:end])
-    return Place(name[:length], name[length + 1 :] if length else name, stack, numbers, kind)
+    return ModelPlace(name[:length], name[length + 1 :] if length else name, stack, numbers, kind)
 
 
 def _layer(parts: list[str]) -> tuple[int, tuple[int, ...]]:

@@ -24,10 +24,10 @@ from git_theta.core.manifest import Entry
 from git_theta.core.names import display
 from git_theta.reports import health, numbers
 from git_theta.reports.folding import noted, types
-from git_theta.reports.naming import KINDS, Place, place
+from git_theta.reports.naming import KINDS, ModelPlace, place
 from git_theta.reports.report import ModelReport, Report
 from git_theta.reports.table import Style, notes
-from git_theta.workflows.comparing.compare import Change
+from git_theta.workflows.comparing.compare import TensorChange
 from git_theta.workflows.comparing.log import Step
 from git_theta.workflows.comparing.statistics import Result, Statistics, Unknown, together
 
@@ -151,7 +151,7 @@ def _notes(report: ModelReport) -> list[str]:
     return lines
 
 
-def _row(change: Change, result: Result, panels: _Panels) -> list[Any]:
+def _row(change: TensorChange, result: Result, panels: _Panels) -> list[Any]:
     found = result if isinstance(result, Statistics) else None
     known = found if found is not None and found.comparable else None
     return [
@@ -176,7 +176,7 @@ def _row(change: Change, result: Result, panels: _Panels) -> list[Any]:
     ]
 
 
-def _health(pairs: Iterable[tuple[Change, Result]]) -> str:
+def _health(pairs: Iterable[tuple[TensorChange, Result]]) -> str:
     found = health.together(health.findings(change, result) for change, result in pairs)
     return health.words(found, "×", "→")  # noqa: RUF001 - the sign is meant
 
@@ -200,7 +200,7 @@ class _Cell:
     stored: int = 0
     changes: int = 0
     results: list[Statistics] | None = None
-    alarming: list[tuple[Change, Result]] | None = None
+    alarming: list[tuple[TensorChange, Result]] | None = None
 
 
 class _Panels:
@@ -218,7 +218,7 @@ class _Panels:
             self._add_change(change, result)
         self._places = self._arrange()
 
-    def _add_change(self, change: Change, result: Result) -> None:
+    def _add_change(self, change: TensorChange, result: Result) -> None:
         cell = self._add(change.entry)
         cell.changes += 1
         cell.stored += change.new.chain[0].size if change.new and change.new.chain and change.kind != "renamed" else 0
@@ -274,7 +274,7 @@ def _numbered(items: Sequence[_Item]) -> dict[_Item, int]:
     return {item: number for number, item in enumerate(items)}
 
 
-def _address(where: Place) -> tuple[str, tuple[int, ...], str]:
+def _address(where: ModelPlace) -> tuple[str, tuple[int, ...], str]:
     """Stack, column and row. What is in no layer has a row for its module instead."""
     return (where.stack or "layers", where.layer, where.kind) if where.layer else ("", (), where.module or where.rest)
 
@@ -358,7 +358,7 @@ def _step(number: int, step: Step) -> dict[str, Any]:
 def _timeline(steps: Sequence[Step]) -> dict[str, Any]:
     """The newest commits, oldest first, by layers: what share of a layer's bytes each changed, and how that is stored."""
     chosen = list(range(min(len(steps), _TIMELINE)))[::-1]
-    cells: dict[tuple[int, tuple[Any, ...]], list[Change]] = defaultdict(list)
+    cells: dict[tuple[int, tuple[Any, ...]], list[TensorChange]] = defaultdict(list)
     whole: dict[tuple[Any, ...], dict[str, int]] = defaultdict(dict)
     for column, number in enumerate(chosen):
         for change in steps[number].changes:
@@ -389,7 +389,7 @@ def _layer_title(layer: tuple[Any, ...]) -> str:
     return _name(stack) if first != 1 else f"{_name(stack)}.{'.'.join(map(str, numbers_))}".lstrip(".")
 
 
-def _timeline_cell(changes: Sequence[Change], whole: dict[str, int]) -> dict[str, Any]:
+def _timeline_cell(changes: Sequence[TensorChange], whole: dict[str, int]) -> dict[str, Any]:
     moved = [change for change in changes if change.kind != "renamed"]
     sizes: dict[str, int] = defaultdict(int)
     for change in moved:

@@ -15,7 +15,7 @@ from git_theta.reports import health, numbers
 from git_theta.reports.naming import place
 from git_theta.reports.report import ModelReport, Report
 from git_theta.workflows.comparing.blame import Origin
-from git_theta.workflows.comparing.compare import Change
+from git_theta.workflows.comparing.compare import TensorChange
 from git_theta.workflows.comparing.log import Step
 from git_theta.workflows.comparing.statistics import Result, Statistics, Unknown
 
@@ -61,7 +61,7 @@ def model_data(report: ModelReport) -> dict[str, Any]:
     }
 
 
-def change_data(change: Change, result: Result) -> dict[str, Any]:
+def change_data(change: TensorChange, result: Result) -> dict[str, Any]:
     """One tensor's change as JSON values."""
     where = place(change.name)
     return {
@@ -146,7 +146,7 @@ def as_csv(report: Report) -> str:
     return target.getvalue()
 
 
-def _row(path: str, change: Change, result: Result) -> list[object]:
+def _row(path: str, change: TensorChange, result: Result) -> list[object]:
     found = result if isinstance(result, Statistics) else None
     known = found if found is not None and found.comparable else None
     return [

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from git_theta.core.manifest import Entry
 from git_theta.reports.health import findings
-from git_theta.workflows.comparing.compare import Change, Comparison
+from git_theta.workflows.comparing.compare import Comparison, TensorChange
 from git_theta.workflows.comparing.statistics import Result, Statistics, Unknown, together
 
 
@@ -23,7 +23,7 @@ class ModelReport:
 
     path: str
     comparison: Comparison | None
-    changes: tuple[Change, ...] = ()
+    changes: tuple[TensorChange, ...] = ()
     results: tuple[Result, ...] = ()
     former_path: str | None = None
     modes: tuple[str | None, str | None] = (None, None)
@@ -61,7 +61,7 @@ class Report:
     models: tuple[ModelReport, ...]
 
 
-def ordered(changes: Sequence[Change], results: Sequence[Result], by: str) -> tuple[tuple[Change, ...], tuple[Result, ...]]:
+def ordered(changes: Sequence[TensorChange], results: Sequence[Result], by: str) -> tuple[tuple[TensorChange, ...], tuple[Result, ...]]:
     """Both, sorted: ``file`` (as they stand), ``name``, ``size``, or ``change`` (tensors with findings first,
     then new and lost ones, then by how far they moved).
     """
@@ -75,7 +75,7 @@ def ordered(changes: Sequence[Change], results: Sequence[Result], by: str) -> tu
     return tuple(change for change, _ in pairs), tuple(result for _, result in pairs)
 
 
-def _distance(pair: tuple[Change, Result]) -> tuple[int, float]:
+def _distance(pair: tuple[TensorChange, Result]) -> tuple[int, float]:
     change, result = pair
     relative = result.relative if isinstance(result, Statistics) else None
     if findings(change, result):

@@ -11,8 +11,8 @@ from git_theta.reports import health, numbers
 from git_theta.reports.folding import Folded, Row, flat, fold, types, updates
 from git_theta.reports.report import ModelReport
 from git_theta.workflows.comparing.compare import KINDS
-from git_theta.workflows.progress import size
 from git_theta.workflows.comparing.statistics import Statistics, Unknown
+from git_theta.workflows.progress import size
 
 MARKS = {"added": "+", "removed": "-", "modified": "~", "renamed": ">", "reshaped": "#", "retyped": "t"}
 COLOURS = {"added": "32", "removed": "31", "modified": "33", "renamed": "36", "reshaped": "35", "retyped": "35"}

@@ -19,7 +19,7 @@ from git_theta.core.names import display
 from git_theta.errors import ObjectDamaged, ThetaError, TransferError
 from git_theta.store.folder import FolderPlace
 from git_theta.store.local import LocalStore
-from git_theta.store.storage_url import Storage, parse_url
+from git_theta.store.storage_url import StorageUrl, parse_url
 
 if TYPE_CHECKING:
     import tensorstore
@@ -68,7 +68,7 @@ class BucketPlace:
 
     verifies = True  # every object is hashed before it is sent, and what is sent is signed or checked on its way
 
-    def __init__(self, storage: Storage, title: str, environment: Mapping[str, str], limits: Limits | None = None) -> None:
+    def __init__(self, storage: StorageUrl, title: str, environment: Mapping[str, str], limits: Limits | None = None) -> None:
         self._storage = storage
         self._limits = limits
         self._environment = environment
@@ -228,7 +228,7 @@ class BucketPlace:
                 future.cancel()
 
 
-def check_reachable(storage: Storage, environment: Mapping[str, str], title: str, limits: Limits | None = None) -> None:
+def check_reachable(storage: StorageUrl, environment: Mapping[str, str], title: str, limits: Limits | None = None) -> None:
     """:class:`TransferError` if nobody answers at the storage's address.
 
     TensorStore would go on trying for half a minute, and its libraries would write to standard error about credentials meanwhile.

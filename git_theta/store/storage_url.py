@@ -23,7 +23,7 @@ _REGION = re.compile(r"[a-z0-9-]+\Z")
 
 
 @dataclass(frozen=True, slots=True)
-class Storage:
+class StorageUrl:
     """A parsed URL of object storage: its scheme, host (with port) or bucket, path (decoded, without slashes around it) and options.
 
     Of ``file``, the path is a folder's.
@@ -79,7 +79,7 @@ class Storage:
         return service
 
 
-def parse_url(url: str) -> Storage:
+def parse_url(url: str) -> StorageUrl:
     """The parts of a storage URL; :class:`UsageError`, saying what is allowed, for anything else."""
     shown = display(url, 120)
     try:
@@ -98,7 +98,7 @@ def parse_url(url: str) -> Storage:
     if parts.scheme == "file":
         if host or not os.path.isabs(path):
             raise UsageError(f"'{shown}' must name an absolute path: file:///...")
-        return Storage("file", "", path.removeprefix("/") if os.name == "nt" else path, options)  # file:///C:/...
+        return StorageUrl("file", "", path.removeprefix("/") if os.name == "nt" else path, options)  # file:///C:/...
     if any("\ud800" <= letter <= "\udfff" for letter in path):
         raise UsageError(f"'{shown}' is not UTF-8")
     if {".", ".."} & set(path.split("/")):
@@ -106,11 +106,11 @@ def parse_url(url: str) -> Storage:
     if parts.scheme in ("s3", "gs"):
         if port is not None or not _BUCKET.match(parts.netloc):
             raise UsageError(f"'{shown}' names no bucket; it must read {parts.scheme}://BUCKET/PREFIX")
-        return Storage(parts.scheme, parts.netloc, path.strip("/"), options)
+        return StorageUrl(parts.scheme, parts.netloc, path.strip("/"), options)
     if not host or re.search(r"[\s/?#\\]", host):
         raise UsageError(f"'{shown}' names no host")
     host = f"[{host}]" if ":" in host else host  # IPv6
-    return Storage(parts.scheme, host if port is None else f"{host}:{port}", path.strip("/"), options)
+    return StorageUrl(parts.scheme, host if port is None else f"{host}:{port}", path.strip("/"), options)
 
 
 def _options(parts: SplitResult, shown: str) -> dict[str, str]:

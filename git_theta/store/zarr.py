@@ -33,7 +33,7 @@ _UNSAFE = re.compile(rb"[^A-Za-z0-9_.-]")
 _ERRORS = (ValueError, OSError, RuntimeError, KeyError, IndexError, NotImplementedError)  # what TensorStore's errors become in Python
 
 
-class Place:
+class ArrayFolder:
     """A folder, or a prefix of a bucket, that holds arrays; ``where`` is a path, or a URL as ``git theta remote set`` takes it."""
 
     def __init__(self, where: str, environment: Mapping[str, str]) -> None:

@@ -18,7 +18,7 @@ from git_theta.updates.dense import Dense
 if TYPE_CHECKING:
     from git_theta.core.contracts import Level, Update
     from git_theta.core.tensors import Spec, Tensor
-    from git_theta.updates.prediction.delta_plan import Plan
+    from git_theta.updates.prediction.delta_plan import DeltaPlan
 
 BUILT_IN = ("dense", "delta", "sparse", "low-rank", "ia3", "patch")
 _TEXT = 16 << 20  # bytes up to which a row of u8 is taken for text or the like
@@ -57,7 +57,7 @@ def estimates(tensor: Tensor, bases: Sequence[Tensor]) -> list[float]:
     sizes = []
     for base in bases:
         alike = base.shape == tensor.shape and delta_plan.predictable(tensor.spec, base.spec)
-        sizes.append(delta_plan.estimate(tensor, base, delta_plan.Plan(), _FEW)[0] if alike else float("inf"))
+        sizes.append(delta_plan.estimate(tensor, base, delta_plan.DeltaPlan(), _FEW)[0] if alike else float("inf"))
     return sizes
 
 
@@ -140,7 +140,7 @@ def _sparse_promises(tensor: Tensor, base: Tensor) -> float:
     return sparse.estimate(tensor, base, _SAMPLE)
 
 
-def _enter_delta(race: _Race, known: dict[str, Update], plan: Plan | None) -> None:
+def _enter_delta(race: _Race, known: dict[str, Update], plan: DeltaPlan | None) -> None:
     from git_theta.updates import delta
 
     if plan is not None and race.base is not None and "delta" in known:

@@ -20,10 +20,7 @@ from git_theta.core.contracts import Level
 from git_theta.core.tensors import Buffer, Encoded, Spec, Tensor
 from git_theta.errors import PayloadError
 from git_theta.updates import floats, planes
-from git_theta.updates.prediction import residual
-from git_theta.updates.prediction import runs
-from git_theta.updates.prediction import decay
-from git_theta.updates.prediction import delta_plan
+from git_theta.updates.prediction import decay, delta_plan, residual, runs
 
 _GROUPED, _ROWS, _CONVERTED, _DECAY = 1, 2, 4, 8
 _FACTOR = struct.Struct("<d")
@@ -47,13 +44,13 @@ class Delta:
         return _decode(payload, spec, base).data.cast("B")
 
 
-def encode(tensor: Tensor, base: Tensor, plan: delta_plan.Plan, level: Level) -> Encoded:
+def encode(tensor: Tensor, base: Tensor, plan: delta_plan.DeltaPlan, level: Level) -> Encoded:
     """The payload, as planned."""
     head = _head(plan, tensor.spec, base.spec)
     return _encode_in_place(head, tensor, base, plan, level) if plan.runs is None else _encode_rows(head, tensor, base, plan, level)
 
 
-def _encode_in_place(head: bytes, tensor: Tensor, base: Tensor, plan: delta_plan.Plan, level: Level) -> Encoded:
+def _encode_in_place(head: bytes, tensor: Tensor, base: Tensor, plan: delta_plan.DeltaPlan, level: Level) -> Encoded:
     target, source, changed = tensor.bits(), base.bits(), 0
     comparable = source.dtype == target.dtype
 
@@ -69,7 +66,7 @@ def _encode_in_place(head: bytes, tensor: Tensor, base: Tensor, plan: delta_plan
     return Encoded(chunks, f"changed={changed}" if comparable else "")
 
 
-def _encode_rows(head: bytes, tensor: Tensor, base: Tensor, plan: delta_plan.Plan, level: Level) -> Encoded:
+def _encode_rows(head: bytes, tensor: Tensor, base: Tensor, plan: delta_plan.DeltaPlan, level: Level) -> Encoded:
     assert plan.runs is not None
     width = delta_plan.row_width(tensor.spec, base.spec)
     paired = runs.Gathered(tensor.bits(), [(run.start, run.length) for run in plan.runs], width)
@@ -82,7 +79,7 @@ def _encode_rows(head: bytes, tensor: Tensor, base: Tensor, plan: delta_plan.Pla
     return Encoded(chunks, f"kept={paired.count // width},new={added.count // width}")
 
 
-def _head(plan: delta_plan.Plan, spec: Spec, base: Spec) -> bytes:
+def _head(plan: delta_plan.DeltaPlan, spec: Spec, base: Spec) -> bytes:
     flags = _GROUPED * bool(plan.group) | _ROWS * (plan.runs is not None)
     flags |= _CONVERTED * delta_plan.converted(spec, base) | _DECAY * (plan.decay is not None)
     fields = [bytes([flags])]
@@ -115,7 +112,7 @@ def _decode(payload: memoryview, spec: Spec, base: Tensor) -> np.ndarray:
     return out
 
 
-def _parse_head(payload: memoryview, spec: Spec, base: Spec) -> tuple[delta_plan.Plan, int]:
+def _parse_head(payload: memoryview, spec: Spec, base: Spec) -> tuple[delta_plan.DeltaPlan, int]:
     if not len(payload) or payload[0] > 15:
         raise PayloadError("this is not a delta, or one that a newer Git-Theta wrote")
     flags, position = payload[0], 1
@@ -136,4 +133,4 @@ def _parse_head(payload: memoryview, spec: Spec, base: Spec) -> tuple[delta_plan
         if not delta_plan.row_width(spec, base):
             raise PayloadError(f"the rows of {spec} cannot be based on those of {base}")
         aligned, position = runs.parse(payload, position, spec.shape[0], base.shape[0])
-    return delta_plan.Plan(found, aligned, spec.dtype if flags & _GROUPED else ""), position
+    return delta_plan.DeltaPlan(found, aligned, spec.dtype if flags & _GROUPED else ""), position

@@ -13,9 +13,7 @@ from git_theta.core.contracts import Level
 from git_theta.core.tensors import Buffer, Encoded, Spec, Tensor
 from git_theta.errors import PayloadError, UsageError
 from git_theta.updates import floats
-from git_theta.updates.prediction import residual
-from git_theta.updates.prediction import factors
-from git_theta.updates.prediction import sketch
+from git_theta.updates.prediction import factors, residual, sketch
 
 _GROUPED, _NO_RESIDUAL = 1, 2
 

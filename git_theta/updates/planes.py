@@ -35,7 +35,7 @@ _SMALL = 1 << 20  # bytes up to which importing numpy would take longer than doi
 _SIZE = struct.Struct("<I")
 
 
-class _Coders(threading.local):
+class _PlaneCoders(threading.local):
     """Compression contexts, one set a thread: they are costly to make and not to be shared."""
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class _Coders(threading.local):
         self.expand = zstandard.ZstdDecompressor(max_window_size=1 << 20)
 
 
-_coders = _Coders()
+_coders = _PlaneCoders()
 
 
 def encode(bits: np.ndarray, level: Level = "default") -> Iterator[Buffer]:

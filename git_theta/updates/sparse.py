@@ -21,8 +21,7 @@ from git_theta.core.contracts import Level
 from git_theta.core.tensors import Buffer, Encoded, Spec, Tensor
 from git_theta.errors import PayloadError, UsageError
 from git_theta.updates import floats, planes
-from git_theta.updates.prediction import residual
-from git_theta.updates.prediction import delta_plan
+from git_theta.updates.prediction import delta_plan, residual
 
 _BITS = 2
 _MOST = 0.25  # of the elements; above that it never pays

@@ -17,9 +17,7 @@ import pytest
 import safetensors.numpy
 from gitrepo import ROOT, Repo
 
-from git_theta.git.config import programs
-from git_theta.git.config import attributes
-from git_theta.git.config import config_file
+from git_theta.git.config import attributes, config_file, programs
 from git_theta.git.repository import discover
 
 USER = "# mine\n[user]\n\tname = A U Thor\n\temail = author@example.com\n[alias]\n\tst = status\n"

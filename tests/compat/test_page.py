@@ -15,7 +15,7 @@ from git_theta.core.manifest import Entry, Link, Manifest, ObjectRef
 from git_theta.git.history.commits import Commit
 from git_theta.reports import page
 from git_theta.reports.report import ModelReport, Report
-from git_theta.workflows.comparing.compare import Change, Comparison, compare
+from git_theta.workflows.comparing.compare import Comparison, TensorChange, compare
 from git_theta.workflows.comparing.log import Step
 from git_theta.workflows.comparing.statistics import Result, Statistics, Unknown
 
@@ -79,7 +79,7 @@ def names(layers: int) -> list[str]:
     return ["model.embed_tokens.weight", *inner, "model.norm.weight", "lm_head.weight"]
 
 
-def measured(change: Change, number: int) -> Result:
+def measured(change: TensorChange, number: int) -> Result:
     if not change.has_values:
         return None
     if number % 29 == 28:

@@ -13,10 +13,10 @@ from gitrepo import Repo
 from small_models import safetensors_file
 
 from git_theta.errors import GitError
-from git_theta.git.writing import index
-from git_theta.git.history.blobs import BlobReader
 from git_theta.git.command import run, run_code
+from git_theta.git.history.blobs import BlobReader
 from git_theta.git.repository import discover
+from git_theta.git.writing import index
 from git_theta.settings import Settings
 from git_theta.workflows.session import Session
 

@@ -47,7 +47,7 @@ class _Container(_Format, Protocol):
     def scan_inside(self, source: Source, depth: int) -> Layout: ...
 
 
-class Part:
+class SourceWindow:
     """A :class:`~git_theta.core.source.Source` over ``size`` bytes of another one."""
 
     __slots__ = ("_offset", "_source", "size")
@@ -78,7 +78,7 @@ def member(source: Source, offset: int, length: int, name: str, depth: int) -> t
     One extent of plain bytes unless it is a sound checkpoint of a known format with a tensor in it. Never raises for what the member holds.
     """
     if depth < DEPTH_LIMIT and length >= 8:
-        part = Part(source, offset, length)
+        part = SourceWindow(source, offset, length)
         head = part.read(0, min(_HEAD, length))
         for target, suffix in _FORMATS:
             if not name.lower().endswith(suffix):
@@ -107,7 +107,7 @@ def shifted(layout: Layout, offset: int, prefix: str) -> tuple[list[Extent], lis
     return list(bounded(extents)), [Checksum(offset + field.offset, offset + field.start, field.length) for field in layout.checksums]
 
 
-def _scan(found: _Format, part: Part, depth: int) -> Layout:
+def _scan(found: _Format, part: SourceWindow, depth: int) -> Layout:
     if hasattr(found, "scan_inside"):
         return cast("_Container", found).scan_inside(part, depth)
     return found.scan(part)

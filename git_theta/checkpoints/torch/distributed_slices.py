@@ -10,8 +10,8 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from git_theta.checkpoints.torch import pickle_reader
 from git_theta.checkpoints.assemble import NAME_LIMIT, RANK_LIMIT, assemble
+from git_theta.checkpoints.torch import pickle_reader
 from git_theta.checkpoints.torch.pickle_reader import Call, Pairs, PickleError
 from git_theta.core import dtypes
 from git_theta.core.layout import Layout

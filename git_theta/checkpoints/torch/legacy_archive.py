@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from git_theta.checkpoints.torch import pickle_reader
-from git_theta.checkpoints.torch import loaded
-from git_theta.checkpoints.torch import zip_archive
 from git_theta.checkpoints.assemble import assemble
-from git_theta.checkpoints.cursor import Cursor
-from git_theta.checkpoints.torch.pickle_reader import Call, Pairs, Persistent, PickleError
-from git_theta.checkpoints.torch.zip_archive import TorchArchive
-from git_theta.checkpoints.torch.pickle_tree import Storage, View, storage_of, views
 from git_theta.checkpoints.containers.zip_container import ZipEntry
+from git_theta.checkpoints.cursor import Cursor
+from git_theta.checkpoints.torch import loaded, pickle_reader, zip_archive
+from git_theta.checkpoints.torch.pickle_reader import Call, Pairs, Persistent, PickleError
+from git_theta.checkpoints.torch.pickle_tree import TorchStorage, View, storage_of, views
+from git_theta.checkpoints.torch.zip_archive import TorchArchive
 from git_theta.core import dtypes
 from git_theta.core.layout import Layout
 from git_theta.core.source import Source
@@ -93,9 +91,9 @@ def _pickle(cursor: Cursor) -> Any:
     return tree
 
 
-def _storages(seen: list[View], numbers: dict[str, int]) -> dict[str, tuple[Storage, list[View]]]:
+def _storages(seen: list[View], numbers: dict[str, int]) -> dict[str, tuple[TorchStorage, list[View]]]:
     """The listed storages as they were first described, each with the tensors that see it."""
-    found: dict[str, tuple[Storage, list[View]]] = {}
+    found: dict[str, tuple[TorchStorage, list[View]]] = {}
     for view in seen:
         node = view.node.arguments[0] if type(view.node) is Call else view.node
         storage = storage_of(node)
@@ -108,7 +106,7 @@ def _storages(seen: list[View], numbers: dict[str, int]) -> dict[str, tuple[Stor
     return found
 
 
-def _entry(cursor: Cursor, name: str, storage: Storage) -> ZipEntry:
+def _entry(cursor: Cursor, name: str, storage: TorchStorage) -> ZipEntry:
     """Where a storage lies: its number of elements, then these."""
     length = cursor.uint(8) * dtypes.get(storage.dtype).block_bytes
     return ZipEntry(name, True, cursor.skip(length), length, 0, ())

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
+from git_theta.checkpoints.containers.zip_container import ZipEntry
 from git_theta.checkpoints.torch import storage_values
 from git_theta.checkpoints.torch.pickle_reader import Call, Global, Items, Pairs
-from git_theta.checkpoints.torch.zip_archive import STORAGE_NAME, TorchArchive
 from git_theta.checkpoints.torch.pickle_tree import DEPTH_LIMIT, NAME_LIMIT, View, key_label
-from git_theta.checkpoints.containers.zip_container import ZipEntry
+from git_theta.checkpoints.torch.zip_archive import STORAGE_NAME, TorchArchive
 from git_theta.core import dtypes
 from git_theta.core.layout import unique_names
 from git_theta.core.source import Source

@@ -82,7 +82,7 @@ _HIDDEN = frozenset({"_parameters", "_buffers", "_modules", "_local_tensor"})
 
 
 # Named tuples, since there are many and making a frozen dataclass takes three times as long.
-class Storage(NamedTuple):
+class TorchStorage(NamedTuple):
     """What a pickle says of a storage: its ``key`` (entry ``data/<key>``), element type, and number of elements."""
 
     key: str
@@ -106,7 +106,7 @@ class View(NamedTuple):
     """
 
     name: str
-    storage: Storage
+    storage: TorchStorage
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
@@ -187,14 +187,14 @@ def _frame(path: str, node: Any, is_view: bool, slot: Slot | None) -> _Frame | N
     return None
 
 
-def storage_of(node: Any) -> Storage | None:
+def storage_of(node: Any) -> TorchStorage | None:
     """What a persistent id says: ``('storage', type, key, location, numel)``."""
     if type(node) is not Persistent or type(node.id) is not tuple or len(node.id) < 5:
         return None
     kind, storage_type, key, _, numel = node.id[:5]
     if kind != "storage" or type(storage_type) is not Global or type(key) is not str or not _is_size(numel):
         return None
-    return Storage(key, STORAGES.get(storage_type.name, "u8"), numel)
+    return TorchStorage(key, STORAGES.get(storage_type.name, "u8"), numel)
 
 
 def _view(name: str, node: Any, slot: Slot | None) -> View | None:
@@ -216,7 +216,7 @@ def _view(name: str, node: Any, slot: Slot | None) -> View | None:
             offset, shape, strides = 0, (storage.numel,), (1,)  # of a type unknown here: its bytes
         else:
             own = TYPES[dtype.name]
-            storage = Storage(storage.key, own, storage.numel // dtypes.get(own).block_bytes)
+            storage = TorchStorage(storage.key, own, storage.numel // dtypes.get(own).block_bytes)
     expected, contiguous = 1, True
     for size, stride in zip(reversed(shape), reversed(strides), strict=True):
         if stride != expected and size != 1:

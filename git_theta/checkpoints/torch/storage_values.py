@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from git_theta.checkpoints.torch.zip_archive import understand
 from git_theta.checkpoints.containers.zip_container import read_archives
+from git_theta.checkpoints.torch.zip_archive import understand
 from git_theta.core import dtypes
 from git_theta.core.source import Source
 from git_theta.errors import FormatError

@@ -10,13 +10,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from git_theta.checkpoints.torch import zip_archive
-from git_theta.checkpoints.torch.pickle_reader import Call, Global, Pairs, Persistent
-from git_theta.checkpoints.torch.pickle_writer import write
-from git_theta.checkpoints.torch.zip_archive import STORAGE_NAME, Part, TorchArchive
-from git_theta.checkpoints.torch.pickle_tree import NAME_LIMIT, STORAGES, TYPES, Slot, View, key_label
 from git_theta.checkpoints.containers.zip_container import ZipEntry, read_archives
 from git_theta.checkpoints.containers.zip_writer import write_archive
+from git_theta.checkpoints.torch import zip_archive
+from git_theta.checkpoints.torch.pickle_reader import Call, Global, Pairs, Persistent
+from git_theta.checkpoints.torch.pickle_tree import NAME_LIMIT, STORAGES, TYPES, Slot, View, key_label
+from git_theta.checkpoints.torch.pickle_writer import write
+from git_theta.checkpoints.torch.zip_archive import STORAGE_NAME, StoragePart, TorchArchive
 from git_theta.core import dtypes
 from git_theta.core.layout import Extent, Layout
 from git_theta.core.names import display
@@ -172,7 +172,7 @@ class _Rewrite:
         contents.sort(key=lambda item: item[0])
         return _file(self._archive.root, self._archive.tree, [(key, pieces) for _, key, pieces in contents])
 
-    def _change(self, entry: str, parts: Sequence[Part], extents: Sequence[Extent]) -> None:
+    def _change(self, entry: str, parts: Sequence[StoragePart], extents: Sequence[Extent]) -> None:
         """Give each tensor of a storage a storage of its own, or take it out."""
         shown = {id(view) for part in parts for view in part.views}
         for view in self._archive.views.get(entry, ()):
@@ -276,7 +276,7 @@ def _understood(like: Source) -> TorchArchive:
     return archive
 
 
-def _storages(archive: TorchArchive, layout: Layout) -> Iterator[tuple[str, list[Part], list[Extent]]]:
+def _storages(archive: TorchArchive, layout: Layout) -> Iterator[tuple[str, list[StoragePart], list[Extent]]]:
     """Every storage of ``layout``: its entry, its parts and their extents."""
     cut = [(name, zip_archive.parts(archive, name, entry)) for name, entry in archive.entries.items() if STORAGE_NAME.match(name)]
     if sum(len(parts) for _, parts in cut) != len(layout.extents):

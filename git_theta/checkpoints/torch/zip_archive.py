@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from git_theta.checkpoints.torch import pickle_reader
 from git_theta.checkpoints.assemble import bounded
 from git_theta.checkpoints.containers.stored_zip import finished, is_large, raw_extent
-from git_theta.checkpoints.torch.pickle_tree import View, views
 from git_theta.checkpoints.containers.zip_container import ZipArchive, ZipEntry, read_archives
+from git_theta.checkpoints.torch import pickle_reader
+from git_theta.checkpoints.torch.pickle_tree import View, views
 from git_theta.core import dtypes
 from git_theta.core.layout import Extent, Layout, unique_names
 from git_theta.core.source import Source
@@ -40,7 +40,7 @@ class TorchArchive:
     trouble: str = ""
 
 
-class Part(NamedTuple):
+class StoragePart(NamedTuple):
     """A run of a storage that is one tensor: its type and shape, and where it starts in the storage (in bytes).
 
     ``views`` are those that show exactly these bytes, in one and the same way; the first one names the part. If there are none, or
@@ -128,14 +128,14 @@ def _below(root: str, entries: Sequence[ZipEntry]) -> list[tuple[str, ZipEntry]]
     return list(zip(names, entries, strict=True))
 
 
-def parts(archive: TorchArchive, name: str, entry: ZipEntry) -> list[Part]:
+def parts(archive: TorchArchive, name: str, entry: ZipEntry) -> list[StoragePart]:
     """How the storage in entry ``name`` is cut: as a whole, or into the contiguous tensors that tile it exactly."""
     seen = archive.views.get(name)
     if not seen:
-        return [Part(name, (), "u8", (entry.length,), 0, entry.length)]
+        return [StoragePart(name, (), "u8", (entry.length,), 0, entry.length)]
     fitting = [view for view in seen if _fits(view, entry.length)]
     if archive.big_endian or not fitting:
-        return [Part(seen[0].name, (), "u8", (entry.length,), 0, entry.length)]
+        return [StoragePart(seen[0].name, (), "u8", (entry.length,), 0, entry.length)]
     whole = next((view for view in fitting if view.full), None)
     if whole:
         return [_part(whole, fitting)]
@@ -148,9 +148,9 @@ def _fits(view: View, length: int) -> bool:
     return view.storage.numel * width == length and not (view.contiguous and view.offset + view.numel > view.storage.numel)
 
 
-def _part(first: View, others: Sequence[View]) -> Part:
+def _part(first: View, others: Sequence[View]) -> StoragePart:
     width = dtypes.get(first.storage.dtype).block_bytes
-    return Part(first.name, _like(first, others), first.storage.dtype, _shape(first), first.offset * width, first.numel * width)
+    return StoragePart(first.name, _like(first, others), first.storage.dtype, _shape(first), first.offset * width, first.numel * width)
 
 
 def _like(first: View, others: Sequence[View]) -> tuple[View, ...]:
@@ -168,12 +168,12 @@ def _shape(view: View) -> tuple[int, ...]:
     return view.shape
 
 
-def _flat(fitting: Sequence[View], length: int) -> Part:
+def _flat(fitting: Sequence[View], length: int) -> StoragePart:
     first = fitting[0]
-    return Part(first.name, _like(first, fitting), first.storage.dtype, (first.storage.numel,), 0, length)
+    return StoragePart(first.name, _like(first, fitting), first.storage.dtype, (first.storage.numel,), 0, length)
 
 
-def _tiles(fitting: Sequence[View], length: int) -> list[Part]:
+def _tiles(fitting: Sequence[View], length: int) -> list[StoragePart]:
     """One part per tensor if contiguous ones of one type cover the storage without gap or overlap, else none."""
     tiles: dict[int, list[View]] = {}
     for view in fitting:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from git_theta.checkpoints.torch import distributed_slices
-from git_theta.checkpoints.torch import loaded
-from git_theta.checkpoints.torch import writer
-from git_theta.checkpoints.torch import zip_archive
 from git_theta.checkpoints.containers.zip_container import read_archives
+from git_theta.checkpoints.torch import distributed_slices, loaded, writer, zip_archive
 from git_theta.core.layout import Layout
 from git_theta.core.source import Source
 from git_theta.core.tensors import Buffer, Contents, Tensor

@@ -335,7 +335,7 @@ def base_in(values: Mapping[str, str]) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class AttributeRule:
     """A line that has files stored by Git-Theta: its file, its number there (from 1), the folder its pattern counts from, the pattern."""
 
     file: Path
@@ -344,7 +344,7 @@ class Rule:
     pattern: str
 
 
-def rules(repository: Repository, paths: Iterable[str]) -> list[Rule]:
+def rules(repository: Repository, paths: Iterable[str]) -> list[AttributeRule]:
     """Every line that says ``filter=theta``, itself or through a macro; the last that matches a path wins.
 
     ``paths`` are those of the working tree (from its top), among which the attribute files are.
@@ -352,7 +352,7 @@ def rules(repository: Repository, paths: Iterable[str]) -> list[Rule]:
     every = list(_files(repository, paths))
     macros = {line.macro for _, file in every for line in file.lines if line.macro and line.tracks}
     return [
-        Rule(file.path, number, folder, line.pattern)
+        AttributeRule(file.path, number, folder, line.pattern)
         for folder, file in every
         for number, line in enumerate(file.lines, start=1)
         if line.pattern and not line.macro and (line.tracks or macros.intersection(line.words))

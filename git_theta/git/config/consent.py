@@ -27,7 +27,7 @@ _OWN = r"^(theta\.confirmedurl|lfs\.(push)?url|lfs\.standalonetransferagent|remo
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class OfferedUrls:
     """What the repository's own files say: its object ``storage``, ``mirrors``, Git LFS servers by key.
 
     ``confirmed`` is what the user has agreed to; ``overridden`` are the keys that the user's own config sets, which counts for git-lfs.
@@ -73,7 +73,7 @@ class Offer:
         return [url for url in dict.fromkeys(urls) if url and url not in self.confirmed]
 
 
-def read(repository: Repository) -> Offer:
+def read(repository: Repository) -> OfferedUrls:
     """What the working tree's files say, else the index's, else HEAD's; and the user's own config."""
     theirs, lfs_file = _files(repository, (FILE, _LFS_FILE))
     lfs = [(key, text) for key, text in lfs_file if key in ("lfs.url", "lfs.pushurl") or key.rpartition(".")[2] in _LFS_KEYS]
@@ -84,7 +84,7 @@ def read(repository: Repository) -> Offer:
         )
     )
     storage = [text for key, text in theirs if key == "theta.url"]
-    return Offer(
+    return OfferedUrls(
         storage[-1] if storage else "",
         tuple(text for key, text in theirs if key == "theta.mirror"),
         tuple(lfs),

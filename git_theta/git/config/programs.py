@@ -48,7 +48,7 @@ _SINGLE_SHOT = ("filter.theta.clean", "filter.theta.smudge")  # git ignores them
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ConfigChange:
     """What installing or removing means for one scope: values to write, keys to remove, and values of others in the way."""
 
     write: tuple[tuple[str, str], ...] = ()
@@ -154,7 +154,7 @@ def _is_obsolete(value: Value) -> bool:
     return value.text is not None and _OBSOLETE.get(value.key) == value.text
 
 
-def plan_install(present: Sequence[Value], words: Sequence[str], skip_smudge: bool, alias_taken: bool) -> Change:
+def plan_install(present: Sequence[Value], words: Sequence[str], skip_smudge: bool, alias_taken: bool) -> ConfigChange:
     """How to install in a scope that holds ``present``. ``alias_taken``: some scope has a ``git theta`` of the user's own."""
     desired = wanted(words, skip_smudge)
     if not alias_taken:
@@ -162,19 +162,19 @@ def plan_install(present: Sequence[Value], words: Sequence[str], skip_smudge: bo
     write = tuple((key, text) for key, text in desired.items() if [value.text for value in present if value.key == key] != [text])
     remove = tuple(value for value in present if value.key not in desired and _is_obsolete(value))
     clashing = tuple(value for value in present if value.key in (*desired, *_SINGLE_SHOT) and value not in remove)
-    return Change(write, remove, tuple(value for value in clashing if value.text != desired.get(value.key) and not is_ours(value)))
+    return ConfigChange(write, remove, tuple(value for value in clashing if value.text != desired.get(value.key) and not is_ours(value)))
 
 
-def plan_uninstall(present: Sequence[Value]) -> Change:
+def plan_uninstall(present: Sequence[Value]) -> ConfigChange:
     """How to remove from a scope what ``install`` wrote there, and nothing else."""
     ours = [value for value in present if is_ours(value)]
     if any(value.key in (PROCESS, *_SINGLE_SHOT) for value in ours):
         ours += [value for value in present if value.key == REQUIRED and value.text == "true"]
     # What is left under our names is the user's own: a filter, a diff driver, an alias.
-    return Change(remove=tuple(ours), foreign=tuple(value for value in present if value not in ours))
+    return ConfigChange(remove=tuple(ours), foreign=tuple(value for value in present if value not in ours))
 
 
-def apply(change: Change, scope: Scope, force: bool = False) -> None:
+def apply(change: ConfigChange, scope: Scope, force: bool = False) -> None:
     """Carry out a plan; with ``force`` what is in the way is removed first."""
     for value in (*change.remove, *(change.foreign if force else ())):
         config_file.unset(scope, value)

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
-from git_theta.core import lfs_pointer
-from git_theta.core import earlier_release
+from git_theta.core import earlier_release, lfs_pointer
 from git_theta.core.manifest import is_manifest
 from git_theta.errors import GitError
 from git_theta.git.command import launch, run
@@ -21,7 +20,7 @@ _WHOLE = 16 << 20  # blobs up to this size come through one process; of larger o
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TrackedFile:
     """A file that git has at ``path`` (from the top): its mode and its blob.
 
     ``unmerged``: the index holds several sides of it. ``left_out``: a sparse checkout does not write it.
@@ -40,7 +39,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
+class BlobContent:
     """A blob of ``size`` bytes; ``data`` is all of it if it is a manifest, else at least its first 1024 bytes (fewer if it is shorter)."""
 
     size: int
@@ -62,17 +61,17 @@ class Content:
         return lfs_pointer.is_pointer(self.size, self.data)
 
 
-def in_index(listing: bytes) -> list[Entry]:
+def in_index(listing: bytes) -> list[TrackedFile]:
     """The ordinary files in ``git ls-files --stage -z``, one entry for each path (of an unmerged one: our side's)."""
     return [entry for entry in with_links(listing) if not entry.is_link]
 
 
-def with_links(listing: bytes) -> list[Entry]:
+def with_links(listing: bytes) -> list[TrackedFile]:
     """As :func:`in_index`, with symbolic links. The listing may be one of ``ls-files -t``, which tells what is left out."""
-    found: dict[str, Entry] = {}
+    found: dict[str, TrackedFile] = {}
     for tag, mode, blob, stage, path in _split(listing):
         if mode.startswith(("100", "120")) and (stage in ("0", "2") or path not in found):
-            found[path] = Entry(path, mode, blob, stage != "0", tag in ("S", "s"))
+            found[path] = TrackedFile(path, mode, blob, stage != "0", tag in ("S", "s"))
     return list(found.values())
 
 
@@ -84,7 +83,7 @@ def _split(listing: bytes) -> Iterator[tuple[str, str, str, str, str]]:
             yield "".join(tag), mode, blob, stage, os.fsdecode(path)
 
 
-def read(repository: Repository, blobs: Iterable[str]) -> Iterator[tuple[str, Content]]:
+def read(repository: Repository, blobs: Iterable[str]) -> Iterator[tuple[str, BlobContent]]:
     """The contents of ``blobs``, each once; those that git has not (as in a partial clone that is offline) are left out."""
     every = list(dict.fromkeys(blobs))
     where = repository.git_dir
@@ -98,10 +97,10 @@ def read(repository: Repository, blobs: Iterable[str]) -> Iterator[tuple[str, Co
     yield from _batch(repository, [blob for blob in every if sizes.get(blob, _WHOLE + 1) <= _WHOLE])
     for blob in every:
         if sizes.get(blob, 0) > _WHOLE:
-            yield blob, Content(sizes[blob], _large(repository, blob))
+            yield blob, BlobContent(sizes[blob], _large(repository, blob))
 
 
-def _batch(repository: Repository, blobs: Sequence[str]) -> Iterator[tuple[str, Content]]:
+def _batch(repository: Repository, blobs: Sequence[str]) -> Iterator[tuple[str, BlobContent]]:
     if not blobs:
         return
     with launch(["cat-file", "--batch"], cwd=repository.git_dir, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -115,7 +114,7 @@ def _batch(repository: Repository, blobs: Sequence[str]) -> Iterator[tuple[str, 
                     raise GitError(f"git cat-file stopped at blob {blob}")
                 size = int(words[2])
                 data = stdout.read(size + 1)[:-1]
-                yield blob, Content(size, data if is_manifest(data) else data[:HEAD])
+                yield blob, BlobContent(size, data if is_manifest(data) else data[:HEAD])
         finally:
             process.kill()
             feeder.join()

@@ -16,8 +16,8 @@ from typing import IO, cast
 
 from git_theta.core.manifest import MAGIC, is_manifest
 from git_theta.errors import GitError
-from git_theta.git.history.blobs import SIZE_LIMIT
 from git_theta.git.command import launch, run, run_code
+from git_theta.git.history.blobs import SIZE_LIMIT
 from git_theta.git.repository import Repository
 
 _SMALLEST = len(MAGIC) + 60  # no manifest is shorter than its header

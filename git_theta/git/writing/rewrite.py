@@ -19,8 +19,8 @@ from typing import IO, Any, cast
 
 from git_theta.core.names import display
 from git_theta.errors import GitError, UsageError
-from git_theta.git.history import roots
 from git_theta.git.command import launch, run, run_code
+from git_theta.git.history import roots
 from git_theta.git.history.manifest_scan import git
 from git_theta.git.repository import Repository
 
@@ -51,7 +51,7 @@ _UNFINISHED = {
 
 
 @dataclass(frozen=True, slots=True)
-class FileChange:
+class BlobChange:
     """A file that a commit has otherwise than its first parent; ``blob`` is empty where it is gone (so is ``mode`` then)."""
 
     path: str
@@ -65,12 +65,12 @@ class FileChange:
 
 
 @dataclass(frozen=True, slots=True)
-class Commit:
+class CommitChanges:
     """A commit that is about to be rewritten: its id, its parents', and its files as changes to the first parent's."""
 
     oid: str
     parents: tuple[str, ...]
-    changes: tuple[FileChange, ...]
+    changes: tuple[BlobChange, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +181,7 @@ def signatures(repository: Repository, rewritten: Rewritten) -> int:
     return count
 
 
-class Scratch:
+class RewriteScratch:
     """A repository in ``folder`` that sees the real one's objects. New objects go into the real one if it is to ``keep`` them."""
 
     def __init__(self, repository: Repository, folder: Path, keep: bool) -> None:
@@ -209,13 +209,13 @@ class Scratch:
         asked = "".join(f"{blob}\n" for blob in blobs).encode("ascii")
         return sum(map(int, self.git(["cat-file", "--batch-check=%(objectsize:disk)"], asked).split())) if asked else 0
 
-    def rewrite(self, chosen: Sequence[Ref], change: Callable[[Commit], Sequence[FileChange]]) -> Rewritten:
+    def rewrite(self, chosen: Sequence[Ref], change: Callable[[CommitChanges], Sequence[BlobChange]]) -> Rewritten:
         """Make the new history of ``chosen``: ``change`` says what each commit's changes are to be, parents come first.
 
         They are changes to what was made of the first parent.
         """
         marks = self.git_dir / "marks"
-        work = _Work(change)
+        work = _RewriteWork(change)
         with tempfile.TemporaryFile() as words, _exporting(self.repository, chosen, words) as source:
             options = ["fast-import", "--quiet", "--force", "--date-format=raw-permissive", f"--export-marks={marks}"]
             importer = launch(
@@ -241,7 +241,7 @@ class Scratch:
                 raise GitError(f"git fast-import failed: {_reason(words)}")
         return self._outcome(chosen, work, marks)
 
-    def _outcome(self, chosen: Sequence[Ref], work: _Work, marks: Path) -> Rewritten:
+    def _outcome(self, chosen: Sequence[Ref], work: _RewriteWork, marks: Path) -> Rewritten:
         made = dict(line.split(" ") for line in marks.read_text("ascii").splitlines()) if marks.exists() else {}
         new = {old: made[f":{mark}"] for mark, old in work.old.items()}
         commits = dict(new)
@@ -260,10 +260,10 @@ class Scratch:
         return new[oid]
 
 
-class _Work:
+class _RewriteWork:
     """What the parser calls for each element of the stream. ``old`` holds the original of each commit that is made, by its mark."""
 
-    def __init__(self, change: Callable[[Commit], Sequence[FileChange]]) -> None:
+    def __init__(self, change: Callable[[CommitChanges], Sequence[BlobChange]]) -> None:
         self._change = change
         self.old: dict[int, str] = {}
 
@@ -280,7 +280,7 @@ class _Work:
     def _commit(self, commit: Any, _: object) -> None:
         given = tuple(map(_plain, commit.file_changes))
         parents = tuple(self.old[parent] if isinstance(parent, int) else parent.decode("ascii") for parent in commit.parents)
-        wanted = self._change(Commit(commit.original_id.decode("ascii"), parents, given))
+        wanted = self._change(CommitChanges(commit.original_id.decode("ascii"), parents, given))
         if set(wanted) == set(given) and not any(isinstance(parent, int) for parent in commit.parents):
             commit.skip(commit.original_id)
             return
@@ -294,18 +294,18 @@ class _Work:
         if isinstance(reset.from_ref, bytes):
             reset.skip()
 
-    def _changed(self, change: FileChange) -> Any:
+    def _changed(self, change: BlobChange) -> Any:
         path = change.path.encode("utf-8", "surrogateescape")
         if not change.blob:
             return self._file_change(b"D", path)
         return self._file_change(b"M", path, change.blob.encode("ascii"), change.mode.encode("ascii"))
 
 
-def _plain(change: Any) -> FileChange:
+def _plain(change: Any) -> BlobChange:
     path = change.filename.decode("utf-8", "surrogateescape")
     if change.type == b"D":
-        return FileChange(path)
-    return FileChange(path, change.mode.decode("ascii"), change.blob_id.decode("ascii"))
+        return BlobChange(path)
+    return BlobChange(path, change.mode.decode("ascii"), change.blob_id.decode("ascii"))
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from git_theta.merges.numerics.rounding import Scratch, narrow, widen
+from git_theta.merges.numerics.rounding import BlockScratch, narrow, widen
 
 BLOCK = 1 << 15
 """Elements a block (256 KiB of float64); a multiple of 8, as the random masks want."""
@@ -58,7 +58,7 @@ def elementwise(like: np.ndarray, inputs: Sequence[np.ndarray], kernel: Kernel, 
     for start, parts in blocks(inputs, row):
         with np.errstate(all="ignore"):
             values = kernel(start, parts)
-        scratch = scratch or Scratch(values.size)
+        scratch = scratch or BlockScratch(values.size)
         narrow(values, target[start : start + values.size], scratch)
     return result
 

@@ -19,7 +19,7 @@ import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
-class Stream:
+class RandomStream:
     """An endless sequence of 32-bit numbers; ``key`` is a Philox key."""
 
     key: tuple[int, int]
@@ -37,7 +37,7 @@ class Stream:
         return kept
 
 
-def stream(seed: int, *labels: str) -> Stream:
+def stream(seed: int, *labels: str) -> RandomStream:
     """The stream of ``seed`` and ``labels`` (such as a tensor's name and a side's digest)."""
     hasher = blake3.blake3(b"git-theta random 1")
     for part in (str(seed), *labels):
@@ -45,4 +45,4 @@ def stream(seed: int, *labels: str) -> Stream:
         hasher.update(len(data).to_bytes(8, "little"))
         hasher.update(data)
     digest = hasher.digest()
-    return Stream((int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:16], "little")))
+    return RandomStream((int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:16], "little")))

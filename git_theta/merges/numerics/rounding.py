@@ -39,7 +39,7 @@ def widen(values: np.ndarray, out: np.ndarray) -> np.ndarray:
     return out
 
 
-def narrow(values: np.ndarray, out: np.ndarray, scratch: Scratch | None = None) -> None:
+def narrow(values: np.ndarray, out: np.ndarray, scratch: BlockScratch | None = None) -> None:
     """``values`` (float64, 1-D) rounded once, to nearest with ties to even, into ``out`` (any supported type).
 
     Too large values become what the type has for them: infinity, else NaN. A NaN gets one fixed bit pattern, because its
@@ -59,7 +59,7 @@ def narrow(values: np.ndarray, out: np.ndarray, scratch: Scratch | None = None) 
 _NOWHERE = np.empty(0, np.intp)
 
 
-class Scratch:
+class BlockScratch:
     """Working memory of :func:`narrow` for blocks of up to ``size`` elements. One thread's own."""
 
     __slots__ = ("back", "inexact", "single")
@@ -70,12 +70,12 @@ class Scratch:
         self.inexact = np.empty(size, np.bool_)
 
 
-def to_odd(values: np.ndarray, scratch: Scratch | None = None) -> np.ndarray:
+def to_odd(values: np.ndarray, scratch: BlockScratch | None = None) -> np.ndarray:
     """``values`` (float64) as float32: exact ones unchanged, each other one as that neighbour whose last bit is 1.
 
     The result lies in ``scratch`` where one is given.
     """
-    scratch = scratch or Scratch(values.size)
+    scratch = scratch or BlockScratch(values.size)
     single, back, inexact = scratch.single[: values.size], scratch.back[: values.size], scratch.inexact[: values.size]
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         np.copyto(single, values, casting="same_kind")

@@ -10,8 +10,8 @@ import numpy as np
 from git_theta.core.contracts import MergeCase, Option
 from git_theta.errors import MergeError
 from git_theta.merges.numerics.blocks import canonical, elementwise, total
-from git_theta.merges.strategies.formula import Formula
 from git_theta.merges.options import REQUIRED, number, per_side
+from git_theta.merges.strategies.formula import Formula
 
 WEIGHTS = Option("weights", "floats", None, "one weight a side, in the order of the sides (default: equal)", minimum=-100, maximum=100)
 

@@ -10,8 +10,8 @@ import numpy as np
 from git_theta.core.contracts import MergeCase, Option
 from git_theta.merges.numerics import elementary
 from git_theta.merges.numerics.blocks import blocks, canonical, elementwise, flat, order_statistics, total, tree_sum
-from git_theta.merges.strategies.formula import Formula
 from git_theta.merges.options import number
+from git_theta.merges.strategies.formula import Formula
 from git_theta.merges.strategies.sparsify import magnitudes, row_length, share
 from git_theta.merges.strategies.spherical import inner_products
 from git_theta.merges.strategies.task_vectors import elected_mean, in_order, moved

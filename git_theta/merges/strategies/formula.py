@@ -10,8 +10,8 @@ import numpy as np
 from git_theta.core.contracts import MergeCase, Option
 from git_theta.core.names import display
 from git_theta.errors import MergeError
-from git_theta.merges.options import complete
 from git_theta.merges.numerics.rounding import supported
+from git_theta.merges.options import complete
 
 Compute = Callable[[MergeCase, Mapping[str, object]], np.ndarray]
 _ORDINAL = {0: "ours", 1: "theirs"}

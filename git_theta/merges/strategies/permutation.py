@@ -15,10 +15,10 @@ import numpy as np
 from git_theta.core.contracts import MergeCase, Option
 from git_theta.core.names import display
 from git_theta.errors import MergeError
+from git_theta.merges.options import complete, number
 from git_theta.merges.strategies.averages import mean
 from git_theta.merges.strategies.formula import Formula, computable
-from git_theta.merges.options import complete, number
-from git_theta.merges.strategies.permutation_spec import Group, derive
+from git_theta.merges.strategies.permutation_spec import AxisGroup, derive
 from git_theta.merges.strategies.spherical import STRATEGIES as SPHERICAL
 
 Tensors = Mapping[str, np.ndarray]
@@ -61,7 +61,7 @@ class Permute(Formula):
         return ours, reorder(groups, orders, theirs)
 
 
-def match(groups: Sequence[Group], ours: Tensors, theirs: Tensors, max_iter: int = 100) -> list[np.ndarray]:
+def match(groups: Sequence[AxisGroup], ours: Tensors, theirs: Tensors, max_iter: int = 100) -> list[np.ndarray]:
     """Per group the order of theirs' units (indices into them) that resembles ours most, by inner products of weights."""
     linear_sum_assignment = _assignment()
     involved = {place.tensor for group in groups for place in group.places}
@@ -95,7 +95,7 @@ def match(groups: Sequence[Group], ours: Tensors, theirs: Tensors, max_iter: int
     return orders
 
 
-def reorder(groups: Sequence[Group], orders: Sequence[np.ndarray], tensors: Tensors) -> dict[str, np.ndarray]:
+def reorder(groups: Sequence[AxisGroup], orders: Sequence[np.ndarray], tensors: Tensors) -> dict[str, np.ndarray]:
     """``tensors`` with each group's units in the given order; exact, since values only change places."""
     result = dict(tensors)
     for group, order in zip(groups, orders, strict=True):

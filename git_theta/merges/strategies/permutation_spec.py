@@ -19,7 +19,7 @@ from git_theta.errors import MergeError
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class TensorAxis:
     """One axis of one tensor."""
 
     tensor: str
@@ -27,12 +27,12 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class AxisGroup:
     """``size`` units that can be reordered; along each place's axis, equal runs of consecutive elements belong to them."""
 
     name: str
     size: int
-    places: tuple[Place, ...]
+    places: tuple[TensorAxis, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ _PARAMETER = ("weight", "kernel", "bias", "scale", "gamma", "beta", "running_mea
 _NUMBER = re.compile(r"\d+")
 
 
-def derive(shapes: Shapes, heads: int = 0, kv_heads: int = 0) -> tuple[Group, ...]:
+def derive(shapes: Shapes, heads: int = 0, kv_heads: int = 0) -> tuple[AxisGroup, ...]:
     """The groups of a model with float tensors of these ``shapes``; :class:`MergeError` when none can be told.
 
     ``heads``: attention heads in every layer (0: leave heads in place), ``kv_heads``: key and value heads (0: as many).
@@ -119,7 +119,7 @@ def _layers(shapes: Shapes) -> dict[str, _Layer]:
 # Transformer blocks
 
 
-def _feed_forward_groups(shapes: Shapes) -> list[Group]:
+def _feed_forward_groups(shapes: Shapes) -> list[AxisGroup]:
     layers, groups, used = _layers(shapes), [], set[str]()
     for ups, down in _FEED_FORWARD:
         for module in layers:
@@ -143,7 +143,7 @@ def _prefix(module: str, suffix: str) -> str | None:
     return module[: -len(suffix)] if module.endswith("." + suffix) else None
 
 
-def _hidden_group(shapes: Shapes, prefix: str, ups: list[_Layer], down: _Layer) -> Group | None:
+def _hidden_group(shapes: Shapes, prefix: str, ups: list[_Layer], down: _Layer) -> AxisGroup | None:
     turned = _turned(ups[0], down)
     if turned is None or any(layer.convolution for layer in (*ups, down)):
         return None
@@ -151,14 +151,14 @@ def _hidden_group(shapes: Shapes, prefix: str, ups: list[_Layer], down: _Layer) 
     size, outer = shapes[ups[0].weight][out_axis], shapes[ups[0].weight][in_axis]
     if size == outer or any(shapes[up.weight] != shapes[ups[0].weight] for up in ups):
         return None  # square matrices could follow one another in any order
-    places = [Place(up.weight, out_axis) for up in ups]
-    places += [Place(f"{up.module}.bias", 0) for up in ups if shapes.get(f"{up.module}.bias") == (size,)]
-    places.append(Place(down.weight, in_axis))
+    places = [TensorAxis(up.weight, out_axis) for up in ups]
+    places += [TensorAxis(f"{up.module}.bias", 0) for up in ups if shapes.get(f"{up.module}.bias") == (size,)]
+    places.append(TensorAxis(down.weight, in_axis))
     # Anything else of that size inside the block (a norm between the two, a third matrix) would have to move too.
     known = {place.tensor for place in places}
     if any(size in shape for name, shape in shapes.items() if name.startswith(prefix) and name not in known):
         return None
-    return Group(ups[0].module, size, tuple(places))
+    return AxisGroup(ups[0].module, size, tuple(places))
 
 
 def _turned(up: _Layer, down: _Layer) -> bool | None:
@@ -168,7 +168,7 @@ def _turned(up: _Layer, down: _Layer) -> bool | None:
     return "c_fc" in up.module
 
 
-def _head_groups(shapes: Shapes, heads: int, kv_heads: int) -> list[Group]:
+def _head_groups(shapes: Shapes, heads: int, kv_heads: int) -> list[AxisGroup]:
     if any("relative_attention_bias" in name for name in shapes):
         raise MergeError("attention heads here have a position bias of their own, which permute cannot move; leave heads out")
     layers, groups = _layers(shapes), []
@@ -187,10 +187,10 @@ def _head_groups(shapes: Shapes, heads: int, kv_heads: int) -> list[Group]:
                 raise MergeError(f"the norm {odd[0]} spans several heads, which permute cannot move; leave heads out")
             if query.outputs % heads or key.outputs % kv_heads or value.outputs % kv_heads or output.inputs % heads:
                 raise MergeError(f"the attention of {module} does not divide into {heads} heads ({kv_heads} for keys and values)")
-            places = [Place(part.weight, part.out_axis) for part in (query, key, value)]
+            places = [TensorAxis(part.weight, part.out_axis) for part in (query, key, value)]
             biases = (f"{part.module}.bias" for part in (query, key, value))
-            places += [Place(bias, 0) for bias in biases if bias in shapes]
-            groups.append(Group(f"{module} heads", kv_heads, (*places, Place(output.weight, output.in_axis))))
+            places += [TensorAxis(bias, 0) for bias in biases if bias in shapes]
+            groups.append(AxisGroup(f"{module} heads", kv_heads, (*places, TensorAxis(output.weight, output.in_axis))))
     if not groups:
         raise MergeError("no separate query, key and value matrices were recognised, so heads cannot be reordered; leave heads out")
     return groups
@@ -199,16 +199,16 @@ def _head_groups(shapes: Shapes, heads: int, kv_heads: int) -> list[Group]:
 # Plain feed-forward networks
 
 
-def _chain_groups(shapes: Shapes) -> tuple[Group, ...]:
+def _chain_groups(shapes: Shapes) -> tuple[AxisGroup, ...]:
     if any(_NOT_PLAIN.search(name.lower()) for name in shapes):
         return ()
     layers = list(_layers(shapes).values())
     order = _order(layers)
     if len(order) < 2:
         return ()
-    places: list[list[Place]] = [[Place(layer.weight, layer.out_axis)] for layer in order]
+    places: list[list[TensorAxis]] = [[TensorAxis(layer.weight, layer.out_axis)] for layer in order]
     for position, layer in enumerate(order[1:]):
-        places[position].append(Place(layer.weight, layer.in_axis))
+        places[position].append(TensorAxis(layer.weight, layer.in_axis))
     weights = {layer.weight for layer in order}
     for name, shape in shapes.items():
         if name in weights or not shape:
@@ -217,8 +217,8 @@ def _chain_groups(shapes: Shapes) -> tuple[Group, ...]:
         if home is None:
             return ()
         if home >= 0:
-            places[home].append(Place(name, 0))
-    return tuple(Group(layer.module, layer.outputs, tuple(found)) for layer, found in zip(order[:-1], places[:-1], strict=True))
+            places[home].append(TensorAxis(name, 0))
+    return tuple(AxisGroup(layer.module, layer.outputs, tuple(found)) for layer, found in zip(order[:-1], places[:-1], strict=True))
 
 
 def _order(layers: list[_Layer]) -> list[_Layer]:

@@ -14,7 +14,7 @@ import numpy as np
 from git_theta.core.digest import digest
 from git_theta.errors import MergeError
 from git_theta.merges.numerics.blocks import blocks, columns, flat, order_statistics
-from git_theta.merges.numerics.counter_random import Stream, stream
+from git_theta.merges.numerics.counter_random import RandomStream, stream
 from git_theta.merges.options import number
 
 Sparsifier = Callable[[int, np.ndarray], None]
@@ -60,7 +60,7 @@ def band(base: np.ndarray, side: np.ndarray, density: float, gamma: float) -> Sp
     return apply
 
 
-def drop(random: Stream, density: float) -> Sparsifier:
+def drop(random: RandomStream, density: float) -> Sparsifier:
     """Keep each element with probability ``density`` and divide it by that: DARE, arXiv 2311.03099."""
 
     def apply(start: int, delta: np.ndarray) -> None:
@@ -70,7 +70,7 @@ def drop(random: Stream, density: float) -> Sparsifier:
     return apply
 
 
-def magprune(random: Stream, density: float, epsilon: float, row: int) -> Sparsifier:
+def magprune(random: RandomStream, density: float, epsilon: float, row: int) -> Sparsifier:
     """Keep an element with a probability p that grows with its rank in its row, and divide it by p: DELLA, arXiv 2406.11617.
 
     p runs evenly from density - epsilon for the smallest magnitude of a row of ``row`` elements to density + epsilon for the largest
@@ -91,7 +91,7 @@ def magprune(random: Stream, density: float, epsilon: float, row: int) -> Sparsi
     return apply
 
 
-def mask_stream(options: Mapping[str, object], name: str, side: np.ndarray) -> Stream:
+def mask_stream(options: Mapping[str, object], name: str, side: np.ndarray) -> RandomStream:
     """The random numbers for one side of the tensor ``name``: from the seed, the name and the digest of the side's bytes.
 
     By digest and not by place, so that the result is the same whichever way round the branches are named.

@@ -13,11 +13,11 @@ import numpy as np
 
 from git_theta.core.contracts import MergeCase, Option
 from git_theta.errors import MergeError
-from git_theta.merges.strategies.averages import WEIGHTS, mean
 from git_theta.merges.numerics.blocks import canonical, elementwise, gram, total
 from git_theta.merges.numerics.elementary import acos, cos, sin
-from git_theta.merges.strategies.formula import Formula, shown
 from git_theta.merges.options import number, per_side
+from git_theta.merges.strategies.averages import WEIGHTS, mean
+from git_theta.merges.strategies.formula import Formula, shown
 
 _NEARLY_PARALLEL = 0.9995
 

@@ -16,11 +16,11 @@ import numpy as np
 
 from git_theta.core.contracts import MergeCase, Option
 from git_theta.errors import MergeError
+from git_theta.merges.numerics.blocks import canonical, elementwise, flat, order_statistics
+from git_theta.merges.options import complete, number, per_side
 from git_theta.merges.strategies import sparsify
 from git_theta.merges.strategies.averages import WEIGHTS
-from git_theta.merges.numerics.blocks import canonical, elementwise, flat, order_statistics
 from git_theta.merges.strategies.formula import Formula, check_case, computable
-from git_theta.merges.options import complete, number, per_side
 from git_theta.merges.strategies.sparsify import Sparsifier, row_length
 
 Choose = Callable[[MergeCase, int, Mapping[str, object]], Sparsifier]

@@ -12,11 +12,11 @@ import numpy as np
 
 from git_theta.core.contracts import MergeCase, Option
 from git_theta.errors import MergeError
-from git_theta.merges.strategies.averages import WEIGHTS, mean
 from git_theta.merges.numerics.blocks import canonical, elementwise, flat
-from git_theta.merges.strategies.formula import Formula, check_case, described, shown, side_name
-from git_theta.merges.options import complete, number, per_side
 from git_theta.merges.numerics.rounding import supported
+from git_theta.merges.options import complete, number, per_side
+from git_theta.merges.strategies.averages import WEIGHTS, mean
+from git_theta.merges.strategies.formula import Formula, check_case, described, shown, side_name
 from git_theta.merges.strategies.task_vectors import in_order, moved
 
 

@@ -11,8 +11,7 @@ from git_theta.core import dtypes
 from git_theta.core.contracts import Level
 from git_theta.core.tensors import Spec, Tensor
 from git_theta.updates import floats, planes
-from git_theta.updates.prediction import residual
-from git_theta.updates.prediction import row_alignment
+from git_theta.updates.prediction import residual, row_alignment
 from git_theta.updates.prediction.decay import Decay
 from git_theta.updates.prediction.decay import find as find_decay
 from git_theta.updates.prediction.runs import Run
@@ -21,7 +20,7 @@ _DECAY_SAMPLE = 16384
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class DeltaPlan:
     """The base decayed or not, its rows aligned (None: all in place), the residual grouped by exponents of the type ``group``."""
 
     decay: Decay | None = None
@@ -63,14 +62,14 @@ def row_width(spec: Spec, base: Spec) -> int:
     return widths.pop() if len(widths) == 1 else 0
 
 
-def make(tensor: Tensor, base: Tensor, level: Level) -> Plan | None:
+def make(tensor: Tensor, base: Tensor, level: Level) -> DeltaPlan | None:
     """The best plan, judged by samples; None when the base cannot predict the tensor."""
     if not predictable(tensor.spec, base.spec):
         return None
     target, source = tensor.bits(), base.bits()
     aligned = _align(tensor, base)
     if aligned is not None:
-        return Plan(runs=aligned) if aligned else None
+        return DeltaPlan(runs=aligned) if aligned else None
     if len(target) != len(source):
         return None
     found = None
@@ -78,9 +77,9 @@ def make(tensor: Tensor, base: Tensor, level: Level) -> Plan | None:
         found = find_decay(sample(target, _DECAY_SAMPLE), sample(source, _DECAY_SAMPLE), tensor.dtype)
     group = ""
     if level == "best" and tensor.dtype in floats.EXPONENTS:
-        predict = Plan(found).predict(residual.reading(source), tensor.spec, base.spec)
+        predict = DeltaPlan(found).predict(residual.reading(source), tensor.spec, base.spec)
         group = _worth_grouping(target, predict, tensor.dtype)
-    return Plan(found, None, group)
+    return DeltaPlan(found, None, group)
 
 
 def _align(tensor: Tensor, base: Tensor) -> list[Run] | None:
@@ -111,7 +110,7 @@ def _worth_grouping(target: np.ndarray, predict: residual.Read, dtype: str) -> s
     return dtype if sizes[1] < sizes[0] else ""
 
 
-def estimate(tensor: Tensor, base: Tensor, plan: Plan, count: int) -> tuple[float, float]:
+def estimate(tensor: Tensor, base: Tensor, plan: DeltaPlan, count: int) -> tuple[float, float]:
     """Bytes that a delta in place takes, and the part of the elements that changed, judged by about ``count`` elements."""
     target, source = sample(tensor.bits(), count), sample(base.bits(), count)
     predict = plan.predict(residual.reading(source), tensor.spec, base.spec)

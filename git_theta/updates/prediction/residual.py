@@ -121,7 +121,7 @@ def _encode_grouped(target: Read, predict: Read, count: int, level: Level, group
             yield from _encode_ordered(whole[order[first : first + planes.BLOCK]], level)
 
 
-class _Coders(threading.local):
+class _ResidualCoders(threading.local):
     """Compression contexts, one set a thread."""
 
     def __init__(self) -> None:
@@ -133,7 +133,7 @@ class _Coders(threading.local):
         self.thorough = zstandard.ZstdCompressor(compression_params=thorough)
 
 
-_coders = _Coders()
+_coders = _ResidualCoders()
 _SIZE = struct.Struct("<I")
 _STRETCH = 16384
 

@@ -22,7 +22,7 @@ _DROPPED = 3  # leading components of a name that may have been put in front or 
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class TensorChange:
     """One tensor that is not the same on both sides.
 
     ``modified``: other bytes. ``reshaped``: another shape (and perhaps type). ``retyped``: another element type. ``renamed``: the same
@@ -70,7 +70,7 @@ class Comparison:
 
     old: Manifest | None
     new: Manifest | None
-    changes: tuple[Change, ...]
+    changes: tuple[TensorChange, ...]
     unchanged: int = 0
 
     @property
@@ -156,7 +156,7 @@ def _join(head: bytes, lines: Sequence[bytes], shared: set[bytes]) -> bytes:
     return head + b"".join(line + b"\n" for line in lines if line not in shared)
 
 
-def select(changes: Iterable[Change], globs: Sequence[str]) -> list[Change]:
+def select(changes: Iterable[TensorChange], globs: Sequence[str]) -> list[TensorChange]:
     """The changes of tensors that one of ``globs`` matches by any of their names (all, without globs).
 
     ``*`` matches dots too; a pattern without wildcards also matches everything below it.
@@ -169,7 +169,7 @@ def matches(name: str, globs: Sequence[str]) -> bool:
     return any(fnmatchcase(name, glob) or name == glob or name.startswith((f"{glob}.", f"{glob}/")) for glob in globs)
 
 
-def _names(change: Change) -> Iterable[str]:
+def _names(change: TensorChange) -> Iterable[str]:
     for entry in (change.new, change.old):
         if entry is not None:
             yield entry.name
@@ -251,31 +251,31 @@ class _Pairs:
                 if id(new) in self._left_new and names:
                     self._pair(names.pop(), new)
 
-    def changes(self) -> tuple[list[Change], int]:
+    def changes(self) -> tuple[list[TensorChange], int]:
         """All changes in order, and the number of tensors that are the same."""
         place = {id(entry): number for number, entry in enumerate(self._olds)}
         gone = sorted(self._left_old.values(), key=lambda entry: place[id(entry)])
-        found: list[Change] = []
+        found: list[TensorChange] = []
         same = 0
         for new in self._news:
             olds = self._pairs.get(id(new), [])
             changed = [change for old in olds for change in _classify(old, new)]
             # Only changed tensors tell where a removed one stood: the unchanged ones may have been left out.
             while gone and changed and place[id(gone[0])] < place[id(olds[0])]:
-                found.append(Change("removed", gone.pop(0), None))
-            found += changed if olds else [Change("added", None, new)]
+                found.append(TensorChange("removed", gone.pop(0), None))
+            found += changed if olds else [TensorChange("added", None, new)]
             same += bool(olds) and not changed
-        found += [Change("removed", old, None) for old in gone]
+        found += [TensorChange("removed", old, None) for old in gone]
         return found, same
 
 
-def _classify(old: Entry, new: Entry) -> list[Change]:
+def _classify(old: Entry, new: Entry) -> list[TensorChange]:
     """How ``old`` became ``new``; nothing where they are the same."""
     if old.shape != new.shape:
-        return [Change("reshaped", old, new)]
+        return [TensorChange("reshaped", old, new)]
     if old.dtype != new.dtype:
-        return [Change("retyped", old, new)]
+        return [TensorChange("retyped", old, new)]
     if old.digest != new.digest:
-        return [Change("modified", old, new)]
+        return [TensorChange("modified", old, new)]
     same_names = (old.name, set(old.aliases)) == (new.name, set(new.aliases))
-    return [] if same_names else [Change("renamed", old, new)]
+    return [] if same_names else [TensorChange("renamed", old, new)]

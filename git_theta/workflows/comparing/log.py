@@ -11,7 +11,7 @@ from pathlib import Path
 from git_theta.core.manifest import Entry, is_manifest
 from git_theta.errors import ManifestError
 from git_theta.git.history.commits import Commit, of_file
-from git_theta.workflows.comparing.compare import Change, Comparison, compare_texts, select
+from git_theta.workflows.comparing.compare import Comparison, TensorChange, compare_texts, select
 from git_theta.workflows.comparing.metrics import of_commits
 from git_theta.workflows.session import Session
 
@@ -28,7 +28,7 @@ class Step:
 
     commit: Commit
     comparison: Comparison | None
-    changes: tuple[Change, ...]
+    changes: tuple[TensorChange, ...]
     tensor_bytes: int = 0
     stored: int = 0
     problem: str = ""
@@ -91,7 +91,7 @@ def _step(commit: Commit, text: Callable[[str | None], bytes | None], globs: Seq
     return Step(commit, found, tuple(changes), tensors, sum(fresh.values()))
 
 
-def _new_objects(found: Comparison, changes: Sequence[Change], skeleton: bool, seen: set[str]) -> dict[str, int]:
+def _new_objects(found: Comparison, changes: Sequence[TensorChange], skeleton: bool, seen: set[str]) -> dict[str, int]:
     """The objects, with their sizes, that the new version needs and neither the old one nor an earlier commit did."""
     old = {ref.oid for change in found.changes if change.old for ref in change.old.objects}
     entries = [change.new for change in changes if change.new]

@@ -458,7 +458,7 @@ def low_rank(old: Tensor, new: Tensor, count: int, norm: float, moved: float, ev
     # Mean of 1/m² over mantissas m in [1, 2) that are spread evenly by logarithm, as Benford has it: 0.541.
     noise = math.sqrt(0.541 * (norm + moved) ** 2 / count * 4.0 ** (1 - bits) / 12 + 4.0**smallest / 12)
     rng = np.random.default_rng(20240229)
-    difference = _Difference(old, new, rows, columns)
+    difference = _MatrixDifference(old, new, rows, columns)
     changed = np.arange(rows) if everywhere else difference.changed_rows()
     probe = difference.part(_some(changed, _PROBE, rng), _some(np.arange(columns), _PROBE, rng))
     found = np.linalg.svd(probe, compute_uv=False)
@@ -477,7 +477,7 @@ def _some(numbers: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarra
     return np.sort(rng.choice(numbers, most, replace=False)) if len(numbers) > most else numbers
 
 
-class _Difference:
+class _MatrixDifference:
     """D as a matrix whose parts are made when they are asked for: float64 for tensors of that type, else float32."""
 
     def __init__(self, old: Tensor, new: Tensor, rows: int, columns: int) -> None:

@@ -10,15 +10,15 @@ from git_theta.core.digest import digest
 from git_theta.core.layout import unique_names
 from git_theta.core.manifest import Entry, Link, Manifest
 from git_theta.core.shards import groups
-from git_theta.git.history.changes import FileChange, Range
 from git_theta.git.command import run
+from git_theta.git.history.changes import FileChange, Range
 from git_theta.workflows.comparing.values import Absent
 
 if TYPE_CHECKING:
     from git_theta.core.tensors import Tensor
-    from git_theta.workflows.session import Session
     from git_theta.workflows.comparing.values import Values
     from git_theta.workflows.comparing.versions import Side, Version
+    from git_theta.workflows.session import Session
 
 
 def joined(manifests: Sequence[Manifest]) -> Manifest:

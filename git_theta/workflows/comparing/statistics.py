@@ -15,7 +15,7 @@ from git_theta.core.manifest import Entry
 from git_theta.core.resources.memory import Scratch, Take
 from git_theta.core.tensors import Tensor
 from git_theta.errors import ObjectMissing, ThetaError
-from git_theta.workflows.comparing.compare import Change
+from git_theta.workflows.comparing.compare import TensorChange
 
 _IN_FLIGHT = 256 << 20  # bytes of tensors that are held at a time (more only for a single pair that is larger)
 
@@ -178,7 +178,7 @@ class Options:
 
 
 def measure_all(
-    changes: Sequence[Change],
+    changes: Sequence[TensorChange],
     reader: PairReader,
     pool: Executor,
     options: Options | None = None,
@@ -229,7 +229,7 @@ def _next(waiting: deque[tuple[Future[Result] | Result, int]], held: int) -> tup
     return item.result() if isinstance(item, Future) else item, held - size
 
 
-def read_size(change: Change, added: bool = False) -> int:
+def read_size(change: TensorChange, added: bool = False) -> int:
     """Bytes of tensors that measuring ``change`` reads; with ``added`` also for a tensor that was added, if it can hold NaN."""
     if change.kind == "added" and change.new is not None:
         return change.new.nbytes if added and dtypes.get(change.new.dtype).kind in "fc" else 0
@@ -240,13 +240,13 @@ def read_size(change: Change, added: bool = False) -> int:
     return change.old.nbytes + change.new.nbytes
 
 
-def _nothing_to_read(change: Change) -> Result:
+def _nothing_to_read(change: TensorChange) -> Result:
     if change.kind == "reshaped":
         return Statistics(change.elements, 0, distance=0.0, comparable=True)  # the same bytes in another shape
     return None
 
 
-def _measure(change: Change, reader: PairReader, options: Options, scratch: Scratch) -> Result:
+def _measure(change: TensorChange, reader: PairReader, options: Options, scratch: Scratch) -> Result:
     from git_theta.workflows.comparing.measure import measure, special
 
     assert change.new is not None

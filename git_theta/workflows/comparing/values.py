@@ -10,8 +10,8 @@ from typing import Protocol
 from git_theta.core.digest import digest
 from git_theta.core.layout import Extent, Layout
 from git_theta.core.manifest import Entry, Link
-from git_theta.core.resources.memory import Take
 from git_theta.core.names import display
+from git_theta.core.resources.memory import Take
 from git_theta.core.source import FileSource
 from git_theta.core.tensors import Tensor
 from git_theta.errors import FileChanged, PayloadError, ThetaError

@@ -17,8 +17,8 @@ from git_theta.core.tensors import Tensor
 from git_theta.errors import GitError, ThetaError, UsageError
 from git_theta.git.history.changes import FileChange, Range, changed
 from git_theta.workflows.comparing.compare import Comparison, compare, compare_texts
-from git_theta.workflows.session import Session
 from git_theta.workflows.comparing.values import Absent, FileValues, Pair, StoredValues, Values
+from git_theta.workflows.session import Session
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor

@@ -19,17 +19,17 @@ from typing import IO, TYPE_CHECKING, Any
 from git_theta.core import dtypes
 from git_theta.core import skeleton as skeletons
 from git_theta.core.digest import HEX, digest
-from git_theta.core.resources.futures import abandon
 from git_theta.core.manifest import Entry, Manifest
 from git_theta.core.names import display, escape, unescape
+from git_theta.core.resources.futures import abandon
 from git_theta.core.tensors import Spec
 from git_theta.errors import FormatError, ManifestError, ObjectDamaged, PayloadError, TransferError, UsageError
 from git_theta.store import zarr
-from git_theta.store.zarr import Place
-from git_theta.workflows.restoring import smudge
+from git_theta.store.zarr import ArrayFolder
 from git_theta.workflows import chains
-from git_theta.workflows.sharing.fetch import fetch_missing
+from git_theta.workflows.restoring import smudge
 from git_theta.workflows.session import Session
+from git_theta.workflows.sharing.fetch import fetch_missing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,7 +71,7 @@ class Export:
     tensors: tuple[Exported, ...]
 
 
-def export(session: Session, manifest: Manifest, place: Place, source: str, advance: Callable[[int], None]) -> Export:
+def export(session: Session, manifest: Manifest, place: ArrayFolder, source: str, advance: Callable[[int], None]) -> Export:
     """Write the model of ``manifest`` (called ``source``) to ``place``.
 
     :class:`UsageError` unless there is nothing there yet. A tensor at a time is in memory, or several small ones.
@@ -116,7 +116,7 @@ def _in_order(
     return done
 
 
-def _write(session: Session, entry: Entry, path: str, place: Place) -> Exported:
+def _write(session: Session, entry: Entry, path: str, place: ArrayFolder) -> Exported:
     import numpy as np
 
     data = chains.load(session.store, entry)
@@ -153,7 +153,7 @@ def _row(item: Exported) -> dict[str, Any]:
     }
 
 
-def read(place: Place) -> Export:
+def read(place: ArrayFolder) -> Export:
     """What is exported at ``place``; :class:`UsageError` where there is no complete export, or none that this release reads."""
     text = place.read(zarr.ROOT)
     if text is None:
@@ -191,7 +191,9 @@ def _item(row: Mapping[str, Any], path: str) -> Exported:
     return Exported(unescape(row["name"]), tuple(map(unescape, row.get("aliases", ()))), spec, row["digest"], path, raw)
 
 
-def restore(place: Place, exported: Export, target: Path, changed: bool, advance: Callable[[int], None], force: bool = False) -> list[str]:
+def restore(
+    place: ArrayFolder, exported: Export, target: Path, changed: bool, advance: Callable[[int], None], force: bool = False
+) -> list[str]:
     """Write the file that was exported to ``place`` as ``target``, and return the names of tensors whose values have changed.
 
     With ``force`` an existing ``target`` is replaced. Without ``changed`` such a tensor is an :class:`ObjectDamaged`. The file
@@ -239,14 +241,14 @@ def restore(place: Place, exported: Export, target: Path, changed: bool, advance
     return others
 
 
-def _skeleton(place: Place, item: Exported) -> bytes:
+def _skeleton(place: ArrayFolder, item: Exported) -> bytes:
     data = b"".join(map(_bytes_of, place.slabs(_array(place, item))))
     if digest(data) != item.digest:
         raise ObjectDamaged(f"{place.title}: the file's skeleton is damaged")
     return data
 
 
-def _pour(place: Place, item: Exported, file: IO[bytes], summed: bool) -> tuple[str, int | None]:
+def _pour(place: ArrayFolder, item: Exported, file: IO[bytes], summed: bool) -> tuple[str, int | None]:
     """Write a tensor's bytes at the file's position; their digest, and their CRC-32 where that is needed."""
     import blake3
 
@@ -265,7 +267,7 @@ def _bytes_of(array: np.ndarray) -> memoryview:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
-def _array(place: Place, item: Exported) -> Any:
+def _array(place: ArrayFolder, item: Exported) -> Any:
     array = place.array(item.path)
     if tuple(array.shape) != item.stored.shape or array.dtype.name != dtypes.get(item.stored.dtype).numpy:
         raise ObjectDamaged(f"tensor {display(item.name, 200)}: its array is {array.dtype.name}{list(array.shape)}, not {item.stored}")

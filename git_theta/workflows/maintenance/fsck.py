@@ -21,17 +21,15 @@ from git_theta.core.references import References
 from git_theta.core.source import FileSource
 from git_theta.core.tensors import Spec, Tensor
 from git_theta.errors import ManifestError, ObjectDamaged, ObjectMissing, PayloadError, ThetaError
-from git_theta.git.history import roots
-from git_theta.git.history import manifest_scan
 from git_theta.git.config.remotes import Remote
+from git_theta.git.history import manifest_scan, roots
 from git_theta.plugins import registry
 from git_theta.store.local import LocalStore
-from git_theta.workflows.maintenance import prune
-from git_theta.workflows.sharing import fetch
-from git_theta.workflows.sharing import routes
-from git_theta.workflows.storing import clean
 from git_theta.workflows import chains
+from git_theta.workflows.maintenance import prune
 from git_theta.workflows.session import Session
+from git_theta.workflows.sharing import fetch, routes
+from git_theta.workflows.storing import clean
 
 _QUARANTINE = "damaged"
 _LEVELS = ("default", "fast", "best")
@@ -56,7 +54,7 @@ class Problem:
 
 
 @dataclass(slots=True)
-class Report:
+class FsckReport:
     """What was looked at, and what is wrong with it."""
 
     manifests: int = 0
@@ -128,9 +126,9 @@ def survey(session: Session, revisions: Sequence[str] = (), everything: bool = F
     return result
 
 
-def check(session: Session, found: Survey, advance: Callable[[int], None]) -> Report:
+def check(session: Session, found: Survey, advance: Callable[[int], None]) -> FsckReport:
     """Read every object and decode every tensor of a survey."""
-    report = Report(len(found.blobs), len(found.held), len(found.objects), sum(found.objects.values()), list(found.broken))
+    report = FsckReport(len(found.blobs), len(found.held), len(found.objects), sum(found.objects.values()), list(found.broken))
     reader = _Reader(session.store, advance)
     trees = list(_grow(found.held).values())
     for problems in session.pool().map(lambda tree: list(_walk(reader, tree)), trees):
@@ -331,7 +329,7 @@ def check_remote(session: Session, found: Survey, remote: Remote) -> list[Proble
 # Repairing
 
 
-def repair(session: Session, found: Survey, report: Report) -> Report:
+def repair(session: Session, found: Survey, report: FsckReport) -> FsckReport:
     """Fetch what is missing or damaged, or make it again from tensors that are at hand; then check once more.
 
     A damaged object is moved aside (into ``theta/damaged``), so that nothing is lost should no other be found.

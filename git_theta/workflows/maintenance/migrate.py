@@ -23,24 +23,20 @@ from git_theta.core.names import display
 from git_theta.core.references import References
 from git_theta.core.source import BytesSource, FileSource, Source
 from git_theta.errors import GitError, ObjectMissing, ThetaError, UsageError
-from git_theta.git.writing import rewrite
-from git_theta.git.config import push_hook
-from git_theta.git.config import attributes
-from git_theta.git.history import contents
-from git_theta.git.history import blobs
-from git_theta.git.history import manifest_scan
 from git_theta.git.command import run
+from git_theta.git.config import attributes, push_hook
+from git_theta.git.history import blobs, contents, manifest_scan
 from git_theta.git.repository import Repository
-from git_theta.git.writing.rewrite import Commit, FileChange, Ref, Rewritten, Scratch
+from git_theta.git.writing import rewrite
+from git_theta.git.writing.rewrite import BlobChange, CommitChanges, Ref, RewriteScratch, Rewritten
 from git_theta.plugins import registry, tables
 from git_theta.store.lfs import lfs_folder
 from git_theta.store.local import LocalStore
 from git_theta.workflows.maintenance import rewrite_attributes
-from git_theta.workflows.sharing import fetch
-from git_theta.workflows.restoring import checkout
-from git_theta.workflows.restoring import smudge
-from git_theta.workflows.storing import clean
+from git_theta.workflows.restoring import checkout, smudge
 from git_theta.workflows.session import Session
+from git_theta.workflows.sharing import fetch
+from git_theta.workflows.storing import clean
 
 _SMALL = 4 << 20  # versions up to this size are read into memory
 _FLUSH = 1 << 30
@@ -156,13 +152,13 @@ def _prepared(session: Session, names: Sequence[str]) -> tuple[Repository, list[
 
 
 @contextlib.contextmanager
-def _scratch(session: Session, keep: bool) -> Iterator[tuple[Scratch, LocalStore | None]]:
+def _scratch(session: Session, keep: bool) -> Iterator[tuple[RewriteScratch, LocalStore | None]]:
     """A scratch repository, and for a dry run a store on top of the real one; both are gone afterwards."""
     folder = session.store.temporary_path().with_name(f"{_FOLDER}{os.getpid()}-{os.urandom(4).hex()}")
     store = None if keep else LocalStore(folder / "objects", [session.store.root, *session.store.alternates])
     try:
         folder.mkdir(parents=True)
-        yield Scratch(session.repository, folder, keep), store
+        yield RewriteScratch(session.repository, folder, keep), store
     finally:
         if store is not None:
             store.close()
@@ -331,18 +327,18 @@ class _Tree:
 class _Rewriter:
     """Changes commits, parents first. A subclass says what becomes of a file, and of an attributes file."""
 
-    def __init__(self, session: Session, scratch: Scratch) -> None:
+    def __init__(self, session: Session, scratch: RewriteScratch) -> None:
         self._session = session
         self._scratch = scratch
         self._trees: dict[str, _Tree] = {}
         self._attributes: dict[tuple[str, str, bool], str] = {}
         self.paths: set[str] = set()
 
-    def change(self, commit: Commit) -> Sequence[FileChange]:
+    def change(self, commit: CommitChanges) -> Sequence[BlobChange]:
         """What the commit's changes become."""
         parents = [self._trees[parent] for parent in commit.parents if parent in self._trees]
         before = parents[0] if parents else _Tree()
-        models, originals, changes = dict(before.models), dict(before.originals), list[FileChange]()
+        models, originals, changes = dict(before.models), dict(before.originals), list[BlobChange]()
         gone = [models.pop(item.path) for item in commit.changes if item.path in models and not item.is_file]
         for item in commit.changes:
             if item.path.rpartition("/")[2] == attributes.FILE:
@@ -360,16 +356,16 @@ class _Rewriter:
             else:
                 models[item.path] = blob
                 self.paths.add(item.path)
-                changes.append(FileChange(item.path, item.mode, blob))
+                changes.append(BlobChange(item.path, item.mode, blob))
         written = self._written(originals, bool(models))
         for path in sorted({*before.written, *written}):
             if before.written.get(path) != written.get(path):
-                changes.append(FileChange(path, *written.get(path, ("", ""))))
+                changes.append(BlobChange(path, *written.get(path, ("", ""))))
         tree = _Tree(models, originals, written)
         self._trees[commit.oid] = before if tree == before else tree
         return changes
 
-    def _converted(self, commit: Commit, item: FileChange, parents: Sequence[_Tree], gone: Sequence[str]) -> str | None:
+    def _converted(self, commit: CommitChanges, item: BlobChange, parents: Sequence[_Tree], gone: Sequence[str]) -> str | None:
         try:
             return self._file(item, parents, gone)
         except ThetaError as error:
@@ -388,7 +384,7 @@ class _Rewriter:
                 found[path] = mode, self._attributes[key]
         return found
 
-    def _file(self, item: FileChange, parents: Sequence[_Tree], gone: Sequence[str]) -> str | None:
+    def _file(self, item: BlobChange, parents: Sequence[_Tree], gone: Sequence[str]) -> str | None:
         """The blob that takes a file's place; None where it stays and is no model."""
         raise NotImplementedError
 
@@ -401,7 +397,7 @@ class _Import(_Rewriter):
     """From files, or Git LFS pointers, to manifests."""
 
     def __init__(
-        self, session: Session, scratch: Scratch, held: _Contents, track: rewrite_attributes.Tracking, advance: Callable[[int], None]
+        self, session: Session, scratch: RewriteScratch, held: _Contents, track: rewrite_attributes.Tracking, advance: Callable[[int], None]
     ) -> None:
         super().__init__(session, scratch)
         self._contents = held
@@ -416,7 +412,7 @@ class _Import(_Rewriter):
         self.references = References()
         self.text_bytes = 0
 
-    def _file(self, item: FileChange, parents: Sequence[_Tree], gone: Sequence[str]) -> str | None:
+    def _file(self, item: BlobChange, parents: Sequence[_Tree], gone: Sequence[str]) -> str | None:
         if item.path not in self._tracked:
             return None
         key = item.blob + PurePosixPath(item.path).suffix.lower()
@@ -426,7 +422,7 @@ class _Import(_Rewriter):
                 self.converted[key] = self._clean(item, source, [manifest for manifest in known if manifest is not None])
         return self.converted[key]
 
-    def _clean(self, item: FileChange, source: Source, known: Sequence[Manifest]) -> str:
+    def _clean(self, item: BlobChange, source: Source, known: Sequence[Manifest]) -> str:
         head = source.read(0, min(clean.HEAD, source.size))
         if earlier_release.is_metadata(head):
             self.old_metadata.add(item.blob)
@@ -481,7 +477,7 @@ class _Export(_Rewriter):
     def __init__(
         self,
         session: Session,
-        scratch: Scratch,
+        scratch: RewriteScratch,
         texts: Mapping[str, Manifest],
         lfs: bool,
         dock: Path | None,
@@ -494,7 +490,7 @@ class _Export(_Rewriter):
         self._advance = advance
         self.files: dict[str, str] = {}
 
-    def _file(self, item: FileChange, parents: Sequence[_Tree], gone: Sequence[str]) -> str | None:  # noqa: ARG002 - the other way's
+    def _file(self, item: BlobChange, parents: Sequence[_Tree], gone: Sequence[str]) -> str | None:  # noqa: ARG002 - the other way's
         manifest = self._texts.get(item.blob)
         if manifest is None:
             return None
@@ -526,7 +522,7 @@ class _Export(_Rewriter):
 
 
 @dataclass(frozen=True, slots=True)
-class _Difference:
+class _PathDifference:
     """A path that two commits have otherwise: what the new one has there."""
 
     path: str
@@ -535,11 +531,11 @@ class _Difference:
     added: bool
 
 
-def _differences(session: Session, old: str, new: str) -> list[_Difference]:
+def _differences(session: Session, old: str, new: str) -> list[_PathDifference]:
     listed = manifest_scan.git(session.repository, ["diff-tree", "-r", "-z", "--raw", "--no-renames", "--no-abbrev", old, new])
     fields = iter(listed.decode("utf-8", "surrogateescape").split("\0")[:-1])
     rows = [(head.lstrip(":").split(" "), next(fields)) for head in fields]
-    return [_Difference(path, words[1], words[3], words[4] == "A") for words, path in rows]
+    return [_PathDifference(path, words[1], words[3], words[4] == "A") for words, path in rows]
 
 
 def _check_in_the_way(session: Session, head: str | None, rewritten: Rewritten) -> None:
@@ -574,7 +570,7 @@ def _refresh(session: Session, old: str, new: str) -> None:
     stats = {item.path: session.full_path(item.path).lstat() for item in kept}
     known = [(item, manifests[item.blob]) for item in kept if item.blob in manifests]
     written = tuple(checkout.Target(item.path, manifest, item.mode == "100755") for item, manifest in known)
-    checkout.mark(session, checkout.Outcome(written, (), stats))
+    checkout.mark(session, checkout.CheckoutOutcome(written, (), stats))
 
 
 def _skipped(session: Session) -> set[str]:

@@ -14,16 +14,15 @@ from git_theta.core.manifest import ObjectRef
 from git_theta.core.names import display
 from git_theta.core.references import References
 from git_theta.errors import ManifestError, ManifestVersionError, TransferError, UsageError
-from git_theta.git.config import remotes
-from git_theta.git.history import roots
-from git_theta.git.history import manifest_scan
 from git_theta.git.command import run
+from git_theta.git.config import remotes
 from git_theta.git.config.remotes import Remote
+from git_theta.git.history import manifest_scan, roots
 from git_theta.git.repository import Repository
 from git_theta.store.folder import FolderPlace
 from git_theta.store.local import touched
-from git_theta.workflows.sharing import routes
 from git_theta.workflows.session import Session
+from git_theta.workflows.sharing import routes
 
 GRACE = 24 * 3600  # seconds: a command may have written an object for a commit that is still to come
 _LOOK = 0.02  # seconds of deleting after which refs and indexes are looked at again
@@ -38,7 +37,7 @@ class Why(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PrunePlan:
     """What would be deleted and why; how many objects stay because something needs them, and how many because they are young."""
 
     delete: tuple[tuple[ObjectRef, Why], ...]
@@ -52,7 +51,7 @@ class Plan:
         return [ref for ref, reason in self.delete if reason is why]
 
 
-def plan(session: Session, now: bool = False, verified_at: Remote | None = None) -> Plan:
+def plan(session: Session, now: bool = False, verified_at: Remote | None = None) -> PrunePlan:
     """Which objects of this store nothing needs.
 
     With ``now`` young ones too. With ``verified_at``, also those that are needed only by commits which that remote has and nobody has
@@ -62,7 +61,7 @@ def plan(session: Session, now: bool = False, verified_at: Remote | None = None)
     return _planned(session, now, verified_at)[0]
 
 
-def _planned(session: Session, now: bool, verified_at: Remote | None) -> tuple[Plan, dict[str, float]]:
+def _planned(session: Session, now: bool, verified_at: Remote | None) -> tuple[PrunePlan, dict[str, float]]:
     """The plan, and when each object of the store was last touched."""
     repository = session.repository
     needed = _needed(session, _manifests(repository))
@@ -81,11 +80,11 @@ def _planned(session: Session, now: bool, verified_at: Remote | None) -> tuple[P
         delete += [(ref, Why.REMOTE) for ref in there]
         gone = {ref.oid for ref in there}
         stay = [ref for ref in stay if ref.oid not in gone]
-    chosen = Plan(tuple(delete), len(stay), sum(ref.size for ref in stay), young, unverified)
+    chosen = PrunePlan(tuple(delete), len(stay), sum(ref.size for ref in stay), young, unverified)
     return chosen, {ref.oid: changed for ref, changed in own}
 
 
-def prune(session: Session, now: bool = False, verified_at: Remote | None = None) -> Plan:
+def prune(session: Session, now: bool = False, verified_at: Remote | None = None) -> PrunePlan:
     """Delete what :func:`plan` names, while no other command uses the store; what was deleted.
 
     Git itself moves refs without asking us, and where a system has no locks, others store objects meanwhile. So whatever is touched
@@ -105,7 +104,7 @@ def prune(session: Session, now: bool = False, verified_at: Remote | None = None
         return _delete(session, now, verified_at)
 
 
-def _delete(session: Session, now: bool, verified_at: Remote | None) -> Plan:
+def _delete(session: Session, now: bool, verified_at: Remote | None) -> PrunePlan:
     repository = session.repository
     known = roots.state(repository)
     chosen, before = _planned(session, now, verified_at)
@@ -144,7 +143,7 @@ def _still(session: Session, chosen: Sequence[tuple[ObjectRef, Why]], verified_a
     return [(ref, why) for ref, why in chosen if ref.oid not in (kept if why is Why.REMOTE else needed)]
 
 
-def borrowers_possible(plan: Plan) -> bool:
+def borrowers_possible(plan: PrunePlan) -> bool:
     """Whether a person should be reminded that other repositories may borrow from this one: nobody here can know."""
     return bool(plan.chosen(Why.UNNEEDED))
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from git_theta.core.manifest import Entry, Manifest
 from git_theta.merges import plan
-from git_theta.workflows.merging.merge_rules import Rule, Rules, rule
+from git_theta.workflows.merging.merge_rules import MergeRule, Rules, rule
 from git_theta.workflows.session import Session
 
 if TYPE_CHECKING:
-    from git_theta.workflows.merging.merge import Merged, Progress
+    from git_theta.workflows.merging.merge import Merged, MergeProgress
 
 STATISTICS: Final = ("fisher", "gram", "velocity")
 _AVERAGED: Final = ("velocity",)  # a moving average of gradients: the mean of several is one again, their sum is not
@@ -83,13 +83,13 @@ def rules_for(statistic: str, rules: Rules, sides: int, picks: bool = True) -> R
     ``fisher`` if it has any (the merged model then has the precision sum w F), or averaged (velocities).
     """
 
-    def followed(given: Rule) -> Rule:
+    def followed(given: MergeRule) -> MergeRule:
         if given.strategy in _OF_A_SIDE:
             return given if picks else together(given.params)
         weights = given.options.get("weights") if given.strategy == statistic == "fisher" else None
         return together(given.params, weights)
 
-    def together(params: str, weights: object = None) -> Rule:
+    def together(params: str, weights: object = None) -> MergeRule:
         if statistic in _AVERAGED:
             return rule("average", {}, params)
         return rule("average", {"normalize": False, "weights": weights or (1.0,) * sides}, params)
@@ -104,21 +104,21 @@ def merge_file(
     sides: Sequence[Manifest],
     rules: Rules,
     model: plan.MergePlan | None = None,
-    outcome: Progress | None = None,
+    outcome: MergeProgress | None = None,
 ) -> Merged:
     """Merge the file of statistics at ``path``.
 
     ``rules`` are those of its model, ``model`` the plan of merging that, if it is known, and ``outcome`` what became of its conflicts.
     """
-    from git_theta.workflows.merging.merge import Progress, merge
+    from git_theta.workflows.merging.merge import MergeProgress, merge
 
     found = of_model(path)
     assert found is not None
     kept = None
     if model is not None:
-        followed = _followed(model, outcome or Progress(), sides, base)
+        followed = _followed(model, outcome or MergeProgress(), sides, base)
         items = plan.plan(base, sides).items
-        kept = Progress({item.name: followed[name] for item in items for name in (item.name, *item.aliases) if name in followed})
+        kept = MergeProgress({item.name: followed[name] for item in items for name in (item.name, *item.aliases) if name in followed})
     return merge(session, path, base, sides, rules_for(found[1], rules, len(sides), picks=outcome is None), kept)
 
 
@@ -146,7 +146,9 @@ def left_behind(
     return files
 
 
-def _followed(model: plan.MergePlan, outcome: Progress, sides: Sequence[Manifest | None], base: Manifest | None) -> dict[str, Entry | None]:
+def _followed(
+    model: plan.MergePlan, outcome: MergeProgress, sides: Sequence[Manifest | None], base: Manifest | None
+) -> dict[str, Entry | None]:
     """The statistics of tensors that the merge of their model took from one side (or the base): that side's, by every name.
 
     None: that side has none of this tensor.

@@ -17,7 +17,7 @@ from git_theta.merges import plan
 from git_theta.merges.training_state import never_negative
 from git_theta.plugins import registry
 from git_theta.workflows import chains
-from git_theta.workflows.merging.merge_rules import Rule, Rules, literal, strategy_of
+from git_theta.workflows.merging.merge_rules import MergeRule, Rules, literal, strategy_of
 from git_theta.workflows.session import Session
 
 if TYPE_CHECKING:
@@ -32,14 +32,14 @@ PICKS = {"ours": 0, "theirs": 1, "base": plan.BASE}
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class MergeProgress:
     """What is settled of a merge: per tensor its value (None: removed) and the rule that gave it; statistics that strategies left.
 
     ``by_name``: files of different formats are to be merged by tensor name.
     """
 
     resolved: Mapping[str, Entry | None] = field(default_factory=dict)
-    used: Mapping[str, Rule] = field(default_factory=dict)
+    used: Mapping[str, MergeRule] = field(default_factory=dict)
     statistics: Mapping[str, Mapping[str, Entry]] = field(default_factory=dict)
     by_name: bool = False
 
@@ -63,7 +63,7 @@ class Merged:
     """The outcome: a manifest (None as long as there are conflicts), what strategies resolved so far, and what to tell."""
 
     manifest: Manifest | None
-    progress: Progress
+    progress: MergeProgress
     conflicts: tuple[Conflict, ...]
     problems: tuple[str, ...]
     notices: tuple[str, ...]
@@ -91,7 +91,7 @@ def merge(
     base: Manifest | None,
     sides: Sequence[Manifest],
     rules: Rules,
-    kept: Progress | None = None,
+    kept: MergeProgress | None = None,
     siblings: Siblings | None = None,
 ) -> Merged:
     """Merge ``sides`` (the first is ours) of the model at ``path``.
@@ -100,8 +100,8 @@ def merge(
     that cannot do its work: both leave the tensor to the user.
     """
     decided = planned(base, sides)
-    before = kept or Progress()
-    work = _Work(session, path, decided, rules, before, siblings)
+    before = kept or MergeProgress()
+    work = _MergeWork(session, path, decided, rules, before, siblings)
     work.resolve()
     by_name = rules.by_name or before.by_name
     problems = work.format_problems(by_name)
@@ -113,7 +113,7 @@ def merge(
         if manifest is None:
             problems.append(work.problem)
     notices = (*decided.notices(work.resolved), *work.notices)
-    progress = Progress(work.resolved, work.used, work.statistics, by_name)
+    progress = MergeProgress(work.resolved, work.used, work.statistics, by_name)
     return Merged(manifest, progress, tuple(work.conflicts), tuple(problems), notices, decided)
 
 
@@ -132,14 +132,14 @@ def ancestor(session: Session, path: str, base: Manifest | None, versions: Seque
     return base if merged.manifest is None else replace(merged.manifest, headers={})
 
 
-class _Work:
+class _MergeWork:
     def __init__(
         self,
         session: Session,
         path: str,
         decided: plan.MergePlan,
         rules: Rules,
-        before: Progress,
+        before: MergeProgress,
         siblings: Siblings | None,
     ) -> None:
         self.session, self.path, self.plan, self.rules = session, path, decided, rules
@@ -201,7 +201,7 @@ class _Work:
             what = f"cannot be negative, so averaged where {strategy_name} could make it so"
             self.notices.append(f"{what}: {plan.listed(names)}")
 
-    def _settle(self, item: plan.Item, rule: Rule, future: Future[_Result]) -> None:
+    def _settle(self, item: plan.Item, rule: MergeRule, future: Future[_TensorResult]) -> None:
         try:
             result = future.result()
         except ThetaError as error:
@@ -217,7 +217,7 @@ class _Work:
     def _refuse(self, items: Iterable[plan.Item], error: ThetaError) -> None:
         self.conflicts += [Conflict(item, _explained(item, str(error))) for item in items]
 
-    def _pick(self, items: Sequence[plan.Item], rule: Rule) -> None:
+    def _pick(self, items: Sequence[plan.Item], rule: MergeRule) -> None:
         """Take all of ``items`` from one side."""
         side = PICKS[rule.strategy]
         problem = ""
@@ -262,7 +262,7 @@ class _Work:
 
     def _surveyed(self, waiting: Sequence[_Waiting]) -> list[_Waiting]:
         """Let strategies look over the whole model first where they ask for it."""
-        result, surveyed = list[_Waiting](), dict[int, Rule | ThetaError]()
+        result, surveyed = list[_Waiting](), dict[int, MergeRule | ThetaError]()
         for item, rule, strategy in waiting:
             survey = getattr(strategy, "survey", None)
             if survey is None:
@@ -313,7 +313,7 @@ class _Work:
             self._settle(item, rule, future)
         return []
 
-    def _compute(self, item: plan.Item, rule: Rule, strategy: MergeStrategy) -> _Result:
+    def _compute(self, item: plan.Item, rule: MergeRule, strategy: MergeStrategy) -> _TensorResult:
         """Merge one tensor by a strategy and store the result."""
         rows = rule.options.get("rows") == "common"
         if len(item.entries) != len(item.active):
@@ -333,7 +333,7 @@ class _Work:
         )
         return self._merged(item, merge_options.for_sides(rule.options, item.active, len(self.plan.sides)), strategy, case)
 
-    def _merged(self, item: plan.Item, options: Mapping[str, object], strategy: MergeStrategy, case: MergeCase) -> _Result:
+    def _merged(self, item: plan.Item, options: Mapping[str, object], strategy: MergeStrategy, case: MergeCase) -> _TensorResult:
         from git_theta.merges import apply
 
         outcome = apply.apply(strategy, case, options)
@@ -347,7 +347,7 @@ class _Work:
                 beside = [manifest.by_name for manifest in self._beside.get(name, ()) if manifest is not None]
                 old = [entries[item.name] for entries in beside if item.name in entries]
                 left[name] = self._stored(Tensor.from_array(array), old, replace(item, base=None, aliases=()))
-        return _Result(entry, outcome.notices, left, outcome.averaged)
+        return _TensorResult(entry, outcome.notices, left, outcome.averaged)
 
     def _array(self, entry: Entry) -> np.ndarray:
         return Tensor(entry.dtype, entry.shape, chains.load(self.session.store, entry)).array()
@@ -433,14 +433,14 @@ class _Work:
 
 
 @dataclass(frozen=True, slots=True)
-class _Result:
+class _TensorResult:
     entry: Entry
     notices: tuple[str, ...]
     statistics: Mapping[str, Entry]
     averaged: bool = False
 
 
-_Waiting = tuple[plan.Item, Rule, MergeStrategy]
+_Waiting = tuple[plan.Item, MergeRule, MergeStrategy]
 _STATISTICS_OF = {"fisher": ("fisher",), "regmean": ("gram",), "diloco": ("velocity",)}
 
 
@@ -464,9 +464,9 @@ def _explained(item: plan.Item, problem: str = "") -> str:
     return "; ".join(words)
 
 
-def _recorded(used: Mapping[str, Rule]) -> list[dict[str, object]]:
+def _recorded(used: Mapping[str, MergeRule]) -> list[dict[str, object]]:
     """Rules by which every tensor of ``used`` is merged as it was: those that were followed, behind ones for the exceptions."""
-    rules: list[Rule] = []
+    rules: list[MergeRule] = []
     for rule in used.values():
         if rule not in rules:
             rules.append(rule)

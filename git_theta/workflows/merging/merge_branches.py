@@ -10,17 +10,16 @@ from pathlib import Path
 from git_theta.core.manifest import Manifest
 from git_theta.core.names import display
 from git_theta.errors import GitError, MergeError
-from git_theta.git.writing import merge_trees
-from git_theta.git.writing import plumbing
+from git_theta.git.writing import merge_trees, plumbing
 from git_theta.merges.plan import MergePlan, plan
-from git_theta.workflows.merging.merge import Merged, Progress, ancestor, describe, merge
-from git_theta.workflows.merging.merge_rules import Rules
 from git_theta.workflows.merging.auxiliary import OfCommits, left_behind, merge_file, of_model, rules_for
+from git_theta.workflows.merging.merge import Merged, MergeProgress, ancestor, describe, merge
+from git_theta.workflows.merging.merge_rules import Rules
 from git_theta.workflows.session import Session
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class BranchModel:
     """One tracked model as the commits to merge have it; ``sides`` in the commits' order, all present."""
 
     path: str
@@ -30,7 +29,7 @@ class Model:
     commits: tuple[str, ...]
 
 
-def models(session: Session, commits: Sequence[str], rules: Callable[[str], Rules]) -> list[Model]:
+def models(session: Session, commits: Sequence[str], rules: Callable[[str], Rules]) -> list[BranchModel]:
     """The models that more than one of ``commits`` changed, each differently from another, since their common ancestor.
 
     Files of statistics are not among them: they follow their model (:func:`statistics`). If histories crossed, there are several
@@ -54,7 +53,7 @@ def models(session: Session, commits: Sequence[str], rules: Callable[[str], Rule
         present = tuple(side for side in sides if side is not None)
         if len(present) == len(versions):
             mode = merge_trees.merged_mode(next(iter(agreed), None), [version for version in versions if version is not None])
-            found.append(Model(path, mode, before_all(session, path, bases, rules), present, tuple(commits)))
+            found.append(BranchModel(path, mode, before_all(session, path, bases, rules), present, tuple(commits)))
     return found
 
 
@@ -90,7 +89,7 @@ def statistics(
             continue
         base = before_all(session, place, bases, partial(_rules_before, rules(path), statistic, len(bases)))
         model = merged.get(path)
-        known = (model.plan, model.progress) if model is not None else (_plan(session, path, bases, commits, rules), Progress())
+        known = (model.plan, model.progress) if model is not None else (_plan(session, path, bases, commits, rules), MergeProgress())
         result = merge_file(session, place, base, sides, rules(path), *known)
         if result.manifest is None:
             raise MergeError(" ".join(line.strip() for line in describe(place, result)[:-2]))
@@ -128,7 +127,7 @@ def siblings(session: Session, path: str, commits: Sequence[str], bases: Sequenc
     return OfCommits(session, path, tuple((commit,) for commit in commits), tuple(bases[:1]))
 
 
-def merge_model(session: Session, model: Model, rules: Rules) -> Merged:
+def merge_model(session: Session, model: BranchModel, rules: Rules) -> Merged:
     """Merge one model of several commits."""
     return merge(session, model.path, model.base, model.sides, rules, siblings=siblings(session, model.path, model.commits))
 

@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 from git_theta.core.manifest import Manifest
 from git_theta.core.names import display
 from git_theta.errors import GitError, MergeError, UsageError
-from git_theta.git.writing import merge_trees
-from git_theta.git.writing import plumbing
 from git_theta.git.command import run, run_code
+from git_theta.git.writing import merge_trees, plumbing
 from git_theta.store.guard import turn
 from git_theta.workflows.merging.merge import Merged, describe
 from git_theta.workflows.merging.merge_branches import merge_model, merged_tree, models, statistics

@@ -41,7 +41,7 @@ _KEYS = {"params": str, "path": str, "strategy": str, "options": dict}
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class MergeRule:
     """Tensors whose name matches the glob ``params`` are merged by ``strategy`` with these complete ``options``."""
 
     params: str
@@ -61,18 +61,18 @@ class Rules:
     rules in force (see :func:`complete`).
     """
 
-    rules: tuple[Rule, ...] = ()
+    rules: tuple[MergeRule, ...] = ()
     source: str = ""
     by_name: bool = False
     further: bool = False
 
-    def rule(self, names: Iterable[str]) -> Rule | None:
+    def rule(self, names: Iterable[str]) -> MergeRule | None:
         """The rule for a tensor known by ``names``."""
         every = list(names)
         return next((rule for rule in self.rules if any(fnmatchcase(name, rule.params) for name in every)), None)
 
     @property
-    def rest(self) -> Rule | None:
+    def rest(self) -> MergeRule | None:
         """The rule for every tensor that no other one names."""
         return next((rule for rule in self.rules if rule.params and not rule.params.strip("*")), None)
 
@@ -92,17 +92,17 @@ def load(text: str, source: str = "") -> Rules:
         raise UsageError("merge rules are damaged: not what 'git theta merge' writes") from None
 
 
-def rule(strategy: str, options: Mapping[str, object], params: str = "*") -> Rule:
+def rule(strategy: str, options: Mapping[str, object], params: str = "*") -> MergeRule:
     """A rule with its options checked and completed; :class:`MergeError` or :class:`PluginError` when it cannot be followed."""
     found = registry.merge_strategy(strategy)
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
-    return Rule(params, strategy, merge_options.complete(found.name, found.options, given))
+    return MergeRule(params, strategy, merge_options.complete(found.name, found.options, given))
 
 
-def from_words(strategy: str, words: Sequence[str], params: str = "*") -> Rule:
+def from_words(strategy: str, words: Sequence[str], params: str = "*") -> MergeRule:
     """A rule from ``-s STRATEGY -o key=value …``."""
     found = registry.merge_strategy(strategy)
-    return Rule(params, strategy, merge_options.parse(found, words))
+    return MergeRule(params, strategy, merge_options.parse(found, words))
 
 
 def literal(name: str) -> str:
@@ -110,7 +110,7 @@ def literal(name: str) -> str:
     return re.sub(r"([*?\[])", r"[\1]", name)
 
 
-def strategy_of(rule: Rule) -> MergeStrategy:
+def strategy_of(rule: MergeRule) -> MergeStrategy:
     """The strategy that a rule names."""
     return registry.merge_strategy(rule.strategy)
 
@@ -161,7 +161,7 @@ def in_force(session: Session, path: str | None, revision: str = "HEAD") -> Rule
     return rules
 
 
-def asked(chosen: Rule | None, by_name: bool) -> Rules:
+def asked(chosen: MergeRule | None, by_name: bool) -> Rules:
     """What somebody asks for with at most one rule; tensors that it does not match are for the rules in force."""
     return Rules(() if chosen is None else (chosen,), by_name=by_name, further=chosen is None or chosen.params != "*")
 

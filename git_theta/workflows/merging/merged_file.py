@@ -10,10 +10,10 @@ from git_theta.core.source import BytesSource
 from git_theta.core.tensors import Buffer, Tensor
 from git_theta.errors import MergeError
 from git_theta.plugins import registry
-from git_theta.workflows.restoring import smudge
 from git_theta.workflows import chains
-from git_theta.workflows.sharing.fetch import fetch_missing
+from git_theta.workflows.restoring import smudge
 from git_theta.workflows.session import Session
+from git_theta.workflows.sharing.fetch import fetch_missing
 
 
 def built(session: Session, path: str, form: str, entries: Sequence[Entry], like: Manifest | None, known: Sequence[Manifest]) -> Manifest:

@@ -15,10 +15,10 @@ from git_theta.core.digest import digest
 from git_theta.core.manifest import Entry, Manifest, dump, parse
 from git_theta.errors import ThetaError
 from git_theta.git.command import run
-from git_theta.git.repository import Repository
 from git_theta.git.history.roots import SETTLED
+from git_theta.git.repository import Repository
 from git_theta.merges.plan import MergePlan
-from git_theta.workflows.merging.merge import Progress
+from git_theta.workflows.merging.merge import MergeProgress
 from git_theta.workflows.merging.merge_rules import rule
 
 
@@ -29,7 +29,7 @@ class MergeState:
         self._folder = repository.git_dir / SETTLED
         self._repository = repository
 
-    def save(self, path: str, plan: MergePlan, progress: Progress) -> None:
+    def save(self, path: str, plan: MergePlan, progress: MergeProgress) -> None:
         """Remember what is settled. The records of other models stay: while git merges, its index does not tell yet what conflicts."""
         self._folder.mkdir(parents=True, exist_ok=True)
         kept: list[Entry] = []
@@ -54,20 +54,20 @@ class MergeState:
         temporary.write_bytes(json.dumps(record).encode("ascii") + b"\n" + dump(carrier))
         temporary.replace(file)
 
-    def load(self, path: str, plan: MergePlan) -> Progress:
+    def load(self, path: str, plan: MergePlan) -> MergeProgress:
         """What was settled of this very merge; nothing where there is no record."""
         with suppress(OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, ThetaError):
             head, _, text = self._file(path).read_bytes().partition(b"\n")
             record = json.loads(head)
             if record["path"] == path and record["inputs"] == _inputs(plan):
                 entries = parse(text).entries
-                return Progress(
+                return MergeProgress(
                     {name: None if at is None else entries[at]._replace(name=name) for name, at in record["names"].items()},
                     {name: rule(row["strategy"], row["options"], row["params"]) for name, row in record["rules"].items()},
                     {what: {n: entries[at]._replace(name=n) for n, at in found.items()} for what, found in record["statistics"].items()},
                     record["by_name"] is True,
                 )
-        return Progress()
+        return MergeProgress()
 
     def forget(self, path: str) -> None:
         """Drop the record of ``path``."""

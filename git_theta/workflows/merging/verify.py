@@ -12,12 +12,12 @@ from git_theta.errors import GitError, ThetaError, UsageError
 from git_theta.git.command import run
 from git_theta.git.writing.merge_trees import commit, common_bases
 from git_theta.workflows import chains
-from git_theta.workflows.sharing.fetch import fetch_missing
-from git_theta.workflows.merging.merge import Progress, merge
-from git_theta.workflows.merging.merge_branches import before_all
-from git_theta.workflows.merging.merge_rules import Rule, Rules, rule, strategy_of
 from git_theta.workflows.merging.auxiliary import Siblings, sibling
+from git_theta.workflows.merging.merge import MergeProgress, merge
+from git_theta.workflows.merging.merge_branches import before_all
+from git_theta.workflows.merging.merge_rules import MergeRule, Rules, rule, strategy_of
 from git_theta.workflows.session import Session
+from git_theta.workflows.sharing.fetch import fetch_missing
 
 _CANDIDATES = 2000
 
@@ -61,7 +61,7 @@ def _verify(session: Session, revision: str, path: str, manifest: Manifest) -> V
         found = _inputs(session, revision, path, wanted)
         base = joined if joined is not None or "base" not in recipe else found[recipe["base"]]
         sides = [found[identity] for identity in recipe["sides"]]
-        kept = Progress({name: manifest.by_name.get(name) for name in recipe.get("kept", [])})
+        kept = MergeProgress({name: manifest.by_name.get(name) for name in recipe.get("kept", [])})
         again = merge(session, path, base, sides, rules, kept, _statistics(session, revision, path, recipe))
     except (KeyError, TypeError, AttributeError):
         return Verdict(path, False, problem="its recipe is not one this release writes")
@@ -95,7 +95,7 @@ def _joined_ancestors(session: Session, revision: str, path: str, identity: str 
     return None
 
 
-def _reproducible(rule: Rule) -> bool:
+def _reproducible(rule: MergeRule) -> bool:
     return bool(getattr(strategy_of(rule), "reproducible", True))
 
 

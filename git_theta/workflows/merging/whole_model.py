@@ -11,13 +11,13 @@ from git_theta.core.names import display
 from git_theta.errors import MergeError
 from git_theta.merges.plan import Item, MergePlan
 from git_theta.workflows.merging.merge import guarded
-from git_theta.workflows.merging.merge_rules import Rule, Rules
+from git_theta.workflows.merging.merge_rules import MergeRule, Rules
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-def check(plan: MergePlan, rules: Rules, rule: Rule, resolved: Container[str]) -> None:
+def check(plan: MergePlan, rules: Rules, rule: MergeRule, resolved: Container[str]) -> None:
     """:class:`MergeError` unless ``rule`` has the whole model to itself: reordering moves tensors that no side changed, too."""
     for item in plan.items:
         if item.unit is not None and any(side != item.sides[0] for side in item.sides):

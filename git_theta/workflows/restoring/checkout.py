@@ -12,15 +12,14 @@ from pathlib import Path
 from git_theta.core.manifest import MAGIC, Manifest, dump, is_manifest, parse, unconverted
 from git_theta.core.names import display, shell_word
 from git_theta.errors import GitError, ManifestError, ThetaError, UsageError
-from git_theta.git.writing import index
-from git_theta.git.history.changes import is_revision
 from git_theta.git.command import run
-from git_theta.workflows.restoring import mistracked
-from git_theta.workflows.restoring import smudge
-from git_theta.workflows.sharing.fetch import fetch_missing
+from git_theta.git.history.changes import is_revision
+from git_theta.git.writing import index
+from git_theta.workflows.restoring import mistracked, smudge
 from git_theta.workflows.restoring.mistracked import Mistracked
-from git_theta.workflows.session import Session, parse_if_manifest
 from git_theta.workflows.restoring.statcache import StatCache, now
+from git_theta.workflows.session import Session, parse_if_manifest
+from git_theta.workflows.sharing.fetch import fetch_missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +32,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class CheckoutOutcome:
     """What became of the files: those written, with their stat data, and those that could not be, with the reason."""
 
     written: tuple[Target, ...]
@@ -139,14 +138,14 @@ def _is_other_manifest(path: Path) -> bool:
         return False
 
 
-def checkout(session: Session, targets: Sequence[Target], advance: Callable[[int], None] | None = None) -> Outcome:
+def checkout(session: Session, targets: Sequence[Target], advance: Callable[[int], None] | None = None) -> CheckoutOutcome:
     """Write ``targets``: each appears complete and verified, or stays as it was. The index then knows them as unchanged."""
     outcome = write_all(session, targets, advance)
     mark(session, outcome)
     return outcome
 
 
-def write_all(session: Session, targets: Sequence[Target], advance: Callable[[int], None] | None = None) -> Outcome:
+def write_all(session: Session, targets: Sequence[Target], advance: Callable[[int], None] | None = None) -> CheckoutOutcome:
     """Write ``targets`` and leave the index alone."""
     if any(smudge.missing(session.store, target.manifest) for target in targets):
         fetch_missing(session, [target.manifest for target in targets])
@@ -156,7 +155,7 @@ def write_all(session: Session, targets: Sequence[Target], advance: Callable[[in
             done.append((target, _write(session, target, advance)))
         except ThetaError as error:
             failed.append((target.path, error))
-    return Outcome(tuple(target for target, _ in done), tuple(failed), {target.path: status for target, status in done})
+    return CheckoutOutcome(tuple(target for target, _ in done), tuple(failed), {target.path: status for target, status in done})
 
 
 def stage(session: Session, target: Target, mode: str) -> None:
@@ -173,7 +172,7 @@ def stage(session: Session, target: Target, mode: str) -> None:
     mark(session, outcome)
 
 
-def mark(session: Session, outcome: Outcome) -> None:
+def mark(session: Session, outcome: CheckoutOutcome) -> None:
     """Tell the index, and the stat cache, that what was written is unchanged.
 
     That only saves git the look into the files: when another command has the index locked, nothing is told and nothing is wrong.

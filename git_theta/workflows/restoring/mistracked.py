@@ -15,15 +15,14 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from git_theta.core import lfs_pointer
-from git_theta.core import earlier_release
+from git_theta.core import earlier_release, lfs_pointer
 from git_theta.core.manifest import parse
 from git_theta.core.names import display, shell_word
 from git_theta.errors import ThetaError
+from git_theta.git.command import run, run_code
 from git_theta.git.config import attributes
 from git_theta.git.history import contents
-from git_theta.git.command import run, run_code
-from git_theta.git.history.contents import Content, Entry
+from git_theta.git.history.contents import BlobContent, TrackedFile
 from git_theta.git.repository import Repository
 from git_theta.workflows.progress import size
 from git_theta.workflows.session import Session
@@ -69,8 +68,8 @@ class Survey:
     ``matched`` is False when no file at all matches.
     """
 
-    tracked: dict[str, tuple[Entry, Content | None]]
-    manifests: dict[str, tuple[Entry, Content]]
+    tracked: dict[str, tuple[TrackedFile, BlobContent | None]]
+    manifests: dict[str, tuple[TrackedFile, BlobContent]]
     found: tuple[Mistracked, ...]
     matched: bool
 
@@ -177,14 +176,14 @@ def _is_partial(repository: Repository) -> bool:
     return run_code(asked, allowed=(0, 1))[0] == 0
 
 
-def _interesting(repository: Repository, entries: Sequence[Entry], ours: set[str]) -> dict[str, Content]:
+def _interesting(repository: Repository, entries: Sequence[TrackedFile], ours: set[str]) -> dict[str, BlobContent]:
     """The contents of tracked files, and of others those that are manifests, by blob."""
     kept = {entry.blob for entry in entries if entry.path in ours}
     read = contents.read(repository, (entry.blob for entry in entries))
     return {blob: content for blob, content in read if blob in kept or content.is_manifest}
 
 
-def _kind(session: Session, entry: Entry, content: Content, ours: bool, unstaged: bool) -> Kind | None:
+def _kind(session: Session, entry: TrackedFile, content: BlobContent, ours: bool, unstaged: bool) -> Kind | None:
     if entry.is_link:
         return Kind.LINK if ours else None
     if content.is_manifest:
@@ -200,7 +199,7 @@ def _kind(session: Session, entry: Entry, content: Content, ours: bool, unstaged
     return Kind.OLD if content.is_old_metadata else Kind.RAW
 
 
-def _holds_pointer(session: Session, content: Content) -> bool:
+def _holds_pointer(session: Session, content: BlobContent) -> bool:
     """Whether the file that a manifest describes is a Git LFS pointer; False when the file cannot be rebuilt."""
     from git_theta.workflows.restoring.reader import StoredSource
 

@@ -81,9 +81,9 @@ class Reader:
         return found
 
     def _views(self) -> dict[str, _Seen]:
-        from git_theta.checkpoints.torch.zip_archive import understand
-        from git_theta.checkpoints.torch.loaded import SHOWN_LIMIT
         from git_theta.checkpoints.containers.zip_container import read_archives
+        from git_theta.checkpoints.torch.loaded import SHOWN_LIMIT
+        from git_theta.checkpoints.torch.zip_archive import understand
 
         self._fetch([])
         self._source = StoredSource(self._session, self.manifest)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from git_theta.core import skeleton as skeletons
-from git_theta.core.resources.futures import abandon
 from git_theta.core.manifest import Manifest, ObjectRef
 from git_theta.core.names import display
+from git_theta.core.resources.futures import abandon
 from git_theta.core.tensors import Buffer
 from git_theta.errors import ObjectDamaged, ObjectMissing, PayloadError, StoreError
 from git_theta.store.local import LocalStore

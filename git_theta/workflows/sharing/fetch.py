@@ -11,16 +11,16 @@ from git_theta.core.manifest import Manifest, ObjectRef, parse
 from git_theta.core.names import display
 from git_theta.core.references import References
 from git_theta.errors import ManifestError, UsageError
-from git_theta.git.history import manifest_scan
 from git_theta.git.command import run_code
 from git_theta.git.config.remotes import Remote
-from git_theta.workflows.sharing import routes
+from git_theta.git.history import manifest_scan
 from git_theta.workflows.restoring import smudge
 from git_theta.workflows.session import Session
+from git_theta.workflows.sharing import routes
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class FetchOutcome:
     """What a fetch did: the objects that were needed, those of them that were not here before, and those that still are not."""
 
     needed: int
@@ -46,14 +46,14 @@ def fetch_missing(session: Session, manifests: Sequence[Manifest]) -> None:
     routes.bring(session, [ref for manifest in manifests for ref in smudge.missing(session.store, manifest)])
 
 
-def fetch(session: Session, needed: dict[str, int], remote: Remote | None = None) -> Outcome:
+def fetch(session: Session, needed: dict[str, int], remote: Remote | None = None) -> FetchOutcome:
     """Bring ``needed`` objects (id → size) from ``remote``, or from all remotes in turn."""
     refs = [ObjectRef(oid, size) for oid, size in needed.items()]
     session.store.hold()  # what is here now must be here still at the end
     absent = session.store.missing(refs)
     lacking = routes.bring(session, absent, remote)
     left = {ref.oid for ref in lacking}
-    return Outcome(len(refs), tuple(ref for ref in absent if ref.oid not in left), tuple(lacking))
+    return FetchOutcome(len(refs), tuple(ref for ref in absent if ref.oid not in left), tuple(lacking))
 
 
 def of_revisions(session: Session, revisions: Sequence[str], glob: str | None = None, whole_history: bool = False) -> Needed:

@@ -10,13 +10,13 @@ from git_theta.core.names import display
 from git_theta.core.references import References
 from git_theta.errors import ManifestError, ManifestVersionError, ObjectDamaged, ObjectMissing, UsageError
 from git_theta.git.config import remotes
-from git_theta.git.history import manifest_scan
 from git_theta.git.config.remotes import Remote
+from git_theta.git.history import manifest_scan
 from git_theta.git.repository import Repository
 from git_theta.store.folder import FolderPlace
-from git_theta.workflows.sharing import routes
 from git_theta.workflows.progress import Progress
 from git_theta.workflows.session import Session
+from git_theta.workflows.sharing import routes
 
 _PROBES = 64  # objects that are asked for behind a network where more are taken to be (docs/sharing.md says so)
 
@@ -63,7 +63,7 @@ class Need:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PushPlan:
     """What is to be delivered to ``remote``: the objects of ``manifests`` new manifests, without those it is known to have."""
 
     remote: Remote
@@ -77,7 +77,7 @@ class Plan:
         return sum(need.ref.size for need in self.needs)
 
 
-def plan_update(session: Session, remote: Remote, updates: Sequence[RefUpdate], subtract: bool) -> Plan:
+def plan_update(session: Session, remote: Remote, updates: Sequence[RefUpdate], subtract: bool) -> PushPlan:
     """What ``remote`` needs before its refs may change: the objects of all manifests in commits that it does not have yet.
 
     What it has is what its refs reach. With ``subtract``, objects that the parents' versions have are taken to be there as well, if a
@@ -85,25 +85,25 @@ def plan_update(session: Session, remote: Remote, updates: Sequence[RefUpdate], 
     """
     tips = [update.local_oid for update in updates if not update.deletes]
     if not tips:
-        return Plan(remote, 0, ())
+        return PushPlan(remote, 0, ())
     had = _had(session, remote, tips, [update.remote_oid for update in updates if not update.creates])
     return _plan(session, remote, tips, had, subtract)
 
 
-def plan_revisions(session: Session, remote: Remote, revisions: Sequence[str]) -> Plan:
+def plan_revisions(session: Session, remote: Remote, revisions: Sequence[str]) -> PushPlan:
     """Everything that ``revisions`` need in their own files, and in the commits before them that ``remote`` is not known to have."""
     tips = [_resolved(session.repository, revision) for revision in revisions]
     return _with_trees(session, _plan(session, remote, tips, _had(session, remote, tips, []), subtract=False), tips)
 
 
-def plan_all(session: Session, remote: Remote) -> Plan:
+def plan_all(session: Session, remote: Remote) -> PushPlan:
     """Everything that any ref of this repository needs, whatever ``remote`` is believed to have."""
     blobs = manifest_scan.blobs(session.repository, [], [], _options(remote, ["--all"]))
     read = _needs(manifest_scan.manifests(session.repository, blobs))
-    return Plan(remote, read.manifests, tuple(read.needs), tuple(read.broken))
+    return PushPlan(remote, read.manifests, tuple(read.needs), tuple(read.broken))
 
 
-def deliver(session: Session, plan: Plan, thorough: bool = False) -> int:
+def deliver(session: Session, plan: PushPlan, thorough: bool = False) -> int:
     """Send what ``plan`` needs; the number of objects that were sent. Returning means that every one of them is there.
 
     With ``thorough``, what a folder has is read, and sent again where it is damaged; else its size is enough.
@@ -155,13 +155,13 @@ def _had(session: Session, remote: Remote, tips: Sequence[str], told: Sequence[s
     return list(dict.fromkeys(told))
 
 
-def _plan(session: Session, remote: Remote, tips: Sequence[str], had: Sequence[str], subtract: bool) -> Plan:
+def _plan(session: Session, remote: Remote, tips: Sequence[str], had: Sequence[str], subtract: bool) -> PushPlan:
     repository = session.repository
     blobs = manifest_scan.blobs(repository, tips, had, _options(remote, []))
     new = list(manifest_scan.manifests(repository, blobs))
     read = _needs(new)
     if not read.needs or not had or not subtract:
-        return Plan(remote, read.manifests, tuple(read.needs), tuple(read.broken))
+        return PushPlan(remote, read.manifests, tuple(read.needs), tuple(read.broken))
     known = References()
     for found in manifest_scan.manifests(repository, manifest_scan.replaced(repository, tips, had, (found.blob for found in new))):
         try:
@@ -170,10 +170,10 @@ def _plan(session: Session, remote: Remote, tips: Sequence[str], had: Sequence[s
             continue
     shared = [need for need in read.needs if need.ref.oid in known.objects]
     if not _holds(session, remote, shared):
-        everything = Plan(remote, read.manifests, tuple(read.needs), tuple(read.broken))
+        everything = PushPlan(remote, read.manifests, tuple(read.needs), tuple(read.broken))
         return _with_trees(session, everything, manifest_scan.commits(repository, tips))
     needs = tuple(need for need in read.needs if need.ref.oid not in known.objects)
-    return Plan(remote, read.manifests, needs, tuple(read.broken))
+    return PushPlan(remote, read.manifests, needs, tuple(read.broken))
 
 
 def _holds(session: Session, remote: Remote, shared: Sequence[Need]) -> bool:
@@ -185,13 +185,13 @@ def _holds(session: Session, remote: Remote, shared: Sequence[Need]) -> bool:
     return not (isinstance(place, routes.Checked) and place.lacking([need.ref for need in shared[::step]]))
 
 
-def _with_trees(session: Session, plan: Plan, tips: Sequence[str]) -> Plan:
+def _with_trees(session: Session, plan: PushPlan, tips: Sequence[str]) -> PushPlan:
     """The plan, and whatever the files of ``tips`` need."""
     blobs = {oid: path for tip in tips for oid, path in manifest_scan.tree_blobs(session.repository, tip).items()}
     more = _needs(manifest_scan.manifests(session.repository, blobs))
     needs = {need.ref.oid: need for need in (*more.needs, *plan.needs)}
     broken = dict.fromkeys((*plan.broken, *more.broken))
-    return Plan(plan.remote, max(plan.manifests, more.manifests), tuple(needs.values()), tuple(broken))
+    return PushPlan(plan.remote, max(plan.manifests, more.manifests), tuple(needs.values()), tuple(broken))
 
 
 @dataclass(slots=True)
@@ -221,7 +221,7 @@ def _needs(manifests: Iterable[manifest_scan.Found]) -> _Read:
     return read
 
 
-def _complete(session: Session, plan: Plan, refs: Sequence[ObjectRef]) -> None:
+def _complete(session: Session, plan: PushPlan, refs: Sequence[ObjectRef]) -> None:
     """What is to be sent must be here. What is not may be at the remote already, unknown to us, or at another one: then it is fetched."""
     lacking = {ref.oid for ref in routes.bring(session, refs, what="Fetching objects that are not here")}
     if not lacking:
@@ -237,7 +237,7 @@ def _complete(session: Session, plan: Plan, refs: Sequence[ObjectRef]) -> None:
     )
 
 
-def _verify(session: Session, plan: Plan, refs: Sequence[ObjectRef]) -> None:
+def _verify(session: Session, plan: PushPlan, refs: Sequence[ObjectRef]) -> None:
     """Nothing damaged leaves this machine: a server that does not check would hand it to everyone."""
 
     def check(ref: ObjectRef) -> ObjectDamaged | None:

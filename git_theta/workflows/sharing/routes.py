@@ -10,8 +10,7 @@ from typing import Protocol, runtime_checkable
 from git_theta.core.manifest import ObjectRef
 from git_theta.core.names import display
 from git_theta.errors import ThetaError, TransferError
-from git_theta.git.config import consent
-from git_theta.git.config import remotes
+from git_theta.git.config import consent, remotes
 from git_theta.git.config.config_file import shared_bits
 from git_theta.git.config.remotes import Remote, Remotes
 from git_theta.git.repository import borrowed
@@ -23,7 +22,7 @@ from git_theta.workflows.session import Session
 _REASONS = 3
 
 
-class Source(Protocol):
+class ObjectSource(Protocol):
     """A place that objects can be fetched from."""
 
     title: str
@@ -32,7 +31,7 @@ class Source(Protocol):
         """Bring what is there of ``refs`` into ``store``, verified and durable. :class:`TransferError` tells why others were not."""
 
 
-class Destination(Source, Protocol):
+class Destination(ObjectSource, Protocol):
     """A place that objects can be sent to, too. With ``verifies``, it hashes each object on arrival."""
 
     verifies: bool
@@ -70,7 +69,7 @@ class Routes:
         return remotes.read(self._session.repository)
 
     @cached_property
-    def _offer(self) -> consent.Offer:
+    def _offer(self) -> consent.OfferedUrls:
         return consent.read(self._session.repository)
 
     def storage(self, remote: Remote) -> str:
@@ -88,7 +87,7 @@ class Routes:
             return self._bucket(url)
         return self._folder(remote, remote.push_url, alone=True) or self._lfs(remote, push=True)
 
-    def sources(self, remote: Remote) -> Iterator[Source]:
+    def sources(self, remote: Remote) -> Iterator[ObjectSource]:
         """Where objects of ``remote`` can be had, the nearest first. A place that cannot be used is left out with a warning."""
         folder = self._folder(remote, remote.url)
         if folder is not None:
@@ -138,7 +137,7 @@ class Routes:
         self._offer.agreed_lfs(remote, push)
         return LfsPlace(lfs, remote, self._offer.lfs_settings())
 
-    def _attempt(self, make: Callable[[], Source]) -> Iterator[Source]:
+    def _attempt(self, make: Callable[[], ObjectSource]) -> Iterator[ObjectSource]:
         try:
             yield make()
         except ThetaError as error:

@@ -9,22 +9,21 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from git_theta.core import dtypes, lfs_pointer
-from git_theta.core import earlier_release
+from git_theta.core import dtypes, earlier_release, lfs_pointer
 from git_theta.core import skeleton as skeletons
 from git_theta.core.digest import digest
-from git_theta.core.resources.futures import abandon
 from git_theta.core.layout import Extent, Layout, PartlyBrokenError
 from git_theta.core.manifest import INLINE_LIMIT, Entry, Link, Manifest, ObjectRef, is_manifest, parse, unconverted
-from git_theta.core.resources.memory import Scratch, Take
 from git_theta.core.names import display
+from git_theta.core.resources.futures import abandon
+from git_theta.core.resources.memory import Scratch, Take
 from git_theta.core.source import Source
 from git_theta.core.tensors import Buffer, Spec, Tensor
 from git_theta.errors import FormatError, ManifestError, PluginError, ThetaError
 from git_theta.plugins import registry, tables
 from git_theta.workflows import chains
-from git_theta.workflows.storing.reuse import Elsewhere
 from git_theta.workflows.session import Session
+from git_theta.workflows.storing.reuse import Elsewhere
 
 HEAD = 4096
 _HELD = 64 << 20  # tensors up to this size are read once and held; larger ones are read twice, in blocks
@@ -75,7 +74,7 @@ def clean(session: Session, path: str, source: Source, known: Sequence[Manifest]
     layout = _layout(session, path, source, head, known)
     elsewhere = Elsewhere(session, path)
     try:
-        manifest = _Work(session, source, layout, list(known), elsewhere, job).run()
+        manifest = _CleanWork(session, source, layout, list(known), elsewhere, job).run()
         for other in known:
             if other.identity == manifest.identity:
                 return session.hand_out(other)
@@ -172,7 +171,7 @@ def _held_pointer(session: Session, source: Source, known: Sequence[Manifest]) -
 
 
 @dataclass(slots=True)
-class _Result:
+class _CutTensor:
     """A tensor's line, its CRC-32 where one was asked for, and what the user should know."""
 
     entry: Entry
@@ -192,7 +191,7 @@ class _Queue:
         self._small = deque(batch for batch in batches if extents[batch.start].length <= _HELD)
         self._busy = False
 
-    def do_next(self, work: Callable[[range], list[_Result]]) -> tuple[range, list[_Result]]:
+    def do_next(self, work: Callable[[range], list[_CutTensor]]) -> tuple[range, list[_CutTensor]]:
         """Do ``work`` on a batch that nobody has begun; the batch and what came of it."""
         with self._lock:
             large = bool(self._large) and not (self._busy and self._small)
@@ -206,7 +205,7 @@ class _Queue:
                     self._busy = False
 
 
-class _Work:
+class _CleanWork:
     """One clean: the facts that its tasks share. Which task runs when changes nothing of the outcome."""
 
     def __init__(self, session: Session, source: Source, layout: Layout, known: list[Manifest], elsewhere: Elsewhere, job: Job) -> None:
@@ -226,7 +225,7 @@ class _Work:
         skeleton = self._skeleton([result.crc for result in results])
         return Manifest(self.layout.format, self.layout.size, skeleton, entries, {})
 
-    def _tensors(self, batches: Sequence[range]) -> list[_Result]:
+    def _tensors(self, batches: Sequence[range]) -> list[_CutTensor]:
         if len(batches) < 2:  # threads would only cost their start
             return [result for batch in batches for result in self._batch(batch)]
         pool, work = self.session.pool(), _Queue(batches, self.layout.extents)
@@ -239,19 +238,19 @@ class _Work:
             abandon(futures)
             raise
 
-    def _batch(self, numbers: range) -> list[_Result]:
+    def _batch(self, numbers: range) -> list[_CutTensor]:
         return [self._tensor(self.layout.extents[number], self.covered[number]) for number in numbers]
 
-    def _tensor(self, extent: Extent, covered: bool) -> _Result:
+    def _tensor(self, extent: Extent, covered: bool) -> _CutTensor:
         if extent.length <= INLINE_LIMIT:
             data = self.source.read(extent.offset, extent.length)
             self.job.advance(extent.length)
             entry = Entry.of_inline(extent.name, extent.dtype, extent.shape, data, extent.aliases)
-            return _Result(entry, zlib.crc32(data) if covered else None, [])
+            return _CutTensor(entry, zlib.crc32(data) if covered else None, [])
         with self._scratch.lease() as take:
             return self._in_store(extent, covered, take)
 
-    def _in_store(self, extent: Extent, covered: bool, take: Take) -> _Result:
+    def _in_store(self, extent: Extent, covered: bool, take: Take) -> _CutTensor:
         held = take(extent.length) if extent.length <= _HELD else None
         identity, crc = self._hash(extent, covered, held)
         notices: list[str] = []
@@ -263,7 +262,7 @@ class _Work:
                 notices.append(f"objects of {display(extent.name, 80)} are not here; 'git theta fsck --repair' makes or fetches them")
             else:  # so whoever has the file mends the store
                 chains.save(self.session.store, "dense", Spec(extent.dtype, extent.shape), self._dense_blocks(extent))
-        return _Result(Entry(extent.name, extent.dtype, extent.shape, identity, chain, None, extent.aliases), crc, notices)
+        return _CutTensor(Entry(extent.name, extent.dtype, extent.shape, identity, chain, None, extent.aliases), crc, notices)
 
     def _hash(self, extent: Extent, covered: bool, held: memoryview | None) -> tuple[str, int | None]:
         import blake3
@@ -341,7 +340,7 @@ class _Work:
         chain = chains.encode(self.session.store, tensor, bases, settings.compression, settings.max_chain)
         return Entry("skeleton", "u8", (len(data),), identity, chain)
 
-    def _report(self, results: Sequence[_Result]) -> None:
+    def _report(self, results: Sequence[_CutTensor]) -> None:
         notices = [notice for result in results for notice in result.notices]
         for notice in notices[:3]:
             self.session.warn(notice)
@@ -361,7 +360,7 @@ def _batches(extents: Sequence[Extent]) -> Iterator[range]:
         yield range(start, len(extents))
 
 
-def _share_equal(results: Sequence[_Result]) -> tuple[Entry, ...]:
+def _share_equal(results: Sequence[_CutTensor]) -> tuple[Entry, ...]:
     """Tensors of one file that are equal are stored as the first of them is, whichever was encoded first."""
     first: dict[tuple[str, str, tuple[int, ...]], Entry] = {}
     entries = []

@@ -11,16 +11,15 @@ from git_theta.core.manifest import Manifest
 from git_theta.core.names import display
 from git_theta.core.source import FileSource, Source
 from git_theta.errors import FileChanged, GitError, NotCheckedOut, ThetaError, UsageError
-from git_theta.git.writing import merge_trees
-from git_theta.git.config import attributes
-from git_theta.git.writing import plumbing
 from git_theta.git.command import run
+from git_theta.git.config import attributes
+from git_theta.git.writing import merge_trees, plumbing
 from git_theta.git.writing.plumbing import Branch
 from git_theta.store.guard import turn
-from git_theta.workflows.restoring import checkout
-from git_theta.workflows.storing.clean import clean
 from git_theta.workflows.merging.merge_branches import scratch_index
+from git_theta.workflows.restoring import checkout
 from git_theta.workflows.session import Session
+from git_theta.workflows.storing.clean import clean
 
 _PATIENCE = 10.0  # seconds that another git command may take with the index
 _ATTEMPTS = 5  # at a branch that others move meanwhile

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from git_theta.core.names import display
 from git_theta.errors import UsageError
-from git_theta.workflows.storing.supplied import Change, ia3, low_rank, on_top, read_tensors, value
+from git_theta.workflows.storing.supplied import SuppliedChange, ia3, low_rank, on_top, read_tensors, value
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,7 +56,7 @@ def _folder(path: Path) -> Path:
     return path if path.is_dir() else path.parent
 
 
-def read(path: Path, shapes: Mapping[str, Shape]) -> list[Change]:
+def read(path: Path, shapes: Mapping[str, Shape]) -> list[SuppliedChange]:
     """The changes that the adapter at ``path`` makes to a model whose tensors have these ``shapes``, by name.
 
     :class:`UsageError` for an adapter of a kind that cannot be merged (DoRA, prompt tuning, …) or one made for another model.
@@ -120,7 +120,7 @@ def _finder(shapes: Mapping[str, Shape]) -> Callable[[str], str]:
     return find
 
 
-def _lora(config: Mapping[str, object], arrays: Mapping[str, np.ndarray], shapes: Mapping[str, Shape]) -> list[Change]:
+def _lora(config: Mapping[str, object], arrays: Mapping[str, np.ndarray], shapes: Mapping[str, Shape]) -> list[SuppliedChange]:
     find = _finder(shapes)
     pairs: dict[tuple[str, bool], dict[str, np.ndarray]] = {}
     whole: dict[str, np.ndarray] = {}
@@ -134,7 +134,7 @@ def _lora(config: Mapping[str, object], arrays: Mapping[str, np.ndarray], shapes
         if match["part"] in pair:
             raise UsageError(f"the adapter has two factors {match['part']} for '{display(match['module'], 100)}'")
         pair[match["part"]] = array
-    changes: list[Change] = []
+    changes: list[SuppliedChange] = []
     for (module, embedding), pair in pairs.items():
         target = find(f"{module}.weight")
         left, right = _factors(module, pair)
@@ -190,9 +190,9 @@ def _matches(pattern: str, module: str) -> bool:
         raise UsageError(f"the pattern '{display(pattern, 60)}' in the adapter's configuration is not supported; {_INSTEAD}") from None
 
 
-def _ia3(config: Mapping[str, object], arrays: Mapping[str, np.ndarray], shapes: Mapping[str, Shape]) -> list[Change]:
+def _ia3(config: Mapping[str, object], arrays: Mapping[str, np.ndarray], shapes: Mapping[str, Shape]) -> list[SuppliedChange]:
     find = _finder(shapes)
-    changes: list[Change] = []
+    changes: list[SuppliedChange] = []
     for key, array in arrays.items():
         match = _IA3.match(key)
         if not match:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from git_theta.core.manifest import Entry, Manifest, dump_chain, parse_chain
 from git_theta.core.tensors import Spec
 from git_theta.errors import ManifestError, ThetaError
-from git_theta.git.writing import index
 from git_theta.git.command import run
+from git_theta.git.writing import index
 
 if TYPE_CHECKING:
     import sqlite3

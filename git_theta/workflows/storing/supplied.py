@@ -21,12 +21,12 @@ from git_theta.errors import FileChanged, FormatError, ThetaError, UsageError
 from git_theta.git.command import run
 from git_theta.git.writing.index import entries as index_entries
 from git_theta.plugins import registry
-from git_theta.workflows.storing import clean
 from git_theta.workflows import chains
 from git_theta.workflows.restoring.checkout import Target, stage
-from git_theta.workflows.sharing.fetch import fetch_missing
-from git_theta.workflows.session import Session
 from git_theta.workflows.restoring.statcache import stamp
+from git_theta.workflows.session import Session
+from git_theta.workflows.sharing.fetch import fetch_missing
+from git_theta.workflows.storing import clean
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,7 +40,7 @@ _PARTS = {"low-rank": ("R", "C"), "sparse": ("data", "indices", "indptr", "shape
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class SuppliedChange:
     """How one tensor changes: ``encode(base)`` gives its new value and, where the update itself can be stored, its payload."""
 
     name: str
@@ -108,7 +108,7 @@ def _read_checkpoint(file: Path) -> dict[str, np.ndarray]:
         raise UsageError(f"{display(str(file))} cannot be read: {error.strerror or error}") from None
 
 
-def from_file(update: str, arrays: Mapping[str, np.ndarray]) -> list[Change]:
+def from_file(update: str, arrays: Mapping[str, np.ndarray]) -> list[SuppliedChange]:
     """The changes in a file of ``<tensor>/R`` and ``/C`` (low-rank), ``<tensor>/data``, ``/indices``, ``/indptr`` and ``/shape`` (sparse),
     or ``<tensor>/ia3``. :class:`UsageError` for any other name, and for parts that are missing.
     """
@@ -130,7 +130,7 @@ def from_file(update: str, arrays: Mapping[str, np.ndarray]) -> list[Change]:
     return changes
 
 
-def _change(update: str, name: str, found: Mapping[str, np.ndarray]) -> Change:
+def _change(update: str, name: str, found: Mapping[str, np.ndarray]) -> SuppliedChange:
     if update == "low-rank":
         return low_rank(name, found["R"], found["C"])
     if update == "ia3":
@@ -140,29 +140,29 @@ def _change(update: str, name: str, found: Mapping[str, np.ndarray]) -> Change:
     if found["shape"].dtype.kind not in "iu":
         raise UsageError(f"'{display(name, 80)}': the shape of a sparse update consists of integers")
     shape = found["shape"].reshape(-1).tolist()
-    return Change(name, update, lambda base: sparse.encode_given(base, found["data"], found["indices"], found["indptr"], shape))
+    return SuppliedChange(name, update, lambda base: sparse.encode_given(base, found["data"], found["indices"], found["indptr"], shape))
 
 
-def low_rank(name: str, left: np.ndarray, right: np.ndarray, scale: float = 1.0) -> Change:
+def low_rank(name: str, left: np.ndarray, right: np.ndarray, scale: float = 1.0) -> SuppliedChange:
     """``name`` += ``scale`` * ``left`` (rows x rank) @ ``right`` (rank x columns)."""
     from git_theta.updates import low_rank as update
 
-    return Change(name, "low-rank", lambda base: update.encode_given(None, base, left, right, scale))
+    return SuppliedChange(name, "low-rank", lambda base: update.encode_given(None, base, left, right, scale))
 
 
-def ia3(name: str, factors: np.ndarray) -> Change:
+def ia3(name: str, factors: np.ndarray) -> SuppliedChange:
     """``name`` *= ``factors``, broadcast."""
     from git_theta.updates import ia3 as update
 
-    return Change(name, "ia3", lambda base: update.encode_given(None, base, factors))
+    return SuppliedChange(name, "ia3", lambda base: update.encode_given(None, base, factors))
 
 
-def value(name: str, array: np.ndarray) -> Change:
+def value(name: str, array: np.ndarray) -> SuppliedChange:
     """``name`` becomes ``array`` (rounded to the tensor's own type where both are floats)."""
-    return Change(name, "", lambda base: (_replaced(base, array), None))
+    return SuppliedChange(name, "", lambda base: (_replaced(base, array), None))
 
 
-def on_top(array: np.ndarray, change: Change) -> Change:
+def on_top(array: np.ndarray, change: SuppliedChange) -> SuppliedChange:
     """``change``, made to a tensor that became ``array`` before."""
 
     def encode(base: Tensor) -> tuple[Tensor, Encoded | None]:
@@ -171,7 +171,7 @@ def on_top(array: np.ndarray, change: Change) -> Change:
             return change.encode(base)
         return change.encode(before)[0], None
 
-    return Change(change.name, change.update, encode)
+    return SuppliedChange(change.name, change.update, encode)
 
 
 def _replaced(base: Tensor, array: np.ndarray) -> Tensor:
@@ -192,7 +192,7 @@ def _replaced(base: Tensor, array: np.ndarray) -> Tensor:
     return Tensor.from_array(new)
 
 
-def apply(session: Session, path: str, changes: Sequence[Change]) -> Manifest:
+def apply(session: Session, path: str, changes: Sequence[SuppliedChange]) -> Manifest:
     """Change tensors of the model that the index holds at ``path``, stage the result, and rewrite the working file to match.
 
     All other tensors, and what the file holds besides, are staged from the working file. Of the tensors that change, it may hold
@@ -208,8 +208,10 @@ def apply(session: Session, path: str, changes: Sequence[Change]) -> Manifest:
             source.close()
 
 
-def _apply(session: Session, path: str, changes: Sequence[Change], mode: str, manifest: Manifest, source: FileSource | None) -> Manifest:
-    by_name: dict[str, Change] = {}
+def _apply(
+    session: Session, path: str, changes: Sequence[SuppliedChange], mode: str, manifest: Manifest, source: FileSource | None
+) -> Manifest:
+    by_name: dict[str, SuppliedChange] = {}
     for change in changes:
         entry = _find(manifest, change.name)
         if entry.name in by_name:
@@ -297,7 +299,7 @@ def _find(manifest: Manifest, name: str) -> Entry:
     raise UsageError(f"the model has no tensor '{display(name, 80)}'; 'git theta ls-files -l' lists what it has")
 
 
-def _changed(session: Session, entry: Entry, change: Change) -> Entry:
+def _changed(session: Session, entry: Entry, change: SuppliedChange) -> Entry:
     """The entry of a changed tensor: the given update on the old chain, or any update where that cannot be stored or is no smaller."""
     store, settings = session.store, session.settings
     bases = chains.bases(store, entry)

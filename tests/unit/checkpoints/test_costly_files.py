@@ -14,17 +14,16 @@ from typing import Any
 import pytest
 from cutting import rebuilt
 
-from git_theta.checkpoints.torch import distributed_slices
-from git_theta.checkpoints.torch import loaded
+from git_theta.checkpoints.containers.stored_zip import StoredZipFormat
+from git_theta.checkpoints.containers.tar_container import TarFormat
+from git_theta.checkpoints.containers.zip_writer import write_archive
 from git_theta.checkpoints.flax_msgpack import FlaxMsgpackFormat
 from git_theta.checkpoints.hdf5 import Hdf5Format
 from git_theta.checkpoints.onnx import OnnxFormat
 from git_theta.checkpoints.opaque import OpaqueFormat
-from git_theta.checkpoints.containers.stored_zip import StoredZipFormat
-from git_theta.checkpoints.containers.tar_container import TarFormat
 from git_theta.checkpoints.tf_checkpoint import MAGIC, TfCheckpointFormat
+from git_theta.checkpoints.torch import distributed_slices, loaded
 from git_theta.checkpoints.torch.zip_format import TorchZipFormat
-from git_theta.checkpoints.containers.zip_writer import write_archive
 from git_theta.core.source import BytesSource
 from git_theta.core.tensors import Contents
 from git_theta.errors import FormatError

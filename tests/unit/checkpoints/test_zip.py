@@ -15,8 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from git_theta.checkpoints.containers import stored_zip
-from git_theta.checkpoints.containers import zip_container
+from git_theta.checkpoints.containers import stored_zip, zip_container
 from git_theta.checkpoints.containers.stored_zip import SKELETON_LIMIT, StoredZipFormat
 from git_theta.checkpoints.containers.zip_container import DIRECTORY_LIMIT, read_archives
 from git_theta.core.contracts import CheckpointFormat

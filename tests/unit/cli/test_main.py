@@ -130,7 +130,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def fails() -> None:
         raise error
 
-    monkeypatch.setattr(cli.Group, "get_command", lambda *arguments: fails)
+    monkeypatch.setattr(cli.CommandTable, "get_command", lambda *arguments: fails)
 
 
 @pytest.mark.parametrize(

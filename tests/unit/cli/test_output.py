@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from git_theta.cli import output
-from git_theta.cli.models import manifest_data, tensor_data
 from git_theta.cli.commands.inspect.cmd_show import text
+from git_theta.cli.models import manifest_data, tensor_data
 from git_theta.core.digest import digest, object_id
 from git_theta.core.manifest import Entry, Link, Manifest, ObjectRef
 

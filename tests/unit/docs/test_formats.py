@@ -13,15 +13,13 @@ import reader
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from git_theta.checkpoints.safetensors import SafetensorsFormat
 from git_theta.checkpoints.containers.stored_zip import StoredZipFormat
+from git_theta.checkpoints.safetensors import SafetensorsFormat
 from git_theta.core import dtypes, manifest, names, objects, skeleton
 from git_theta.core.digest import digest, object_id
 from git_theta.core.source import BytesSource
 from git_theta.core.tensors import Spec, Tensor
 from git_theta.updates import floats
-from git_theta.updates.prediction import residual
-from git_theta.updates.prediction import factors
 from git_theta.updates.delta import Delta
 from git_theta.updates.dense import Dense, chunks
 from git_theta.updates.ia3 import IA3
@@ -29,6 +27,7 @@ from git_theta.updates.ia3 import encode_given as encode_ia3
 from git_theta.updates.low_rank import LowRank
 from git_theta.updates.low_rank import encode_given as encode_low_rank
 from git_theta.updates.patch import Patch
+from git_theta.updates.prediction import factors, residual
 from git_theta.updates.sparse import Sparse
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"

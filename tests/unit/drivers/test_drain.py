@@ -55,7 +55,7 @@ def sent(data: bytes, *sizes: int) -> bytes:
     return b"".join([*parts, pktline.FLUSH])
 
 
-def windows(content: drain.Content) -> bytes:
+def windows(content: drain.IncomingFile) -> bytes:
     return b"".join(window.tobytes() for window in content.windows())
 
 
@@ -65,14 +65,14 @@ def test_cut_at_every_byte(sizes: tuple[int, ...]) -> None:
     raw = sent(data, *sizes)
     for first in range(len(raw) + 1):
         for second in range(first, len(raw) + 1):
-            content = drain.Content(Pipe(raw, [first, second]))
+            content = drain.IncomingFile(Pipe(raw, [first, second]))
             assert windows(content) == data
             assert content.finished
 
 
 def test_one_byte_at_a_time() -> None:
     data = os.urandom(FULL + 100)
-    assert windows(drain.Content(Pipe(sent(data), range(70_000)))) == data
+    assert windows(drain.IncomingFile(Pipe(sent(data), range(70_000)))) == data
 
 
 @given(
@@ -84,7 +84,7 @@ def test_one_byte_at_a_time() -> None:
 @settings(max_examples=60)
 def test_any_size_in_any_reads(size: int, cuts: list[int], sizes: list[int], limit: int) -> None:
     data = (bytes(range(251)) * (size // 251 + 1))[:size]
-    content = drain.Content(Pipe(sent(data, *sizes), cuts))
+    content = drain.IncomingFile(Pipe(sent(data, *sizes), cuts))
     begun = content.collect(limit)
     assert content.finished == (begun == data and len(data) <= limit) or len(begun) > limit
     assert begun + windows(content) == data
@@ -97,14 +97,14 @@ def test_any_size_in_any_reads(size: int, cuts: list[int], sizes: list[int], lim
 def test_sizes_around_full_packets(size: int) -> None:
     data = os.urandom(size)
     for cuts in ((), range(0, size, 60_000), range(0, size, FULL + 4)):
-        assert windows(drain.Content(Pipe(sent(data), cuts))) == data
+        assert windows(drain.IncomingFile(Pipe(sent(data), cuts))) == data
 
 
 def test_giving_up_and_taking_the_rest() -> None:
     """Whatever fails, git's content must be taken to its end."""
     data = os.urandom(40 * FULL + 17)
     pipe = Pipe(sent(data), range(0, len(data), 100_000))
-    content = drain.Content(pipe)
+    content = drain.IncomingFile(pipe)
     for _ in content.windows():
         break
     content.skip()
@@ -118,14 +118,14 @@ def test_a_stream_that_ends_early(size: int, data: st.DataObject) -> None:
     raw = sent(bytes(size))
     end = data.draw(st.integers(0, len(raw) - 1))
     with pytest.raises((EOFError, GitError)):
-        windows(drain.Content(Pipe(raw[:end])))
+        windows(drain.IncomingFile(Pipe(raw[:end])))
     with pytest.raises((EOFError, GitError)):
-        drain.Content(Pipe(raw[:end])).collect(10 * FULL)
+        drain.IncomingFile(Pipe(raw[:end])).collect(10 * FULL)
 
 
 def test_more_behind_the_end_is_an_error() -> None:
     with pytest.raises(GitError):
-        windows(drain.Content(Pipe(sent(bytes(FULL)) + b"more")))
+        windows(drain.IncomingFile(Pipe(sent(bytes(FULL)) + b"more")))
 
 
 # Comparing with the file in the working tree
@@ -138,7 +138,7 @@ def compare(tmp_path: Path, held: bytes | None, data: bytes, begun: int = 0, cut
     if held is not None:
         path.write_bytes(held)
     file = FileSource(path) if held is not None else None
-    content = drain.Content(Pipe(sent(data), cuts))
+    content = drain.IncomingFile(Pipe(sent(data), cuts))
     head = content.collect(begun - 1) if begun else b""
     try:
         same = drain.compare(content, file, spool, head)
@@ -178,7 +178,7 @@ def test_longer_shorter_and_no_file(tmp_path: Path, size: int, begun: int) -> No
 
 
 def test_a_spool_that_cannot_be_written_is_our_error(tmp_path: Path) -> None:
-    content = drain.Content(Pipe(sent(bytes(3 * FULL))))
+    content = drain.IncomingFile(Pipe(sent(bytes(3 * FULL))))
     with pytest.raises(StoreError, match="cannot be written"):
         drain.compare(content, None, tmp_path / "no" / "folder" / "spool")
     content.skip()
@@ -200,7 +200,7 @@ def test_is_content_of(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [0, 1, FULL - 1, FULL, FULL + 1, 3 * FULL + 7])
 def test_dropping_counts_and_stops_at_the_end_of_the_file(size: int, sizes: tuple[int, ...]) -> None:
     pipe = Pipe(sent(bytes(size), *sizes) + b"0004next")
-    content = drain.Content(pipe)
+    content = drain.IncomingFile(pipe)
     begun = content.collect(3)
     assert len(begun) + content.drop() == size
     assert content.finished
@@ -211,7 +211,7 @@ def test_dropping_counts_and_stops_at_the_end_of_the_file(size: int, sizes: tupl
 def test_dropping_a_torn_stream() -> None:
     for raw in (b"", b"00", b"0009abc", b"0009abcde"):
         with pytest.raises((EOFError, GitError)):
-            drain.Content(Pipe(raw)).drop()
+            drain.IncomingFile(Pipe(raw)).drop()
 
 
 @pytest.mark.skipif(not hasattr(os, "pipe"), reason="no pipes")
@@ -222,7 +222,7 @@ def test_dropping_from_a_real_pipe() -> None:
     with open(reading, "rb", buffering=0) as source, open(writing, "wb", buffering=0) as target:
         target.write(sent(bytes(30_000)) + b"0005x")
         stream = Input(source)  # type: ignore[arg-type]  # opened without a buffer
-        content = drain.Content(stream)
+        content = drain.IncomingFile(stream)
         assert content.drop() == 30_000
         assert stream.read(5) == b"0005x"
         target.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from git_theta.git.history.contents import Content, Entry, in_index
+from git_theta.git.history.contents import BlobContent, TrackedFile, in_index
 
 A, B, C, D = (letter * 40 for letter in "abcd")
 
@@ -18,17 +18,17 @@ def test_the_index() -> None:
     ]
     listing = "".join(f"{row}\x00" for row in rows)
     assert in_index(listing.encode()) == [
-        Entry("model.pt", "100644", A),
-        Entry("sub/my model\n.pt", "100755", B),
-        Entry("both.pt", "100644", B, unmerged=True),
-        Entry("theirs.pt", "100644", A, unmerged=True),
+        TrackedFile("model.pt", "100644", A),
+        TrackedFile("sub/my model\n.pt", "100755", B),
+        TrackedFile("both.pt", "100644", B, unmerged=True),
+        TrackedFile("theirs.pt", "100644", A, unmerged=True),
     ]
     assert in_index(b"") == []
 
 
 def test_what_a_blob_is() -> None:
-    assert Content(100, b"git-theta manifest 1\n").is_manifest
-    assert not Content(100, b"PK\3\4").is_manifest
+    assert BlobContent(100, b"git-theta manifest 1\n").is_manifest
+    assert not BlobContent(100, b"PK\3\4").is_manifest
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:"
-    assert Content(130, pointer).is_lfs_pointer
-    assert not Content(5000, pointer).is_lfs_pointer
+    assert BlobContent(130, pointer).is_lfs_pointer
+    assert not BlobContent(5000, pointer).is_lfs_pointer

@@ -520,7 +520,9 @@ def test_properties(base: dict[str, str], sides: list[dict[str, str]]) -> None:
 
 def test_planning_needs_no_numpy() -> None:
     """Git's merge with one-sided changes only must not wait for heavy imports."""
-    code = "import sys, git_theta.merges.plan, git_theta.merges.options, git_theta.merges.builtin_strategies; sys.exit('numpy' in sys.modules)"
+    code = (
+        "import sys, git_theta.merges.plan, git_theta.merges.options, git_theta.merges.builtin_strategies; sys.exit('numpy' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

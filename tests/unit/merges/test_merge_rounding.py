@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from merge_references import BF16, F16, F32, F64, FP8, rounded
 
-from git_theta.merges.numerics.rounding import Scratch, narrow, supported, to_odd, widen
+from git_theta.merges.numerics.rounding import BlockScratch, narrow, supported, to_odd, widen
 
 NARROW = (BF16, F16, *FP8)
 
@@ -103,7 +103,7 @@ def test_every_value_survives(dtype: np.dtype) -> None:
 @given(st.lists(st.floats(), min_size=1, max_size=40), st.booleans())
 def test_blocks_of_mixed_values(values: list[float], reuse: bool) -> None:
     """Few or many inexact values in a block take different ways to the same result; scratch memory leaves no traces."""
-    scratch = Scratch(64) if reuse else None
+    scratch = BlockScratch(64) if reuse else None
     block = np.array(values)
     for _ in range(2):
         for dtype in NARROW:

@@ -15,9 +15,8 @@ import pytest
 
 from git_theta.core.contracts import CheckpointFormat, MergeStrategy, UnitKind, Update
 from git_theta.errors import PluginError
-from git_theta.plugins import hookimpl, hookspecs, registry, tables
-from git_theta.plugins import builtin_plugin
-from git_theta.plugins.discovery import Offer
+from git_theta.plugins import builtin_plugin, hookimpl, hookspecs, registry, tables
+from git_theta.plugins.discovery import OfferedPlugin
 from git_theta.plugins.registry import BUILT_IN, Registry
 
 SAFETENSORS = b"\x10\0\0\0\0\0\0\0{"
@@ -117,7 +116,7 @@ class Point:
 def made(*offers: tuple[str, Any]) -> tuple[Registry, list[str]]:
     """A registry with plugins (distribution, module or error), and the warnings it will give."""
     warnings: list[str] = []
-    found = [Offer(provider, Point(f"p{number}", value)) for number, (provider, value) in enumerate(offers)]  # type: ignore[arg-type]
+    found = [OfferedPlugin(provider, Point(f"p{number}", value)) for number, (provider, value) in enumerate(offers)]  # type: ignore[arg-type]
     return Registry(lambda: found, warnings.append), warnings
 
 
@@ -162,7 +161,7 @@ def test_the_shortcut_without_pluggy_gives_what_the_hooks_give() -> None:
 
 
 def test_a_built_in_is_found_without_looking_for_plugins() -> None:
-    def fail() -> list[Offer]:
+    def fail() -> list[OfferedPlugin]:
         raise AssertionError("packages were searched")
 
     lean = Registry(fail, print)
@@ -380,5 +379,5 @@ def test_a_plugin_can_be_registered_by_hand_at_any_time() -> None:
 
 def test_the_entry_point_type_is_the_real_one() -> None:
     point = EntryPoint("p", "git_theta.plugins.builtin_plugin", "git_theta")
-    some = Registry(lambda: [Offer("again 1", point)], print)
+    some = Registry(lambda: [OfferedPlugin("again 1", point)], print)
     assert [row.provider for row in some.loaded() if row.name == "dense"] == [BUILT_IN]

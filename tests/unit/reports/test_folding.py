@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from making import entry, manifest, modified, report, statistics, transformer
 
 from git_theta.reports.folding import Folded, flat, fold, ranges, types, updates, whole
-from git_theta.workflows.comparing.compare import Change, compare
+from git_theta.workflows.comparing.compare import TensorChange, compare
 
 
 def lines(folded: Folded) -> int:
@@ -103,10 +103,10 @@ def test_ranges(values: list[int], text: str) -> None:
 
 def test_types_and_updates() -> None:
     one = entry("w")
-    assert types(Change("added", None, one)) == "f32[64,64]"
-    assert types(Change("retyped", one, entry("w", dtype="bf16"))) == "f32 -> bf16[64,64]"
-    assert types(Change("reshaped", one, entry("w", shape=(65, 64)))) == "f32[64,64] -> [65,64]"
-    assert types(Change("reshaped", one, entry("w", shape=(), dtype="f16")), "→") == "f32[64,64] → f16[]"
+    assert types(TensorChange("added", None, one)) == "f32[64,64]"
+    assert types(TensorChange("retyped", one, entry("w", dtype="bf16"))) == "f32 -> bf16[64,64]"
+    assert types(TensorChange("reshaped", one, entry("w", shape=(65, 64)))) == "f32[64,64] -> [65,64]"
+    assert types(TensorChange("reshaped", one, entry("w", shape=(), dtype="f16")), "→") == "f32[64,64] → f16[]"
     row = next(iter(fold(modified(["w"], "low-rank", "rank=8,changed=12").changes, [None]).rows))[1]
     assert updates(row) == "low-rank(rank=8)"
     row = next(iter(fold(modified(["w"]).changes, [None]).rows))[1]

@@ -15,12 +15,12 @@ from git_theta.reports import health, markdown, page, records, table
 from git_theta.reports.health import Finding, findings
 from git_theta.reports.report import ModelReport, Report, ordered
 from git_theta.reports.table import Style
-from git_theta.workflows.comparing.compare import Change, compare
+from git_theta.workflows.comparing.compare import TensorChange, compare
 from git_theta.workflows.comparing.statistics import Result, Searched, Statistics, Unknown, together
 
 FINE = statistics()
 STILL = Statistics(4096, 1, 1, 3.0, 3.0, 0.0, math.nan, 0.0, comparable=True, new_nan=1)
-SAME = Change("modified", entry("w"), entry("w", 1))
+SAME = TensorChange("modified", entry("w"), entry("w", 1))
 
 
 @pytest.mark.parametrize(("change", "result", "wanted"), [
@@ -31,23 +31,23 @@ SAME = Change("modified", entry("w"), entry("w", 1))
     (SAME, replace(FINE, nonfinite=5), []),  # were there before
     (SAME, replace(FINE, zero_rows=1), ["1 row zeroed"]),
     (SAME, replace(FINE, zero_rows=2, zero_channels=3), ["2 rows zeroed", "3 dead channels"]),
-    (Change("reshaped", entry("w", 0, (100, 64)), entry("w", 1, (90, 64))), replace(FINE, partial=True), ["10 rows lost"]),
-    (Change("reshaped", entry("w", 0, (90, 64)), entry("w", 1, (100, 64))), replace(FINE, partial=True), []),
-    (Change("reshaped", entry("w", 0, (90, 64)), entry("w", 1, (90, 60))), Unknown("?", read=True), ["360 elements lost"]),
-    (Change("reshaped", entry("w", 0, (9, 6)), entry("w", 1, (9, 7))), Unknown("?", read=True, new_inf=1), ["1 new Inf"]),
-    (Change("retyped", entry("w"), entry("w", 1, dtype="bf16")), FINE, ["f32 -> bf16"]),
-    (Change("retyped", entry("w"), entry("w", 1, dtype="q8_0")), Unknown("cannot be compared", read=True), ["f32 -> q8_0"]),
+    (TensorChange("reshaped", entry("w", 0, (100, 64)), entry("w", 1, (90, 64))), replace(FINE, partial=True), ["10 rows lost"]),
+    (TensorChange("reshaped", entry("w", 0, (90, 64)), entry("w", 1, (100, 64))), replace(FINE, partial=True), []),
+    (TensorChange("reshaped", entry("w", 0, (90, 64)), entry("w", 1, (90, 60))), Unknown("?", read=True), ["360 elements lost"]),
+    (TensorChange("reshaped", entry("w", 0, (9, 6)), entry("w", 1, (9, 7))), Unknown("?", read=True, new_inf=1), ["1 new Inf"]),
+    (TensorChange("retyped", entry("w"), entry("w", 1, dtype="bf16")), FINE, ["f32 -> bf16"]),
+    (TensorChange("retyped", entry("w"), entry("w", 1, dtype="q8_0")), Unknown("cannot be compared", read=True), ["f32 -> q8_0"]),
     (SAME, replace(FINE, norm_new=30.0), []),
     (SAME, replace(FINE, norm_new=30.1), ["norm x10"]),
     (SAME, replace(FINE, norm_new=0.29), ["norm x0.0967"]),
     (SAME, replace(FINE, norm=0.0), []),  # what was zero has no factor
     (SAME, replace(FINE, norm_new=300.0, elements=15), []),
-    (Change("modified", entry("w", dtype="i32"), entry("w", 1, dtype="i32")), replace(FINE, norm_new=300.0), []),
-    (Change("added", None, entry("w")), Searched(0, 0), []),
-    (Change("added", None, entry("w")), Searched(1, 2), ["1 new NaN", "2 new Inf"]),
-    (Change("removed", entry("w"), None), None, []),
+    (TensorChange("modified", entry("w", dtype="i32"), entry("w", 1, dtype="i32")), replace(FINE, norm_new=300.0), []),
+    (TensorChange("added", None, entry("w")), Searched(0, 0), []),
+    (TensorChange("added", None, entry("w")), Searched(1, 2), ["1 new NaN", "2 new Inf"]),
+    (TensorChange("removed", entry("w"), None), None, []),
 ])  # fmt: skip
-def test_what_is_a_finding(change: Change, result: Result, wanted: list[str]) -> None:
+def test_what_is_a_finding(change: TensorChange, result: Result, wanted: list[str]) -> None:
     assert [finding.text for finding in findings(change, result)] == wanted
 
 

@@ -250,7 +250,7 @@ def test_a_place_where_nobody_answers_is_one_line_and_no_waiting(
 ) -> None:
     monkeypatch.setattr(kvstore, "context", lambda: pytest.fail("TensorStore was asked"))
     monkeypatch.setattr(zarr, "context", kvstore.context)
-    place, exports = kvstore.place(url, {}), zarr.Place(url, {})
+    place, exports = kvstore.place(url, {}), zarr.ArrayFolder(url, {})
     ref = object_of(b"x")
     attempts = [lambda: place.lacking([ref]), lambda: place.bring(store, [ref], nothing), lambda: list(place.audit([ref]))]
     for attempt in (*attempts, lambda: exports.read("zarr.json"), lambda: exports.array("tensors/w")):
@@ -273,7 +273,7 @@ def test_exports_do_not_wait_for_long_either(monkeypatch: pytest.MonkeyPatch) ->
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        place = zarr.Place(f"http://127.0.0.1:{server.server_port}/nobody", {})
+        place = zarr.ArrayFolder(f"http://127.0.0.1:{server.server_port}/nobody", {})
         for attempt in (lambda: place.read("zarr.json"), lambda: place.array("tensors/w")):
             asked.clear()
             with pytest.raises(TransferError, match="nobody"):

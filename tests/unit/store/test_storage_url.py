@@ -9,24 +9,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from git_theta.errors import UsageError
-from git_theta.store.storage_url import Storage, parse_url
+from git_theta.store.storage_url import StorageUrl, parse_url
 
 
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        ("s3://models", Storage("s3", "models", "", {})),
-        ("s3://my.models_1/a/b/", Storage("s3", "my.models_1", "a/b", {})),
-        ("s3://models/p?region=eu-1", Storage("s3", "models", "p", {"region": "eu-1"})),
-        ("gs://models/a%20b", Storage("gs", "models", "a b", {})),
-        ("https://Example.COM/p", Storage("https", "example.com", "p", {})),
-        ("http://example.com:8080", Storage("http", "example.com:8080", "", {})),
-        ("http://[::1]:9000/p", Storage("http", "[::1]:9000", "p", {})),
-        ("https://[2001:db8::1]/", Storage("https", "[2001:db8::1]", "", {})),
-        ("file:///mnt/a%20b", Storage("file", "", "/mnt/a b", {})),
+        ("s3://models", StorageUrl("s3", "models", "", {})),
+        ("s3://my.models_1/a/b/", StorageUrl("s3", "my.models_1", "a/b", {})),
+        ("s3://models/p?region=eu-1", StorageUrl("s3", "models", "p", {"region": "eu-1"})),
+        ("gs://models/a%20b", StorageUrl("gs", "models", "a b", {})),
+        ("https://Example.COM/p", StorageUrl("https", "example.com", "p", {})),
+        ("http://example.com:8080", StorageUrl("http", "example.com:8080", "", {})),
+        ("http://[::1]:9000/p", StorageUrl("http", "[::1]:9000", "p", {})),
+        ("https://[2001:db8::1]/", StorageUrl("https", "[2001:db8::1]", "", {})),
+        ("file:///mnt/a%20b", StorageUrl("file", "", "/mnt/a b", {})),
     ],
 )
-def test_what_is_taken(url: str, expected: Storage) -> None:
+def test_what_is_taken(url: str, expected: StorageUrl) -> None:
     assert parse_url(url) == expected
 
 

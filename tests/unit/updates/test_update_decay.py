@@ -9,8 +9,8 @@ from update_examples import FLOATS, payload, random_tensor, round_trip, tensor, 
 
 from git_theta.core import dtypes
 from git_theta.errors import PayloadError
-from git_theta.updates.prediction.decay import MAX_STEPS, Decay, find
 from git_theta.updates.delta import Delta
+from git_theta.updates.prediction.decay import MAX_STEPS, Decay, find
 
 
 def bits(array: np.ndarray) -> np.ndarray:

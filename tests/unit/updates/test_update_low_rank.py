@@ -17,10 +17,9 @@ from update_examples import FLOATS, payload, random_tensor, round_trip, tensor, 
 
 from git_theta.core.tensors import Tensor
 from git_theta.errors import PayloadError, UsageError
-from git_theta.updates.prediction import residual
-from git_theta.updates.prediction import factors
 from git_theta.updates.delta import Delta
 from git_theta.updates.low_rank import LowRank, encode_given
+from git_theta.updates.prediction import factors, residual
 
 
 def low(rows: int, columns: int, rank: int, size: float = 0.003) -> np.ndarray:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from update_examples import payload, round_trip, tensor, weights
 
 from git_theta.core import dtypes
-from git_theta.updates.prediction import runs
 from git_theta.updates.delta import Delta
+from git_theta.updates.prediction import runs
 from git_theta.updates.prediction.row_alignment import align, related
 from git_theta.updates.prediction.runs import Run
 

@@ -25,9 +25,9 @@ from git_theta.errors import FileChanged, FormatError, ManifestError, ObjectDama
 from git_theta.git.repository import Repository
 from git_theta.settings import Settings
 from git_theta.workflows.restoring import smudge
+from git_theta.workflows.session import Session
 from git_theta.workflows.storing import clean
 from git_theta.workflows.storing.reuse import Elsewhere
-from git_theta.workflows.session import Session
 
 Make = Callable[..., "Bench"]
 
@@ -179,7 +179,7 @@ def test_large_tensors_come_first_and_one_at_a_time_while_there_are_others(monke
     extents = [Extent(str(size), "u8", (size,), 0, size) for size in sizes]
     queue, begun = clean._Queue([range(number, number + 1) for number in range(len(sizes))], extents), list[int]()
 
-    def work(batch: range) -> list[clean._Result]:
+    def work(batch: range) -> list[clean._CutTensor]:
         begun.append(sizes[batch.start])
         if len(begun) in (1, 2, 4):  # another thread comes while this one works
             queue.do_next(work)

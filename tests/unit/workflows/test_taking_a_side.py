@@ -11,7 +11,7 @@ from git_theta.core.manifest import Entry, Link, Manifest, ObjectRef
 from git_theta.core.tensors import Spec
 from git_theta.merges.plan import plan
 from git_theta.workflows.merging.merge import Merged, merge
-from git_theta.workflows.merging.merge_rules import Rule, Rules, literal, rule
+from git_theta.workflows.merging.merge_rules import MergeRule, Rules, literal, rule
 from git_theta.workflows.session import Session
 
 MODELS = 10_000
@@ -90,7 +90,7 @@ class Maker:
         return self.file(form, [*entries, self.entry("last", Spec("f32", ()))])
 
 
-def merged(base: Manifest | None, sides: Sequence[Manifest], *rules: Rule) -> Merged:
+def merged(base: Manifest | None, sides: Sequence[Manifest], *rules: MergeRule) -> Merged:
     """What a merge makes that needs neither values nor a file of its own: nothing is read or written."""
     return merge(cast("Session", None), "m.safetensors", base, sides, Rules(tuple(rules)))
 

@@ -10,10 +10,10 @@ import click
 from git_theta.cli.mistracked_notes import warn_of_links
 from git_theta.cli.output import Command, path, plural, size, warn
 from git_theta.errors import GitError, UsageError
-from git_theta.git.config import attributes
-from git_theta.git.history import contents
 from git_theta.git.command import call, run
+from git_theta.git.config import attributes
 from git_theta.git.config.config_file import load_settings
+from git_theta.git.history import contents
 from git_theta.git.repository import discover
 from git_theta.workflows.restoring import mistracked
 
@@ -52,9 +52,8 @@ def add(paths: tuple[str, ...], update_type: str | None, data: Path | None) -> i
         return call(["add", "--", *paths]).returncode or _check_links(paths)
     if len(paths) != 1:
         raise click.UsageError("an update changes one model: name just that")
-    from git_theta.workflows.storing import peft_adapters
-    from git_theta.workflows.storing import supplied
     from git_theta.workflows.session import Session
+    from git_theta.workflows.storing import peft_adapters, supplied
 
     repository = discover()
     if repository.worktree is None:

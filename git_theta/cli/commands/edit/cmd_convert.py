@@ -87,8 +87,8 @@ def _open(name: str, beside: Path, stack: ExitStack) -> FileSource:
     else:
         text = b""
     from git_theta.workflows.restoring import smudge
-    from git_theta.workflows.sharing.fetch import fetch_missing
     from git_theta.workflows.session import Session
+    from git_theta.workflows.sharing.fetch import fetch_missing
 
     repository = discover()
     session = stack.enter_context(Session(repository, load_settings(repository), warn))

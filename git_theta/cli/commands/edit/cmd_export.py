@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from git_theta.cli import models, targets
-from git_theta.cli.output import Command, path, plural, size, warn
 from git_theta.cli.commands.share.transfers import open_session
+from git_theta.cli.output import Command, path, plural, size, warn
 from git_theta.core.names import display
 from git_theta.errors import UsageError
 
@@ -33,12 +33,12 @@ def export(source: str, target: str) -> None:
     TensorStore read; DEST/zarr.json lists them all. Types that zarr has not (GGUF's blocks, fp4, fp6) become bytes. 'git theta import'
     makes the same file of it again.
     """
-    from git_theta.store.zarr import Place
+    from git_theta.store.zarr import ArrayFolder
     from git_theta.workflows.exchange import zarr_export
     from git_theta.workflows.progress import Progress
 
     targets.check(target, "DEST is a new folder or a URL")
-    place, progress = Place(target, os.environ), Progress()
+    place, progress = ArrayFolder(target, os.environ), Progress()
     with open_session() as session:
         manifest = models.named(session.repository, source)
         progress.begin("Exporting", manifest.size)
@@ -73,14 +73,14 @@ def import_(source: str, target: Path, changed: bool, force: bool) -> None:
     It is the same to the byte: every tensor is checked against its digest. With --changed, arrays that were written to since are taken
     as they are.
     """
-    from git_theta.store.zarr import Place
+    from git_theta.store.zarr import ArrayFolder
     from git_theta.workflows.exchange import zarr_export
     from git_theta.workflows.progress import Progress
 
     targets.check(str(target), "FILE is the new file's name")
     if os.path.lexists(target) and not force:
         raise UsageError(f"{path(target)} exists already; --force replaces it")
-    place, progress = Place(source, os.environ), Progress()
+    place, progress = ArrayFolder(source, os.environ), Progress()
     exported = zarr_export.read(place)
     progress.begin("Importing", exported.size)
     try:

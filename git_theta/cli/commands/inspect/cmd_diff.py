@@ -19,22 +19,21 @@ from git_theta.cli.models import as_one
 from git_theta.cli.output import path, plural, warn
 from git_theta.core import shards
 from git_theta.core.manifest import Entry
-from git_theta.drivers import blas
-from git_theta.drivers import screen
+from git_theta.drivers import blas, screen
 from git_theta.errors import GitError, UsageError
-from git_theta.git.history.changes import FileChange, Range, is_revision, resolve
 from git_theta.git.command import run
 from git_theta.git.config.config_file import load_settings
+from git_theta.git.history.changes import FileChange, Range, is_revision, resolve
 from git_theta.git.repository import discover
 from git_theta.reports import health
 from git_theta.reports.report import ModelReport, Report, ordered
-from git_theta.workflows.restoring import mistracked
 from git_theta.workflows.comparing import versions
 from git_theta.workflows.comparing.compare import select
-from git_theta.workflows.progress import Progress
-from git_theta.workflows.session import Session
 from git_theta.workflows.comparing.statistics import Options, Result, measure_all, read_size
 from git_theta.workflows.comparing.versions import ModelDiff
+from git_theta.workflows.progress import Progress
+from git_theta.workflows.restoring import mistracked
+from git_theta.workflows.session import Session
 
 _NAMED = 20  # tensors of a model that --check names
 
@@ -209,7 +208,9 @@ def _are_plain_files(words: Sequence[str], paths: Sequence[str]) -> bool:
 def _report(asked: _Asked, chosen: dict[str, Any], stack: ExitStack) -> Report:
     measuring = not (chosen["stat"] or chosen["manifest_only"])
     if measuring:
-        Thread(target=import_module, args=("git_theta.workflows.comparing.measure",), daemon=True).start()  # numpy is read while git answers
+        Thread(
+            target=import_module, args=("git_theta.workflows.comparing.measure",), daemon=True
+        ).start()  # numpy is read while git answers
     progress = stack.enter_context(closing(Progress()))
     if asked.files is not None:
         found: Iterator[ModelDiff] = iter([_files(asked.files, stack)])

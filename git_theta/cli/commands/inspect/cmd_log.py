@@ -10,9 +10,9 @@ from git_theta.cli import output, targets
 from git_theta.cli.output import Command, path, warn
 from git_theta.drivers import screen
 from git_theta.errors import UsageError
-from git_theta.git.history.changes import is_revision
 from git_theta.git.command import run
 from git_theta.git.config.config_file import load_settings
+from git_theta.git.history.changes import is_revision
 from git_theta.git.repository import discover
 from git_theta.workflows.session import Session
 

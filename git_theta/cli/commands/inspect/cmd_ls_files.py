@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 import click
 
 from git_theta.cli import models
-from git_theta.cli.models import Model
-from git_theta.cli.output import Command, bold, detail, page, path, plural, size, table
 from git_theta.cli.commands.setup.patterns import from_here
+from git_theta.cli.models import TrackedModel
+from git_theta.cli.output import Command, bold, detail, page, path, plural, size, table
 from git_theta.core import shards
 from git_theta.errors import GitError, UsageError
 from git_theta.git.command import run_code
@@ -93,7 +93,7 @@ def _is_revision(text: str) -> bool:
     return not text.startswith("-") and run_code(asked, allowed=(0, 1, 128))[0] == 0
 
 
-def _short(repository: Repository, found: Sequence[Model]) -> Iterator[str]:
+def _short(repository: Repository, found: Sequence[TrackedModel]) -> Iterator[str]:
     rows = []
     for model in found:
         name = path(from_here(repository, model.path))
@@ -112,7 +112,7 @@ def _short(repository: Repository, found: Sequence[Model]) -> Iterator[str]:
         yield f"{len(manifests):,} models of {size(total)}, stored in {plural(len(objects), 'object')} of {size(sum(objects.values()))}"
 
 
-def _long(repository: Repository, found: Sequence[Model]) -> Iterator[str]:
+def _long(repository: Repository, found: Sequence[TrackedModel]) -> Iterator[str]:
     for model in found:
         name = bold(path(from_here(repository, model.path)))
         if model.manifest is None:
@@ -130,6 +130,6 @@ def _long(repository: Repository, found: Sequence[Model]) -> Iterator[str]:
         yield from table([detail(entry) for entry in held.entries], right=(2,), indent="    ")
 
 
-def _notes(model: Model) -> str:
+def _notes(model: TrackedModel) -> str:
     absent = f"{plural(model.missing, 'object')} not in the local store" if model.missing else ""
     return "; ".join(filter(None, (absent, model.problem)))

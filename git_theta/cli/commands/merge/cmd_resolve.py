@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from git_theta.cli.output import Command, path, plural, warn
 from git_theta.cli.commands.setup.patterns import warn_unmatched
+from git_theta.cli.output import Command, path, plural, warn
 from git_theta.errors import UsageError
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import discover
@@ -46,8 +46,8 @@ def resolve(paths: tuple[str, ...], strategy: str | None, words: tuple[str, ...]
     from git_theta.drivers.merge_driver import stopped_siblings
     from git_theta.workflows.merging import merge_rules
     from git_theta.workflows.merging import resolve as work
-    from git_theta.workflows.merging.merge import describe
     from git_theta.workflows.merging.auxiliary import tracked_for
+    from git_theta.workflows.merging.merge import describe
     from git_theta.workflows.session import Session
 
     repository = discover()

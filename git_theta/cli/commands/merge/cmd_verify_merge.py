@@ -29,8 +29,8 @@ def verify_merge(revision: str, as_json: bool) -> int:
     A merge by a strategy writes its recipe into the manifest: strategy, options, seed, and the identities of its inputs. The exit
     code is 0 when every recorded merge of REV gives the same bytes, 1 when one does not or cannot be computed any more.
     """
-    from git_theta.workflows.session import Session
     from git_theta.workflows.merging.verify import verify
+    from git_theta.workflows.session import Session
 
     repository = discover()
     with Session(repository, load_settings(repository), warn) as session:

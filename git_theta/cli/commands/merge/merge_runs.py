@@ -18,23 +18,21 @@ from pathlib import Path
 import click
 
 from git_theta.cli import models
-from git_theta.git.config import programs
-from git_theta.cli.output import path, table, warn
 from git_theta.cli.commands.setup.patterns import warn_unmatched
+from git_theta.cli.output import path, table, warn
 from git_theta.core.names import display, shell_word
 from git_theta.drivers.merge_driver import ENVIRONMENT
 from git_theta.errors import ThetaError, UsageError
-from git_theta.git.writing import merge_trees
 from git_theta.git.command import call
+from git_theta.git.config import programs
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import discover
-from git_theta.workflows.merging import resolve
-from git_theta.workflows.merging import merge_branches
-from git_theta.workflows.merging import merge_rules
-from git_theta.workflows.restoring import smudge
-from git_theta.workflows.sharing.fetch import fetch_missing
+from git_theta.git.writing import merge_trees
+from git_theta.workflows.merging import merge_branches, merge_rules, resolve
 from git_theta.workflows.merging.merge import describe
+from git_theta.workflows.restoring import smudge
 from git_theta.workflows.session import Session
+from git_theta.workflows.sharing.fetch import fetch_missing
 
 _STEPS = 1000
 _NUMBER = re.compile(r"(?<![\w./+-])[-+]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|(?i:nan|inf(?:inity)?))(?![\w/]|\.\w)")
@@ -172,7 +170,9 @@ def by_score(request: Request, sweeps: Sequence[str], command: str, minimize: bo
     return run_merge(replace(request, strategies=(best.strategy,), words=best.words), dry_run=False)
 
 
-def _score(session: Session, model: merge_branches.Model, request: Request, strategy: str, words: Sequence[str], command: str) -> Score:
+def _score(
+    session: Session, model: merge_branches.BranchModel, request: Request, strategy: str, words: Sequence[str], command: str
+) -> Score:
     rules = merge_rules.complete(session, model.path, request.rules(strategy, words))
     merged = merge_branches.merge_model(session, model, rules)
     if merged.manifest is None:

@@ -15,18 +15,18 @@ from git_theta.core.names import display
 from git_theta.core.tensors import Tensor
 from git_theta.errors import FormatError, ThetaError
 from git_theta.merges import plan
-from git_theta.workflows.merging import merge_rules
 from git_theta.workflows import chains
-from git_theta.workflows.sharing.fetch import fetch_missing
+from git_theta.workflows.merging import merge_rules
 from git_theta.workflows.merging.merge import planned
 from git_theta.workflows.merging.state import MergeState
 from git_theta.workflows.session import Session
+from git_theta.workflows.sharing.fetch import fetch_missing
 
 Versions = tuple[Manifest | None, Manifest, Manifest]
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class TensorGroup:
     """Tensors that differ only in their numbers (layers), which mostly want the same choice."""
 
     label: str
@@ -45,7 +45,7 @@ def ask(session: Session, name: str, versions: Versions, by_name: bool) -> merge
     groups = grouped([item for item in decided.conflicts if item.name not in kept.resolved])
     if groups:
         _show(session, name, groups)
-    chosen: dict[str, merge_rules.Rule] = {}
+    chosen: dict[str, merge_rules.MergeRule] = {}
     while left := [group for group in groups if group.items[0].name not in chosen]:
         picked = _which(groups, left)
         how = _how() if picked else None
@@ -64,15 +64,15 @@ def ask(session: Session, name: str, versions: Versions, by_name: bool) -> merge
     return merge_rules.Rules(rules, by_name=by_name)
 
 
-def grouped(items: Sequence[plan.Item]) -> list[Group]:
+def grouped(items: Sequence[plan.Item]) -> list[TensorGroup]:
     """The items by name with numbers left open, in order of first occurrence."""
     found: dict[str, list[plan.Item]] = {}
     for item in items:
         found.setdefault(re.sub(r"[0-9]+(?![A-Za-z0-9])", "*", item.name), []).append(item)
-    return [Group(label if len(members) > 1 else members[0].name, tuple(members)) for label, members in found.items()]
+    return [TensorGroup(label if len(members) > 1 else members[0].name, tuple(members)) for label, members in found.items()]
 
 
-def _show(session: Session, name: str, groups: Sequence[Group]) -> None:
+def _show(session: Session, name: str, groups: Sequence[TensorGroup]) -> None:
     """The table of ``groups``. What is not here is fetched to measure it."""
     entries = [e for group in groups for item in group.items for e in (item.base, *item.sides) if e is not None]
     if session.store.missing(ref for entry in entries for ref in entry.objects):
@@ -85,7 +85,7 @@ def _show(session: Session, name: str, groups: Sequence[Group]) -> None:
     click.echo("'git theta strategies' lists those. Nothing is written before all questions are answered.")
 
 
-def _row(session: Session, number: int, group: Group) -> tuple[str, ...]:
+def _row(session: Session, number: int, group: TensorGroup) -> tuple[str, ...]:
     why = " or ".join(dict.fromkeys(plan.reason(item).partition(":")[0] for item in group.items))
     moved = [_moved(session, [(item.base, item.sides[side]) for item in group.items]) for side in (0, 1)]
     return str(number), display(group.label, 60), str(len(group.items)), why, *moved
@@ -118,7 +118,7 @@ def _moved(session: Session, pairs: Sequence[tuple[Entry | None, Entry | None]])
     return f"{change / whole:.2e}" if whole else "from zero"
 
 
-def _which(groups: Sequence[Group], left: Sequence[Group]) -> list[Group]:
+def _which(groups: Sequence[TensorGroup], left: Sequence[TensorGroup]) -> list[TensorGroup]:
     """Groups by number, also ones that were chosen before; none: stop."""
     while text := click.prompt("Which (numbers, 'all' that are left, or Enter to stop)", default="", show_default=False).strip():
         if text == "all":

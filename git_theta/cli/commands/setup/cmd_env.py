@@ -15,15 +15,12 @@ import click
 
 import git_theta
 from git_theta import settings
-from git_theta.git.config import programs
 from git_theta.cli.mistracked_notes import lines
 from git_theta.cli.output import Command, bold, page, path, plural, table
 from git_theta.core.names import did_you_mean
 from git_theta.errors import GitError, ThetaError, UsageError
-from git_theta.git.config import push_hook
-from git_theta.git.config import consent
-from git_theta.git.config import config_file
 from git_theta.git.command import find, run
+from git_theta.git.config import config_file, consent, programs, push_hook
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import Repository, discover
 from git_theta.workflows.restoring import mistracked
@@ -35,7 +32,7 @@ _GIT = (2, 36)
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class EnvironmentReport:
     """Sections of (name, value) rows, and what is missing or wrong, each with what to do."""
 
     sections: dict[str, list[tuple[str, str]]]
@@ -60,7 +57,7 @@ def env(as_json: bool) -> int:
     return 1 if report.problems else 0
 
 
-def _text(report: Report) -> Iterator[str]:
+def _text(report: EnvironmentReport) -> Iterator[str]:
     for title, rows in report.sections.items():
         yield bold(title)
         yield from table([(name, path(value)) for name, value in rows], indent="  ")
@@ -68,7 +65,7 @@ def _text(report: Report) -> Iterator[str]:
     yield from (f"  {path(problem)}" for problem in report.problems or ["nothing"])
 
 
-def collect() -> Report:
+def collect() -> EnvironmentReport:
     """Look at everything; never fails, whatever is broken."""
     problems: list[str] = []
     sections = {"Versions": list(_versions(problems))}
@@ -87,7 +84,7 @@ def collect() -> Report:
             sections["Models"] = list(_models(repository, problems))
         except ThetaError as error:
             problems.append(f"the models of this repository cannot be looked at: {error}")
-    return Report(sections, problems)
+    return EnvironmentReport(sections, problems)
 
 
 def _versions(problems: list[str]) -> Iterator[tuple[str, str]]:

@@ -8,11 +8,10 @@ from typing import Any
 import click
 
 from git_theta.cli.commands.setup import hook_setup
-from git_theta.git.config import programs
 from git_theta.cli.output import Command, path, warn
 from git_theta.errors import UsageError
-from git_theta.git.config import config_file
 from git_theta.git.command import find
+from git_theta.git.config import config_file, programs
 from git_theta.git.config.config_file import Scope, Value
 
 _WHERE = {
@@ -83,9 +82,7 @@ def install(skip_smudge: bool, force: bool, **chosen: bool) -> None:
         if now[key].text != text:
             click.echo(f"In the current repository it is overridden: {_described(now[key])}.")
     if taken and find("git-theta") is None:
-        click.echo(
-            f"Your own {programs.ALIAS} stays; to use Git-Theta, put {path(programs.scripts())} on PATH or give it another alias."
-        )
+        click.echo(f"Your own {programs.ALIAS} stays; to use Git-Theta, put {path(programs.scripts())} on PATH or give it another alias.")
     hook_setup.put_in(scope)
     click.echo('Next, in a repository: git theta track "*.safetensors"')
 
@@ -123,6 +120,4 @@ def uninstall(**chosen: bool) -> None:
 
 
 def _described(value: Value) -> str:
-    return (
-        f"{value.key} in {path(value.place)} is {'set' if value.text is None else chr(39) + path(programs.summary(value)) + chr(39)}"
-    )
+    return f"{value.key} in {path(value.place)} is {'set' if value.text is None else chr(39) + path(programs.summary(value)) + chr(39)}"

@@ -8,18 +8,16 @@ from pathlib import Path, PurePosixPath
 
 import click
 
-from git_theta.git.config import programs
+from git_theta.cli.commands.setup.patterns import PatternPlace, from_here, inside, matched, resolve
 from git_theta.cli.mistracked_notes import warn_of_links
 from git_theta.cli.output import Command, bold, page, path, plural, size, table, warn
-from git_theta.cli.commands.setup.patterns import Place, from_here, inside, matched, resolve
 from git_theta.core.names import meant, shell_word
 from git_theta.errors import UsageError
-from git_theta.git.config import push_hook
-from git_theta.git.config import attributes
-from git_theta.git.history import contents
-from git_theta.git.config.attributes import BASE, TRACKING, Rule
 from git_theta.git.command import run
+from git_theta.git.config import attributes, programs, push_hook
+from git_theta.git.config.attributes import BASE, TRACKING, AttributeRule
 from git_theta.git.config.config_file import load_settings
+from git_theta.git.history import contents
 from git_theta.git.repository import Repository, discover
 from git_theta.plugins import registry
 from git_theta.workflows.restoring import mistracked
@@ -184,7 +182,7 @@ def _as_wanted(values: dict[str, str], base: str | None) -> bool:
 # Telling the user
 
 
-def _report(repository: Repository, place: Place, paths: Sequence[str], present: set[str], after: dict[str, dict[str, str]]) -> bool:
+def _report(repository: Repository, place: PatternPlace, paths: Sequence[str], present: set[str], after: dict[str, dict[str, str]]) -> bool:
     """Say where a pattern does not have its effect; whether it has it for anything."""
     untracked = [name for name in paths if not attributes.is_tracked(after[name])]
     real = [name for name in untracked if name in present]
@@ -199,7 +197,7 @@ def _report(repository: Repository, place: Place, paths: Sequence[str], present:
     return not paths or len(untracked) < len(paths)
 
 
-def _warn_slip(place: Place) -> None:
+def _warn_slip(place: PatternPlace) -> None:
     """Say what a pattern that matches no file was probably meant to be: ``safetensors`` or ``*.safetensor`` for ``*.safetensors``."""
     known = {suffix for form in registry.checkpoint_formats() for suffix in form.suffixes}
     folder, slash, name = place.pattern.rpartition("/")
@@ -228,7 +226,7 @@ def _note_files(patterns: Sequence[str], top: Path, present: set[str]) -> None:
         click.echo(f"Note: {files} tracked, no new ones. Quotes keep a pattern from the shell: git theta track {pattern}")
 
 
-def _explain(repository: Repository, place: Place, name: str, attribute: str, value: str, present: set[str]) -> None:
+def _explain(repository: Repository, place: PatternPlace, name: str, attribute: str, value: str, present: set[str]) -> None:
     where = attributes.settings_of(repository, present, name, attribute, value)
     stated = {"unset": f"-{attribute}", "unspecified": f"!{attribute}", "set": attribute}.get(value, f"{attribute}={path(value)}")
     origin = f" (see {', '.join(where[-3:])})" if where else ""
@@ -304,7 +302,7 @@ def _advise(repository: Repository, changed: Iterable[str], tracked: set[str]) -
         click.echo(f"Now: git add {_shell(words)}{' ...' if len(new) > _SHOWN else ''}")
 
 
-def _not_there(repository: Repository, place: Place, rules: Sequence[Rule]) -> str:
+def _not_there(repository: Repository, place: PatternPlace, rules: Sequence[AttributeRule]) -> str:
     """Why a pattern cannot be taken out, and where to look."""
     said = f"{place} is not in {path(from_here(repository, place.file))}"
     same = [rule for rule in rules if rule.pattern == place.pattern]
@@ -322,7 +320,7 @@ def _note(values: dict[str, str], ruled: bool) -> str:
     return ", ".join(notes if ruled else [*notes, "by an attributes file outside the repository"])
 
 
-def _at(repository: Repository, rule: Rule) -> str:
+def _at(repository: Repository, rule: AttributeRule) -> str:
     assert repository.worktree is not None
     if rule.file.is_relative_to(repository.worktree):
         return f"{path(from_here(repository, rule.file.relative_to(repository.worktree).as_posix()))}:{rule.number}"

@@ -6,8 +6,8 @@ import click
 
 from git_theta.cli.output import path
 from git_theta.errors import GitError
-from git_theta.git.config import push_hook
 from git_theta.git.command import run
+from git_theta.git.config import push_hook
 from git_theta.git.config.config_file import Scope
 from git_theta.git.repository import Repository, discover
 

@@ -18,7 +18,7 @@ _GIT_READS = (".gitattributes", ".gitignore", ".gitmodules", ".theta.toml")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class PatternPlace:
     """A pattern as it is to be written: its text, and the folder (from the top, ``""`` for the top) whose ``.gitattributes`` gets it."""
 
     folder: str
@@ -38,7 +38,7 @@ class Place:
         return path(text) if text.startswith('"') else f'"{path(text)}"'
 
 
-def resolve(pattern: str, cwd: Path, top: Path) -> Place:
+def resolve(pattern: str, cwd: Path, top: Path) -> PatternPlace:
     """Where and how a pattern given in ``cwd`` is to be written.
 
     What names a folder means all below it; what names a file (the shell may have expanded a pattern) means that name only.
@@ -53,15 +53,15 @@ def resolve(pattern: str, cwd: Path, top: Path) -> Place:
     where = inside(folder, top, pattern)
     there = folder / text
     if text == ".":
-        return Place(where, "*")
+        return PatternPlace(where, "*")
     if there.is_dir() or text.endswith("/"):
         stem = text.rstrip("/")
-        return Place(where, f"{attributes.literal(stem) if there.is_dir() else stem}/**")
+        return PatternPlace(where, f"{attributes.literal(stem) if there.is_dir() else stem}/**")
     if os.path.lexists(there):
-        return Place(where, _no_macro(attributes.literal(text)))
+        return PatternPlace(where, _no_macro(attributes.literal(text)))
     if text.startswith("!"):
         raise UsageError(f"'{path(pattern)}': git knows no negative patterns for attributes; 'git theta untrack' takes a pattern out")
-    return Place(where, _no_macro(text))
+    return PatternPlace(where, _no_macro(text))
 
 
 def _relative(text: str, cwd: Path, top: Path) -> str:
@@ -88,7 +88,7 @@ def _no_macro(pattern: str) -> str:
     return "[atr]" + pattern.removeprefix("[attr]") if pattern.startswith("[attr]") else pattern
 
 
-def matched(repository: Repository, places: Sequence[Place], present: Iterable[str]) -> list[list[str]]:
+def matched(repository: Repository, places: Sequence[PatternPlace], present: Iterable[str]) -> list[list[str]]:
     """For each pattern the paths it matches: those ``present``, and a made-up one, so that a pattern can be tried before its files exist.
 
     :class:`UsageError` for a pattern that takes files which git itself reads: it could not read them any more.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from git_theta.cli import mistracked_notes
-from git_theta.cli.output import Command, path, plural, size
 from git_theta.cli.commands.share.transfers import count, open_session, remote_or_default, split
+from git_theta.cli.output import Command, path, plural, size
 from git_theta.errors import UsageError
 
 
@@ -72,9 +72,9 @@ def pull(remote: str | None, quiet: bool) -> int:
 
     A model at a path that no .gitattributes tracks is not written. The exit code is 1 if a model is not in place.
     """
+    from git_theta.workflows.progress import Progress
     from git_theta.workflows.restoring import checkout
     from git_theta.workflows.sharing import fetch as work
-    from git_theta.workflows.progress import Progress
 
     with open_session() as session:
         chosen = remote_or_default(session.repository, remote) if remote is not None else None

@@ -6,8 +6,8 @@ import sys
 
 import click
 
-from git_theta.cli.output import Command, plural, size, warn
 from git_theta.cli.commands.share.transfers import open_session, remote_or_default, split
+from git_theta.cli.output import Command, plural, size, warn
 from git_theta.errors import UsageError
 from git_theta.git.config import push_hook
 

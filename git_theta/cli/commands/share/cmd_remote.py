@@ -7,12 +7,10 @@ import sys
 
 import click
 
-from git_theta.git.config import programs
-from git_theta.cli.output import Command, Group, path, table
+from git_theta.cli.output import Command, CommandGroup, path, table
 from git_theta.errors import UsageError
-from git_theta.git.config import consent
-from git_theta.git.config import remotes
 from git_theta.git.command import run
+from git_theta.git.config import consent, programs, remotes
 from git_theta.git.config.remotes import Remote, without_secret
 from git_theta.git.repository import Repository, discover
 
@@ -20,7 +18,7 @@ _LFS_AGENT = consent.AGENT[1]
 
 
 @click.group(
-    cls=Group,
+    cls=CommandGroup,
     invoke_without_command=True,
     examples="""
 git theta remote                                        # where the objects of each remote are

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
+from git_theta.cli.commands.share.transfers import open_session, remote_or_default
 from git_theta.cli.mistracked_notes import lines
 from git_theta.cli.output import Command, plural, size
-from git_theta.cli.commands.share.transfers import open_session, remote_or_default
 from git_theta.errors import UsageError
 from git_theta.workflows.restoring import mistracked
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import click
 
-from git_theta.cli.output import Command, path, plural, size, warn
 from git_theta.cli.commands.share.transfers import open_session
+from git_theta.cli.output import Command, path, plural, size, warn
 from git_theta.errors import UsageError
 from git_theta.git.command import run
 from git_theta.workflows.maintenance.migrate import Summary

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from git_theta.cli.output import Command
 from git_theta.cli.commands.share.transfers import count, open_session, remote_or_default
+from git_theta.cli.output import Command
 
 
 @click.command(

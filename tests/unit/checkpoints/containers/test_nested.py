@@ -12,7 +12,7 @@ import pytest
 from cutting import contents, cut, mutants, survives, told
 
 from git_theta.checkpoints.containers import nested
-from git_theta.checkpoints.containers.nested import Part
+from git_theta.checkpoints.containers.nested import SourceWindow
 from git_theta.checkpoints.containers.stored_zip import StoredZipFormat
 from git_theta.checkpoints.containers.tar_container import TarFormat
 from git_theta.core.contracts import CheckpointFormat
@@ -107,7 +107,7 @@ def test_broken_archives_are_refused(change: object, message: str) -> None:
 
 
 def test_parts_stay_inside() -> None:
-    part = Part(BytesSource(b"0123456789"), 2, 4)
+    part = SourceWindow(BytesSource(b"0123456789"), 2, 4)
     assert part.read(1, 2) == b"34"
     buffer = bytearray(4)
     part.read_into(0, memoryview(buffer))
@@ -115,7 +115,7 @@ def test_parts_stay_inside() -> None:
     with pytest.raises(FormatError, match="outside"):
         part.read(2, 3)
     with pytest.raises(FormatError, match="outside"):
-        Part(BytesSource(b"01"), 1, 2)
+        SourceWindow(BytesSource(b"01"), 1, 2)
 
 
 def test_damaged_files() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from git_theta.checkpoints.torch.pickle_tree import Storage, View
+from git_theta.checkpoints.torch.pickle_tree import TorchStorage, View
 from git_theta.checkpoints.torch.storage_values import array
 from git_theta.errors import FormatError
 
@@ -17,7 +17,7 @@ DATA = np.arange(24, dtype=np.float32)
 
 
 def view(offset: int, shape: tuple[int, ...], strides: tuple[int, ...], numel: int = 24) -> View:
-    return View("x", Storage("0", "f32", numel), offset, shape, strides, math.prod(shape), False, None, None)
+    return View("x", TorchStorage("0", "f32", numel), offset, shape, strides, math.prod(shape), False, None, None)
 
 
 @pytest.mark.parametrize(

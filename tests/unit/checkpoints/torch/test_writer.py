@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from git_theta.checkpoints.containers.zip_container import read_archives
+from git_theta.checkpoints.containers.zip_writer import write_archive
 from git_theta.checkpoints.torch.pickle_reader import Call, Pairs, read
 from git_theta.checkpoints.torch.writer import _CLASSES, _DTYPES
 from git_theta.checkpoints.torch.zip_format import TorchZipFormat
-from git_theta.checkpoints.containers.zip_container import read_archives
-from git_theta.checkpoints.containers.zip_writer import write_archive
 from git_theta.core import dtypes
 from git_theta.core.contracts import BuildsFiles
 from git_theta.core.source import BytesSource

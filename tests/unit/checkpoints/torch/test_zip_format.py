@@ -16,9 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from git_theta.checkpoints.torch import pickle_reader
-from git_theta.checkpoints.torch import pickle_tree
 from git_theta.checkpoints.containers.stored_zip import SKELETON_LIMIT
+from git_theta.checkpoints.torch import pickle_reader, pickle_tree
 from git_theta.checkpoints.torch.pickle_tree import NAME_LIMIT
 from git_theta.checkpoints.torch.zip_format import TorchZipFormat
 from git_theta.core import dtypes

@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from git_theta.errors import TransferError, UsageError
-from git_theta.git.config.consent import Offer
+from git_theta.git.config.consent import OfferedUrls
 from git_theta.git.config.remotes import BY_URL, Remote, Remotes, git_dir_of, local_path, without_secret
 
 ORIGIN = Remote("origin", "https://forge.example.com/team/models.git", "https://forge.example.com/team/models.git")
 
 
 def test_storage_is_used_only_when_that_very_url_was_agreed_to() -> None:
-    assert Offer().agreed("", "object storage") == ""
-    offer = Offer(storage="s3://models/p", confirmed=frozenset({"s3://models/p"}))
+    assert OfferedUrls().agreed("", "object storage") == ""
+    offer = OfferedUrls(storage="s3://models/p", confirmed=frozenset({"s3://models/p"}))
     assert offer.agreed("s3://models/p", "object storage") == "s3://models/p"
     for url in ("s3://models/p/", "s3://models/other", "S3://models/p"):
         with pytest.raises(TransferError, match="git theta remote confirm"):
@@ -26,7 +26,7 @@ def test_storage_is_used_only_when_that_very_url_was_agreed_to() -> None:
 
 def test_a_question_shows_no_secret_and_moves_no_cursor() -> None:
     with pytest.raises(TransferError) as caught:
-        Offer().agreed("https://user:word@host/\x1b[2J", "mirror")
+        OfferedUrls().agreed("https://user:word@host/\x1b[2J", "mirror")
     assert "word" not in str(caught.value)
     assert str(caught.value).isprintable()
 
@@ -48,33 +48,35 @@ def test_a_question_shows_no_secret_and_moves_no_cursor() -> None:
     ],
 )
 def test_a_server_of_another_host_waits(url: str, free: bool) -> None:
-    offer = Offer(lfs=(("lfs.url", url),))
+    offer = OfferedUrls(lfs=(("lfs.url", url),))
     assert (offer.unconfirmed([ORIGIN]) == []) == free
     if free:
         offer.agreed_lfs(ORIGIN, push=True)
         return
     with pytest.raises(TransferError, match=r"\.lfsconfig"):
         offer.agreed_lfs(ORIGIN, push=False)
-    Offer(lfs=offer.lfs, confirmed=frozenset({url})).agreed_lfs(ORIGIN, push=False)
-    Offer(lfs=offer.lfs, overridden=frozenset({"lfs.url"})).agreed_lfs(ORIGIN, push=False)
+    OfferedUrls(lfs=offer.lfs, confirmed=frozenset({url})).agreed_lfs(ORIGIN, push=False)
+    OfferedUrls(lfs=offer.lfs, overridden=frozenset({"lfs.url"})).agreed_lfs(ORIGIN, push=False)
 
 
 def test_a_server_for_another_remote_does_not_matter() -> None:
-    offer = Offer(lfs=(("remote.other.lfsurl", "https://evil.com"),))
+    offer = OfferedUrls(lfs=(("remote.other.lfsurl", "https://evil.com"),))
     assert offer.lfs_servers(ORIGIN) == []
     assert not offer.server_named(ORIGIN)
 
 
 def test_a_server_for_pushes_by_url_waits_like_any_other() -> None:
     """Git LFS is given a name for what is only a URL, and a repository can know that name."""
-    offer = Offer(lfs=((f"remote.{BY_URL}.lfsurl", "https://evil.com"),))
+    offer = OfferedUrls(lfs=((f"remote.{BY_URL}.lfsurl", "https://evil.com"),))
     assert offer.lfs_servers(ORIGIN) == []
     with pytest.raises(TransferError, match=r"\.lfsconfig"):
         offer.agreed_lfs(Remote("", "https://host/p", "https://host/p"), push=True)
 
 
 def test_everything_that_waits_is_listed_once() -> None:
-    offer = Offer("s3://models/p", ("https://mirror/p", "s3://models/p"), (("lfs.url", "https://lfs/p"),), frozenset({"https://mirror/p"}))
+    offer = OfferedUrls(
+        "s3://models/p", ("https://mirror/p", "s3://models/p"), (("lfs.url", "https://lfs/p"),), frozenset({"https://mirror/p"})
+    )
     assert offer.unconfirmed([ORIGIN, ORIGIN]) == ["s3://models/p", "https://lfs/p"]
 
 

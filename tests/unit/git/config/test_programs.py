@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 import git_theta
 from git_theta.git.config import programs as programs_module
-from git_theta.git.config.programs import ALIAS, MARK, PROCESS, REQUIRED, plan_install, plan_uninstall, program
 from git_theta.git.config.config_file import Value
+from git_theta.git.config.programs import ALIAS, MARK, PROCESS, REQUIRED, plan_install, plan_uninstall, program
 
 WORDS = ("/opt/it's here/python", "-I", "/opt/it's here/git_theta/start.py")
 ELSEWHERE = ("/elsewhere/python", "-I", "/elsewhere/start.py")
@@ -36,7 +36,7 @@ TEXTS = st.sampled_from(
 HELD = st.lists(st.builds(lambda key, text: Value(key, text, "global", "file:x"), KEYS, TEXTS | st.none()), max_size=6)
 
 
-def after(held: list[Value], change: programs_module.Change, force: bool = False) -> list[Value]:
+def after(held: list[Value], change: programs_module.ConfigChange, force: bool = False) -> list[Value]:
     """What a scope holds once a plan was carried out, as git would do it."""
     removed = [*change.remove, *(change.foreign if force else ())]
     left = [value for value in held if not any((value.key, value.text) == (gone.key, gone.text) for gone in removed)]
@@ -53,7 +53,7 @@ def test_installing_twice_changes_nothing_more(held: list[Value], skip: bool, fo
         return
     done = after(held, change, force)
     again = plan_install(done, WORDS, skip, taken)
-    assert again == programs_module.Change()
+    assert again == programs_module.ConfigChange()
     found = {value.key: value.text for value in done}
     assert found[PROCESS] == programs_module.command(WORDS, "filter-process --skip" if skip else "filter-process")
     assert found[REQUIRED] == "true"
@@ -89,7 +89,7 @@ def test_an_alias_of_the_users_own_is_left_alone() -> None:
 
 def test_a_required_of_its_own_is_not_ours_to_remove() -> None:
     held = [Value(PROCESS, "other", "local", "file:x"), Value(REQUIRED, "true", "local", "file:x")]
-    assert plan_uninstall(held) == programs_module.Change(foreign=tuple(held))
+    assert plan_uninstall(held) == programs_module.ConfigChange(foreign=tuple(held))
 
 
 def test_what_the_first_git_theta_wrote_is_replaced() -> None:
@@ -139,7 +139,9 @@ def test_the_program_is_this_python_isolated() -> None:
 
 
 def test_what_an_earlier_release_wrote_is_told_from_what_this_one_writes() -> None:
-    assert not any(programs_module.is_older(Value(key, text, "global", "file:x")) for key, text in programs_module.wanted(WORDS, True).items())
+    assert not any(
+        programs_module.is_older(Value(key, text, "global", "file:x")) for key, text in programs_module.wanted(WORDS, True).items()
+    )
     assert not programs_module.is_older(Value(ALIAS, programs_module.alias(WORDS), "global", "file:x"))
     for words in ('"$p"', '"$p" -P -m git_theta'):
         text = f"{MARK}p='/opt/x'; test -x \"$p\" && exec {words} filter-process; exec git-theta filter-process"

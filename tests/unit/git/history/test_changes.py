@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from git_theta.errors import GitError
-from git_theta.git.history import changes
-from git_theta.git.history import commits
+from git_theta.git.history import changes, commits
 from git_theta.git.history.changes import FileChange
 
 A, B, ZERO = "a" * 40, "b" * 40, "0" * 40

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from git_theta.git.writing import index
 from git_theta.git.repository import Repository
+from git_theta.git.writing import index
 
 
 @pytest.fixture

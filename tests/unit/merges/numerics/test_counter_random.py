@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from merge_references import philox, uniforms
 
 from git_theta.core.digest import digest
-from git_theta.merges.numerics.counter_random import Stream, stream
+from git_theta.merges.numerics.counter_random import RandomStream, stream
 from git_theta.merges.strategies.sparsify import mask_stream
 
 
@@ -36,7 +36,7 @@ def test_documented_numbers() -> None:
 
 @given(st.integers(0, 100), st.integers(0, 60))
 def test_any_stretch_is_a_stretch_of_the_whole(start: int, count: int) -> None:
-    source = Stream((1, 2))
+    source = RandomStream((1, 2))
     assert source.numbers(start, count).tolist() == source.numbers(0, 200)[start : start + count].tolist()
 
 

@@ -15,7 +15,7 @@ from git_theta.core.contracts import MergeCase
 from git_theta.errors import MergeError
 from git_theta.merges.builtin_strategies import strategies
 from git_theta.merges.strategies.permutation import WholeModel, match, reorder
-from git_theta.merges.strategies.permutation_spec import Group, Place, derive
+from git_theta.merges.strategies.permutation_spec import AxisGroup, TensorAxis, derive
 
 Tensors = dict[str, np.ndarray]
 PERMUTE = next(strategy for strategy in strategies() if strategy.name == "permute")
@@ -57,7 +57,7 @@ def shapes(tensors: Tensors) -> dict[str, tuple[int, ...]]:
     return {name: array.shape for name, array in tensors.items() if array.dtype.kind != "i"}
 
 
-def shuffled(groups: tuple[Group, ...], tensors: Tensors, seed: int = 1) -> Tensors:
+def shuffled(groups: tuple[AxisGroup, ...], tensors: Tensors, seed: int = 1) -> Tensors:
     random = np.random.default_rng(seed)
     return reorder(groups, [random.permutation(group.size) for group in groups], tensors)
 
@@ -187,10 +187,10 @@ def test_feed_forward_parts_by_their_usual_names(ups: list[str], down: str, turn
 def test_convolutions_and_what_they_are_flattened_into() -> None:
     table = {"0.weight": (8, 3, 3, 3), "0.bias": (8,), "3.weight": (6, 8, 3, 3), "7.weight": (10, 6 * 4 * 4), "7.bias": (10,)}
     first, second = derive(table)
-    assert first.places == (Place("0.weight", 0), Place("3.weight", 1), Place("0.bias", 0))
-    assert (second.size, second.places) == (6, (Place("3.weight", 0), Place("7.weight", 1)))
+    assert first.places == (TensorAxis("0.weight", 0), TensorAxis("3.weight", 1), TensorAxis("0.bias", 0))
+    assert (second.size, second.places) == (6, (TensorAxis("3.weight", 0), TensorAxis("7.weight", 1)))
     units = np.arange(10 * 96.0).reshape(10, 96)
-    turned = reorder([Group("x", 6, (Place("7.weight", 1),))], [np.array([1, 0, 2, 3, 4, 5])], {"7.weight": units})["7.weight"]
+    turned = reorder([AxisGroup("x", 6, (TensorAxis("7.weight", 1),))], [np.array([1, 0, 2, 3, 4, 5])], {"7.weight": units})["7.weight"]
     assert np.array_equal(turned[:, :16], units[:, 16:32])
     assert np.array_equal(turned[:, 32:], units[:, 32:])
 
@@ -199,12 +199,12 @@ def test_flax_kernels_and_layers_with_names_of_their_own() -> None:
     chain = {"input.kernel": (4, 10), "input.bias": (10,), "hidden_0.kernel": (10, 10), "hidden_1.kernel": (10, 10)}
     chain |= {"output.kernel": (10, 3)}
     assert [group.name for group in derive(chain)] == ["input", "hidden_0", "hidden_1"]
-    assert derive(chain)[0].places == (Place("input.kernel", 1), Place("hidden_0.kernel", 0), Place("input.bias", 0))
+    assert derive(chain)[0].places == (TensorAxis("input.kernel", 1), TensorAxis("hidden_0.kernel", 0), TensorAxis("input.bias", 0))
     numbered = {"fc1.weight": (9, 4), "bn1.weight": (9,), "fc2.weight": (7, 9), "bn2.weight": (7,), "fc3.weight": (2, 7)}
     numbered |= {"alpha.weight": (1,)}
     assert [group.places for group in derive(numbered)] == [
-        (Place("fc1.weight", 0), Place("fc2.weight", 1), Place("bn1.weight", 0)),
-        (Place("fc2.weight", 0), Place("fc3.weight", 1), Place("bn2.weight", 0)),
+        (TensorAxis("fc1.weight", 0), TensorAxis("fc2.weight", 1), TensorAxis("bn1.weight", 0)),
+        (TensorAxis("fc2.weight", 0), TensorAxis("fc3.weight", 1), TensorAxis("bn2.weight", 0)),
     ]
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from git_theta.core.manifest import Entry, Link, Manifest, ObjectRef, dump, parse
 from git_theta.errors import ManifestError
-from git_theta.workflows.comparing.compare import Change, Comparison, compare, compare_texts, matches, narrow, select
+from git_theta.workflows.comparing.compare import Comparison, TensorChange, compare, compare_texts, matches, narrow, select
 
 
 def sha(text: object) -> str:
@@ -144,14 +144,14 @@ def test_every_tensor_is_accounted_for(first: list[tuple[str, int, bool]], secon
     assert len({change.new.name for change in found.changes if change.new}) == sum(change.new is not None for change in found.changes)
     for change in found.changes:
         match change:
-            case Change("renamed", Entry() as a, Entry() as b):
+            case TensorChange("renamed", Entry() as a, Entry() as b):
                 assert (a.digest, a.spec) == (b.digest, b.spec)
-            case Change("modified", Entry() as a, Entry() as b):
+            case TensorChange("modified", Entry() as a, Entry() as b):
                 assert a.digest != b.digest
                 assert a.spec == b.spec
-            case Change("reshaped", Entry() as a, Entry() as b):
+            case TensorChange("reshaped", Entry() as a, Entry() as b):
                 assert a.shape != b.shape
-            case Change("added", None, Entry()) | Change("removed", Entry(), None):
+            case TensorChange("added", None, Entry()) | TensorChange("removed", Entry(), None):
                 pass
             case _:
                 pytest.fail(str(change))

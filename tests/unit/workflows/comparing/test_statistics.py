@@ -17,9 +17,9 @@ from git_theta.core.tensors import Tensor
 from git_theta.errors import ObjectDamaged, ObjectMissing
 from git_theta.plugins import registry
 from git_theta.store.local import LocalStore
-from git_theta.workflows.comparing import statistics
 from git_theta.workflows import chains
-from git_theta.workflows.comparing.compare import Change
+from git_theta.workflows.comparing import statistics
+from git_theta.workflows.comparing.compare import TensorChange
 from git_theta.workflows.comparing.statistics import Options, Statistics, Unknown, measure_all, read_size
 from git_theta.workflows.comparing.values import Absent, Pair, StoredValues
 
@@ -57,20 +57,20 @@ def pool() -> Iterator[ThreadPoolExecutor]:
         yield found
 
 
-def changes(count: int) -> list[Change]:
-    return [Change("modified", entry(f"t{number}", 1), entry(f"t{number}", 2 + number)) for number in range(count)]
+def changes(count: int) -> list[TensorChange]:
+    return [TensorChange("modified", entry(f"t{number}", 1), entry(f"t{number}", 2 + number)) for number in range(count)]
 
 
 def test_results_come_in_order(pool: ThreadPoolExecutor) -> None:
-    every: list[Change] = [
+    every: list[TensorChange] = [
         *changes(20),
-        Change("added", None, entry("new", 1)),
-        Change("removed", entry("gone", 1), None),
-        Change("renamed", entry("a", 1), entry("b", 1)),
-        Change("reshaped", entry("flat", 5, (256,)), entry("flat", 5, (16, 16))),
-        Change("modified", entry("missing", 1), entry("missing", 2)),
-        Change("modified", entry("damaged", 1), entry("damaged", 2)),
-        Change("reshaped", entry("other", 5, (3, 5)), entry("other", 6, (4, 4))),
+        TensorChange("added", None, entry("new", 1)),
+        TensorChange("removed", entry("gone", 1), None),
+        TensorChange("renamed", entry("a", 1), entry("b", 1)),
+        TensorChange("reshaped", entry("flat", 5, (256,)), entry("flat", 5, (16, 16))),
+        TensorChange("modified", entry("missing", 1), entry("missing", 2)),
+        TensorChange("modified", entry("damaged", 1), entry("damaged", 2)),
+        TensorChange("reshaped", entry("other", 5, (3, 5)), entry("other", 6, (4, 4))),
     ]
     read: list[int] = []
     found = list(measure_all(every, Numbers(), pool, advance=read.append))
@@ -91,7 +91,7 @@ def test_results_come_in_order(pool: ThreadPoolExecutor) -> None:
 def test_memory_is_bounded(pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "_IN_FLIGHT", 5000)
     reader = Numbers()
-    large = Change("modified", entry("large", 1, (64, 64)), entry("large", 2, (64, 64)))
+    large = TensorChange("modified", entry("large", 1, (64, 64)), entry("large", 2, (64, 64)))
     found = list(measure_all([*changes(10), large, *changes(10)], reader, pool))
     assert len(found) == 21
     assert reader.most == read_size(large), "one pair that is larger than the bound goes alone"

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from git_theta.merges.options import complete
 from git_theta.plugins import registry
-from git_theta.workflows.merging.merge_rules import Rules, from_words
 from git_theta.workflows.merging.auxiliary import STATISTICS, of_model, rules_for, sibling
+from git_theta.workflows.merging.merge_rules import Rules, from_words
 
 PATHS = st.text("ab./-é ", min_size=1).filter(lambda path: not path.endswith("/"))
 

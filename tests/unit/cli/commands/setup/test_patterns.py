@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from git_theta.cli.commands.setup.patterns import Place, resolve
+from git_theta.cli.commands.setup.patterns import PatternPlace, resolve
 from git_theta.errors import UsageError
 
 
@@ -22,44 +22,44 @@ def top(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("pattern", "place"),
     [
-        ("*.pt", Place("", "*.pt")),
-        ("./*.pt", Place("", "*.pt")),
-        ("models/*.pt", Place("", "models/*.pt")),
-        ("/model.pt", Place("", "/model.pt")),
-        ("sub", Place("", "sub/**")),
-        ("sub/", Place("", "sub/**")),
-        ("sub[1]", Place("", "sub\\[1]/**")),
-        ("absent/", Place("", "absent/**")),
-        (".", Place("", "*")),
-        ("[attr]*.pt", Place("", "[atr]*.pt")),
-        ("my model.pt", Place("", "my model.pt")),
+        ("*.pt", PatternPlace("", "*.pt")),
+        ("./*.pt", PatternPlace("", "*.pt")),
+        ("models/*.pt", PatternPlace("", "models/*.pt")),
+        ("/model.pt", PatternPlace("", "/model.pt")),
+        ("sub", PatternPlace("", "sub/**")),
+        ("sub/", PatternPlace("", "sub/**")),
+        ("sub[1]", PatternPlace("", "sub\\[1]/**")),
+        ("absent/", PatternPlace("", "absent/**")),
+        (".", PatternPlace("", "*")),
+        ("[attr]*.pt", PatternPlace("", "[atr]*.pt")),
+        ("my model.pt", PatternPlace("", "my model.pt")),
     ],
 )
-def test_from_the_top(pattern: str, place: Place, top: Path) -> None:
+def test_from_the_top(pattern: str, place: PatternPlace, top: Path) -> None:
     assert resolve(pattern, top, top) == place
 
 
 @pytest.mark.parametrize(
     ("pattern", "place"),
     [
-        ("*.pt", Place("sub", "*.pt")),
-        ("../*.pt", Place("", "*.pt")),
-        ("../sub/x.pt", Place("sub", "x.pt")),
-        ("../../work tree/x.pt", Place("", "x.pt")),
-        ("deep/", Place("sub", "deep/**")),
-        ("..", Place("", "*")),
-        (".", Place("sub", "*")),
+        ("*.pt", PatternPlace("sub", "*.pt")),
+        ("../*.pt", PatternPlace("", "*.pt")),
+        ("../sub/x.pt", PatternPlace("sub", "x.pt")),
+        ("../../work tree/x.pt", PatternPlace("", "x.pt")),
+        ("deep/", PatternPlace("sub", "deep/**")),
+        ("..", PatternPlace("", "*")),
+        (".", PatternPlace("sub", "*")),
     ],
 )
-def test_from_a_folder(pattern: str, place: Place, top: Path) -> None:
+def test_from_a_folder(pattern: str, place: PatternPlace, top: Path) -> None:
     assert resolve(pattern, top / "sub", top) == place
 
 
 def test_whole_paths(top: Path) -> None:
-    assert resolve(f"{top.as_posix()}/x.pt", top, top) == Place("", "x.pt")
-    assert resolve(f"{top.as_posix()}/sub/*.pt", top, top) == Place("", "sub/*.pt")
-    assert resolve(f"{top.as_posix()}/sub/deep/", top / "sub", top) == Place("sub", "deep/**")
-    assert resolve(f"{top.as_posix()}/x.pt", top / "sub", top) == Place("", "x.pt")
+    assert resolve(f"{top.as_posix()}/x.pt", top, top) == PatternPlace("", "x.pt")
+    assert resolve(f"{top.as_posix()}/sub/*.pt", top, top) == PatternPlace("", "sub/*.pt")
+    assert resolve(f"{top.as_posix()}/sub/deep/", top / "sub", top) == PatternPlace("sub", "deep/**")
+    assert resolve(f"{top.as_posix()}/x.pt", top / "sub", top) == PatternPlace("", "x.pt")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names that Windows does not allow")
@@ -69,7 +69,7 @@ def test_whole_paths(top: Path) -> None:
 )
 def test_the_name_of_a_file_means_that_file(name: str, pattern: str, top: Path) -> None:
     (top / name).write_text("")
-    assert resolve(name, top, top) == Place("", pattern)
+    assert resolve(name, top, top) == PatternPlace("", pattern)
 
 
 def test_through_a_symbolic_link(top: Path, tmp_path: Path) -> None:
@@ -77,8 +77,8 @@ def test_through_a_symbolic_link(top: Path, tmp_path: Path) -> None:
         (tmp_path / "link").symlink_to(top, target_is_directory=True)
     except OSError:
         pytest.skip("no symbolic links here")
-    assert resolve("*.pt", tmp_path / "link" / "sub", top) == Place("sub", "*.pt")
-    assert resolve(f"{tmp_path.as_posix()}/link/x.pt", top, top) == Place("", "x.pt")
+    assert resolve("*.pt", tmp_path / "link" / "sub", top) == PatternPlace("sub", "*.pt")
+    assert resolve(f"{tmp_path.as_posix()}/link/x.pt", top, top) == PatternPlace("", "x.pt")
 
 
 @pytest.mark.parametrize("pattern", ["", "../x", "../../x", "!*.pt"])
@@ -94,8 +94,8 @@ def test_a_file_elsewhere_is_not_taken_for_a_pattern(top: Path, tmp_path: Path) 
 
 
 def test_a_place_for_a_person() -> None:
-    assert str(Place("", "*.pt")) == '"*.pt"'
-    assert str(Place("", "my *.pt")) == '"my *.pt"'
-    assert str(Place("", "x\x1b[2J")).isprintable()
-    assert Place("", "*.pt").file == ".gitattributes"
-    assert Place("a/b", "*.pt").file == "a/b/.gitattributes"
+    assert str(PatternPlace("", "*.pt")) == '"*.pt"'
+    assert str(PatternPlace("", "my *.pt")) == '"my *.pt"'
+    assert str(PatternPlace("", "x\x1b[2J")).isprintable()
+    assert PatternPlace("", "*.pt").file == ".gitattributes"
+    assert PatternPlace("a/b", "*.pt").file == "a/b/.gitattributes"
