@@ -6,13 +6,16 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from git_theta.core import dtypes
 from git_theta.core.digest import HEX, digest
 from git_theta.core.names import escape, unescape
 from git_theta.core.tensors import Spec
 from git_theta.errors import FormatError, ManifestError, ManifestVersionError
+
+if TYPE_CHECKING:
+    pass
 
 VERSION = 1
 MAGIC = b"git-theta manifest "
@@ -366,3 +369,13 @@ def _parse_link(field: str) -> Link:
 def rename(entry: Entry, name: str, aliases: Iterable[str]) -> Entry:
     """The same stored tensor under another name."""
     return Entry(name, entry.dtype, entry.shape, entry.digest, entry.chain, entry.inline, tuple(aliases))
+
+
+def parse_if_manifest(text: bytes) -> Manifest | None:
+    """The manifest in ``text``, None when it is something else or damaged."""
+    if not is_manifest(text):
+        return None
+    try:
+        return parse(unconverted(text))
+    except ManifestError:
+        return None

@@ -137,3 +137,8 @@ class FileSource:
 def _check(offset: int, length: int, size: int) -> None:
     if offset < 0 or length < 0 or offset + length > size:
         raise FormatError(f"bytes {offset} to {offset + length} lie outside the file of {size} bytes")
+
+
+def stamp(status: os.stat_result) -> tuple[int, int, int, int]:
+    """The stat data that must not change: size, inode, mtime and ctime in nanoseconds."""
+    return status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns

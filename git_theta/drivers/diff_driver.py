@@ -29,7 +29,7 @@ from git_theta.reports.report import ModelReport
 from git_theta.workflows.comparing import versions
 from git_theta.workflows.comparing.compare import compare
 from git_theta.workflows.comparing.statistics import Options, measure_all, read_size
-from git_theta.workflows.comparing.versions import NOTHING, Version
+from git_theta.workflows.comparing.version import NOTHING, Version
 from git_theta.workflows.progress import Progress
 from git_theta.workflows.session import Session
 

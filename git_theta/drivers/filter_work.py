@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, NamedTuple
 from git_theta.core import earlier_release, lfs_pointer
 from git_theta.core.manifest import Manifest, ObjectRef, dump, is_manifest, parse, unconverted
 from git_theta.core.names import display
-from git_theta.core.source import BytesSource, FileSource
+from git_theta.core.source import BytesSource, FileSource, stamp
 from git_theta.core.tensors import Buffer
 from git_theta.drivers import asker, drain, text_merge
 from git_theta.errors import FileChanged, ObjectMissing, ThetaError
 from git_theta.git import pktline
 from git_theta.workflows.progress import Progress
-from git_theta.workflows.restoring.statcache import StatCache, stamp
+from git_theta.workflows.restoring.statcache import StatCache
 from git_theta.workflows.session import Session
 from git_theta.workflows.storing import clean
 
 if TYPE_CHECKING:
-    from git_theta.drivers.filter_process import Input, Say
+    from git_theta.drivers.pipes import Input, Say
     from git_theta.git.repository import Repository
     from git_theta.settings import Settings
 
@@ -216,7 +216,8 @@ class FilterWork:
     # smudge
 
     def _smudge(self, path: str, can_delay: bool, request: dict[str, str]) -> None:
-        from git_theta.workflows.restoring import smudge
+
+        from git_theta.workflows import chains
 
         coming = drain.IncomingFile(self._source)
         content = coming.collect(_SMALL)
@@ -240,7 +241,7 @@ class FilterWork:
             self._tell(path, text_merge.before(asker.asker(), os.environ))
         try:
             manifest = parse(content)
-            if can_delay and smudge.missing(self._session.store, manifest):
+            if can_delay and chains.missing(self._session.store, manifest):
                 self._delayed[path] = _Delayed(path, manifest)
                 self._status("delayed")
                 return
@@ -250,13 +251,14 @@ class FilterWork:
         self._give(path, manifest)
 
     def _give(self, path: str, manifest: Manifest, fetched: bool = False) -> None:
+        from git_theta.workflows import chains
         from git_theta.workflows.restoring import smudge
 
         store, session = self._session.store, self._session
         try:
-            if not fetched and smudge.missing(store, manifest):
+            if not fetched and chains.missing(store, manifest):
                 fetch(session, [manifest])
-            smudge.require(store, manifest)
+            chains.require(store, manifest)
             self._progress.begin(f"Checking out {display(path, 40)}", manifest.size)
             chunks = smudge.stream(store, manifest, session.pool(), session.threads)
             first = _first_of(chunks)
@@ -325,6 +327,7 @@ class FilterWork:
 
     def _put_back(self, path: str) -> None:
         """Git removes the old file before it asks for the new one. Where that could not be had, the index still names the old."""
+        from git_theta.workflows import chains
         from git_theta.workflows.restoring import smudge
         from git_theta.workflows.restoring.checkout import temporary_beside
 
@@ -333,7 +336,7 @@ class FilterWork:
             if not target.parent.is_dir() or os.path.lexists(target):
                 return
             manifest = self._session.manifest(f":0:{path}")
-            if manifest is None or smudge.missing(self._session.store, manifest):
+            if manifest is None or chains.missing(self._session.store, manifest):
                 return
             temporary = temporary_beside(self._session, target)
             try:

@@ -21,8 +21,9 @@ from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import discover
 from git_theta.git.writing import merge_trees
 from git_theta.workflows.merging import merge_rules
-from git_theta.workflows.merging.merge import Merged, describe
+from git_theta.workflows.merging.merge import describe
 from git_theta.workflows.merging.merge_branches import merge_model, merged_tree, models, statistics, tracks_statistics
+from git_theta.workflows.merging.outcome import Merged
 from git_theta.workflows.session import Session
 
 CANNOT = 2

@@ -102,7 +102,7 @@ _OTHER_FACTOR = {"a": "b", "A": "B", "down": "up", "Down": "Up", "DOWN": "UP"}
 
 
 @dataclass(frozen=True, slots=True)
-class LowRank:
+class LowRankKind:
     """A :class:`~git_theta.core.contracts.UnitKind`: the two factors of a LoRA, and its ``alpha`` and DoRA's magnitudes if present."""
 
     name: str = "lora"
@@ -314,7 +314,7 @@ KINDS: tuple[UnitKind, ...] = (
         INTEGER,
         (Part("scale", FLOAT, as_many),),
     ),
-    LowRank(),
+    LowRankKind(),
     Parts(
         "loha",
         "LoHa: four factors of a weight's change",

@@ -11,7 +11,8 @@ from git_theta.core.names import display
 from git_theta.reports import health, numbers
 from git_theta.reports.naming import place
 from git_theta.workflows.comparing.compare import TensorChange
-from git_theta.workflows.comparing.statistics import Result, Statistics, Unknown, together
+from git_theta.workflows.comparing.movement import Statistics, together
+from git_theta.workflows.comparing.statistics import Result, Unknown
 
 _NUMBER = re.compile(r"(?<![A-Za-z0-9_])(\d{1,9})(?![A-Za-z0-9_])|(?<=[a-z]_)(\d{1,5})(?=[./]|\Z)")
 _COUNTED = re.compile(r",?changed=\d+")

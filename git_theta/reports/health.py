@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from git_theta.core import dtypes
 from git_theta.core.names import display
 from git_theta.workflows.comparing.compare import TensorChange
-from git_theta.workflows.comparing.statistics import Result, Searched, Statistics, Unknown
+from git_theta.workflows.comparing.movement import Statistics
+from git_theta.workflows.comparing.statistics import Result, Searched, Unknown
 
 NORM_FACTOR = 10.0
 """A norm jumps if it is more than so many times what it was, or less than that part of it."""

@@ -9,7 +9,7 @@ from git_theta.reports import health, numbers
 from git_theta.reports.folding import Folded, Row, fold, types, updates, whole
 from git_theta.reports.report import ModelReport, Report
 from git_theta.reports.table import Style, notes, summary
-from git_theta.workflows.comparing.statistics import Statistics
+from git_theta.workflows.comparing.movement import Statistics
 
 MARKER = "<!-- git-theta diff -->"  # by which a workflow finds its earlier comment
 _STYLE = Style()

@@ -29,7 +29,8 @@ from git_theta.reports.report import ModelReport, Report
 from git_theta.reports.table import Style, notes
 from git_theta.workflows.comparing.compare import TensorChange
 from git_theta.workflows.comparing.log import Step
-from git_theta.workflows.comparing.statistics import Result, Statistics, Unknown, together
+from git_theta.workflows.comparing.movement import Statistics, together
+from git_theta.workflows.comparing.statistics import Result, Unknown
 
 _Item = TypeVar("_Item")
 _NAME = 240  # characters of a name

@@ -17,7 +17,8 @@ from git_theta.reports.report import ModelReport, Report
 from git_theta.workflows.comparing.blame import Origin
 from git_theta.workflows.comparing.compare import TensorChange
 from git_theta.workflows.comparing.log import Step
-from git_theta.workflows.comparing.statistics import Result, Statistics, Unknown
+from git_theta.workflows.comparing.movement import Statistics
+from git_theta.workflows.comparing.statistics import Result, Unknown
 
 VERSION = 1
 _COLUMNS = (

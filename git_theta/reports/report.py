@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from git_theta.core.manifest import Entry
 from git_theta.reports.health import findings
 from git_theta.workflows.comparing.compare import Comparison, TensorChange
-from git_theta.workflows.comparing.statistics import Result, Statistics, Unknown, together
+from git_theta.workflows.comparing.movement import Statistics, together
+from git_theta.workflows.comparing.statistics import Result, Unknown
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ from git_theta.reports import health, numbers
 from git_theta.reports.folding import Folded, Row, flat, fold, types, updates
 from git_theta.reports.report import ModelReport
 from git_theta.workflows.comparing.compare import KINDS
-from git_theta.workflows.comparing.statistics import Statistics, Unknown
+from git_theta.workflows.comparing.movement import Statistics
+from git_theta.workflows.comparing.statistics import Unknown
 from git_theta.workflows.progress import size
 
 MARKS = {"added": "+", "removed": "-", "modified": "~", "renamed": ">", "reshaped": "#", "retyped": "t"}

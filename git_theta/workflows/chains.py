@@ -20,6 +20,7 @@ from git_theta.store.local import LocalStore
 if TYPE_CHECKING:
     from git_theta.core.contracts import Level, Update
     from git_theta.core.resources.memory import Take
+from git_theta.core.manifest import Manifest
 
 _POUR = 1 << 20  # bytes from which a tensor is decoded block by block where it can be
 
@@ -268,3 +269,21 @@ def _check_exact(update: Update, encoded: Encoded, tensor: Tensor, base: Tensor)
     decoded = update.decode(memoryview(payload).cast("B"), tensor.spec, base)
     if memoryview(decoded).cast("B") != memoryview(tensor.data).cast("B"):
         raise PluginError(f"the update {update.name!r} does not give back what it stored; please report it")
+
+
+def missing(store: LocalStore, manifest: Manifest) -> list[ObjectRef]:
+    """The objects that ``manifest`` needs and that are not in the store."""
+    return store.missing(ObjectRef(oid, size) for oid, size in manifest.objects().items())
+
+
+def require(store: LocalStore, manifest: Manifest) -> None:
+    """:class:`ObjectMissing`, naming a tensor and its object, unless everything that ``manifest`` needs is here."""
+    absent = {ref.oid for ref in missing(store, manifest)}
+    for entry in (manifest.skeleton, *manifest.entries) if absent else ():
+        for ref in entry.objects:
+            if ref.oid in absent:
+                more = f", nor are {len(absent) - 1} others" if len(absent) > 1 else ""
+                what = display(entry.name, 200) if entry is not manifest.skeleton else "(the file's skeleton)"
+                raise ObjectMissing(
+                    f"tensor {what}: object {ref.oid} ({ref.size} bytes) is not in the store{more}; 'git theta fetch' may bring it"
+                )

@@ -10,9 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from git_theta.core.manifest import Manifest, ObjectRef, dump, is_manifest, parse, unconverted
+from git_theta.core.manifest import Manifest, ObjectRef, dump, parse_if_manifest
 from git_theta.core.resources.memory import keep_buffers
-from git_theta.errors import ManifestError
 from git_theta.git.history.blobs import BlobReader
 from git_theta.git.repository import Repository
 from git_theta.store.local import LocalStore
@@ -118,11 +117,7 @@ class Session:
         return (self.repository.worktree or Path.cwd()) / path
 
 
-def parse_if_manifest(text: bytes) -> Manifest | None:
-    """The manifest in ``text``, None when it is something else or damaged."""
-    if not is_manifest(text):
-        return None
-    try:
-        return parse(unconverted(text))
-    except ManifestError:
-        return None
+def scratch_index(session: Session) -> Path:
+    """A fresh path for an index that is thrown away."""
+    session.repository.cache.mkdir(parents=True, exist_ok=True)
+    return session.repository.cache / f"merge-index-{session.store.temporary_path().name}"

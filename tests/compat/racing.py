@@ -25,6 +25,7 @@ from git_theta.core.manifest import is_manifest, parse
 from git_theta.errors import ThetaError
 from git_theta.git.repository import discover
 from git_theta.settings import Settings
+from git_theta.workflows import chains
 from git_theta.workflows.restoring import smudge
 from git_theta.workflows.session import Session
 
@@ -249,7 +250,7 @@ class Race:
         with Session(discover(repo.path), Settings(), print) as session:
             try:
                 manifest = parse(repo.blob(name))
-                smudge.require(session.store, manifest)
+                chains.require(session.store, manifest)
                 return b"".join(map(bytes, smudge.stream(session.store, manifest, session.pool(), 1)))
             except ThetaError as error:
                 raise Lost(f"{repo.path}: {name}: {error}") from None

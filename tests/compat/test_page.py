@@ -17,7 +17,8 @@ from git_theta.reports import page
 from git_theta.reports.report import ModelReport, Report
 from git_theta.workflows.comparing.compare import Comparison, TensorChange, compare
 from git_theta.workflows.comparing.log import Step
-from git_theta.workflows.comparing.statistics import Result, Statistics, Unknown
+from git_theta.workflows.comparing.movement import Statistics
+from git_theta.workflows.comparing.statistics import Result, Unknown
 
 BROWSER = program()
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed (apt-get install chromium)")

@@ -23,13 +23,13 @@ _FORMATS = (
     ("gguf:GgufFormat", ""),
     ("numpy_files:NpyFormat", ""),
     ("hdf5:Hdf5Format", ""),
-    ("torch_legacy:TorchLegacyFormat", ""),
+    ("torch.legacy_archive:TorchLegacyFormat", ""),
     ("onnx:OnnxFormat", ".onnx"),
     ("flax_msgpack:FlaxMsgpackFormat", ".msgpack"),
-    ("torch_zip:TorchZipFormat", ""),
+    ("torch.zip_format:TorchZipFormat", ""),
     ("numpy_files:NpzFormat", ""),
-    ("tar_container:TarFormat", ""),
-    ("stored_zip:StoredZipFormat", ""),
+    ("containers.tar_container:TarFormat", ""),
+    ("containers.stored_zip:StoredZipFormat", ""),
 )
 
 

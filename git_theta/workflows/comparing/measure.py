@@ -29,7 +29,7 @@ import numpy as np
 
 from git_theta.core import dtypes
 from git_theta.core.tensors import Tensor
-from git_theta.workflows.comparing.statistics import Statistics
+from git_theta.workflows.comparing.movement import Statistics
 
 _BLOCK = 1 << 17  # elements
 _LANE = 4096  # elements summed by one dot product; BLAS starts no threads for so few

@@ -17,7 +17,7 @@ from git_theta.workflows.comparing.values import Absent
 if TYPE_CHECKING:
     from git_theta.core.tensors import Tensor
     from git_theta.workflows.comparing.values import Values
-    from git_theta.workflows.comparing.versions import Side, Version
+    from git_theta.workflows.comparing.version import Side, Version
     from git_theta.workflows.session import Session
 
 
@@ -77,7 +77,7 @@ def _joined_side(index: str, members: Sequence[Side], more: bool) -> Side:
 
 
 def _version(parts: Sequence[Version], more: bool) -> Version:
-    from git_theta.workflows.comparing.versions import Version
+    from git_theta.workflows.comparing.version import Version
 
     held = [(part.parsed, part.values) for part in parts if part.is_model]
     manifests = [manifest for manifest, _ in held if manifest is not None]

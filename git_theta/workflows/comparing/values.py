@@ -12,12 +12,11 @@ from git_theta.core.layout import Extent, Layout
 from git_theta.core.manifest import Entry, Link
 from git_theta.core.names import display
 from git_theta.core.resources.memory import Take
-from git_theta.core.source import FileSource
+from git_theta.core.source import FileSource, stamp
 from git_theta.core.tensors import Tensor
 from git_theta.errors import FileChanged, PayloadError, ThetaError
 from git_theta.store.local import LocalStore
 from git_theta.workflows import chains
-from git_theta.workflows.restoring.statcache import stamp
 
 
 class Values(Protocol):

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from git_theta.core import earlier_release
-from git_theta.core.manifest import Entry, Manifest, is_manifest, parse
+from git_theta.core.manifest import Entry, Manifest, is_manifest
 from git_theta.core.names import display
 from git_theta.core.source import FileSource
 from git_theta.core.tensors import Tensor
@@ -18,6 +18,7 @@ from git_theta.errors import GitError, ThetaError, UsageError
 from git_theta.git.history.changes import FileChange, Range, changed
 from git_theta.workflows.comparing.compare import Comparison, compare, compare_texts
 from git_theta.workflows.comparing.values import Absent, FileValues, Pair, StoredValues, Values
+from git_theta.workflows.comparing.version import NOTHING, Side, Version
 from git_theta.workflows.session import Session
 
 if TYPE_CHECKING:
@@ -29,28 +30,6 @@ _HEAD = 4096
 _MANIFEST_LIMIT = 256 << 20
 _RENAME_LIMIT = 400  # pairs of deleted and added models that are looked at
 _ALIKE = 0.5  # equal tensors from which an added model counts as a deleted one under another name
-
-
-@dataclass(frozen=True, slots=True)
-class Version:
-    """One side of a diff: the manifest, as text where git stores it (None: there is no model), and where its tensors are read."""
-
-    text: bytes | None
-    values: Values
-    manifest: Manifest | None = None
-
-    @property
-    def parsed(self) -> Manifest | None:
-        """The manifest; :class:`~git_theta.errors.ManifestError` where it is damaged."""
-        return self.manifest if self.manifest is not None or self.text is None else parse(self.text)
-
-    @property
-    def is_model(self) -> bool:
-        """Whether there is a model."""
-        return self.text is not None or self.manifest is not None
-
-
-NOTHING = Version(None, Absent())
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,9 +236,6 @@ def _manifest_file(source: FileSource, values: Values) -> Version:
     if source.size > _MANIFEST_LIMIT:
         raise GitError(f"a manifest of {source.size} bytes is too large to be one")
     return Version(source.read(0, source.size), values)
-
-
-Side = tuple[FileChange, Version, Version, str]
 
 
 def _renamed(sides: Sequence[Side]) -> Iterator[Side]:

@@ -27,7 +27,6 @@ from git_theta.errors import FormatError, ManifestError, ObjectDamaged, PayloadE
 from git_theta.store import zarr
 from git_theta.store.zarr import ArrayFolder
 from git_theta.workflows import chains
-from git_theta.workflows.restoring import smudge
 from git_theta.workflows.session import Session
 from git_theta.workflows.sharing.fetch import fetch_missing
 
@@ -80,9 +79,9 @@ def export(session: Session, manifest: Manifest, place: ArrayFolder, source: str
         raise UsageError(f"{place.title} is read-only")
     if next(place.keys(), None) is not None:
         raise UsageError(f"{place.title} is not empty; name a new folder, or empty it first")
-    if smudge.missing(session.store, manifest):
+    if chains.missing(session.store, manifest):
         fetch_missing(session, [manifest])
-    smudge.require(session.store, manifest)
+    chains.require(session.store, manifest)
     segments = zarr.paths(entry.name for entry in manifest.entries)
     todo = [(manifest.skeleton, _SKELETON), *((entry, f"{_FOLDER}/{part}") for entry, part in zip(manifest.entries, segments, strict=True))]
     done = _in_order(session, todo, lambda entry, path: _write(session, entry, path, place), advance)

@@ -32,6 +32,7 @@ from git_theta.git.writing.rewrite import BlobChange, CommitChanges, Ref, Rewrit
 from git_theta.plugins import registry, tables
 from git_theta.store.lfs import lfs_folder
 from git_theta.store.local import LocalStore
+from git_theta.workflows import chains
 from git_theta.workflows.maintenance import rewrite_attributes
 from git_theta.workflows.restoring import checkout, smudge
 from git_theta.workflows.session import Session
@@ -124,7 +125,7 @@ def export_history(session: Session, names: Sequence[str], lfs: bool, dry: bool,
     fetch.fetch_missing(session, list(texts.values()))
     for blob, manifest in texts.items():
         try:
-            smudge.require(session.store, manifest)
+            chains.require(session.store, manifest)
         except ObjectMissing as error:
             raise ObjectMissing(f"{display(next(path for path, other in sorted(found) if other == blob))}: {error}") from None
     paths = {path for path, blob in found if blob in texts}

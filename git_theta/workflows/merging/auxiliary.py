@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from git_theta.core.manifest import Entry, Manifest
 from git_theta.merges import plan
@@ -17,18 +17,11 @@ from git_theta.workflows.merging.merge_rules import MergeRule, Rules, rule
 from git_theta.workflows.session import Session
 
 if TYPE_CHECKING:
-    from git_theta.workflows.merging.merge import Merged, MergeProgress
+    from git_theta.workflows.merging.outcome import Merged, MergeProgress
 
 STATISTICS: Final = ("fisher", "gram", "velocity")
 _AVERAGED: Final = ("velocity",)  # a moving average of gradients: the mean of several is one again, their sum is not
 _OF_A_SIDE: Final = ("ours", "theirs", "base")
-
-
-class Siblings(Protocol):
-    """Where a strategy's statistics come from: per statistic and side, the manifest of the tracked file that holds them."""
-
-    def __call__(self, statistic: str) -> Sequence[Manifest | None]:
-        """One manifest a side, None where that side tracks none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +103,8 @@ def merge_file(
 
     ``rules`` are those of its model, ``model`` the plan of merging that, if it is known, and ``outcome`` what became of its conflicts.
     """
-    from git_theta.workflows.merging.merge import MergeProgress, merge
+    from git_theta.workflows.merging.merge import merge
+    from git_theta.workflows.merging.outcome import MergeProgress
 
     found = of_model(path)
     assert found is not None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
 
 from git_theta.core.contracts import MergeCase, MergeStrategy
 from git_theta.core.digest import digest
@@ -18,6 +18,7 @@ from git_theta.merges.training_state import never_negative
 from git_theta.plugins import registry
 from git_theta.workflows import chains
 from git_theta.workflows.merging.merge_rules import MergeRule, Rules, literal, strategy_of
+from git_theta.workflows.merging.outcome import Conflict, Merged, MergeProgress, guarded
 from git_theta.workflows.session import Session
 
 if TYPE_CHECKING:
@@ -25,59 +26,10 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from git_theta.workflows.merging.auxiliary import Siblings
+    from git_theta.workflows.merging.outcome import Siblings
 
 # numpy, and the modules that compute or write files, are imported where something has to be computed: most merges only compare digests.
 PICKS = {"ours": 0, "theirs": 1, "base": plan.BASE}
-
-
-@dataclass(frozen=True, slots=True)
-class MergeProgress:
-    """What is settled of a merge: per tensor its value (None: removed) and the rule that gave it; statistics that strategies left.
-
-    ``by_name``: files of different formats are to be merged by tensor name.
-    """
-
-    resolved: Mapping[str, Entry | None] = field(default_factory=dict)
-    used: Mapping[str, MergeRule] = field(default_factory=dict)
-    statistics: Mapping[str, Mapping[str, Entry]] = field(default_factory=dict)
-    by_name: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Conflict:
-    """A tensor that is left to the user, and why; of a unit, its first part."""
-
-    item: plan.Item
-    reason: str
-
-    @property
-    def title(self) -> str:
-        """The tensor's or the unit's name, for a message."""
-        unit = self.item.unit if self.item.kind == "unit" else None
-        return f"unit {display(unit.name, 80)}" if unit is not None else display(self.item.name, 80)
-
-
-@dataclass(frozen=True, slots=True)
-class Merged:
-    """The outcome: a manifest (None as long as there are conflicts), what strategies resolved so far, and what to tell."""
-
-    manifest: Manifest | None
-    progress: MergeProgress
-    conflicts: tuple[Conflict, ...]
-    problems: tuple[str, ...]
-    notices: tuple[str, ...]
-    plan: plan.MergePlan
-
-    @property
-    def resolved(self) -> Mapping[str, Entry | None]:
-        """What each tensor that was in conflict became, as far as it is settled."""
-        return self.progress.resolved
-
-    @property
-    def statistics(self) -> Mapping[str, Mapping[str, Entry]]:
-        """The statistics that strategies left, by name and tensor."""
-        return self.progress.statistics
 
 
 def planned(base: Manifest | None, sides: Sequence[Manifest]) -> plan.MergePlan:
@@ -442,17 +394,6 @@ class _TensorResult:
 
 _Waiting = tuple[plan.Item, MergeRule, MergeStrategy]
 _STATISTICS_OF = {"fisher": ("fisher",), "regmean": ("gram",), "diloco": ("velocity",)}
-
-
-def guarded(strategy: MergeStrategy, call: Callable[..., Any], *arguments: object) -> Any:
-    """What a strategy's further method returns; :class:`MergeError` whatever goes wrong in it."""
-    try:
-        return call(*arguments)
-    except ThetaError:
-        raise
-    except Exception as error:
-        what = f"{type(error).__name__}: {display(str(error) or 'no message', 200)}"
-        raise MergeError(f"{strategy.name} failed with {what}; resolve it by another strategy") from error
 
 
 def _explained(item: plan.Item, problem: str = "") -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from git_theta.core.manifest import Manifest
 from git_theta.core.names import display
@@ -13,9 +12,10 @@ from git_theta.errors import GitError, MergeError
 from git_theta.git.writing import merge_trees, plumbing
 from git_theta.merges.plan import MergePlan, plan
 from git_theta.workflows.merging.auxiliary import OfCommits, left_behind, merge_file, of_model, rules_for
-from git_theta.workflows.merging.merge import Merged, MergeProgress, ancestor, describe, merge
+from git_theta.workflows.merging.merge import ancestor, describe, merge
 from git_theta.workflows.merging.merge_rules import Rules
-from git_theta.workflows.session import Session
+from git_theta.workflows.merging.outcome import Merged, MergeProgress
+from git_theta.workflows.session import Session, scratch_index
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,12 +155,6 @@ def merged_tree(session: Session, commits: Sequence[str], merged: Mapping[str, t
             raise GitError(f"{len(conflicts)} other files conflict ({shown}); merge these branches one after the other")
         result = merge_trees.scratch_commit(tree, [result, head], session.cwd)
     return tree
-
-
-def scratch_index(session: Session) -> Path:
-    """A fresh path for an index that is thrown away."""
-    session.repository.cache.mkdir(parents=True, exist_ok=True)
-    return session.repository.cache / f"merge-index-{session.store.temporary_path().name}"
 
 
 def candidates(

@@ -29,7 +29,7 @@ def built(session: Session, path: str, form: str, entries: Sequence[Entry], like
         raise MergeError(f"the merged tensors fit no side's file, and {form} files cannot be built anew; take one side whole")
     store = session.store
     wanted = [*known, *([like] if like is not None else [])]
-    if store.missing([ref for entry in entries for ref in entry.objects]) or (like is not None and smudge.missing(store, like)):
+    if store.missing([ref for entry in entries for ref in entry.objects]) or (like is not None and chains.missing(store, like)):
         fetch_missing(session, wanted)
     values: dict[str, Tensor] = {}
     for entry in entries:

@@ -12,8 +12,9 @@ from git_theta.git.command import run, run_code
 from git_theta.git.writing.index import stages
 from git_theta.git.writing.merge_trees import merged_mode
 from git_theta.workflows.merging.auxiliary import OfCommits, left_behind, rules_for, tracked_for
-from git_theta.workflows.merging.merge import Merged, merge, planned
+from git_theta.workflows.merging.merge import merge, planned
 from git_theta.workflows.merging.merge_rules import Rules
+from git_theta.workflows.merging.outcome import Merged
 from git_theta.workflows.merging.state import MergeState
 from git_theta.workflows.restoring import checkout
 from git_theta.workflows.session import Session

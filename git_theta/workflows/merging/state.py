@@ -18,8 +18,8 @@ from git_theta.git.command import run
 from git_theta.git.history.roots import SETTLED
 from git_theta.git.repository import Repository
 from git_theta.merges.plan import MergePlan
-from git_theta.workflows.merging.merge import MergeProgress
 from git_theta.workflows.merging.merge_rules import rule
+from git_theta.workflows.merging.outcome import MergeProgress
 
 
 class MergeState:

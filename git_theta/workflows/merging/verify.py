@@ -12,10 +12,11 @@ from git_theta.errors import GitError, ThetaError, UsageError
 from git_theta.git.command import run
 from git_theta.git.writing.merge_trees import commit, common_bases
 from git_theta.workflows import chains
-from git_theta.workflows.merging.auxiliary import Siblings, sibling
-from git_theta.workflows.merging.merge import MergeProgress, merge
+from git_theta.workflows.merging.auxiliary import sibling
+from git_theta.workflows.merging.merge import merge
 from git_theta.workflows.merging.merge_branches import before_all
 from git_theta.workflows.merging.merge_rules import MergeRule, Rules, rule, strategy_of
+from git_theta.workflows.merging.outcome import MergeProgress, Siblings
 from git_theta.workflows.session import Session
 from git_theta.workflows.sharing.fetch import fetch_missing
 

@@ -10,8 +10,8 @@ from git_theta.core.manifest import Entry
 from git_theta.core.names import display
 from git_theta.errors import MergeError
 from git_theta.merges.plan import Item, MergePlan
-from git_theta.workflows.merging.merge import guarded
 from git_theta.workflows.merging.merge_rules import MergeRule, Rules
+from git_theta.workflows.merging.outcome import guarded
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,16 +9,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from git_theta.core.manifest import MAGIC, Manifest, dump, is_manifest, parse, unconverted
+from git_theta.core.manifest import MAGIC, Manifest, dump, is_manifest, parse, parse_if_manifest, unconverted
 from git_theta.core.names import display, shell_word
 from git_theta.errors import GitError, ManifestError, ThetaError, UsageError
 from git_theta.git.command import run
 from git_theta.git.history.changes import is_revision
 from git_theta.git.writing import index
+from git_theta.workflows import chains
 from git_theta.workflows.restoring import mistracked, smudge
 from git_theta.workflows.restoring.mistracked import Mistracked
 from git_theta.workflows.restoring.statcache import StatCache, now
-from git_theta.workflows.session import Session, parse_if_manifest
+from git_theta.workflows.session import Session
 from git_theta.workflows.sharing.fetch import fetch_missing
 
 
@@ -63,7 +64,7 @@ def plan(session: Session, pathspecs: Sequence[str]) -> Plan:
     """
     if session.repository.worktree is None:
         raise GitError("this repository has no working tree to check out into")
-    unfinished = mistracked.unfinished(session.repository, session.cwd)
+    unfinished = index.unfinished(session.repository, session.cwd)
     if unfinished:
         raise GitError(unfinished)
     held = mistracked.survey(session, None, pathspecs)
@@ -147,7 +148,7 @@ def checkout(session: Session, targets: Sequence[Target], advance: Callable[[int
 
 def write_all(session: Session, targets: Sequence[Target], advance: Callable[[int], None] | None = None) -> CheckoutOutcome:
     """Write ``targets`` and leave the index alone."""
-    if any(smudge.missing(session.store, target.manifest) for target in targets):
+    if any(chains.missing(session.store, target.manifest) for target in targets):
         fetch_missing(session, [target.manifest for target in targets])
     done, failed = [], []
     for target in targets:
@@ -191,7 +192,7 @@ def mark(session: Session, outcome: CheckoutOutcome) -> None:
 def _write(session: Session, target: Target, advance: Callable[[int], None] | None) -> os.stat_result:
     path = session.full_path(target.path)
     _check_parents(session, target.path)
-    smudge.require(session.store, target.manifest)
+    chains.require(session.store, target.manifest)
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

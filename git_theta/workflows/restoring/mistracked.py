@@ -60,7 +60,7 @@ class Mistracked:
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
+class IndexSurvey:
     """What the index or a revision holds.
 
     ``tracked`` are the files (no links) that an attribute gives to Git-Theta, ``manifests`` all files that are manifests, each with its
@@ -79,7 +79,7 @@ class Survey:
         return {item.path: item for item in self.found}
 
 
-def survey(session: Session, revision: str | None = None, pathspecs: Sequence[str] = ()) -> Survey:
+def survey(session: Session, revision: str | None = None, pathspecs: Sequence[str] = ()) -> IndexSurvey:
     """Look at what matches ``pathspecs`` (default: everything) in ``revision``, or in the index.
 
     Where there is no index to look at (a bare repository), HEAD is looked at. Files that are not tracked are passed over where a partial
@@ -89,7 +89,7 @@ def survey(session: Session, revision: str | None = None, pathspecs: Sequence[st
     if revision is None and repository.worktree is None:
         revision = "HEAD"
         if run_code(["rev-parse", "-q", "--verify", "HEAD^{tree}"], cwd=cwd or repository.git_dir, allowed=(0, 1, 128))[0]:
-            return Survey({}, {}, (), False)
+            return IndexSurvey({}, {}, (), False)
     with _index_of(revision, cwd) as index:
         environment = {"GIT_INDEX_FILE": str(index)} if index is not None else None
         paths = list(pathspecs) or ([":/"] if repository.worktree is not None else [])
@@ -113,20 +113,7 @@ def survey(session: Session, revision: str | None = None, pathspecs: Sequence[st
                 if kind is not None:
                     files = unstaged.get(entry.path, ()) if kind is Kind.UNSTAGED else ()
                     found.append(Mistracked(entry.path, entry.blob, kind, content.size, files))
-        return Survey(tracked, manifests, tuple(found), bool(entries))
-
-
-def unfinished(repository: Repository, cwd: Path | None = None) -> str:
-    """What to do when nothing is checked out though HEAD has files, as after a clone whose checkout failed; empty when that is not so."""
-    if repository.worktree is None or run(["ls-files", "-z", "--", ":/"], cwd=cwd):
-        return ""
-    code, listed = run_code(["--git-dir", str(repository.git_dir), "ls-tree", "--name-only", "HEAD"], allowed=(0, 128))
-    if code or not listed:
-        return ""
-    return (
-        "nothing is checked out: the index is empty, but HEAD has files, as after a clone whose checkout failed; "
-        "'git reset --hard' goes on with the checkout (files of HEAD that are there already are written anew)"
-    )
+        return IndexSurvey(tracked, manifests, tuple(found), bool(entries))
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,9 +40,9 @@ def manifest_at(session: Session, revision: str, path: str) -> Manifest:
     if not revision.startswith(":") and plumbing.commit(revision, cwd) is None:
         raise UsageError(f"there is no revision '{display(revision, 80)}'; 'git fetch' brings those of a remote")
     if text is None and revision in (":", ":0"):
-        from git_theta.workflows.restoring import mistracked
+        from git_theta.git.writing import index
 
-        unfinished = mistracked.unfinished(session.repository, session.cwd)
+        unfinished = index.unfinished(session.repository, session.cwd)
         if unfinished:
             raise GitError(unfinished)
     if text is None:

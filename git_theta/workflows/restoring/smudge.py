@@ -11,34 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from git_theta.core import skeleton as skeletons
-from git_theta.core.manifest import Manifest, ObjectRef
-from git_theta.core.names import display
+from git_theta.core.manifest import Manifest
 from git_theta.core.resources.futures import abandon
 from git_theta.core.tensors import Buffer
-from git_theta.errors import ObjectDamaged, ObjectMissing, PayloadError, StoreError
+from git_theta.errors import ObjectDamaged, PayloadError, StoreError
 from git_theta.store.local import LocalStore
 from git_theta.workflows import chains
 
 _AHEAD = 128 << 20  # bytes decoded ahead of the reader
 _RUN = 4 << 20
-
-
-def missing(store: LocalStore, manifest: Manifest) -> list[ObjectRef]:
-    """The objects that ``manifest`` needs and that are not in the store."""
-    return store.missing(ObjectRef(oid, size) for oid, size in manifest.objects().items())
-
-
-def require(store: LocalStore, manifest: Manifest) -> None:
-    """:class:`ObjectMissing`, naming a tensor and its object, unless everything that ``manifest`` needs is here."""
-    absent = {ref.oid for ref in missing(store, manifest)}
-    for entry in (manifest.skeleton, *manifest.entries) if absent else ():
-        for ref in entry.objects:
-            if ref.oid in absent:
-                more = f", nor are {len(absent) - 1} others" if len(absent) > 1 else ""
-                what = display(entry.name, 200) if entry is not manifest.skeleton else "(the file's skeleton)"
-                raise ObjectMissing(
-                    f"tensor {what}: object {ref.oid} ({ref.size} bytes) is not in the store{more}; 'git theta fetch' may bring it"
-                )
 
 
 def stream(store: LocalStore, manifest: Manifest, pool: Executor, threads: int) -> Iterator[Buffer]:

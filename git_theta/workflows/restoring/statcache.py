@@ -13,16 +13,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from git_theta.core.digest import digest
-from git_theta.core.manifest import Manifest
-from git_theta.workflows.session import parse_if_manifest
+from git_theta.core.manifest import Manifest, parse_if_manifest
+from git_theta.core.source import stamp
 
 _FINE = 50_000_000  # ns: above any kernel's tick
 _COARSE = 2_000_000_000  # ns: file systems that keep whole (or even) seconds
-
-
-def stamp(status: os.stat_result) -> tuple[int, int, int, int]:
-    """The stat data that must not change: size, inode, mtime and ctime in nanoseconds."""
-    return status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
 
 
 class StatCache:

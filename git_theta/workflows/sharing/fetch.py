@@ -14,7 +14,7 @@ from git_theta.errors import ManifestError, UsageError
 from git_theta.git.command import run_code
 from git_theta.git.config.remotes import Remote
 from git_theta.git.history import manifest_scan
-from git_theta.workflows.restoring import smudge
+from git_theta.workflows import chains
 from git_theta.workflows.session import Session
 from git_theta.workflows.sharing import routes
 
@@ -43,7 +43,7 @@ class Needed:
 
 def fetch_missing(session: Session, manifests: Sequence[Manifest]) -> None:
     """Bring what ``manifests`` need and the store has not. What cannot be had stays missing: the caller looks again."""
-    routes.bring(session, [ref for manifest in manifests for ref in smudge.missing(session.store, manifest)])
+    routes.bring(session, [ref for manifest in manifests for ref in chains.missing(session.store, manifest)])
 
 
 def fetch(session: Session, needed: dict[str, int], remote: Remote | None = None) -> FetchOutcome:

@@ -16,9 +16,8 @@ from git_theta.git.config import attributes
 from git_theta.git.writing import merge_trees, plumbing
 from git_theta.git.writing.plumbing import Branch
 from git_theta.store.guard import turn
-from git_theta.workflows.merging.merge_branches import scratch_index
 from git_theta.workflows.restoring import checkout
-from git_theta.workflows.session import Session
+from git_theta.workflows.session import Session, scratch_index
 from git_theta.workflows.storing.clean import clean
 
 _PATIENCE = 10.0  # seconds that another git command may take with the index

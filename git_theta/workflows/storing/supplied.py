@@ -15,7 +15,7 @@ from git_theta.core import dtypes
 from git_theta.core.digest import digest
 from git_theta.core.manifest import INLINE_LIMIT, Entry, Manifest, is_manifest, parse
 from git_theta.core.names import display
-from git_theta.core.source import FileSource
+from git_theta.core.source import FileSource, stamp
 from git_theta.core.tensors import Encoded, Spec, Tensor
 from git_theta.errors import FileChanged, FormatError, ThetaError, UsageError
 from git_theta.git.command import run
@@ -23,7 +23,6 @@ from git_theta.git.writing.index import entries as index_entries
 from git_theta.plugins import registry
 from git_theta.workflows import chains
 from git_theta.workflows.restoring.checkout import Target, stage
-from git_theta.workflows.restoring.statcache import stamp
 from git_theta.workflows.session import Session
 from git_theta.workflows.sharing.fetch import fetch_missing
 from git_theta.workflows.storing import clean

@@ -216,7 +216,7 @@ def test_dropping_a_torn_stream() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "pipe"), reason="no pipes")
 def test_dropping_from_a_real_pipe() -> None:
-    from git_theta.drivers.filter_process import Input
+    from git_theta.drivers.pipes import Input
 
     reading, writing = os.pipe()
     with open(reading, "rb", buffering=0) as source, open(writing, "wb", buffering=0) as target:
@@ -239,7 +239,7 @@ def test_dropping_from_a_real_pipe() -> None:
     st.booleans(),
 )
 def test_whatever_git_writes_is_read_in_order(writes: list[int], reads: list[tuple[str, int]], spliced: bool) -> None:
-    from git_theta.drivers.filter_process import Input
+    from git_theta.drivers.pipes import Input
 
     data = random.Random(len(writes)).randbytes(sum(writes))
     reading, writing = os.pipe()

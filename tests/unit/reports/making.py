@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from git_theta.core.manifest import Entry, Link, Manifest, ObjectRef
 from git_theta.reports.report import ModelReport
 from git_theta.workflows.comparing.compare import Comparison, compare
-from git_theta.workflows.comparing.statistics import Result, Statistics
+from git_theta.workflows.comparing.movement import Statistics
+from git_theta.workflows.comparing.statistics import Result
 
 HOSTILE = [
     "<script>alert(1)</script>", "</script>", "a|b`c``d", "[x](http://evil)", "@everyone", "#1", "<!-- -->", "![i](x)", "*b* _i_ ~s~",

@@ -16,7 +16,8 @@ from git_theta.reports.health import Finding, findings
 from git_theta.reports.report import ModelReport, Report, ordered
 from git_theta.reports.table import Style
 from git_theta.workflows.comparing.compare import TensorChange, compare
-from git_theta.workflows.comparing.statistics import Result, Searched, Statistics, Unknown, together
+from git_theta.workflows.comparing.movement import Statistics, together
+from git_theta.workflows.comparing.statistics import Result, Searched, Unknown
 
 FINE = statistics()
 STILL = Statistics(4096, 1, 1, 3.0, 3.0, 0.0, math.nan, 0.0, comparable=True, new_nan=1)

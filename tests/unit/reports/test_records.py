@@ -16,7 +16,8 @@ from making import HOSTILE, entry, manifest, modified, report, statistics, trans
 from git_theta.reports import markdown, page, records
 from git_theta.reports.report import ModelReport, Report, ordered
 from git_theta.workflows.comparing.compare import compare
-from git_theta.workflows.comparing.statistics import Statistics, Unknown, together
+from git_theta.workflows.comparing.movement import Statistics, together
+from git_theta.workflows.comparing.statistics import Unknown
 
 
 def one(**more: object) -> Report:

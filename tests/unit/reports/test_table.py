@@ -13,7 +13,8 @@ from git_theta.reports import numbers, table
 from git_theta.reports.report import ModelReport
 from git_theta.reports.table import Style
 from git_theta.workflows.comparing.compare import compare
-from git_theta.workflows.comparing.statistics import Statistics, Unknown
+from git_theta.workflows.comparing.movement import Statistics
+from git_theta.workflows.comparing.statistics import Unknown
 
 PLAIN = re.compile(r"\x1b\[[0-9;]*m")
 

@@ -24,6 +24,7 @@ from git_theta.core.source import BytesSource, FileSource
 from git_theta.errors import FileChanged, FormatError, ManifestError, ObjectDamaged, ObjectMissing, PluginError, StoreError
 from git_theta.git.repository import Repository
 from git_theta.settings import Settings
+from git_theta.workflows import chains
 from git_theta.workflows.restoring import smudge
 from git_theta.workflows.session import Session
 from git_theta.workflows.storing import clean
@@ -49,7 +50,7 @@ class Bench:
         self.session.store.flush()
         manifest = parse(text)
         assert dump(manifest) == text
-        assert smudge.missing(self.session.store, manifest) == []
+        assert chains.missing(self.session.store, manifest) == []
         return manifest
 
     def stream(self, manifest: Manifest) -> bytes:
@@ -367,10 +368,10 @@ def test_missing_objects_are_named(bench: Bench, tmp_path: Path) -> None:
         for ref in entry.objects:
             data = bench.session.store.read(ref)
             bench.session.store.remove(ref.oid)
-            assert smudge.missing(bench.session.store, manifest) == [ref]
+            assert chains.missing(bench.session.store, manifest) == [ref]
             name = "(the file's skeleton)" if entry is manifest.skeleton else entry.name.replace("\x1b", "\\x1b")
             for attempt in (
-                lambda: smudge.require(bench.session.store, manifest),
+                lambda: chains.require(bench.session.store, manifest),
                 lambda: bench.stream(manifest),
                 lambda: bench.write(manifest, tmp_path / "out"),
             ):
@@ -379,11 +380,11 @@ def test_missing_objects_are_named(bench: Bench, tmp_path: Path) -> None:
                 assert ref.oid in str(caught.value)
                 assert "\x1b" not in str(caught.value)
             with pytest.raises(ObjectMissing, match="tensor") as caught:
-                smudge.require(bench.session.store, manifest)
+                chains.require(bench.session.store, manifest)
             assert name in str(caught.value)
             bench.session.store.put([data])
             bench.session.store.flush()
-    smudge.require(bench.session.store, manifest)
+    chains.require(bench.session.store, manifest)
 
 
 @pytest.mark.parametrize("threads", [1, 8])

@@ -10,8 +10,9 @@ from git_theta.core import dtypes
 from git_theta.core.manifest import Entry, Link, Manifest, ObjectRef
 from git_theta.core.tensors import Spec
 from git_theta.merges.plan import plan
-from git_theta.workflows.merging.merge import Merged, merge
+from git_theta.workflows.merging.merge import merge
 from git_theta.workflows.merging.merge_rules import MergeRule, Rules, literal, rule
+from git_theta.workflows.merging.outcome import Merged
 from git_theta.workflows.session import Session
 
 MODELS = 10_000

@@ -15,6 +15,7 @@ from git_theta.git.config import attributes
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.history import contents
 from git_theta.git.repository import discover
+from git_theta.git.writing import index
 from git_theta.workflows.restoring import mistracked
 
 
@@ -62,7 +63,7 @@ def add(paths: tuple[str, ...], update_type: str | None, data: Path | None) -> i
     with Session(repository, load_settings(repository), warn) as session:
         before = session.manifest(f":{name}")
         if before is None:
-            unfinished = mistracked.unfinished(repository)
+            unfinished = index.unfinished(repository)
             if unfinished:
                 raise GitError(unfinished)
             raise UsageError(f"{path(name)} is not a model in the index; 'git theta track' and 'git add' it first")

@@ -86,6 +86,7 @@ def _open(name: str, beside: Path, stack: ExitStack) -> FileSource:
         raise UsageError(f"there is no file {path(name)}; name a version in git as REV:PATH")
     else:
         text = b""
+    from git_theta.workflows import chains
     from git_theta.workflows.restoring import smudge
     from git_theta.workflows.session import Session
     from git_theta.workflows.sharing.fetch import fetch_missing
@@ -93,9 +94,9 @@ def _open(name: str, beside: Path, stack: ExitStack) -> FileSource:
     repository = discover()
     session = stack.enter_context(Session(repository, load_settings(repository), warn))
     manifest = parse(text) if text else models.named(repository, name)
-    if smudge.missing(session.store, manifest):
+    if chains.missing(session.store, manifest):
         fetch_missing(session, [manifest])
-    smudge.require(session.store, manifest)
+    chains.require(session.store, manifest)
     try:
         file = session.store.temporary_path()
     except StoreError:  # a repository that is only read; there must be room for the new file where it goes

@@ -25,6 +25,7 @@ from git_theta.git.command import run
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.history.changes import FileChange, Range, is_revision, resolve
 from git_theta.git.repository import discover
+from git_theta.git.writing import index
 from git_theta.reports import health
 from git_theta.reports.report import ModelReport, Report, ordered
 from git_theta.workflows.comparing import versions
@@ -32,7 +33,6 @@ from git_theta.workflows.comparing.compare import select
 from git_theta.workflows.comparing.statistics import Options, Result, measure_all, read_size
 from git_theta.workflows.comparing.versions import ModelDiff
 from git_theta.workflows.progress import Progress
-from git_theta.workflows.restoring import mistracked
 from git_theta.workflows.session import Session
 
 _NAMED = 20  # tensors of a model that --check names
@@ -164,7 +164,7 @@ def _asked(words: Sequence[str], paths: Sequence[str] | None, chosen: dict[str, 
         return _Asked(None, (), (Path(every[0]), Path(every[1])), (every[0], every[1]))
     asked = resolve(words, chosen["cached"])
     if asked.old is None and not asked.cached:
-        unfinished = mistracked.unfinished(discover())
+        unfinished = index.unfinished(discover())
         if unfinished:
             raise GitError(unfinished)
     return _Asked(asked, tuple(paths), None, _names(asked, words))

@@ -15,7 +15,7 @@ from git_theta.core import shards
 from git_theta.errors import GitError, UsageError
 from git_theta.git.command import run_code
 from git_theta.git.repository import Repository, discover
-from git_theta.workflows.restoring import mistracked
+from git_theta.git.writing import index
 
 _PATHS = "git_theta.paths"
 
@@ -57,7 +57,7 @@ def ls_files(context: click.Context, arguments: tuple[str, ...], long: bool, gro
     if revision is None and repository.worktree is None:
         revision = "HEAD"
     if revision is None:
-        unfinished = mistracked.unfinished(repository)
+        unfinished = index.unfinished(repository)
         if unfinished:
             raise GitError(unfinished)
     found = list(models.find(repository, revision, shards.pathspecs(paths)))

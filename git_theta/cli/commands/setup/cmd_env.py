@@ -23,6 +23,7 @@ from git_theta.git.command import find, run
 from git_theta.git.config import config_file, consent, programs, push_hook
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import Repository, discover
+from git_theta.git.writing import index
 from git_theta.workflows.restoring import mistracked
 from git_theta.workflows.session import Session
 
@@ -147,7 +148,7 @@ def _models(repository: Repository, problems: list[str]) -> Iterator[tuple[str, 
         held = mistracked.survey(session)
     yield "in git", plural(len(held.manifests), "model")
     problems += lines(repository, held.found)
-    unfinished = mistracked.unfinished(repository)
+    unfinished = index.unfinished(repository)
     if unfinished:
         problems.append(unfinished)
     hook = push_hook.look(repository)

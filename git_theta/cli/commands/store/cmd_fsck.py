@@ -8,6 +8,7 @@ from git_theta.cli.commands.share.transfers import open_session, remote_or_defau
 from git_theta.cli.mistracked_notes import lines
 from git_theta.cli.output import Command, plural, size
 from git_theta.errors import UsageError
+from git_theta.git.writing import index
 from git_theta.workflows.restoring import mistracked
 
 
@@ -56,7 +57,7 @@ def fsck(revisions: tuple[str, ...], everything: bool, remote_too: bool, remote_
             elsewhere = work.check_remote(session, found, remote)
         problems = work.locate(session, found, [*problems, *elsewhere])
         otherwise = () if revisions else mistracked.survey(session).found
-        unfinished = "" if revisions else mistracked.unfinished(session.repository)
+        unfinished = "" if revisions else index.unfinished(session.repository)
     for problem in problems:
         click.echo(work.describe(problem))
     for line in [*lines(session.repository, otherwise), *filter(None, [unfinished])]:

@@ -20,7 +20,8 @@ from git_theta.store.local import LocalStore
 from git_theta.workflows import chains
 from git_theta.workflows.comparing import statistics
 from git_theta.workflows.comparing.compare import TensorChange
-from git_theta.workflows.comparing.statistics import Options, Statistics, Unknown, measure_all, read_size
+from git_theta.workflows.comparing.movement import Statistics
+from git_theta.workflows.comparing.statistics import Options, Unknown, measure_all, read_size
 from git_theta.workflows.comparing.values import Absent, Pair, StoredValues
 
 

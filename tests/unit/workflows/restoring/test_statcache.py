@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from git_theta.core.manifest import parse
-from git_theta.workflows.restoring.statcache import StatCache, now, stamp
+from git_theta.core.source import stamp
+from git_theta.workflows.restoring.statcache import StatCache, now
 
 TEXT = b"git-theta manifest 1\nformat opaque\nsize 3\nskeleton u8[3] inline:000000\n\n"
 LATER = 10_000_000_000  # ns
