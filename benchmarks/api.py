@@ -1,6 +1,9 @@
-"""What the Python API costs: importing it, loading a tensor and a model, saving one. ``api.py [--folder FOLDER]``.
+"""What the Python API costs: importing it, loading a tensor and a model, saving one.
 
-Needs 6 GiB of disk and 4 of memory. Each measurement runs in a process of its own; times are medians of a few runs in turn.
+``api.py [--folder FOLDER]``.
+
+Needs 6 GiB of disk and 4 of memory. Each measurement runs in a process of its own; times are
+medians of a few runs in turn.
 """
 
 from __future__ import annotations
@@ -56,7 +59,8 @@ seconds, found = timed(lambda: git_theta.load("HEAD", "model.safetensors", repo=
 print(seconds)
 """
 )
-# The raw file into memory by safetensors itself; then every object decoded as for a checkout, in as many threads, and dropped.
+# The raw file into memory by safetensors itself; then every object decoded as for a checkout, in as
+# many threads, and dropped.
 BASELINE = (
     CLOCK
     + """
@@ -111,7 +115,9 @@ def measured(folder: Path, mebibytes: int, runs: int) -> list[Row]:
     checkpoints.write(other, "bf16", mebibytes // 4, 4 * MIB, seed=1)
     repository.mkdir()
     run(["git", "init", "-q", "-b", "main", "."], repository, where)
-    (repository / ".gitattributes").write_text("*.safetensors filter=theta -text\n*.pt filter=theta -text\n")
+    (repository / ".gitattributes").write_text(
+        "*.safetensors filter=theta -text\n*.pt filter=theta -text\n"
+    )
     os.link(model, repository / MODEL)
     run(["git", "add", "."], repository, where)
     run(["git", "commit", "-q", "-m", "model"], repository, where)
@@ -135,11 +141,20 @@ def measured(folder: Path, mebibytes: int, runs: int) -> list[Row]:
             forget(repository, known, where)
     took = {key: statistics.median(values) for key, values in times.items()}
     size = f"{mebibytes / 1024:g} GiB"
-    loaded = f"whole model / safetensors' load of the raw file and decoding ({took['baseline']:.2f} s)"
-    saved = f"`save` of a {size} state dict as .pt / `torch.save` and `git add` ({took['add']:.2f} s)"
+    loaded = (
+        f"whole model / safetensors' load of the raw file and decoding ({took['baseline']:.2f} s)"
+    )
+    saved = (
+        f"`save` of a {size} state dict as .pt / `torch.save` and `git add` ({took['add']:.2f} s)"
+    )
     return [
         ("`import git_theta`", 1000 * took["import"], "ms", 60),
-        (f"`load` of one tensor of 4 MiB from {size}, after `from git_theta import load`", 1000 * took["one"], "ms", 50),
+        (
+            f"`load` of one tensor of 4 MiB from {size}, after `from git_theta import load`",
+            1000 * took["one"],
+            "ms",
+            50,
+        ),
         (loaded, took["whole"] / took["baseline"], "", 1.2),
         (saved, took["save"] / took["add"], "", 0.8),
     ]
@@ -147,7 +162,14 @@ def measured(folder: Path, mebibytes: int, runs: int) -> list[Row]:
 
 def python(program: str, words: list[str], folder: Path, where: Mapping[str, str]) -> str:
     """What a program prints."""
-    done = subprocess.run([sys.executable, "-c", program, *words], cwd=folder, env=where, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words],
+        cwd=folder,
+        env=where,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         raise SystemExit(done.stderr)
     return done.stdout

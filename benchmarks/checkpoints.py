@@ -1,4 +1,5 @@
-"""Checkpoints to measure with: synthetic ones, larger ones made of a real one, and the way between two real ones.
+"""Checkpoints to measure with: synthetic ones, larger ones made of a real one, and the way between
+two real ones.
 
 Synthetic are normal weights whose scale varies from tensor to tensor, as it does in trained models.
 """
@@ -12,11 +13,18 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-TYPES = {"bf16": ("BF16", np.dtype(ml_dtypes.bfloat16)), "fp32": ("F32", np.dtype(np.float32)), "fp16": ("F16", np.dtype(np.float16))}
+TYPES = {
+    "bf16": ("BF16", np.dtype(ml_dtypes.bfloat16)),
+    "fp32": ("F32", np.dtype(np.float32)),
+    "fp16": ("F16", np.dtype(np.float16)),
+}
 
 
 def write(path: Path, dtype: str, tensors: int, nbytes: int, seed: int = 0) -> None:
-    """A safetensors file of ``tensors`` matrices of ``nbytes`` bytes each. One at a time is in memory."""
+    """A safetensors file of ``tensors`` matrices of ``nbytes`` bytes each.
+
+    One at a time is in memory.
+    """
     code, array_type = TYPES[dtype]
     columns = 4096 if nbytes >= 1 << 20 else 64
     rows = nbytes // array_type.itemsize // columns
@@ -38,10 +46,11 @@ def write(path: Path, dtype: str, tensors: int, nbytes: int, seed: int = 0) -> N
 
 
 def enlarge(source: Path, target: Path, nbytes: int, stack: int = 8) -> None:
-    """A model of about ``nbytes`` bytes out of a real one: ``stack`` copies of a tensor make one, and there are as many models as needed.
+    """A model of about ``nbytes`` bytes out of a real one: ``stack`` copies of a tensor make one,
+    and there are as many models as needed.
 
-    Each copy is rotated by another number of elements, so that no two are alike; of two models that are enlarged alike, the elements
-    that stand in one place stood in one place before.
+    Each copy is rotated by another number of elements, so that no two are alike; of two models that
+    are enlarged alike, the elements that stand in one place stood in one place before.
     """
     tensors = read(source)
     copies = max(1, round(nbytes / stack / sum(array.nbytes for array in tensors.values())))
@@ -49,7 +58,12 @@ def enlarge(source: Path, target: Path, nbytes: int, stack: int = 8) -> None:
         target,
         {
             f"part{copy}.{name}": np.concatenate(
-                [np.roll(array.reshape(-1), (copy * stack + number) * 97 + 1).reshape(array.shape) for number in range(stack)]
+                [
+                    np.roll(array.reshape(-1), (copy * stack + number) * 97 + 1).reshape(
+                        array.shape
+                    )
+                    for number in range(stack)
+                ]
             )
             for copy in range(copies)
             for name, array in tensors.items()
@@ -58,9 +72,14 @@ def enlarge(source: Path, target: Path, nbytes: int, stack: int = 8) -> None:
 
 
 def between(first: Path, last: Path, share: float, target: Path) -> None:
-    """The model that is ``share`` of the way from ``first`` to ``last``, as a training run might have passed by it."""
+    """The model that is ``share`` of the way from ``first`` to ``last``, as a training run might
+    have passed by it.
+    """
     old, new = read(first), read(last)
-    mixed = {name: (array + np.float32(share) * (new[name] - array)).astype(array.dtype) for name, array in old.items()}
+    mixed = {
+        name: (array + np.float32(share) * (new[name] - array)).astype(array.dtype)
+        for name, array in old.items()
+    }
     save(target, mixed)
 
 
@@ -72,7 +91,12 @@ def read(path: Path) -> dict[str, np.ndarray]:
         data = np.frombuffer(file.read(), np.uint8)
     types = {**dict(TYPES.values()), "I64": np.dtype(np.int64)}
     header.pop("__metadata__", None)
-    return {name: data[slice(*entry["data_offsets"])].view(types[entry["dtype"]]).reshape(entry["shape"]) for name, entry in header.items()}
+    return {
+        name: data[slice(*entry["data_offsets"])]
+        .view(types[entry["dtype"]])
+        .reshape(entry["shape"])
+        for name, entry in header.items()
+    }
 
 
 def save(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
@@ -80,7 +104,11 @@ def save(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     codes = {array_type: code for code, array_type in TYPES.values()} | {np.dtype(np.int64): "I64"}
     header, position = {}, 0
     for name, array in tensors.items():
-        header[name] = {"dtype": codes[array.dtype], "shape": list(array.shape), "data_offsets": [position, position + array.nbytes]}
+        header[name] = {
+            "dtype": codes[array.dtype],
+            "shape": list(array.shape),
+            "data_offsets": [position, position + array.nbytes],
+        }
         position += array.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)

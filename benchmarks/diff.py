@@ -1,4 +1,6 @@
-"""What looking at changes costs: manifests alone, ``git diff`` of a large model, all statistics. ``diff.py [--folder FOLDER]``.
+"""What looking at changes costs: manifests alone, ``git diff`` of a large model, all statistics.
+
+``diff.py [--folder FOLDER]``.
 
 Needs 8 GiB of disk. Times are medians of a few runs.
 """
@@ -47,7 +49,11 @@ def environment(folder: Path) -> Mapping[str, str]:
     """A git that knows the filter and the diff driver, and nothing of whoever runs this."""
     python, config = shlex.quote(sys.executable), folder / "gitconfig"
     kept = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
-    found = kept | {"GIT_CONFIG_GLOBAL": str(config), "GIT_CONFIG_NOSYSTEM": "1", "PYTHONPATH": str(ROOT)}
+    found = kept | {
+        "GIT_CONFIG_GLOBAL": str(config),
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "PYTHONPATH": str(ROOT),
+    }
     found.pop("PYTHONDONTWRITEBYTECODE", None)
     for key, value in (
         ("user.name", "Bench"),
@@ -76,23 +82,53 @@ def manifests(folder: Path, runs: int) -> list[Row]:
                 mine = version if number % 3 == 0 else 0
                 identity = f"{number * 8 + mine:064x}"
                 chain = tuple(
-                    Link("delta" if step else "dense", (ObjectRef(f"{number * 8 + step:064x}", 123456),)) for step in range(mine, -1, -1)
+                    Link(
+                        "delta" if step else "dense",
+                        (ObjectRef(f"{number * 8 + step:064x}", 123456),),
+                    )
+                    for step in range(mine, -1, -1)
                 )
-                entries.append(Entry(f"model.layers.{number // 10}.mlp.w{number % 10}.weight", "bf16", (1024, 1024), identity, chain))
-            text = dump(Manifest("safetensors", count * 2 * MIB, Entry.of_inline("skeleton", "u8", (0,), b""), tuple(entries), {}))
+                entries.append(
+                    Entry(
+                        f"model.layers.{number // 10}.mlp.w{number % 10}.weight",
+                        "bf16",
+                        (1024, 1024),
+                        identity,
+                        chain,
+                    )
+                )
+            text = dump(
+                Manifest(
+                    "safetensors",
+                    count * 2 * MIB,
+                    Entry.of_inline("skeleton", "u8", (0,), b""),
+                    tuple(entries),
+                    {},
+                )
+            )
             (repository / MODEL).write_bytes(text)
             run(["git", "add", "-A"], repository, settings)
             run(["git", "commit", "-qm", f"version {version}"], repository, settings)
-        for words, limit in ((["diff", "--stat", "HEAD~1", "HEAD"], bound), (["log", MODEL], 3 * bound), (["blame", MODEL], 3 * bound)):
+        for words, limit in (
+            (["diff", "--stat", "HEAD~1", "HEAD"], bound),
+            (["log", MODEL], 3 * bound),
+            (["blame", MODEL], 3 * bound),
+        ):
             command = [sys.executable, "-m", "git_theta", *words]
-            seconds = median(in_turn(runs, it=Side(lambda: None, lambda c=command, r=repository: run(c, r, settings)))["it"]).wall  # type: ignore[misc]
+            seconds = median(
+                in_turn(
+                    runs, it=Side(lambda: None, lambda c=command, r=repository: run(c, r, settings))
+                )["it"]
+            ).wall  # type: ignore[misc]
             what = " ".join(words[:2] if words[0] == "diff" else [words[0], "of 3 commits"])
             rows.append((f"`git theta {what}`, {count:,} tensors", seconds, "s", limit))
     return rows
 
 
 def models(folder: Path, mebibytes: int, runs: int) -> list[Row]:
-    """``git diff`` with one layer changed, and the statistics of two versions of which every tensor differs."""
+    """``git diff`` with one layer changed, and the statistics of two versions of which every tensor
+    differs.
+    """
     settings, repository = environment(folder), folder / "model"
     repository.mkdir()
 
@@ -103,7 +139,10 @@ def models(folder: Path, mebibytes: int, runs: int) -> list[Row]:
     (repository / ".gitattributes").write_text("*.safetensors filter=theta diff=theta -text\n")
     elements = mebibytes * MIB // TENSORS // 2
     random = np.random.default_rng(0)
-    base = [(random.standard_normal(elements, dtype=np.float32) * 0.02).astype(ml_dtypes.bfloat16) for _ in range(TENSORS)]
+    base = [
+        (random.standard_normal(elements, dtype=np.float32) * 0.02).astype(ml_dtypes.bfloat16)
+        for _ in range(TENSORS)
+    ]
 
     def trained(number: int) -> np.ndarray:
         noise = np.random.default_rng(number + 1).standard_normal(elements, dtype=np.float32) * 1e-4
@@ -118,12 +157,34 @@ def models(folder: Path, mebibytes: int, runs: int) -> list[Row]:
     size = f"{mebibytes / 1024:g} GiB"
     both = in_turn(
         runs,
-        decode=Side(lambda: None, lambda: run([sys.executable, "-c", DECODE, f"HEAD~1:{MODEL}", f"HEAD:{MODEL}"], repository, settings)),
-        diff=Side(lambda: None, lambda: run([sys.executable, "-m", "git_theta", "diff", "HEAD~1", "HEAD"], repository, settings)),
+        decode=Side(
+            lambda: None,
+            lambda: run(
+                [sys.executable, "-c", DECODE, f"HEAD~1:{MODEL}", f"HEAD:{MODEL}"],
+                repository,
+                settings,
+            ),
+        ),
+        diff=Side(
+            lambda: None,
+            lambda: run(
+                [sys.executable, "-m", "git_theta", "diff", "HEAD~1", "HEAD"], repository, settings
+            ),
+        ),
     )
     ratio = median(both["diff"]).wall / median(both["decode"]).wall
     layer = trained(7)
-    rows = [(f"all statistics of two versions, {size} bf16, time / decoding both ({median(both['decode']).wall:.1f} s)", ratio, "", 1.5)]
+    rows = [
+        (
+            (
+                f"all statistics of two versions, {size} bf16, time / decoding both"
+                f" ({median(both['decode']).wall:.1f} s)"
+            ),
+            ratio,
+            "",
+            1.5,
+        )
+    ]
     git("checkout", "-q", "-f", "HEAD~1")
 
     def edit() -> None:
@@ -139,10 +200,25 @@ def models(folder: Path, mebibytes: int, runs: int) -> list[Row]:
         edit()
         first.append(look())
         again.append(look())
-    rows.append((f"`git diff`, {size} bf16, one of {TENSORS} layers changed: the first time", statistics.median(first), "s", 1.5))
+    rows.append(
+        (
+            f"`git diff`, {size} bf16, one of {TENSORS} layers changed: the first time",
+            statistics.median(first),
+            "s",
+            1.5,
+        )
+    )
     rows.append(("the same again", statistics.median(again), "s", 1.5))
     return rows
 
 
 if __name__ == "__main__":
-    sys.exit(at_once(__doc__, lambda folder, mebibytes, runs: [*manifests(folder, runs), *models(folder, mebibytes, runs)]))
+    sys.exit(
+        at_once(
+            __doc__,
+            lambda folder, mebibytes, runs: [
+                *manifests(folder, runs),
+                *models(folder, mebibytes, runs),
+            ],
+        )
+    )

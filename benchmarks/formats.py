@@ -1,7 +1,9 @@
-"""How fast files of each format are added, against safetensors': ``python benchmarks/formats.py [MiB [RUNS]]`` (500 and 5).
+"""How fast files of each format are added, against safetensors': ``python benchmarks/formats.py
+[MiB [RUNS]]`` (500 and 5).
 
-The same tensors are written by each format's own writer and cleaned (cut, hashed, encoded, stored) into an empty store, in turn with
-safetensors. The last column is the format's processor time by safetensors'.
+The same tensors are written by each format's own writer and cleaned (cut, hashed, encoded, stored)
+into an empty store, in turn with safetensors. The last column is the format's processor time by
+safetensors'.
 """
 
 from __future__ import annotations
@@ -82,7 +84,10 @@ def adding(folder: Path, name: str) -> Side:
 
     def add() -> Timing:
         wall, cpu = time.perf_counter(), time.process_time()
-        with Session(Repository(git, git, None, 40), Settings(), print) as session, FileSource(folder / name) as source:
+        with (
+            Session(Repository(git, git, None, 40), Settings(), print) as session,
+            FileSource(folder / name) as source,
+        ):
             clean(session, name, source, [])
             session.store.flush()
         return Timing(time.perf_counter() - wall, time.process_time() - cpu)
@@ -96,13 +101,22 @@ def main(mebibytes: int = 500, runs: int = 5) -> None:
         folder = Path(name)
         values = tensors(mebibytes)
         save_file(values, folder / "model.safetensors")
-        print(f"{'':18}{'wall':>8}{'cpu':>8}   safetensors: {'wall':>8}{'cpu':>8}   {'wall':>6}{'cpu':>6}")
+        print(
+            f"{'':18}{'wall':>8}{'cpu':>8}   safetensors: {'wall':>8}{'cpu':>8}  "
+            f" {'wall':>6}{'cpu':>6}"
+        )
         for file, write in WRITERS.items():
             write(values, folder / file)
-            found = in_turn(runs, own=adding(folder, file), other=adding(folder, "model.safetensors"))
+            found = in_turn(
+                runs, own=adding(folder, file), other=adding(folder, "model.safetensors")
+            )
             own, other = median(found["own"]), median(found["other"])
             ratios = f"{own.wall / other.wall:6.2f}{own.cpu / other.cpu:6.2f}"
-            print(f"{file:18}{own.wall:8.2f}{own.cpu:8.2f}   {'':13}{other.wall:8.2f}{other.cpu:8.2f}   {ratios}", flush=True)
+            print(
+                f"{file:18}{own.wall:8.2f}{own.cpu:8.2f}   {'':13}{other.wall:8.2f}{other.cpu:8.2f}"
+                f"   {ratios}",
+                flush=True,
+            )
             (folder / file).unlink()
 
 

@@ -18,7 +18,9 @@ _OFFER = b"0015capability=clean\n0016capability=smudge\n0015capability=delay\n00
 
 
 def environment_with_packages(folder: Path) -> Path:
-    """The Python of a new virtual environment that sees this one's packages (torch, Git-Theta) and 200 more, as far as metadata goes."""
+    """The Python of a new virtual environment that sees this one's packages (torch, Git-Theta) and
+    200 more, as far as metadata goes.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
@@ -31,7 +33,9 @@ def environment_with_packages(folder: Path) -> Path:
         (site / name / "__init__.py").write_text("")
         info = site / f"{name}-1.{number}.dist-info"
         info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.{number}\n" + "About.\n" * 100)
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.{number}\n" + "About.\n" * 100
+        )
         (info / "RECORD").write_text("".join(f"{name}/module_{line}.py,,\n" for line in range(100)))
         if number % 4 == 0:
             (info / "entry_points.txt").write_text(f"[console_scripts]\n{name}-run = {name}:main\n")
@@ -43,10 +47,16 @@ def _repository() -> Path:
 
 
 def ready(command: str, folder: Path, environment: Mapping[str, str]) -> float:
-    """Seconds from starting the filter, through a shell as git does, to the last byte of its handshake."""
+    """Seconds from starting the filter, through a shell as git does, to the last byte of its
+    handshake.
+    """
     start = time.perf_counter()
     with subprocess.Popen(
-        ["/bin/sh", "-c", command], cwd=folder, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ["/bin/sh", "-c", command],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None

@@ -1,4 +1,6 @@
-"""Running commands and measuring them: wall time, processor time, and the two sides of a comparison in turn."""
+"""Running commands and measuring them: wall time, processor time, and the two sides of a comparison
+in turn.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ class Timing:
 def run(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Timing:
     """Run a command that must succeed."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
     wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed in {folder}:\n{done.stderr}")
@@ -35,14 +39,19 @@ def run(command: Sequence[str], folder: Path, environment: Mapping[str, str]) ->
 
 @dataclass(frozen=True)
 class Side:
-    """One of the things compared: ``prepare`` is not measured, ``action`` is; every run begins with the disk's queue empty."""
+    """One of the things compared: ``prepare`` is not measured, ``action`` is; every run begins with
+    the disk's queue empty.
+    """
 
     prepare: Callable[[], object]
     action: Callable[[], Timing]
 
 
 def in_turn(runs: int, **sides: Side) -> dict[str, list[Timing]]:
-    """``runs`` timings of each side, A B A B, so that a change of the machine's load meets both. A first round warms up and is dropped."""
+    """``runs`` timings of each side, A B A B, so that a change of the machine's load meets both.
+
+    A first round warms up and is dropped.
+    """
     timings: dict[str, list[Timing]] = {name: [] for name in sides}
     for number in range(runs + 1):
         for name, side in sides.items():
@@ -56,4 +65,6 @@ def in_turn(runs: int, **sides: Side) -> dict[str, list[Timing]]:
 
 def median(timings: Sequence[Timing]) -> Timing:
     """The median of each measure."""
-    return Timing(statistics.median(t.wall for t in timings), statistics.median(t.cpu for t in timings))
+    return Timing(
+        statistics.median(t.wall for t in timings), statistics.median(t.cpu for t in timings)
+    )

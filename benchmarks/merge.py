@@ -1,6 +1,9 @@
-"""What merging costs: one-sided changes, planning many tensors, averaging two large models. ``merge.py [--folder FOLDER]``.
+"""What merging costs: one-sided changes, planning many tensors, averaging two large models.
 
-Needs 8 GiB of disk. Times are medians of a few runs in turn; merges are made by ``git merge-tree``, so no file is checked out.
+``merge.py [--folder FOLDER]``.
+
+Needs 8 GiB of disk. Times are medians of a few runs in turn; merges are made by ``git merge-tree``,
+so no file is checked out.
 """
 
 from __future__ import annotations
@@ -35,7 +38,9 @@ def measured(folder: Path, mebibytes: int, runs: int) -> list[Row]:
         return run(["git", "merge-tree", "--write-tree", "main", branch], repository, environment)
 
     objects.rename(hidden)  # no object can be read
-    one_sided = median(in_turn(runs, merge=Side(lambda: None, lambda: merge_tree("one-side")))["merge"]).wall
+    one_sided = median(
+        in_turn(runs, merge=Side(lambda: None, lambda: merge_tree("one-side")))["merge"]
+    ).wall
     hidden.rename(objects)
 
     known = {path.name for path in objects.glob("*/*/*")}
@@ -46,13 +51,29 @@ def measured(folder: Path, mebibytes: int, runs: int) -> list[Row]:
                 path.unlink()
 
     def theta() -> Timing:
-        return run(["git", "-c", "theta.merge.strategy=average", "merge-tree", "--write-tree", "ours", "all"], repository, environment)
+        return run(
+            [
+                "git",
+                "-c",
+                "theta.merge.strategy=average",
+                "merge-tree",
+                "--write-tree",
+                "ours",
+                "all",
+            ],
+            repository,
+            environment,
+        )
 
     def plain() -> Timing:
         files = [folder / "ours", folder / "theirs", folder / "averaged"]
         return run([sys.executable, "-c", NUMPY, *map(str, files)], folder, environment)
 
-    timings = in_turn(runs, theta=Side(forget, theta), numpy=Side(lambda: (folder / "averaged").unlink(missing_ok=True), plain))
+    timings = in_turn(
+        runs,
+        theta=Side(forget, theta),
+        numpy=Side(lambda: (folder / "averaged").unlink(missing_ok=True), plain),
+    )
     peaks = [int(line) for line in (folder / "peaks").read_text().split()]
     ratio = median(timings["theta"]).wall / median(timings["numpy"]).wall
     size = f"{mebibytes / 1024:g} GiB"
@@ -60,7 +81,15 @@ def measured(folder: Path, mebibytes: int, runs: int) -> list[Row]:
         (f"merge of one-sided changes, {size} bf16, its objects out of reach", one_sided, "s", 0.5),
         ("plan of 20,000 tensors (processor time)", plan_seconds(runs), "s", 1.0),
         (f"average of two {size} bf16 models, peak memory", max(peaks) / MIB, "MiB", 1024),
-        (f"the same, time / reading, averaging and writing with numpy ({median(timings['numpy']).wall:.1f} s)", ratio, "", 2.0),
+        (
+            (
+                "the same, time / reading, averaging and writing with numpy"
+                f" ({median(timings['numpy']).wall:.1f} s)"
+            ),
+            ratio,
+            "",
+            2.0,
+        ),
     ]
 
 
@@ -72,13 +101,19 @@ one, other = (np.fromfile(name, ml_dtypes.bfloat16) for name in sys.argv[1:3])
 
 
 def prepared(folder: Path, mebibytes: int) -> tuple[Path, Mapping[str, str]]:
-    """A repository: ``main`` and ``one-side`` changed a tensor each, ``ours`` and ``all`` every tensor."""
+    """A repository: ``main`` and ``one-side`` changed a tensor each, ``ours`` and ``all`` every
+    tensor.
+    """
     repository = folder / "repository"
     repository.mkdir()
     python = shlex.quote(sys.executable)
     config = folder / "gitconfig"
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
-    environment |= {"GIT_CONFIG_GLOBAL": str(config), "GIT_CONFIG_NOSYSTEM": "1", "PYTHONPATH": str(ROOT)}
+    environment |= {
+        "GIT_CONFIG_GLOBAL": str(config),
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "PYTHONPATH": str(ROOT),
+    }
     peak = shlex.join([sys.executable, str(ROOT / "benchmarks" / "peak.py"), str(folder / "peaks")])
 
     def git(*words: str) -> None:
@@ -96,7 +131,10 @@ def prepared(folder: Path, mebibytes: int) -> tuple[Path, Mapping[str, str]]:
     (repository / ".gitattributes").write_text("*.safetensors filter=theta merge=theta -text\n")
     elements = mebibytes * MIB // TENSORS // 2
     random = np.random.default_rng(0)
-    base = [(random.standard_normal(elements, dtype=np.float32) * 0.02).astype(ml_dtypes.bfloat16) for _ in range(TENSORS)]
+    base = [
+        (random.standard_normal(elements, dtype=np.float32) * 0.02).astype(ml_dtypes.bfloat16)
+        for _ in range(TENSORS)
+    ]
 
     def trained(number: int) -> np.ndarray:
         noise = np.random.default_rng(number).standard_normal(elements, dtype=np.float32) * 1e-4
@@ -105,9 +143,16 @@ def prepared(folder: Path, mebibytes: int) -> tuple[Path, Mapping[str, str]]:
     write(repository / MODEL, base.__getitem__, elements)
     git("add", "-A")
     git("commit", "-qm", "base")
-    for branch, start, changed in (("one-side", "main", {TENSORS + 1}), ("all", "main", set(range(TENSORS, 2 * TENSORS)))):
+    for branch, start, changed in (
+        ("one-side", "main", {TENSORS + 1}),
+        ("all", "main", set(range(TENSORS, 2 * TENSORS))),
+    ):
         git("checkout", "-q", "-b", branch, start)
-        write(repository / MODEL, lambda i, c=changed: trained(TENSORS + i) if TENSORS + i in c else base[i], elements)  # type: ignore[misc]
+        write(
+            repository / MODEL,
+            lambda i, c=changed: trained(TENSORS + i) if TENSORS + i in c else base[i],
+            elements,
+        )  # type: ignore[misc]
         git("commit", "-qam", branch)
         if branch == "all":
             shutil.copyfile(repository / MODEL, folder / "theirs")
@@ -128,7 +173,11 @@ def write(path: Path, tensor: Callable[[int], np.ndarray], elements: int) -> Non
 
     size = elements * 2
     header = {
-        f"layer{i}.weight": {"dtype": "BF16", "shape": [elements // 1024, 1024], "data_offsets": [i * size, (i + 1) * size]}
+        f"layer{i}.weight": {
+            "dtype": "BF16",
+            "shape": [elements // 1024, 1024],
+            "data_offsets": [i * size, (i + 1) * size],
+        }
         for i in range(TENSORS)
     }
     text = json.dumps(header).encode()
@@ -151,8 +200,22 @@ def plan_seconds(runs: int) -> float:
         for number in range(20_000):
             version = side if side and number % 3 in (0, side) else 0
             identity = f"{number * 8 + version:064x}"
-            entries.append(Entry(f"layer{number}.weight", "f32", (64, 64), identity, (Step("dense", (ObjectRef(identity, 16384),)),)))
-        return Manifest("safetensors", 20_000 * 16384, Entry.of_inline("skeleton", "u8", (0,), b""), tuple(entries), {})
+            entries.append(
+                Entry(
+                    f"layer{number}.weight",
+                    "f32",
+                    (64, 64),
+                    identity,
+                    (Step("dense", (ObjectRef(identity, 16384),)),),
+                )
+            )
+        return Manifest(
+            "safetensors",
+            20_000 * 16384,
+            Entry.of_inline("skeleton", "u8", (0,), b""),
+            tuple(entries),
+            {},
+        )
 
     seconds = []
     for _ in range(runs):

@@ -1,4 +1,6 @@
-"""Runs a command and appends the peak of its resident memory (bytes) to a file: ``peak.py FILE COMMAND...``."""
+"""Runs a command and appends the peak of its resident memory (bytes) to a file: ``peak.py FILE
+COMMAND...``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Repositories to measure in, with Git-Theta or git-lfs as the filter, apart from the configuration of whoever runs this."""
+"""Repositories to measure in, with Git-Theta or git-lfs as the filter, apart from the configuration
+of whoever runs this.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +13,33 @@ from pathlib import Path
 
 from measuring import Timing, run
 
-PATTERNS = "*.safetensors filter={0} diff={0} merge={0} -text\n*.pt filter={0} diff={0} merge={0} -text\n"
+PATTERNS = (
+    "*.safetensors filter={0} diff={0} merge={0} -text\n*.pt filter={0} diff={0} merge={0} -text\n"
+)
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """An environment whose git knows both filters, as their own ``install`` commands configure them."""
+    """An environment whose git knows both filters, as their own ``install`` commands configure
+    them.
+    """
     config = folder / "gitconfig"
-    # Some machines tell Python not to keep what it compiles, which would then happen at every start.
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("GIT_", "PYTHON"))}
+    # Some machines tell Python not to keep what it compiles, which would then happen at every
+    # start.
+    kept = {
+        key: value for key, value in os.environ.items() if not key.startswith(("GIT_", "PYTHON"))
+    }
     path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])
-    result = {**kept, "PATH": path, "GIT_CONFIG_GLOBAL": str(config), "GIT_CONFIG_NOSYSTEM": "1", "GIT_TERMINAL_PROMPT": "0"}
-    config.write_text("[user]\n\tname = Benchmark\n\temail = benchmark@example.com\n[gc]\n\tauto = 0\n[core]\n\tautocrlf = false\n")
+    result = {
+        **kept,
+        "PATH": path,
+        "GIT_CONFIG_GLOBAL": str(config),
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_TERMINAL_PROMPT": "0",
+    }
+    config.write_text(
+        "[user]\n\tname = Benchmark\n\temail = benchmark@example.com\n[gc]\n\tauto ="
+        " 0\n[core]\n\tautocrlf = false\n"
+    )
     run(["git", "lfs", "install", "--skip-repo"], folder, result)
     run([sys.executable, "-m", "git_theta", "install"], folder, result)
     return result
@@ -52,7 +70,9 @@ class Repository:
         return run(["git", *arguments], self.path, self.environment)
 
     def put(self, model: Path, name: str) -> Path:
-        """The model as a file of the working tree: a copy, so that nothing is shared with the other side."""
+        """The model as a file of the working tree: a copy, so that nothing is shared with the other
+        side.
+        """
         target = self.path / name
         shutil.copyfile(model, target)
         return target
@@ -69,13 +89,23 @@ class Repository:
 
     def keep(self) -> None:
         """Remember the objects, the caches and the index as they are now."""
-        shutil.copytree(self.path / ".git" / self.filter, self._kept / "store", copy_function=os.link)
+        shutil.copytree(
+            self.path / ".git" / self.filter, self._kept / "store", copy_function=os.link
+        )
         shutil.copyfile(self.path / ".git" / "index", self._kept / "index")
 
     def restore(self) -> None:
-        """Back to what was kept. What came since is put aside: ext4 is slow to make files for a while after others were deleted."""
-        (self.path / ".git" / self.filter).rename(self._kept / f"aside{len(list(self._kept.iterdir()))}")
-        shutil.copytree(self._kept / "store", self.path / ".git" / self.filter, copy_function=os.link)
+        """Back to what was kept.
+
+        What came since is put aside: ext4 is slow to make files for a while after others were
+        deleted.
+        """
+        (self.path / ".git" / self.filter).rename(
+            self._kept / f"aside{len(list(self._kept.iterdir()))}"
+        )
+        shutil.copytree(
+            self._kept / "store", self.path / ".git" / self.filter, copy_function=os.link
+        )
         shutil.copyfile(self._kept / "index", self.path / ".git" / "index")
 
     @property

@@ -1,4 +1,6 @@
-"""Results: kept as JSON while they are collected, shown as a Markdown table; and the command lines that ask for them."""
+"""Results: kept as JSON while they are collected, shown as a Markdown table; and the command lines
+that ask for them.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ START, END = "<!-- results -->", "<!-- end of results -->"
 
 @dataclass(frozen=True)
 class Result:
-    """One line: what was measured, Git-Theta's value, git-lfs's where there is one, the number that counts, and its limit."""
+    """One line: what was measured, Git-Theta's value, git-lfs's where there is one, the number that
+    counts, and its limit.
+    """
 
     key: str
     what: str
@@ -45,7 +49,9 @@ class Result:
 
 
 def compared(key: str, what: str, limit: float, timings: Mapping[str, Sequence[Timing]]) -> Result:
-    """The medians of ``timings["theta"]`` and ``timings["lfs"]``; what counts is the ratio of the times on the clock."""
+    """The medians of ``timings["theta"]`` and ``timings["lfs"]``; what counts is the ratio of the
+    times on the clock.
+    """
     ours, theirs = median(timings["theta"]), median(timings["lfs"])
     return Result(key, what, str(ours), str(theirs), ours.wall / theirs.wall, limit)
 
@@ -56,15 +62,33 @@ def collect(
     measures: Mapping[str, Callable[[Any], Iterator[Result]]],
     bench: Callable[[Path, argparse.Namespace], object],
 ) -> int:
-    """The command line of benchmarks whose results are kept in ``file``, to be told together; 1 when a limit is exceeded.
+    """The command line of benchmarks whose results are kept in ``file``, to be told together; 1
+    when a limit is exceeded.
 
-    ``parser`` may have options of its own; each of the ``measures`` is handed what ``bench`` makes of the folder and the options.
+    ``parser`` may have options of its own; each of the ``measures`` is handed what ``bench`` makes
+    of the folder and the options.
     """
-    parser.add_argument("measures", nargs="*", metavar="MEASURE", help=f"{', '.join(measures)}, or nothing for all")
-    parser.add_argument("--folder", type=Path, required=True, help=f"scratch folder (up to 12 GiB), also keeps {file}")
-    parser.add_argument("--runs", type=int, default=5, help="runs of each side; medians count (default 5)")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="write all collected results into a Markdown file, between its marks")
-    parser.add_argument("--report", action="store_true", help="measure nothing, only show what was collected")
+    parser.add_argument(
+        "measures", nargs="*", metavar="MEASURE", help=f"{', '.join(measures)}, or nothing for all"
+    )
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        required=True,
+        help=f"scratch folder (up to 12 GiB), also keeps {file}",
+    )
+    parser.add_argument(
+        "--runs", type=int, default=5, help="runs of each side; medians count (default 5)"
+    )
+    parser.add_argument(
+        "--write",
+        type=Path,
+        metavar="FILE",
+        help="write all collected results into a Markdown file, between its marks",
+    )
+    parser.add_argument(
+        "--report", action="store_true", help="measure nothing, only show what was collected"
+    )
     arguments = parser.parse_args()
     unknown = set(arguments.measures) - set(measures)
     if unknown:
@@ -77,8 +101,15 @@ def collect(
             started = time.monotonic()
             for result in measures[name](given):
                 save(folder / file, [result])
-                print(f"{result.what}: {result.ours} {result.theirs}: {result.value:.3f} (at most {result.limit:g})", flush=True)
-            print(f"({name}: {time.monotonic() - started:.0f} s, load {os.getloadavg()[0]:.1f})", file=sys.stderr)
+                print(
+                    f"{result.what}: {result.ours} {result.theirs}: {result.value:.3f} (at most"
+                    f" {result.limit:g})",
+                    flush=True,
+                )
+            print(
+                f"({name}: {time.monotonic() - started:.0f} s, load {os.getloadavg()[0]:.1f})",
+                file=sys.stderr,
+            )
     found = load(folder / file)
     print(table(found))
     if arguments.write:
@@ -87,7 +118,8 @@ def collect(
 
 
 def at_once(description: str, measured: Callable[[Path, int, int], Iterable[Row]]) -> int:
-    """The command line of benchmarks that need nothing but a folder for a while; 1 when a bound is not kept.
+    """The command line of benchmarks that need nothing but a folder for a while; 1 when a bound is
+    not kept.
 
     ``measured`` is given the folder, the size of the models in MiB, and how often to run each.
     """
@@ -106,7 +138,10 @@ def at_once(description: str, measured: Callable[[Path, int, int], Iterable[Row]
         shutil.rmtree(folder)
     print("| what | measured | at most | |\n|---|---:|---:|---|")
     for what, value, unit, bound in rows:
-        print(f"| {what} | {value:.3g} {unit} | {bound:g} {unit} | {'yes' if value <= bound else '**no**'} |")
+        print(
+            f"| {what} | {value:.3g} {unit} | {bound:g} {unit} |"
+            f" {'yes' if value <= bound else '**no**'} |"
+        )
     return int(any(value > bound for _, value, _, bound in rows))
 
 
@@ -115,7 +150,13 @@ def save(path: Path, results: list[Result]) -> None:
     known = {result.key: result for result in load(path)}
     known.update((result.key, result) for result in results)
     path.write_text(
-        json.dumps({"date": datetime.date.today().isoformat(), "results": [asdict(known[key]) for key in sorted(known)]}, indent=1)
+        json.dumps(
+            {
+                "date": datetime.date.today().isoformat(),
+                "results": [asdict(known[key]) for key in sorted(known)],
+            },
+            indent=1,
+        )
     )
 
 
@@ -131,7 +172,10 @@ def table(results: list[Result]) -> str:
     lines = ["| what | Git-Theta | git-lfs | result | at most | |", "|---|---:|---:|---:|---:|---|"]
     for result in results:
         value, limit = (_number(number, result.unit) for number in (result.value, result.limit))
-        lines.append(f"| {result.what} | {result.ours} | {result.theirs} | {value} | {limit} | {'yes' if result.met else '**no**'} |")
+        lines.append(
+            f"| {result.what} | {result.ours} | {result.theirs} | {value} | {limit} |"
+            f" {'yes' if result.met else '**no**'} |"
+        )
     return "\n".join(["", f"{datetime.date.today().isoformat()}, {machine()}.", "", *lines, ""])
 
 
@@ -149,7 +193,9 @@ def write(path: Path, results: list[Result]) -> None:
 
 def machine() -> str:
     """Processor, cores, memory, system, and the versions that matter."""
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
+    pages = (
+        os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
+    )
     parts = [
         f"{_processor()}, {os.cpu_count()} cores, {pages / 2**30:.0f} GiB",
         f"{platform.system()} {platform.release()}",
@@ -169,4 +215,6 @@ def _processor() -> str:
 
 
 def _version(command: list[str], environment: Mapping[str, str]) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **environment}).stdout.strip()
+    return subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, **environment}
+    ).stdout.strip()

@@ -1,8 +1,9 @@
 """What each kind of change costs, and how fast: ``updates.py HISTORY [--chain FILE...]``.
 
-HISTORY holds checkpoints of one small model: base, base.bf16, dense, dense.bf16, dense2, lora, lora-factors, sparse, head, trim
-(.safetensors) and train-1, train-2 (.pt). Rows whose files are missing are left out. Everything is decoded again and compared.
-``--chain`` takes the versions of one checkpoint, oldest first, and compares storing each against the one before with storing each
+HISTORY holds checkpoints of one small model: base, base.bf16, dense, dense.bf16, dense2, lora,
+lora-factors, sparse, head, trim (.safetensors) and train-1, train-2 (.pt). Rows whose files are
+missing are left out. Everything is decoded again and compared. ``--chain`` takes the versions of
+one checkpoint, oldest first, and compares storing each against the one before with storing each
 against the first.
 """
 
@@ -66,7 +67,9 @@ class Cost:
     coded: int = 0
     used: Counter[str] = field(default_factory=Counter)
 
-    def add(self, tensor: Tensor, base: Tensor | None, update: Update, encoded: Encoded, seconds: float) -> None:
+    def add(
+        self, tensor: Tensor, base: Tensor | None, update: Update, encoded: Encoded, seconds: float
+    ) -> None:
         """Count one tensor, and decode it to see whether it comes back."""
         payload = memoryview(b"".join(encoded.chunks))
         start = time.thread_time()
@@ -81,9 +84,18 @@ class Cost:
 
     def row(self, what: str, limit: float) -> str:
         """A line of the table."""
-        share, used = self.stored / self.file, ", ".join(f"{count} {name}" for name, count in self.used.most_common())
-        speeds = (f"{self.coded / seconds / 1e6:.0f}" if seconds else "-" for seconds in (self.encoding, self.decoding))
-        return f"| {what} | {share:.4f} | {f'{limit:g}' if limit < 1 else ''} | {' | '.join(speeds)} | {used} |"
+        share, used = (
+            self.stored / self.file,
+            ", ".join(f"{count} {name}" for name, count in self.used.most_common()),
+        )
+        speeds = (
+            f"{self.coded / seconds / 1e6:.0f}" if seconds else "-"
+            for seconds in (self.encoding, self.decoding)
+        )
+        return (
+            f"| {what} | {share:.4f} | {f'{limit:g}' if limit < 1 else ''} | {' | '.join(speeds)} |"
+            f" {used} |"
+        )
 
 
 def load(folder: Path, name: str) -> dict[str, Tensor] | None:
@@ -93,7 +105,10 @@ def load(folder: Path, name: str) -> dict[str, Tensor] | None:
         if path.exists():
             with FileSource(path) as source:
                 layout = scanner.scan(source)
-                return {e.name: Tensor(e.dtype, e.shape, source.read(e.offset, e.length)) for e in layout.extents}
+                return {
+                    e.name: Tensor(e.dtype, e.shape, source.read(e.offset, e.length))
+                    for e in layout.extents
+                }
     return None
 
 
@@ -116,31 +131,47 @@ def given(old: Mapping[str, Tensor], factors: Mapping[str, Tensor]) -> Cost:
     for name, base in old.items():
         if f"{name}/R" in factors:
             start = time.thread_time()
-            tensor, encoded = low_rank.encode_given(None, base, factors[f"{name}/R"].array(), factors[f"{name}/C"].array())
+            tensor, encoded = low_rank.encode_given(
+                None, base, factors[f"{name}/R"].array(), factors[f"{name}/C"].array()
+            )
             cost.add(tensor, base, LowRank(), encoded, time.thread_time() - start)
     return cost
 
 
 def commits(folder: Path) -> Iterator[str]:
     """The table of :data:`COMMITS`."""
-    yield "| commit | stored / file | at most | encode MB/s | decode MB/s | updates |\n|---|---|---|---|---|---|"
+    yield (
+        "| commit | stored / file | at most | encode MB/s | decode MB/s | updates"
+        " |\n|---|---|---|---|---|---|"
+    )
     for first, second, level, limit in COMMITS:
         old, new = load(folder, first), load(folder, second)
         if old is not None and new is not None:
-            yield commit(old, new, level).row(f"{first} → {second}{'' if level == 'default' else f', {level}'}", limit)
+            yield commit(old, new, level).row(
+                f"{first} → {second}{'' if level == 'default' else f', {level}'}", limit
+            )
     old, factors = load(folder, "base"), load(folder, "lora-factors")
     if old is not None and factors is not None:
         yield given(old, factors).row("base → lora, given as factors", 0.005)
 
 
 def speeds(folder: Path) -> Iterator[str]:
-    """How fast one large matrix is coded by one processor, and how much of the time goes into choosing."""
-    yield "\n| 64 MiB of base → dense | delta encode MB/s | decode MB/s | dense encode MB/s | choosing / encoding |\n|---|---|---|---|---|"
+    """How fast one large matrix is coded by one processor, and how much of the time goes into
+    choosing.
+    """
+    yield (
+        "\n| 64 MiB of base → dense | delta encode MB/s | decode MB/s | dense encode MB/s |"
+        " choosing / encoding |\n|---|---|---|---|---|"
+    )
     for suffix in (".bf16", ""):
         old, new = load(folder, f"base{suffix}"), load(folder, f"dense{suffix}")
         if old is None or new is None:
             continue
-        names = [name for name, tensor in new.items() if len(tensor.shape) == 2 and tensor.shape[0] < 10000 and tensor.dtype != "i64"]
+        names = [
+            name
+            for name, tensor in new.items()
+            if len(tensor.shape) == 2 and tensor.shape[0] < 10000 and tensor.dtype != "i64"
+        ]
         base, tensor = (_large([tensors[name] for name in names]) for tensors in (old, new))
         encoded = Delta().encode(tensor, base, "default")
         assert encoded is not None
@@ -150,14 +181,19 @@ def speeds(folder: Path) -> Iterator[str]:
         dense = _seconds(Dense().encode, tensor, None, "default")
         choice = _seconds(choose, tensor, base, UPDATES, "default")
         size = tensor.spec.nbytes / 1e6
-        yield f"| {tensor.spec} | {size / encode:.0f} | {size / decode:.0f} | {size / dense:.0f} | {choice / encode - 1:.2f} |"
+        yield (
+            f"| {tensor.spec} | {size / encode:.0f} | {size / decode:.0f} | {size / dense:.0f} |"
+            f" {choice / encode - 1:.2f} |"
+        )
 
 
 def _large(tensors: list[Tensor]) -> Tensor:
     data = b"".join(bytes(tensor.data) for tensor in tensors)
     data = (data * (1 + (64 << 20) // len(data)))[: 64 << 20]
     columns = 4096
-    return Tensor(tensors[0].dtype, (len(data) // tensors[0].bits().itemsize // columns, columns), data)
+    return Tensor(
+        tensors[0].dtype, (len(data) // tensors[0].bits().itemsize // columns, columns), data
+    )
 
 
 def _seconds(work: Callable[..., object], *arguments: object) -> float:
@@ -180,7 +216,10 @@ def chains(files: list[Path]) -> Iterator[str]:
         for place, cost in enumerate(costs):
             totals[place] += cost.stored / cost.file
             decoding[place] = decoding[place] + cost.decoding if place == 0 else cost.decoding
-        yield f"| {number} | {costs[0].stored / costs[0].file:.4f} | {costs[1].stored / costs[1].file:.4f} |"
+        yield (
+            f"| {number} | {costs[0].stored / costs[0].file:.4f} |"
+            f" {costs[1].stored / costs[1].file:.4f} |"
+        )
     yield f"| all | {totals[0]:.4f} | {totals[1]:.4f} |"
     yield f"\nDecoding the last one's updates: {decoding[0]:.2f} s and {decoding[1]:.2f} s."
 
@@ -191,7 +230,11 @@ def main() -> None:
     parser.add_argument("history", type=Path)
     parser.add_argument("--chain", type=Path, nargs="+", default=[])
     arguments = parser.parse_args()
-    parts = [chains(arguments.chain)] if arguments.chain else [commits(arguments.history), speeds(arguments.history)]
+    parts = (
+        [chains(arguments.chain)]
+        if arguments.chain
+        else [commits(arguments.history), speeds(arguments.history)]
+    )
     print(f"numpy {np.__version__}, one thread of coding")
     for part in parts:
         for line in part:

@@ -1,13 +1,16 @@
 """Git-Theta: version control for machine-learning models, as an extension of Git.
 
-What Python programs use is here, and is imported when it is first named: :func:`load`, :func:`open`, :func:`save`, :func:`save_files`,
-:func:`diff`, :func:`merge`, :func:`log` and :func:`record_metrics`. Errors are in :mod:`git_theta.errors`, callbacks for training in
-:mod:`git_theta.training`, contract suites for plugins in :mod:`git_theta.testing`. The guide is ``docs/python.md``.
+What Python programs use is here, and is imported when it is first named: :func:`load`,
+:func:`open`, :func:`save`, :func:`save_files`, :func:`diff`, :func:`merge`, :func:`log` and
+:func:`record_metrics`. Errors are in :mod:`git_theta.errors`, callbacks for training in
+:mod:`git_theta.training`, contract suites for plugins in :mod:`git_theta.testing`. The guide is
+``docs/python.md``.
 """
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # what type checkers take for true; importing typing would cost a third of the time this takes
+# What type checkers take for true; importing typing would cost a third of the time this takes
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from git_theta.api.loading import Checkpoint as Checkpoint
     from git_theta.api.loading import load as load

@@ -1,4 +1,7 @@
-"""Where ``git theta`` starts. Git waits for the filter's first answer, the hook and the merge driver: they import nothing else."""
+"""Where ``git theta`` starts.
+
+Git waits for the filter's first answer, the hook and the merge driver: they import nothing else.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,13 @@ from typing import NoReturn
 
 
 def main() -> int:
-    """Run the command that the arguments name; the exit code. An error is one line on standard error, never a traceback."""
+    """Run the command that the arguments name; the exit code.
+
+    An error is one line on standard error, never a traceback.
+    """
     if sys.implementation.name == "cpython":
-        os.environ["PYTHON_ZSTANDARD_IMPORT_POLICY"] = "cext"  # the default here; another value could keep zstandard from being imported
+        # The default here; another value could keep zstandard from being imported
+        os.environ["PYTHON_ZSTANDARD_IMPORT_POLICY"] = "cext"
     try:
         from git_theta.drivers.encoding import ensure_utf8
 
@@ -21,7 +28,11 @@ def main() -> int:
             from git_theta.drivers.pre_push_hook import main as pre_push
 
             return pre_push(sys.argv[2], sys.argv[3])
-        if sys.argv[1:2] == ["diff-driver"] and len(sys.argv) > 2 and not (len(sys.argv) == 3 and sys.argv[2] in ("-h", "--help")):
+        if (
+            sys.argv[1:2] == ["diff-driver"]
+            and len(sys.argv) > 2
+            and not (len(sys.argv) == 3 and sys.argv[2] in ("-h", "--help"))
+        ):
             from git_theta.drivers.diff_driver import main as diff_driver
 
             return diff_driver(sys.argv[2:])
@@ -44,17 +55,22 @@ def main() -> int:
         if os.environ.get("GIT_THETA_DEBUG", "") not in ("", "0"):
             raise
         print(f"git-theta: {_line(error)}", file=sys.stderr)
-        failed = 2 if sys.argv[1:2] == ["merge-strategy"] else 1  # 1 would tell git that the files in conflict are there
+        # 1 would tell git that the files in conflict are there
+        failed = 2 if sys.argv[1:2] == ["merge-strategy"] else 1
         return int(getattr(error, "exit_code", failed))
 
 
 def _filter_process() -> NoReturn:
-    """Serve git. Small adds are mostly start and end, so neither does what has no effect: together that saves a fifth."""
+    """Serve git. Small adds are mostly start and end, so neither does what has no effect: together
+    that saves a fifth.
+    """
     import gc
 
     gc.set_threshold(100_000)  # what is imported stays; looking through it for garbage is in vain
-    _import_when_used("inspect")  # dataclasses imports it, but needs it only for classes without a docstring
-    _import_when_used("ipaddress")  # pathlib imports urllib.parse, which needs it only for URLs with an IPv6 host
+    # Dataclasses imports it, but needs it only for classes without a docstring
+    _import_when_used("inspect")
+    # Pathlib imports urllib.parse, which needs it only for URLs with an IPv6 host
+    _import_when_used("ipaddress")
     _import_when_used("platform")  # zstandard imports it, only to ask what it is told here
     from git_theta.drivers.filter_process import main as serve
 
@@ -64,7 +80,9 @@ def _filter_process() -> NoReturn:
 
 
 def _import_when_used(name: str) -> None:
-    """Have ``import name`` do nothing until something in the module is asked for, from whichever thread."""
+    """Have ``import name`` do nothing until something in the module is asked for, from whichever
+    thread.
+    """
     from _thread import RLock
     from importlib import import_module
     from types import ModuleType
@@ -84,7 +102,10 @@ def _import_when_used(name: str) -> None:
 
 
 def _interrupted() -> int:
-    """The exit code after Ctrl-C. Python would wait for our threads, of which one may compute for long."""
+    """The exit code after Ctrl-C.
+
+    Python would wait for our threads, of which one may compute for long.
+    """
     import threading
 
     if any(thread.name.startswith("git-theta") for thread in threading.enumerate()):
@@ -95,7 +116,10 @@ def _interrupted() -> int:
 
 
 def _broken_pipe() -> int:
-    """Whoever read our output has seen enough. Python would complain once more while it flushes at exit."""
+    """Whoever read our output has seen enough.
+
+    Python would complain once more while it flushes at exit.
+    """
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return 141
 
@@ -113,7 +137,10 @@ def _line(error: Exception) -> str:
         return f"{error.strerror or text}{where}"
     if isinstance(error, MemoryError):
         return "out of memory"
-    return f"internal error: {type(error).__name__}: {text[:300]} (please report it; with GIT_THETA_DEBUG=1 it says where)"
+    return (
+        f"internal error: {type(error).__name__}: {text[:300]} (please report it; with"
+        " GIT_THETA_DEBUG=1 it says where)"
+    )
 
 
 if __name__ == "__main__":

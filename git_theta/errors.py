@@ -1,7 +1,8 @@
 """Every error Git-Theta raises on purpose.
 
-All of them descend from :class:`ThetaError`, and each also inherits the built-in exception that fits, so that a caller
-of the Python API can catch either. A message says what happened, where, and what to do next, on one line.
+All of them descend from :class:`ThetaError`, and each also inherits the built-in exception that
+fits, so that a caller of the Python API can catch either. A message says what happened, where, and
+what to do next, on one line.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ def damaged(error: ImportError) -> str:
     if isinstance(error, ModuleNotFoundError):
         what = "is missing"
     module = f"module {error.name}" if error.name else "a module"
-    return f"this installation of Git-Theta is damaged ({module} {what}): reinstall it for {sys.executable}"
+    return (
+        f"this installation of Git-Theta is damaged ({module} {what}): reinstall it for"
+        f" {sys.executable}"
+    )
 
 
 class ThetaError(Exception):
@@ -38,7 +42,8 @@ class PayloadError(ThetaError, ValueError):
     """The bytes of an object do not decode to what they promise."""
 
 
-class ObjectMissing(ThetaError, LookupError):  # noqa: N818 - reads as a fact about the store, like KeyError's kin
+# Reads as a fact about the store, like KeyError's kin
+class ObjectMissing(ThetaError, LookupError):  # noqa: N818
     """An object that a manifest needs is not in the store."""
 
 

@@ -20,7 +20,9 @@ _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key: its name as the user writes it, what it means, the values it allows (for messages), and how one is read."""
+    """One key: its name as the user writes it, what it means, the values it allows (for messages),
+    and how one is read.
+    """
 
     name: str
     summary: str
@@ -49,9 +51,23 @@ def _text(text: str | None) -> str:
 
 
 def _shared(text: str | None) -> int:
-    """``core.sharedRepository`` as the permission bits it adds to a file, negative where it has these and no others."""
+    """``core.sharedRepository`` as the permission bits it adds to a file, negative where it has
+    these and no others.
+    """
     word = "true" if text is None else text.lower()
-    named = {"umask": 0, "false": 0, "no": 0, "off": 0, "": 0, "0": 0, "group": 0o660, "true": 0o660, "yes": 0o660, "on": 0o660, "1": 0o660}
+    named = {
+        "umask": 0,
+        "false": 0,
+        "no": 0,
+        "off": 0,
+        "": 0,
+        "0": 0,
+        "group": 0o660,
+        "true": 0o660,
+        "yes": 0o660,
+        "on": 0o660,
+        "1": 0o660,
+    }
     named |= dict.fromkeys(("all", "world", "everybody", "2"), 0o664)
     if word in named:
         return named[word]
@@ -61,11 +77,19 @@ def _shared(text: str | None) -> int:
 
 
 def _one_of(name: str, summary: str, *allowed: str) -> dict[str, Key]:
-    return {"key": Key(name, summary, ", ".join(allowed[:-1]) + f" or {allowed[-1]}", partial(_choice, allowed))}
+    return {
+        "key": Key(
+            name, summary, ", ".join(allowed[:-1]) + f" or {allowed[-1]}", partial(_choice, allowed)
+        )
+    }
 
 
 def _number(name: str, summary: str, low: int, high: int) -> dict[str, Key]:
-    return {"key": Key(name, summary, f"a whole number from {low} to {high}", partial(_whole, low, high))}
+    return {
+        "key": Key(
+            name, summary, f"a whole number from {low} to {high}", partial(_whole, low, high)
+        )
+    }
 
 
 def _word(name: str, summary: str) -> dict[str, Key]:
@@ -77,52 +101,105 @@ class Settings:
     """All settings of one repository, complete: what is not configured has its default."""
 
     compression: Level = field(
-        default="default", metadata=_one_of("theta.compression", "bytes or time: how hard 'git add' compresses", "fast", "default", "best")
+        default="default",
+        metadata=_one_of(
+            "theta.compression",
+            "bytes or time: how hard 'git add' compresses",
+            "fast",
+            "default",
+            "best",
+        ),
     )
     max_chain: int = field(
         default=8,
-        metadata=_number("theta.maxChain", "how many updates may stand on one another before a tensor is stored whole", 1, CHAIN_LIMIT),
+        metadata=_number(
+            "theta.maxChain",
+            "how many updates may stand on one another before a tensor is stored whole",
+            1,
+            CHAIN_LIMIT,
+        ),
     )
     on_invalid: str = field(
         default="refuse",
         metadata=_one_of(
-            "theta.onInvalid", "a broken checkpoint at 'git add': refuse it, or store its bytes as they are", "refuse", "store"
+            "theta.onInvalid",
+            "a broken checkpoint at 'git add': refuse it, or store its bytes as they are",
+            "refuse",
+            "store",
         ),
     )
     on_missing: str = field(
         default="error",
         metadata=_one_of(
-            "theta.onMissing", "a checkout whose objects cannot be had: an error, or leave the manifest in its place", "error", "manifest"
+            "theta.onMissing",
+            "a checkout whose objects cannot be had: an error, or leave the manifest in its place",
+            "error",
+            "manifest",
         ),
     )
     threads: int = field(
-        default=0, metadata=_number("theta.threads", "how many tensors are worked on at a time; 0: one per processor", 0, 1024)
+        default=0,
+        metadata=_number(
+            "theta.threads",
+            "how many tensors are worked on at a time; 0: one per processor",
+            0,
+            1024,
+        ),
     )
     diff_limit: int = field(
         default=4 << 30,
         metadata=_number(
-            "theta.diffLimit", "bytes of tensors that 'git diff' reads at most to measure them (4g; m and g are units)", 0, 1 << 62
+            "theta.diffLimit",
+            "bytes of tensors that 'git diff' reads at most to measure them (4g; m and g are"
+            " units)",
+            0,
+            1 << 62,
         ),
     )
     merge_strategy: str = field(
-        default="", metadata=_word("theta.merge.strategy", "the merge strategy for tensors that several sides changed; none: a conflict")
+        default="",
+        metadata=_word(
+            "theta.merge.strategy",
+            "the merge strategy for tensors that several sides changed; none: a conflict",
+        ),
     )
     hooks_path: str = field(
         default="",
-        metadata={"key": Key("core.hooksPath", "git's own: the folder of the hooks that run", "a path", lambda text: text or "")},
+        metadata={
+            "key": Key(
+                "core.hooksPath",
+                "git's own: the folder of the hooks that run",
+                "a path",
+                lambda text: text or "",
+            )
+        },
     )
     shared_bits: int = field(
         default=0,
-        metadata={"key": Key("core.sharedRepository", "git's own: who may read and write objects", "as 'git help config' says", _shared)},
+        metadata={
+            "key": Key(
+                "core.sharedRepository",
+                "git's own: who may read and write objects",
+                "as 'git help config' says",
+                _shared,
+            )
+        },
     )
     hook: str = field(
         default="auto",
         metadata=_one_of(
-            "theta.hook", "git's pre-push hook: looked after by Git-Theta, or by you, who calls 'git theta pre-push'", "auto", "manual"
+            "theta.hook",
+            "git's pre-push hook: looked after by Git-Theta, or by you, who calls 'git theta"
+            " pre-push'",
+            "auto",
+            "manual",
         ),
     )
     recent_days: int = field(
-        default=7, metadata=_number("theta.recentDays", "how many days back 'git theta fetch --recent' goes", 0, 36500)
+        default=7,
+        metadata=_number(
+            "theta.recentDays", "how many days back 'git theta fetch --recent' goes", 0, 36500
+        ),
     )
 
 
@@ -132,10 +209,11 @@ def keys() -> Mapping[str, Key]:
 
 
 def parse(raw: bytes) -> Settings:
-    """The settings in what ``git config --null --get-regexp PATTERN`` printed; of several values the last counts.
+    """The settings in what ``git config --null --get-regexp PATTERN`` printed; of several values
+    the last counts.
 
-    Keys that are not known are left alone: a plugin's, or a newer release's. :class:`UsageError` names the key of a bad value
-    and the values that are allowed.
+    Keys that are not known are left alone: a plugin's, or a newer release's. :class:`UsageError`
+    names the key of a bad value and the values that are allowed.
     """
     known = {key.name.lower(): (name, key) for name, key in keys().items()}
     found: dict[str, tuple[Key, str | None]] = {}
@@ -153,5 +231,6 @@ def _read(key: Key, value: str | None) -> Any:
     except ValueError:
         shown = "without a value" if value is None else f"not '{display(value, 40)}'"
         raise UsageError(
-            f"{key.name} must be {key.allowed}, {shown}; 'git config --show-origin {key.name}' tells where it is set"
+            f"{key.name} must be {key.allowed}, {shown}; 'git config --show-origin {key.name}'"
+            " tells where it is set"
         ) from None

@@ -1,10 +1,13 @@
-"""Start Git-Theta isolated from the Python settings of its surroundings: ``python -I …/git_theta/start.py ARGUMENTS``.
+"""Start Git-Theta isolated from the Python settings of its surroundings: ``python -I
+…/git_theta/start.py ARGUMENTS``.
 
-This is the command that ``git theta install`` records for git. ``-I`` makes Python ignore all ``PYTHON*`` variables, the current folder,
-and the user's site-packages with their start-up files. Only the folder of this installation is added, between Python's own library and
-its site-packages, where Python itself would look for ``pip install --user``.
+This is the command that ``git theta install`` records for git. ``-I`` makes Python ignore all
+``PYTHON*`` variables, the current folder, and the user's site-packages with their start-up files.
+Only the folder of this installation is added, between Python's own library and its site-packages,
+where Python itself would look for ``pip install --user``.
 
-The programs ``git-theta`` and ``git-merge-theta``, which git finds on PATH, start in the same way: once more, isolated.
+The programs ``git-theta`` and ``git-merge-theta``, which git finds on PATH, start in the same way:
+once more, isolated.
 """
 
 import os
@@ -37,7 +40,9 @@ def _run() -> int:
 
 
 def _find_modules() -> None:
-    """Have modules of this installation found: after Python's own library, before its site-packages."""
+    """Have modules of this installation found: after Python's own library, before its
+    site-packages.
+    """
     _add(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     if len(sys._xoptions):
         from git_theta.isolation import second_folder
@@ -48,7 +53,9 @@ def _find_modules() -> None:
 def _add(folder: str) -> None:
     if folder and folder not in sys.path:
         ends = ("site-packages", "dist-packages")
-        position = next((number for number, entry in enumerate(sys.path) if entry.endswith(ends)), len(sys.path))
+        position = next(
+            (number for number, entry in enumerate(sys.path) if entry.endswith(ends)), len(sys.path)
+        )
         sys.path.insert(position, folder)
 
 

@@ -11,23 +11,44 @@ from hypothesis import settings
 
 # What these assert is told in full, as in a test.
 pytest.register_assert_rewrite(
-    "gitrepo", "merging", "sharing", "installing", "loading", "seeing", "serving", "small_models", "terminal", "dying", "documented"
+    "gitrepo",
+    "merging",
+    "sharing",
+    "installing",
+    "loading",
+    "seeing",
+    "serving",
+    "small_models",
+    "terminal",
+    "dying",
+    "documented",
 )
 
-# No test asserts a time: machines differ and are shared. A longer search: GIT_THETA_TEST_EXAMPLES=10000 python -m pytest tests/unit/core
-settings.register_profile("git-theta", deadline=None, print_blob=True, max_examples=int(os.environ.get("GIT_THETA_TEST_EXAMPLES", "60")))
+# No test asserts a time: machines differ and are shared. A longer search:
+# GIT_THETA_TEST_EXAMPLES=10000 python -m pytest tests/unit/core
+settings.register_profile(
+    "git-theta",
+    deadline=None,
+    print_blob=True,
+    max_examples=int(os.environ.get("GIT_THETA_TEST_EXAMPLES", "60")),
+)
 settings.load_profile("git-theta")
 
 # Skips that --no-skips accepts: they do not depend on what is installed.
 EXCUSED = (
-    "GIT_THETA_TEST_HISTORY names no folder",  # real checkpoints, of which benchmarks/README.md tells
+    # Real checkpoints, of which benchmarks/README.md tells
+    "GIT_THETA_TEST_HISTORY names no folder",
     "root may write everywhere",  # a test for those who are not root ...
     "no right to mount a file system",  # ... and some for root, in a container that allows it
 )
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--no-skips", action="store_true", help="Fail if a test is skipped for want of a program or package.")
+    parser.addoption(
+        "--no-skips",
+        action="store_true",
+        help="Fail if a test is skipped for want of a program or package.",
+    )
 
 
 def unexcused(reports: list[pytest.TestReport | pytest.CollectReport]) -> Iterator[str]:
@@ -40,7 +61,11 @@ def unexcused(reports: list[pytest.TestReport | pytest.CollectReport]) -> Iterat
 
 def _unexcused(config: pytest.Config) -> list[str]:
     reporter = config.pluginmanager.get_plugin("terminalreporter")
-    return list(unexcused(reporter.stats.get("skipped", []))) if reporter and config.getoption("--no-skips") else []
+    return (
+        list(unexcused(reporter.stats.get("skipped", [])))
+        if reporter and config.getoption("--no-skips")
+        else []
+    )
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
@@ -48,7 +73,9 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
     for number, line in enumerate(_unexcused(config)):
         if number == 0:
             terminalreporter.section("skipped, which --no-skips forbids", red=True)

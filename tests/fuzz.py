@@ -1,7 +1,9 @@
-"""Fuzzes the parsers with damaged copies of real files: ``python tests/fuzz.py FORMAT|all [COUNT [SEED]]``.
+"""Fuzzes the parsers with damaged copies of real files: ``python tests/fuzz.py FORMAT|all [COUNT
+[SEED]]``.
 
-Each mutant must be refused with the project's own error or give itself back, in bounded time and memory. What does not is written to
-the current folder as ``fuzz-FORMAT-NUMBER``, to be kept as a test.
+Each mutant must be refused with the project's own error or give itself back, in bounded time and
+memory. What does not is written to the current folder as ``fuzz-FORMAT-NUMBER``, to be kept as a
+test.
 """
 
 from __future__ import annotations
@@ -41,15 +43,25 @@ class TooSlow(Exception):
 
 
 def _files(folder: str, *patterns: str) -> list[bytes]:
-    return [path.read_bytes() for pattern in patterns for path in sorted((DATA / folder).glob(pattern))]
+    return [
+        path.read_bytes() for pattern in patterns for path in sorted((DATA / folder).glob(pattern))
+    ]
 
 
 def _safetensors() -> list[bytes]:
     import numpy as np
     from safetensors.numpy import save
 
-    first = {"w": np.arange(12, dtype=np.float32).reshape(3, 4), "b": np.zeros(3, np.float16), "n": np.array(3)}
-    return [save(first, {"format": "pt", "a": "ü\n"}), save({"ü/x.weight": np.ones((2, 0), np.uint8), "é": np.ones(5, np.bool_)}), save({})]
+    first = {
+        "w": np.arange(12, dtype=np.float32).reshape(3, 4),
+        "b": np.zeros(3, np.float16),
+        "n": np.array(3),
+    }
+    return [
+        save(first, {"format": "pt", "a": "ü\n"}),
+        save({"ü/x.weight": np.ones((2, 0), np.uint8), "é": np.ones(5, np.bool_)}),
+        save({}),
+    ]
 
 
 def _members() -> dict[str, bytes]:
@@ -120,7 +132,13 @@ class _LargePickle:
 def _pickles() -> list[bytes]:
     import pickle
 
-    long = {"text": "ü" * 3000, "bytes": bytes(5000), "number": 7**5000, "array": bytearray(2000), "end": [1, "x"]}
+    long = {
+        "text": "ü" * 3000,
+        "bytes": bytes(5000),
+        "number": 7**5000,
+        "array": bytearray(2000),
+        "end": [1, "x"],
+    }
     found = [pickle.dumps(long, protocol) for protocol in (1, 2, 4, 5)]
     for path in sorted((DATA / "torch").glob("*.pt")):
         with suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as file:
@@ -150,12 +168,21 @@ BESIDE = {
 }
 
 
-def fuzz(name: str, count: int, seed: int = 0, keep: Callable[[bytes, Exception], None] | None = None) -> tuple[int, int, int, float]:
-    """Scan ``count`` mutants: how many were refused, accepted and bad, and the seconds of the slowest.
+def fuzz(
+    name: str, count: int, seed: int = 0, keep: Callable[[bytes, Exception], None] | None = None
+) -> tuple[int, int, int, float]:
+    """Scan ``count`` mutants: how many were refused, accepted and bad, and the seconds of the
+    slowest.
 
     Bad ones are handed to ``keep``; without it the first is raised.
     """
-    parser: Any = _Beside(*BESIDE[name]) if name in BESIDE else _LargePickle() if name == "large-pickle" else tables.checkpoint_format(name)
+    parser: Any = (
+        _Beside(*BESIDE[name])
+        if name in BESIDE
+        else _LargePickle()
+        if name == "large-pickle"
+        else tables.checkpoint_format(name)
+    )
     refused, accepted, bad, slowest = 0, 0, 0, 0.0
     for data in mutants(SEEDS[name](), count, seed):
         start = time.process_time()
@@ -179,13 +206,18 @@ def fuzz(name: str, count: int, seed: int = 0, keep: Callable[[bytes, Exception]
 
 
 def _too_slow(number: int, frame: FrameType | None) -> None:
-    raise TooSlow(f"longer than {TIME_LIMIT} s (signal {number}, {frame.f_code.co_qualname if frame else ''})")
+    raise TooSlow(
+        f"longer than {TIME_LIMIT} s (signal {number}, {frame.f_code.co_qualname if frame else ''})"
+    )
 
 
 def bounded() -> None:
     """Have this process refuse memory and time beyond the limits."""
     signal.signal(signal.SIGALRM, _too_slow)
-    used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    used = (
+        int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        * resource.getpagesize()
+    )
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_LIMIT, resource.RLIM_INFINITY))
 
 
@@ -210,7 +242,9 @@ def main(arguments: Sequence[str]) -> int:
         refused, accepted, bad, slowest = fuzz(name, int(count), int(seed), _kept(name))
         found += bad
         rest = f"slowest {slowest * 1000:.0f} ms, {time.perf_counter() - start:.0f} s in all"
-        print(f"{name}: {refused:,} refused, {accepted:,} accepted, {bad:,} bad; {rest}", flush=True)
+        print(
+            f"{name}: {refused:,} refused, {accepted:,} accepted, {bad:,} bad; {rest}", flush=True
+        )
     return int(found > 0)
 
 

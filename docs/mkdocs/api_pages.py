@@ -23,13 +23,17 @@ def pages() -> dict[str, str]:
         {
             "": {f"git_theta.{name}": home(getattr(git_theta, name)) for name in names},
             # Not imported here: that would take the frameworks.
-            "Training": {f"git_theta.training.{name}": f"git_theta.training.{place}.{name}" for name, place in training._PLACES.items()},
+            "Training": {
+                f"git_theta.training.{name}": f"git_theta.training.{place}.{name}"
+                for name, place in training._PLACES.items()
+            },
             "Errors": public(errors),
         },
     )
     plugins = _page(
         "Plugin API",
-        "What a plugin implements, what it is called with, and what proves that it keeps its promises.",
+        "What a plugin implements, what it is called with, and what proves that it keeps its"
+        " promises.",
         {
             "Hooks": {name: f"{hookspecs.__name__}.{name}" for name in hooks()},
             "Contracts": {name: f"{contracts.__name__}.{name}" for name in contracts.__all__},
@@ -45,9 +49,15 @@ def hooks() -> list[str]:
 
 
 def public(module: ModuleType) -> dict[str, str]:
-    """The classes and functions that ``module`` offers: the name to import each by, and where it is defined."""
+    """The classes and functions that ``module`` offers: the name to import each by, and where it is
+    defined.
+    """
     named = getattr(module, "__all__", None)
-    names = named or [name for name, value in vars(module).items() if not name.startswith("_") and inspect.getmodule(value) is module]
+    names = named or [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and inspect.getmodule(value) is module
+    ]
     return {f"{module.__name__}.{name}": home(getattr(module, name)) for name in names}
 
 

@@ -1,4 +1,6 @@
-"""Blocks that show a terminal: the copy button gives the commands alone, without prompts and output."""
+"""Blocks that show a terminal: the copy button gives the commands alone, without prompts and
+output.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ _COMMENT = re.compile(r'<span class="c1">.*?</span>')  # some shells take it for
 
 
 def copyable(page: str) -> str:
-    """The HTML of ``page``; each block with prompts says in ``data-copy``, which the theme's button reads, what to copy."""
+    """The HTML of ``page``; each block with prompts says in ``data-copy``, which the theme's button
+    reads, what to copy.
+    """
 
     def marked(match: re.Match[str]) -> str:
         block = _PRE.match(page, match.end())

@@ -1,4 +1,6 @@
-"""What 'make docs' adds to the pages in docs/: the commands, the API, and the files of the project that pages link to."""
+"""What 'make docs' adds to the pages in docs/: the commands, the API, and the files of the project
+that pages link to.
+"""
 
 from __future__ import annotations
 
@@ -19,19 +21,27 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are made here."""
     for path, text in {**command_pages.pages(), **api_pages.pages()}.items():
         files.append(File.generated(config, path, content=text))
-    written = [(file.src_uri, file.content_string) for file in files.documentation_pages() if file.abs_src_path is not None]
+    written = [
+        (file.src_uri, file.content_string)
+        for file in files.documentation_pages()
+        if file.abs_src_path is not None
+    ]
     for path, text in outside.pages(PROJECT, written).items():
-        files.append(File.generated(config, path, content=text, inclusion=InclusionLevel.NOT_IN_NAV))
+        files.append(
+            File.generated(config, path, content=text, inclusion=InclusionLevel.NOT_IN_NAV)
+        )
     return files
 
 
-def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001 - names are mkdocs's
+# Names are mkdocs's
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001
     """Lead links to files of the project to their pages."""
     if page.file.abs_src_path is None:
         return markdown
     return outside.relinked(PROJECT, f"docs/{page.file.src_uri}", markdown)
 
 
-def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001 - names are mkdocs's
+# Names are mkdocs's
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001
     """Have blocks of a terminal copied without prompts and output."""
     return consoles.copyable(html)

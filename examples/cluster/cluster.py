@@ -1,9 +1,11 @@
-"""Several processes multiply by one matrix of a versioned model, each with the rows that it reads itself.
+"""Several processes multiply by one matrix of a versioned model, each with the rows that it reads
+itself.
 
     python examples/cluster/cluster.py [--processes 4]
 
-It makes a repository with a small model in a temporary folder, exports it, and starts the processes. On a cluster the export lies in a
-bucket (s3://..., gs://...) or on a shared disk, and ``part`` is what each worker does, with its rank in place of ``number``.
+It makes a repository with a small model in a temporary folder, exports it, and starts the
+processes. On a cluster the export lies in a bucket (s3://..., gs://...) or on a shared disk, and
+``part`` is what each worker does, with its rank in place of ``number``.
 """
 
 from __future__ import annotations
@@ -28,7 +30,12 @@ def open_tensor(export: str, name: str) -> tensorstore.TensorStore:
     root = tensorstore.KvStore.open(export).result()
     listed = json.loads(root.read("zarr.json").result().value)["attributes"]["git_theta"]["tensors"]
     path = next(row["path"] for row in listed if row["name"] == name)
-    return tensorstore.open({"driver": "zarr3", "kvstore": root.spec().to_json() | {"path": root.spec().path + path + "/"}}).result()
+    return tensorstore.open(
+        {
+            "driver": "zarr3",
+            "kvstore": root.spec().to_json() | {"path": root.spec().path + path + "/"},
+        }
+    ).result()
 
 
 def part(export: str, number: int, count: int, x: np.ndarray) -> tuple[str, np.ndarray]:
@@ -38,7 +45,10 @@ def part(export: str, number: int, count: int, x: np.ndarray) -> tuple[str, np.n
     start, stop = rows * number // count, rows * (number + 1) // count
     mine = weight[start:stop].read().result()
     return (
-        f"process {number}: rows {start} to {stop}, {mine.nbytes:,} of {weight.size * weight.dtype.numpy_dtype.itemsize:,} bytes",
+        (
+            f"process {number}: rows {start} to {stop}, {mine.nbytes:,} of"
+            f" {weight.size * weight.dtype.numpy_dtype.itemsize:,} bytes"
+        ),
         mine @ x,
     )
 
@@ -48,7 +58,11 @@ def make_export(folder: Path) -> np.ndarray:
     import safetensors.numpy
 
     def git(*arguments: str) -> None:
-        subprocess.run(["git", "-c", "user.name=A", "-c", "user.email=a@example.com", *arguments], cwd=folder, check=True)
+        subprocess.run(
+            ["git", "-c", "user.name=A", "-c", "user.email=a@example.com", *arguments],
+            cwd=folder,
+            check=True,
+        )
 
     def theta(*arguments: str) -> None:
         subprocess.run([sys.executable, "-m", "git_theta", *arguments], cwd=folder, check=True)
@@ -56,8 +70,12 @@ def make_export(folder: Path) -> np.ndarray:
     matrix = np.random.default_rng(0).standard_normal((3000, 1000)).astype(np.float32)
     git("init", "-q", ".")
     theta("install", "--local")
-    (folder / ".gitattributes").write_text("*.safetensors filter=theta diff=theta merge=theta -text\n")
-    safetensors.numpy.save_file({NAME: matrix, "layers.0.mlp.bias": matrix[0]}, folder / "model.safetensors")
+    (folder / ".gitattributes").write_text(
+        "*.safetensors filter=theta diff=theta merge=theta -text\n"
+    )
+    safetensors.numpy.save_file(
+        {NAME: matrix, "layers.0.mlp.bias": matrix[0]}, folder / "model.safetensors"
+    )
     git("add", ".")
     git("commit", "-qm", "A model")
     theta("export", "HEAD:model.safetensors", "exported")
@@ -75,10 +93,17 @@ def main() -> int:
         x = np.ones(matrix.shape[1], np.float32)
         export = (folder / "exported").as_uri() + "/"
         with ProcessPoolExecutor(count, get_context("spawn")) as pool:
-            parts = [future.result() for future in [pool.submit(part, export, number, count, x) for number in range(count)]]
+            parts = [
+                future.result()
+                for future in [
+                    pool.submit(part, export, number, count, x) for number in range(count)
+                ]
+            ]
     for line, _ in parts:
         print(line)
-    same = np.allclose(np.concatenate([values for _, values in parts]), matrix @ x, rtol=1e-4, atol=1e-3)
+    same = np.allclose(
+        np.concatenate([values for _, values in parts]), matrix @ x, rtol=1e-4, atol=1e-3
+    )
     print("together: the same as in one process" if same else "together: something else")
     return 0 if same else 1
 

@@ -1,6 +1,8 @@
-"""A small classifier, trained and versioned: what Git-Theta does, in half a minute and with plain Git commands.
+"""A small classifier, trained and versioned: what Git-Theta does, in half a minute and with plain
+Git commands.
 
-Everything happens in a temporary folder with a Git configuration of its own. ``--keep`` leaves the folder for you to look around.
+Everything happens in a temporary folder with a Git configuration of its own. ``--keep`` leaves the
+folder for you to look around.
 """
 
 from __future__ import annotations
@@ -46,7 +48,8 @@ def main() -> int:
     return 0
 
 
-# -- scenes --------------------------------------------------------------------------------------------------------------------
+# -- scenes
+# --------------------------------------------------------------------------------------------------------------------
 
 
 def opening(story: Story) -> None:
@@ -67,9 +70,14 @@ def train(story: Story) -> None:
     pictures, labels = digits.draw(4000, seed=1)
     print(gallery(pictures, labels))
     sizes = "-".join(map(str, network.LAYERS))
-    print(f"\n  {sizes} softmax network, numpy alone, {len(labels):,} pictures such as these, one pass")
+    print(
+        f"\n  {sizes} softmax network, numpy alone, {len(labels):,} pictures such as these, one"
+        " pass"
+    )
     start = time.perf_counter()
-    story.weights = network.train(network.new(seed=0), pictures, labels, epochs=1, rate=1e-3, seed=0)
+    story.weights = network.train(
+        network.new(seed=0), pictures, labels, epochs=1, rate=1e-3, seed=0
+    )
     story.commit("First training", time.perf_counter() - start)
     print("\n  What Git itself now stores is this text, one line per tensor:")
     story.run(f"git show HEAD:{MODEL}", show=show_manifest)
@@ -92,21 +100,29 @@ def adapt(story: Story) -> None:
     print(f"  {len(labels):,} slanted pictures; the first two layers stay as they are")
     start = time.perf_counter()
     last = [name for name in story.weights if name.startswith("layer2")]
-    story.weights = network.train(story.weights, pictures, labels, epochs=4, rate=1e-3, seed=2, only=last)
+    story.weights = network.train(
+        story.weights, pictures, labels, epochs=4, rate=1e-3, seed=2, only=last
+    )
     story.commit("Adapt to slanted writing", time.perf_counter() - start)
 
 
 def costs(story: Story) -> None:
     """What each commit cost."""
     story.heading("What it cost")
-    print(dim(f"  {'commit':26}{'upright':>9}{'slanted':>9}{'tensors changed':>17}{'stored':>13}{'of the file':>13}"))
+    print(
+        dim(
+            f"  {'commit':26}{'upright':>9}{'slanted':>9}{'tensors changed':>17}{'stored':>13}{'of the file':>13}"
+        )
+    )
     for version in story.versions:
         changed = f"{version.changed} of {len(story.weights)}"
         print(
             f"  {version.message:26}{version.upright:>9.1%}{version.slanted:>9.1%}{changed:>17}"
             f"{version.stored:>13,}{version.stored / version.size:>13.1%}"
         )
-    size, stored = (sum(getattr(version, what) for version in story.versions) for what in ("size", "stored"))
+    size, stored = (
+        sum(getattr(version, what) for version in story.versions) for what in ("size", "stored")
+    )
     print(f"  {'all':26}{'':35}{stored:>13,}{stored / size:>13.1%}")
     print(dim(f"  (bytes, Git's own objects included; the file has {story.versions[0].size:,})"))
 
@@ -120,7 +136,10 @@ def look_back(story: Story) -> None:
         if not filecmp.cmp(story.model, story.kept(number), shallow=False):
             raise CommandFailed(f"{MODEL} is not what was added as '{version.message}'")
         upright, _ = accuracies(load_file(story.model))
-        print(f"  {'identical to what was added, all ' + format(version.size, ',') + ' bytes;':58} reads {upright:.1%} of upright digits")
+        print(
+            f"  {'identical to what was added, all ' + format(version.size, ',') + ' bytes;':58}"
+            f" reads {upright:.1%} of upright digits"
+        )
     story.run("git status --short")
     print("  nothing to report: the working tree is clean")
 
@@ -130,20 +149,35 @@ def branch_and_merge(story: Story) -> None:
     story.heading("Merge two models")
     start = load_file(story.kept(1))
     pictures, labels = digits.draw(3000, seed=4, slant=-SLANT)
-    print("  Before the last layer was adapted to slanted writing, another branch begins, and learns the opposite slant:")
+    print(
+        "  Before the last layer was adapted to slanted writing, another branch begins, and learns"
+        " the opposite slant:"
+    )
     story.run("git checkout -q -b left main~1")
     weights = network.train(start, pictures, labels, epochs=2, rate=3e-4, seed=3)
     save_file(weights, story.model)
     story.run('git commit -q -a -m "Adapt to the opposite slant"')
     story.run("git checkout -q main")
-    print("\n  The first two layers changed on one branch only. The last one did on both: that takes a strategy.")
+    print(
+        "\n  The first two layers changed on one branch only. The last one did on both: that takes"
+        " a strategy."
+    )
     story.run("git theta merge left -s average -m Merged", show=lambda _: [])
     story.run("git theta verify-merge")
-    tests = [digits.draw(2000, seed=101 + number, slant=slant) for number, slant in enumerate((0.0, SLANT, -SLANT))]
+    tests = [
+        digits.draw(2000, seed=101 + number, slant=slant)
+        for number, slant in enumerate((0.0, SLANT, -SLANT))
+    ]
     print(dim(f"\n  {'branch':26}{'upright':>9}{'slanted':>9}{'opposite':>10}{'mean':>9}"))
-    for label, model in (("main", load_file(story.kept(2))), ("left", weights), ("merged", load_file(story.model))):
+    for label, model in (
+        ("main", load_file(story.kept(2))),
+        ("left", weights),
+        ("merged", load_file(story.model)),
+    ):
         scores = [network.accuracy(model, *test) for test in tests]
-        print(f"  {label:26}{scores[0]:>9.1%}{scores[1]:>9.1%}{scores[2]:>10.1%}{float(np.mean(scores)):>9.1%}")
+        print(
+            f"  {label:26}{scores[0]:>9.1%}{scores[1]:>9.1%}{scores[2]:>10.1%}{float(np.mean(scores)):>9.1%}"
+        )
 
 
 def closing(story: Story, keep: bool) -> None:
@@ -153,17 +187,22 @@ def closing(story: Story, keep: bool) -> None:
     print(f"  {program} install      {dim('# once; then git theta works everywhere')}")
     print('  cd your-repository && git theta track "*.safetensors" "*.pt"')
     print("  git add .gitattributes model.safetensors && git commit")
-    print(f"  {dim('README.md tells more; git theta --help lists the commands; docs/design.md says how it works.')}")
+    print(
+        f"  {dim('README.md tells more; git theta --help lists the commands; docs/design.md says how it works.')}"
+    )
     if keep:
         print(f"\n  The repository is {story.repository}")
 
 
-# -- how it is told ------------------------------------------------------------------------------------------------------------
+# -- how it is told
+# ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Version:
-    """A committed model: how well it reads upright and slanted digits, its size and what was stored for it in bytes, tensors changed."""
+    """A committed model: how well it reads upright and slanted digits, its size and what was stored
+    for it in bytes, tensors changed.
+    """
 
     message: str
     upright: float
@@ -175,7 +214,9 @@ class Version:
 
 @dataclass
 class Story:
-    """The repository on the stage, the model in its present state, and the versions committed so far."""
+    """The repository on the stage, the model in its present state, and the versions committed so
+    far.
+    """
 
     folder: Path
     repository: Path
@@ -190,7 +231,9 @@ class Story:
         return self.repository / MODEL
 
     def kept(self, number: int) -> Path:
-        """A copy of the model outside of the repository, as it was when version ``number`` was added."""
+        """A copy of the model outside of the repository, as it was when version ``number`` was
+        added.
+        """
         return self.folder / f"{number}.safetensors"
 
     def heading(self, text: str) -> None:
@@ -199,7 +242,9 @@ class Story:
         print(f"\n{bold(f'{self.scenes}. {text}')}")
 
     def run(self, command: str, show: object = None) -> str:
-        """Run a command as a user would type it, show it and its output (or what ``show`` makes of that)."""
+        """Run a command as a user would type it, show it and its output (or what ``show`` makes of
+        that).
+        """
         print(f"  {green('$')} {command}", flush=True)
         output = self.quietly(command)
         for line in show(output) if callable(show) else output.splitlines():
@@ -211,31 +256,54 @@ class Story:
         import shlex
 
         done = subprocess.run(
-            shlex.split(command), cwd=self.repository, env=self.environment, capture_output=True, text=True, encoding="utf-8", check=False
+            shlex.split(command),
+            cwd=self.repository,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            check=False,
         )
         if done.returncode:
-            raise CommandFailed(f"'{command}' failed ({done.returncode}):\n{done.stderr or done.stdout}")
+            raise CommandFailed(
+                f"'{command}' failed ({done.returncode}):\n{done.stderr or done.stdout}"
+            )
         return done.stdout
 
     def commit(self, message: str, seconds: float) -> None:
         """Save the model, commit it, and say what that cost."""
         upright, slanted = accuracies(self.weights)
-        print(f"  {seconds:.1f} s; it reads {bold(f'{upright:.1%}')} of 2,000 unseen digits, {slanted:.1%} of slanted ones\n")
+        print(
+            f"  {seconds:.1f} s; it reads {bold(f'{upright:.1%}')} of 2,000 unseen digits,"
+            f" {slanted:.1%} of slanted ones\n"
+        )
         save_file(self.weights, self.model)
         shutil.copyfile(self.model, self.kept(len(self.versions)))
         before = self.stored()
         self.run(f"git add {MODEL}")
         self.run(f'git commit -q -m "{message}"')
         stored, size = self.stored() - before, self.model.stat().st_size
-        added = self.quietly(f"git diff-tree --root --numstat --no-commit-id HEAD -- {MODEL}").split()[0]
+        added = self.quietly(
+            f"git diff-tree --root --numstat --no-commit-id HEAD -- {MODEL}"
+        ).split()[0]
         changed = int(added) if self.versions else len(self.weights)
         self.versions.append(Version(message, upright, slanted, size, stored, changed))
-        print(f"  a file of {size:,} bytes, {bold(f'{stored:,} bytes stored')} ({stored / size:.1%})")
+        print(
+            f"  a file of {size:,} bytes, {bold(f'{stored:,} bytes stored')} ({stored / size:.1%})"
+        )
 
     def stored(self) -> int:
         """Bytes of all objects in the repository: Git's own and Git-Theta's."""
-        folders = (self.repository / ".git" / "objects", self.repository / ".git" / "theta" / "objects")
-        return sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file())
+        folders = (
+            self.repository / ".git" / "objects",
+            self.repository / ".git" / "theta" / "objects",
+        )
+        return sum(
+            file.stat().st_size
+            for folder in folders
+            for file in folder.rglob("*")
+            if file.is_file()
+        )
 
 
 class CommandFailed(Exception):  # noqa: N818 - what it says is not an error of ours
@@ -255,9 +323,16 @@ _unseen: list[tuple[np.ndarray, np.ndarray]] = []
 
 def gallery(pictures: np.ndarray, labels: np.ndarray, shown: Sequence[int] = (2, 5, 8, 3)) -> str:
     """One picture of each digit in ``shown``, side by side in characters."""
-    chosen = [pictures[np.flatnonzero(labels == label)[0]].reshape(digits.SIDE, digits.SIDE) for label in shown]
-    rows = np.concatenate([(picture[3:-3:2, 4:-4] + picture[4:-2:2, 4:-4]) / 2 for picture in chosen], axis=1)
-    return "\n".join("  " + "".join(" .:-=+*#%@"[min(9, int(value * 10))] for value in row) for row in rows)
+    chosen = [
+        pictures[np.flatnonzero(labels == label)[0]].reshape(digits.SIDE, digits.SIDE)
+        for label in shown
+    ]
+    rows = np.concatenate(
+        [(picture[3:-3:2, 4:-4] + picture[4:-2:2, 4:-4]) / 2 for picture in chosen], axis=1
+    )
+    return "\n".join(
+        "  " + "".join(" .:-=+*#%@"[min(9, int(value * 10))] for value in row) for row in rows
+    )
 
 
 def show_manifest(text: str) -> list[str]:
@@ -266,12 +341,23 @@ def show_manifest(text: str) -> list[str]:
 
 
 def isolated_environment(folder: Path) -> dict[str, str]:
-    """An environment in which git reads no configuration but the demo's, and finds this Python's git-theta."""
+    """An environment in which git reads no configuration but the demo's, and finds this Python's
+    git-theta.
+    """
     config = folder / "gitconfig"
-    config.write_text("[user]\n\tname = Demo\n\temail = demo@example.com\n[init]\n\tdefaultBranch = main\n[core]\n\tautocrlf = false\n")
+    config.write_text(
+        "[user]\n\tname = Demo\n\temail = demo@example.com\n[init]\n\tdefaultBranch ="
+        " main\n[core]\n\tautocrlf = false\n"
+    )
     kept = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])
-    return {**kept, "PATH": path, "GIT_CONFIG_GLOBAL": str(config), "GIT_CONFIG_NOSYSTEM": "1", "GIT_TERMINAL_PROMPT": "0"}
+    return {
+        **kept,
+        "PATH": path,
+        "GIT_CONFIG_GLOBAL": str(config),
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_TERMINAL_PROMPT": "0",
+    }
 
 
 def remove(folder: Path) -> None:
@@ -282,7 +368,9 @@ def remove(folder: Path) -> None:
 
 
 def _styled(code: str, text: str) -> str:
-    plain = not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    plain = (
+        not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    )
     return text if plain else f"\x1b[{code}m{text}\x1b[0m"
 
 

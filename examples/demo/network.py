@@ -18,7 +18,9 @@ def new(seed: int) -> Weights:
     weights: Weights = {}
     for number, (inputs, outputs) in enumerate(pairwise(LAYERS)):
         scale = np.float32(np.sqrt(2 / inputs))
-        weights[f"layer{number}.weight"] = scale * random.standard_normal((inputs, outputs), dtype=np.float32)
+        weights[f"layer{number}.weight"] = scale * random.standard_normal(
+            (inputs, outputs), dtype=np.float32
+        )
         weights[f"layer{number}.bias"] = np.zeros(outputs, np.float32)
     return weights
 
@@ -34,7 +36,9 @@ def train(
     only: Sequence[str] = (),
     batch: int = 128,
 ) -> Weights:
-    """The weights after ``epochs`` passes of Adam with learning rate ``rate``, falling to zero; ``only`` these, where given."""
+    """The weights after ``epochs`` passes of Adam with learning rate ``rate``, falling to zero;
+    ``only`` these, where given.
+    """
     random = np.random.default_rng(seed)
     weights = {name: value.copy() for name, value in weights.items()}
     names = list(only or weights)
@@ -51,7 +55,9 @@ def train(
             for name in names:
                 mean[name] += 0.1 * (gradients[name] - mean[name])
                 square[name] += 0.001 * (gradients[name] ** 2 - square[name])
-                weights[name] -= np.float32(now) * mean[name] / (np.sqrt(square[name]) + np.float32(1e-8))
+                weights[name] -= (
+                    np.float32(now) * mean[name] / (np.sqrt(square[name]) + np.float32(1e-8))
+                )
     return weights
 
 
@@ -66,7 +72,9 @@ def _activations(weights: Weights, pictures: np.ndarray) -> list[np.ndarray]:
     for number in range(len(LAYERS) - 1):
         if number:
             values[-1] = np.maximum(values[-1], 0)
-        values.append(values[-1] @ weights[f"layer{number}.weight"] + weights[f"layer{number}.bias"])
+        values.append(
+            values[-1] @ weights[f"layer{number}.weight"] + weights[f"layer{number}.bias"]
+        )
     return values
 
 

@@ -1,7 +1,8 @@
-"""Two fine-tunes of one network, merged four ways and evaluated; then one of them is reverted after further training.
+"""Two fine-tunes of one network, merged four ways and evaluated; then one of them is reverted after
+further training.
 
-Needs git and Git-Theta, numpy and nothing else. Everything happens in a temporary folder (``--keep`` leaves it) with a Git
-configuration of its own.
+Needs git and Git-Theta, numpy and nothing else. Everything happens in a temporary folder
+(``--keep`` leaves it) with a Git configuration of its own.
 """
 
 from __future__ import annotations
@@ -49,12 +50,17 @@ def main() -> int:
 
 
 class Story:
-    """A repository with the branches ``main``, ``right`` and ``left``, and what the models on them can read."""
+    """A repository with the branches ``main``, ``right`` and ``left``, and what the models on them
+    can read.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.repository = folder / "digits"
         self.environment = isolated_environment(folder)
-        self.tests = [digits.draw(1500, seed=100 + i, slant=slant) for i, slant in enumerate((0.0, SLANT, -SLANT))]
+        self.tests = [
+            digits.draw(1500, seed=100 + i, slant=slant)
+            for i, slant in enumerate((0.0, SLANT, -SLANT))
+        ]
         self.repository.mkdir()
         self.git("init -q")
         self.run(["git", "theta", "track", "*.safetensors"])
@@ -62,13 +68,19 @@ class Story:
         self.git("commit -q -m attributes")
 
     def train(self) -> None:
-        """A base on main, a fine-tune to writing that leans to the right, one to writing that leans to the left."""
+        """A base on main, a fine-tune to writing that leans to the right, one to writing that leans
+        to the left.
+        """
         print(f"{'accuracy on digits that are':54}{'upright':>9}{'right':>9}{'left':>9}{'mean':>9}")
-        base = network.train(network.new(seed=0), *digits.draw(4000, seed=1), epochs=3, rate=1e-3, seed=0)
+        base = network.train(
+            network.new(seed=0), *digits.draw(4000, seed=1), epochs=3, rate=1e-3, seed=0
+        )
         self.commit(base, "base")
         for branch, slant, seed in (("right", SLANT, 2), ("left", -SLANT, 3)):
             self.git(f"checkout -q -b {branch} main")
-            tuned = network.train(base, *digits.draw(3000, seed=seed, slant=slant), epochs=2, rate=2e-4, seed=seed)
+            tuned = network.train(
+                base, *digits.draw(3000, seed=seed, slant=slant), epochs=2, rate=2e-4, seed=seed
+            )
             self.commit(tuned, f"fine-tuned: {branch}")
             self.git("checkout -q main")
 
@@ -83,7 +95,13 @@ class Story:
 
     def revert(self) -> None:
         """Train on after the fine-tune to the right, then take that fine-tune back alone."""
-        later = network.train(load_file(self.repository / MODEL), *digits.draw(3000, seed=5, slant=-SLANT), epochs=2, rate=2e-4, seed=5)
+        later = network.train(
+            load_file(self.repository / MODEL),
+            *digits.draw(3000, seed=5, slant=-SLANT),
+            epochs=2,
+            rate=2e-4,
+            seed=5,
+        )
         self.commit(later, "trained on: left")
         self.git("config theta.merge.strategy task_arithmetic")
         self.git("revert --no-edit HEAD~1")
@@ -102,7 +120,10 @@ class Story:
         """A line of the table, for the model in the working tree."""
         weights = load_file(self.repository / MODEL)
         scores = [network.accuracy(weights, *test) for test in self.tests]
-        print(f"{label:54}" + "".join(f"{score:9.1%}" for score in [*scores, float(np.mean(scores))]), flush=True)
+        print(
+            f"{label:54}" + "".join(f"{score:9.1%}" for score in [*scores, float(np.mean(scores))]),
+            flush=True,
+        )
 
     def git(self, words: str) -> None:
         """A git command, which must succeed."""
@@ -110,7 +131,14 @@ class Story:
 
     def run(self, words: list[str]) -> None:
         """A command, which must succeed."""
-        subprocess.run(words, cwd=self.repository, env=self.environment, check=True, capture_output=True, text=True)
+        subprocess.run(
+            words,
+            cwd=self.repository,
+            env=self.environment,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""A training loop of one's own: every epoch is committed in the background, the best one is tagged. ``plain.py [FOLDER]``."""
+"""A training loop of one's own: every epoch is committed in the background, the best one is tagged.
+
+``plain.py [FOLDER]``.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +31,21 @@ def main() -> None:
             metrics = {"epoch": epoch, "loss": loss.item()}
             best = metrics["loss"] < lowest
             lowest = min(lowest, metrics["loss"])
-            saver.save(network.state_dict(), "sine.safetensors", message=f"Epoch {epoch}", metrics=metrics, best=best)
+            saver.save(
+                network.state_dict(),
+                "sine.safetensors",
+                message=f"Epoch {epoch}",
+                metrics=metrics,
+                best=best,
+            )
     show(repository, "runs/sine", "sine.safetensors")
-    network.load_state_dict(git_theta.load("best/runs/sine", "sine.safetensors", framework="torch", repo=repository))
-    print(f"The best one's loss is {torch.nn.functional.mse_loss(network(inputs), wanted).item():.6f}.")
+    network.load_state_dict(
+        git_theta.load("best/runs/sine", "sine.safetensors", framework="torch", repo=repository)
+    )
+    print(
+        "The best one's loss is"
+        f" {torch.nn.functional.mse_loss(network(inputs), wanted).item():.6f}."
+    )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,9 @@ from pathlib import Path
 
 def prepared() -> Path:
     """A repository in which checkpoints are tracked by Git-Theta, which is committed."""
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp(prefix="git-theta-training-"))
+    folder = Path(
+        sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp(prefix="git-theta-training-")
+    )
     folder.mkdir(parents=True, exist_ok=True)
 
     def git(*words: str) -> None:
@@ -18,10 +20,21 @@ def prepared() -> Path:
 
     git("init", "--quiet", "--initial-branch=main")
     subprocess.run(
-        [sys.executable, "-m", "git_theta", "track", "*.safetensors", "*.ckpt"], cwd=folder, check=True, stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "git_theta", "track", "*.safetensors", "*.ckpt"],
+        cwd=folder,
+        check=True,
+        stdout=subprocess.DEVNULL,
     )
     git("add", ".gitattributes")
-    git("-c", "user.name=Example", "-c", "user.email=example@example.com", "commit", "--quiet", "--message=Track checkpoints")
+    git(
+        "-c",
+        "user.name=Example",
+        "-c",
+        "user.email=example@example.com",
+        "commit",
+        "--quiet",
+        "--message=Track checkpoints",
+    )
     for key, value in (("user.name", "Example"), ("user.email", "example@example.com")):
         git("config", key, value)
     return folder

@@ -1,4 +1,7 @@
-"""The Trainer of transformers with ThetaCallback: a tiny language model, made from a configuration. ``trainer.py [FOLDER]``."""
+"""The Trainer of transformers with ThetaCallback: a tiny language model, made from a configuration.
+
+``trainer.py [FOLDER]``.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,17 @@ def main() -> None:
     """Train for three epochs, each evaluated and saved."""
     repository = prepared()
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_positions=16, n_embd=32, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0))
+    model = GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=64,
+            n_positions=16,
+            n_embd=32,
+            n_layer=2,
+            n_head=2,
+            bos_token_id=0,
+            eos_token_id=0,
+        )
+    )
     arguments = TrainingArguments(
         output_dir=str(repository / "out" / "counting"),
         num_train_epochs=3,
@@ -44,11 +57,22 @@ def main() -> None:
         disable_tqdm=True,
     )
     callback = ThetaCallback("counting", repo=repository)
-    trainer = Trainer(model=model, args=arguments, train_dataset=Counting(0, 64), eval_dataset=Counting(8, 16), callbacks=[callback])
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=Counting(0, 64),
+        eval_dataset=Counting(8, 16),
+        callbacks=[callback],
+    )
     trainer.train()
     show(repository, "runs/counting", "counting/model.safetensors")
-    best = git_theta.load("best/runs/counting", "counting/model.safetensors", framework="torch", repo=repository)
-    print(f"The best one has {len(best)} tensors; {len(callback.saver.commits)} commits, {len(callback.saver.errors)} errors.")
+    best = git_theta.load(
+        "best/runs/counting", "counting/model.safetensors", framework="torch", repo=repository
+    )
+    print(
+        f"The best one has {len(best)} tensors; {len(callback.saver.commits)} commits,"
+        f" {len(callback.saver.errors)} errors."
+    )
 
 
 if __name__ == "__main__":

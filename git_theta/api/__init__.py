@@ -1,1 +1,3 @@
-"""What ``import git_theta`` offers Python programs; :mod:`git_theta` imports it when it is first used."""
+"""What ``import git_theta`` offers Python programs; :mod:`git_theta` imports it when it is first
+used.
+"""

@@ -1,4 +1,7 @@
-"""Tensors from and to the arrays of numpy, torch and jax. A framework is imported when it is asked for, or already there."""
+"""Tensors from and to the arrays of numpy, torch and jax.
+
+A framework is imported when it is asked for, or already there.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,10 @@ _TORCH = {
     "c32": "complex32",
     "c64": "complex64",
     "c128": "complex128",
-    **{name: f"float8_{name.removeprefix('f8_')}" for name in ("f8_e4m3fn", "f8_e5m2", "f8_e4m3fnuz", "f8_e5m2fnuz", "f8_e8m0fnu")},
+    **{
+        name: f"float8_{name.removeprefix('f8_')}"
+        for name in ("f8_e4m3fn", "f8_e5m2", "f8_e4m3fnuz", "f8_e5m2fnuz", "f8_e8m0fnu")
+    },
 }
 
 
@@ -43,7 +49,8 @@ def check(framework: str) -> Framework:
 def to_framework(tensor: Tensor, framework: Framework) -> Any:
     """The array that shares ``tensor``'s memory (jax: a copy).
 
-    Of packed types (GGUF's, fp4) it is a ``uint8`` array of their bytes; so are half-precision complex numbers for numpy and jax.
+    Of packed types (GGUF's, fp4) it is a ``uint8`` array of their bytes; so are half-precision
+    complex numbers for numpy and jax.
     """
     if framework == "torch":
         return _to_torch(tensor)
@@ -87,12 +94,17 @@ def to_tensors(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
     found = {}
     for name, value in state_dict.items():
         if not isinstance(name, str):
-            raise UsageError(f"the key {display(repr(name), 60)} is no name; a state dict maps names to arrays")
+            raise UsageError(
+                f"the key {display(repr(name), 60)} is no name; a state dict maps names to arrays"
+            )
         try:
             found[name] = _tensor(value)
         except (FormatError, TypeError, ValueError, RuntimeError) as error:
             kind = f"{type(value).__module__}.{type(value).__qualname__}"
-            raise UsageError(f"'{display(name, 80)}' ({kind}) cannot be stored as a tensor: {display(str(error), 200)}") from None
+            raise UsageError(
+                f"'{display(name, 80)}' ({kind}) cannot be stored as a tensor:"
+                f" {display(str(error), 200)}"
+            ) from None
     return found
 
 
@@ -115,9 +127,14 @@ def is_torch(value: object) -> bool:
 def _from_torch(value: Any) -> Tensor:
     import torch
 
-    name = next((own for own, theirs in _TORCH.items() if getattr(torch, theirs, None) is value.dtype), None)
+    name = next(
+        (own for own, theirs in _TORCH.items() if getattr(torch, theirs, None) is value.dtype), None
+    )
     if name is None or value.layout is not torch.strided:
-        raise TypeError(f"{value.dtype} in layout {value.layout} is not stored; make it a dense tensor of a plain type")
+        raise TypeError(
+            f"{value.dtype} in layout {value.layout} is not stored; make it a dense tensor of a"
+            " plain type"
+        )
     plain = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
     data = plain.reshape(-1).view(torch.uint8).numpy().data if plain.numel() else b""
     return Tensor(name, tuple(plain.shape), data)

@@ -23,28 +23,57 @@ Params = str | Sequence[str]
 
 @overload
 def load(
-    rev: str, path: StrPath, params: Params = ..., framework: Literal["numpy"] = ..., *, repo: StrPath | None = ...
+    rev: str,
+    path: StrPath,
+    params: Params = ...,
+    framework: Literal["numpy"] = ...,
+    *,
+    repo: StrPath | None = ...,
 ) -> dict[str, np.ndarray]: ...
 
 
 @overload
-def load(rev: str, path: StrPath, params: Params = ..., *, framework: Literal["safetensors"], repo: StrPath | None = ...) -> bytes: ...
+def load(
+    rev: str,
+    path: StrPath,
+    params: Params = ...,
+    *,
+    framework: Literal["safetensors"],
+    repo: StrPath | None = ...,
+) -> bytes: ...
 
 
 @overload
-def load(rev: str, path: StrPath, params: Params = ..., framework: str = ..., *, repo: StrPath | None = ...) -> Any: ...
+def load(
+    rev: str,
+    path: StrPath,
+    params: Params = ...,
+    framework: str = ...,
+    *,
+    repo: StrPath | None = ...,
+) -> Any: ...
 
 
-def load(rev: str, path: StrPath, params: Params = "*", framework: str = "numpy", *, repo: StrPath | None = None) -> Any:
-    """The tensors of the model at ``path`` in revision ``rev``, as a dict of arrays in the file's order; nothing is checked out.
+def load(
+    rev: str,
+    path: StrPath,
+    params: Params = "*",
+    framework: str = "numpy",
+    *,
+    repo: StrPath | None = None,
+) -> Any:
+    """The tensors of the model at ``path`` in revision ``rev``, as a dict of arrays in the file's
+    order; nothing is checked out.
 
-    ``rev`` is anything git understands: ``HEAD``, a branch, tag or commit, ``main~3``; ``:0`` is what is staged. ``path`` counts from the
-    top of the repository that ``repo`` (default: the current directory) lies in. ``params`` is a glob over tensor names, or several: ``*``
-    matches dots too, and a name without wildcards also matches everything below it. Only the tensors that match are fetched and decoded,
-    and each is checked by its digest.
+    ``rev`` is anything git understands: ``HEAD``, a branch, tag or commit, ``main~3``; ``:0`` is
+    what is staged. ``path`` counts from the top of the repository that ``repo`` (default: the
+    current directory) lies in. ``params`` is a glob over tensor names, or several: ``*`` matches
+    dots too, and a name without wildcards also matches everything below it. Only the tensors that
+    match are fetched and decoded, and each is checked by its digest.
 
-    ``framework`` is ``numpy`` (bfloat16 and fp8 as in ``ml_dtypes``), ``torch``, ``jax``, or ``safetensors`` for the bytes of a safetensors
-    file. Arrays are writable and their memory is their own.
+    ``framework`` is ``numpy`` (bfloat16 and fp8 as in ``ml_dtypes``), ``torch``, ``jax``, or
+    ``safetensors`` for the bytes of a safetensors file. Arrays are writable and their memory is
+    their own.
 
     :class:`~git_theta.errors.UsageError` when there is no such revision, file or tensor;
     :class:`~git_theta.errors.ObjectMissing` for objects that no remote has.
@@ -59,13 +88,18 @@ def load(rev: str, path: StrPath, params: Params = "*", framework: str = "numpy"
     return bytes(SafetensorsFormat().build(found, None))
 
 
-def load_from_git(rev: str, path: StrPath, framework: str = "numpy", *, repo: StrPath | None = None) -> Any:
+def load_from_git(
+    rev: str, path: StrPath, framework: str = "numpy", *, repo: StrPath | None = None
+) -> Any:
     """:func:`load` under the name it had in the first Git-Theta."""
     return load(rev, path, framework=framework, repo=repo)
 
 
-def open(rev: str, path: StrPath, framework: Framework = "numpy", *, repo: StrPath | None = None) -> Checkpoint:  # noqa: A001 - as gzip.open
-    """The model at ``path`` in revision ``rev`` as a mapping whose tensors are read when they are accessed; arguments as of :func:`load`.
+def open(  # noqa: A001 - as gzip.open
+    rev: str, path: StrPath, framework: Framework = "numpy", *, repo: StrPath | None = None
+) -> Checkpoint:
+    """The model at ``path`` in revision ``rev`` as a mapping whose tensors are read when they are
+    accessed; arguments as of :func:`load`.
 
     Close it, or use it in a ``with`` statement.
     """
@@ -73,12 +107,16 @@ def open(rev: str, path: StrPath, framework: Framework = "numpy", *, repo: StrPa
 
 
 class Checkpoint(Mapping[str, Any]):
-    """One version of a model: tensor names to arrays, each loaded anew at every access. Safe to use from several threads.
+    """One version of a model: tensor names to arrays, each loaded anew at every access.
+
+    Safe to use from several threads.
 
     ``specs`` has type and shape of each tensor without reading it.
     """
 
-    def __init__(self, rev: str, path: StrPath, framework: Framework = "numpy", repo: StrPath | None = None) -> None:
+    def __init__(
+        self, rev: str, path: StrPath, framework: Framework = "numpy", repo: StrPath | None = None
+    ) -> None:
         self._framework = framework
         self._session = sessions.session(repo)
         try:
@@ -116,7 +154,9 @@ class Checkpoint(Mapping[str, Any]):
         return f"<{len(self)} tensors of {display(self.path)}>"
 
     def get_slice(self, name: str) -> Slice:
-        """The tensor called ``name``, to be indexed: ``get_slice("word")[:10]`` holds no more than ten rows in memory."""
+        """The tensor called ``name``, to be indexed: ``get_slice("word")[:10]`` holds no more than
+        ten rows in memory.
+        """
         self._check(name)
         return Slice(self._reader, name, self._framework)
 
@@ -127,7 +167,12 @@ class Checkpoint(Mapping[str, Any]):
     def __enter__(self) -> Checkpoint:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     def _check(self, name: str) -> None:
@@ -141,7 +186,8 @@ class Checkpoint(Mapping[str, Any]):
         if not names and self._reader.specs:
             shown = ", ".join(f"'{display(glob, 60)}'" for glob in globs)
             raise UsageError(
-                f"no tensor of {display(self.path)} is called {shown}; it has {display(next(iter(self)), 80)} and {len(self) - 1} more"
+                f"no tensor of {display(self.path)} is called {shown}; it has"
+                f" {display(next(iter(self)), 80)} and {len(self) - 1} more"
             )
         self._reader.fetch(names)
         if len(names) == 1:
@@ -181,7 +227,9 @@ class Slice:
 
 
 def _rows(index: Any, shape: tuple[int, ...]) -> tuple[int, int, int | slice] | None:
-    """The rows that ``index`` asks for, as first and last (exclusive), and the index among them; None where all are to be read."""
+    """The rows that ``index`` asks for, as first and last (exclusive), and the index among them;
+    None where all are to be read.
+    """
     size = shape[0] if shape else 0
     if isinstance(index, int) and not isinstance(index, bool):
         if not -size <= index < size:

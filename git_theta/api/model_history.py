@@ -1,4 +1,6 @@
-"""Comparing, merging and telling the history of models: ``diff``, ``merge``, ``log`` and ``record_metrics``."""
+"""Comparing, merging and telling the history of models: ``diff``, ``merge``, ``log`` and
+``record_metrics``.
+"""
 
 from __future__ import annotations
 
@@ -17,31 +19,45 @@ from git_theta.workflows.merging import merge_rules
 from git_theta.workflows.merging.merge_commits import merge_commits
 
 
-def diff(old: str, new: str | None = None, path: StrPath | None = None, *, repo: StrPath | None = None) -> list[ModelDiff]:
-    """The models that differ between the revisions ``old`` and ``new`` (None: the files of the working tree), each with its tensors.
+def diff(
+    old: str, new: str | None = None, path: StrPath | None = None, *, repo: StrPath | None = None
+) -> list[ModelDiff]:
+    """The models that differ between the revisions ``old`` and ``new`` (None: the files of the
+    working tree), each with its tensors.
 
-    ``path`` narrows it to one model, or a folder. ``comparison.changes`` of a result tells which tensors were added, removed, modified,
-    renamed, reshaped or retyped; all of it comes from manifests, no tensor is read, but files of the working tree are hashed.
+    ``path`` narrows it to one model, or a folder. ``comparison.changes`` of a result tells which
+    tensors were added, removed, modified, renamed, reshaped or retyped; all of it comes from
+    manifests, no tensor is read, but files of the working tree are hashed.
     """
     with sessions.session(repo) as session, ExitStack() as stack:
         asked = changes.resolve([old] if new is None else [old, new], False, session.cwd)
-        paths = [] if path is None else [f":(top,literal){sessions.from_top(session.repository, path)}"]
+        paths = (
+            [] if path is None else [f":(top,literal){sessions.from_top(session.repository, path)}"]
+        )
         return list(versions.diff(session, asked, paths, stack, session.cwd))
 
 
 def log(
-    path: StrPath, rev: str = "HEAD", params: str | Sequence[str] = (), count: int | None = None, *, repo: StrPath | None = None
+    path: StrPath,
+    rev: str = "HEAD",
+    params: str | Sequence[str] = (),
+    count: int | None = None,
+    *,
+    repo: StrPath | None = None,
 ) -> list[Step]:
-    """The commits that changed the model at ``path``, newest first: what each did to its tensors, what that costs, and its metrics.
+    """The commits that changed the model at ``path``, newest first: what each did to its tensors,
+    what that costs, and its metrics.
 
-    ``rev`` is a revision or a range such as ``v1.0..main``. With ``params`` (globs) only commits that changed such a tensor; ``count`` is
-    how many commits are looked at.
+    ``rev`` is a revision or a range such as ``v1.0..main``. With ``params`` (globs) only commits
+    that changed such a tensor; ``count`` is how many commits are looked at.
     """
     with sessions.session(repo) as session:
         if not changes.is_revision(rev, session.cwd):
             raise UsageError(f"there is no revision {rev!a}")
         globs = [params] if isinstance(params, str) else list(params)
-        return history.log(session, sessions.from_top(session.repository, path), [rev], globs, count, session.cwd)
+        return history.log(
+            session, sessions.from_top(session.repository, path), [rev], globs, count, session.cwd
+        )
 
 
 def merge(
@@ -54,20 +70,25 @@ def merge(
     into: str | None = None,
     repo: StrPath | None = None,
 ) -> str:
-    """Merge ``branches`` into the branch ``into`` (default: the current one) and return the commit that it then has.
+    """Merge ``branches`` into the branch ``into`` (default: the current one) and return the commit
+    that it then has.
 
-    Tensors that several sides changed are merged by ``strategy`` with ``options``, where their name matches the glob ``params``; others,
-    and all without ``strategy``, as a committed ``.theta.toml`` or the setting ``theta.merge.strategy`` says. With ``by_name`` one model in
-    two file formats is merged by tensor name. All other files are merged as git does it (2.38 or newer is needed). Only where ``into`` is
-    checked out are index and working tree touched.
+    Tensors that several sides changed are merged by ``strategy`` with ``options``, where their name
+    matches the glob ``params``; others, and all without ``strategy``, as a committed
+    ``.theta.toml`` or the setting ``theta.merge.strategy`` says. With ``by_name`` one model in two
+    file formats is merged by tensor name. All other files are merged as git does it (2.38 or newer
+    is needed). Only where ``into`` is checked out are index and working tree touched.
 
-    :class:`~git_theta.errors.MergeError` names tensors that no rule merges, :class:`~git_theta.errors.GitError` other files in conflict;
-    nothing has changed then.
+    :class:`~git_theta.errors.MergeError` names tensors that no rule merges,
+    :class:`~git_theta.errors.GitError` other files in conflict; nothing has changed then.
     """
     if not branches:
         raise UsageError("name at least one branch to merge")
     with sessions.session(repo) as session:
-        given = merge_rules.asked(merge_rules.rule(strategy, options or {}, params) if strategy is not None else None, by_name)
+        given = merge_rules.asked(
+            merge_rules.rule(strategy, options or {}, params) if strategy is not None else None,
+            by_name,
+        )
 
         def rules(path: str) -> merge_rules.Rules:
             return merge_rules.complete(session, path, given, into or "HEAD")
@@ -75,7 +96,11 @@ def merge(
         return merge_commits(session, branches, rules, message, into)
 
 
-def record_metrics(commit: str, values: Mapping[str, float], *, repo: StrPath | None = None) -> None:
-    """Note numbers, such as the loss of the model it holds, on ``commit``; ``git theta log`` shows them. They replace earlier ones."""
+def record_metrics(
+    commit: str, values: Mapping[str, float], *, repo: StrPath | None = None
+) -> None:
+    """Note numbers, such as the loss of the model it holds, on ``commit``; ``git theta log`` shows
+    them. They replace earlier ones.
+    """
     with sessions.session(repo) as session:
         metrics.record(session, commit, values)

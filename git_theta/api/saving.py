@@ -37,34 +37,54 @@ def save(
     worktree: bool = True,
     repo: StrPath | None = None,
 ) -> str:
-    """Commit ``state_dict`` as the model at ``path`` to ``branch``, straight from memory, and return the commit's id.
+    """Commit ``state_dict`` as the model at ``path`` to ``branch``, straight from memory, and
+    return the commit's id.
 
-    ``state_dict`` maps names to arrays of numpy, torch or jax; the suffix of ``path`` says what file it becomes: ``.safetensors``,
-    ``.pt`` (with torch imported, all that ``torch.save`` takes), or any other format that Git-Theta can build. Bytes are committed as the
-    file's content, and a :class:`~pathlib.Path` as that of the file it names. What is stored is what ``git add`` would store: the smallest
-    exact difference from the branch's version. ``path`` counts from the top of the repository that ``repo`` (default: the current
-    directory) lies in, and must be tracked by Git-Theta on the branch.
+    ``state_dict`` maps names to arrays of numpy, torch or jax; the suffix of ``path`` says what
+    file it becomes: ``.safetensors``, ``.pt`` (with torch imported, all that ``torch.save`` takes),
+    or any other format that Git-Theta can build. Bytes are committed as the file's content, and a
+    :class:`~pathlib.Path` as that of the file it names. What is stored is what ``git add`` would
+    store: the smallest exact difference from the branch's version. ``path`` counts from the top of
+    the repository that ``repo`` (default: the current directory) lies in, and must be tracked by
+    Git-Theta on the branch.
 
-    ``branch`` need not exist: it then starts at HEAD. It is moved by compare-and-swap, so that nobody's commit is lost; where nothing
-    changed, no commit is made and the branch's own is returned. Where ``branch`` (default: the current one) is checked out, its index and
-    working tree follow, as after ``git merge``, and files with changes that are not committed are refused; ``worktree=False`` leaves the
-    file as it is, so ``git status`` shows it as changed. On any other branch neither is touched. Git's commit hooks do not run.
+    ``branch`` need not exist: it then starts at HEAD. It is moved by compare-and-swap, so that
+    nobody's commit is lost; where nothing changed, no commit is made and the branch's own is
+    returned. Where ``branch`` (default: the current one) is checked out, its index and working tree
+    follow, as after ``git merge``, and files with changes that are not committed are refused;
+    ``worktree=False`` leaves the file as it is, so ``git status`` shows it as changed. On any other
+    branch neither is touched. Git's commit hooks do not run.
 
-    What is saved must not change meanwhile: copy what a training loop goes on with, or use :mod:`git_theta.training`.
+    What is saved must not change meanwhile: copy what a training loop goes on with, or use
+    :mod:`git_theta.training`.
 
     :class:`~git_theta.errors.UsageError` for what cannot be stored, or a path that is not tracked;
-    :class:`~git_theta.errors.GitError` when somebody else changed the model on the branch meanwhile.
+    :class:`~git_theta.errors.GitError` when somebody else changed the model on the branch
+    meanwhile.
     """
-    return save_files({path: state_dict}, message=message or f"Save {Path(path).name}", branch=branch, worktree=worktree, repo=repo)
+    return save_files(
+        {path: state_dict},
+        message=message or f"Save {Path(path).name}",
+        branch=branch,
+        worktree=worktree,
+        repo=repo,
+    )
 
 
 def save_to_git(
-    state_dict: Content, path: StrPath, message: str | None = None, *, tag: str | None = None, repo: StrPath | None = None
+    state_dict: Content,
+    path: StrPath,
+    message: str | None = None,
+    *,
+    tag: str | None = None,
+    repo: StrPath | None = None,
 ) -> str:
-    """:func:`save` to the current branch, under the name it had in the first Git-Theta, and as that did it.
+    """:func:`save` to the current branch, under the name it had in the first Git-Theta, and as that
+    did it.
 
-    A ``path`` that is not tracked is tracked in the same commit, by a line in ``.gitattributes``; a :class:`ThetaWarning` says so. With
-    ``tag`` the commit gets that tag; :class:`~git_theta.errors.UsageError` if there is one of that name.
+    A ``path`` that is not tracked is tracked in the same commit, by a line in ``.gitattributes``; a
+    :class:`ThetaWarning` says so. With ``tag`` the commit gets that tag;
+    :class:`~git_theta.errors.UsageError` if there is one of that name.
     """
     with ExitStack() as stack:
         session = stack.enter_context(sessions.session(repo))
@@ -76,21 +96,32 @@ def save_to_git(
         if added is not None:
             sources[added[0]] = BytesSource(added[1])
         tracked = frozenset([name] if added else [])
-        made = commit.commit(session, sources, message or f"Save {Path(path).name}", tracked=tracked)
+        made = commit.commit(
+            session, sources, message or f"Save {Path(path).name}", tracked=tracked
+        )
         if added is not None:
-            session.warn(f"{display(name)} is tracked by Git-Theta from now on: {display(added[0])} in the same commit says so")
+            session.warn(
+                f"{display(name)} is tracked by Git-Theta from now on: {display(added[0])} in the"
+                " same commit says so"
+            )
         if tag is not None:
             plumbing.set_tag(tag, made, commit.folder(session))
         return made
 
 
 def save_files(
-    files: Mapping[StrPath, Content], *, message: str, branch: str | None = None, worktree: bool = True, repo: StrPath | None = None
+    files: Mapping[StrPath, Content],
+    *,
+    message: str,
+    branch: str | None = None,
+    worktree: bool = True,
+    repo: StrPath | None = None,
 ) -> str:
     """As :func:`save`, for several files in one commit.
 
-    Of those that Git-Theta does not track, bytes and files are stored as git stores them (a ``config.json`` beside the model), but state
-    dicts, and files with a checkpoint's suffix, are refused.
+    Of those that Git-Theta does not track, bytes and files are stored as git stores them (a
+    ``config.json`` beside the model), but state dicts, and files with a checkpoint's suffix, are
+    refused.
     """
     with ExitStack() as stack:
         for content in files.values():
@@ -101,13 +132,19 @@ def save_files(
         models = {suffix for known in registry.checkpoint_formats() for suffix in known.suffixes}
         for path, content in files.items():
             name = sessions.from_top(session.repository, path)
-            if isinstance(content, Mapping) or len(files) == 1 or PurePosixPath(name).suffix.lower() in models:
+            if (
+                isinstance(content, Mapping)
+                or len(files) == 1
+                or PurePosixPath(name).suffix.lower() in models
+            ):
                 commit.require_tracked(session, name, branch)
             sources[name] = _source(session, name, content, branch, stack)
         return commit.commit(session, sources, message, branch, worktree)
 
 
-def _source(session: Session, path: str, content: Content, branch: str | None, stack: ExitStack) -> Source:
+def _source(
+    session: Session, path: str, content: Content, branch: str | None, stack: ExitStack
+) -> Source:
     if isinstance(content, FileSource):
         return content
     if isinstance(content, bytes | bytearray | memoryview):
@@ -120,28 +157,56 @@ def _source(session: Session, path: str, content: Content, branch: str | None, s
         except OSError as error:
             if isinstance(error, ThetaError):
                 raise
-            raise UsageError(f"{display(os.fspath(content))} cannot be read: {error.strerror or error}") from None
-    raise UsageError(f"{display(path)}: a state dict, bytes or a file's path can be saved, not {type(content).__qualname__}")
+            raise UsageError(
+                f"{display(os.fspath(content))} cannot be read: {error.strerror or error}"
+            ) from None
+    raise UsageError(
+        f"{display(path)}: a state dict, bytes or a file's path can be saved, not"
+        f" {type(content).__qualname__}"
+    )
 
 
-def _built(session: Session, path: str, state_dict: Mapping[str, Any], branch: str | None) -> Source:
+def _built(
+    session: Session, path: str, state_dict: Mapping[str, Any], branch: str | None
+) -> Source:
     """The file that ``state_dict`` becomes, without putting it together where that can be avoided."""
     suffix = PurePosixPath(path).suffix.lower()
-    builders = [known for known in registry.checkpoint_formats() if suffix in known.suffixes and isinstance(known, BuildsFiles)]
+    builders = [
+        known
+        for known in registry.checkpoint_formats()
+        if suffix in known.suffixes and isinstance(known, BuildsFiles)
+    ]
     if not builders:
-        suffixes = sorted({s for known in registry.checkpoint_formats() if isinstance(known, BuildsFiles) for s in known.suffixes})
-        raise UsageError(f"{display(path)}: a state dict can be saved as {', '.join(suffixes)}; give other files as bytes or as a path")
-    if builders[0].name == "torch-zip" and any(arrays.is_torch(value) or isinstance(value, Mapping) for value in state_dict.values()):
+        suffixes = sorted(
+            {
+                s
+                for known in registry.checkpoint_formats()
+                if isinstance(known, BuildsFiles)
+                for s in known.suffixes
+            }
+        )
+        raise UsageError(
+            f"{display(path)}: a state dict can be saved as {', '.join(suffixes)}; give other files"
+            " as bytes or as a path"
+        )
+    if builders[0].name == "torch-zip" and any(
+        arrays.is_torch(value) or isinstance(value, Mapping) for value in state_dict.values()
+    ):
         return PiecesSource(_torch_file(state_dict))
     tensors = arrays.to_tensors(state_dict)
     like = _before(session, path, branch, builders[0].name)
     pieces = getattr(builders[0], "pieces", None)
-    return PiecesSource([_whole(builders[0], tensors, like)] if pieces is None else pieces(tensors, like))
+    return PiecesSource(
+        [_whole(builders[0], tensors, like)] if pieces is None else pieces(tensors, like)
+    )
 
 
 def _whole(builder: BuildsFiles, tensors: Mapping[str, Tensor], like: Source | None) -> Buffer:
-    """The file with what ``like`` holds besides tensors, such as GGUF's keys, where both can be one file."""
-    if like is not None and getattr(builder, "name", "") != "torch-zip":  # torch.save knows of no earlier file
+    """The file with what ``like`` holds besides tensors, such as GGUF's keys, where both can be one
+    file.
+    """
+    # Torch.save knows of no earlier file
+    if like is not None and getattr(builder, "name", "") != "torch-zip":
         try:
             return builder.build(tensors, like)
         except FormatError:
@@ -150,7 +215,9 @@ def _whole(builder: BuildsFiles, tensors: Mapping[str, Tensor], like: Source | N
 
 
 def _before(session: Session, path: str, branch: str | None, form: str) -> Source | None:
-    """The branch's version of the file, where it is of the same format and can be read: what is no tensor is taken from there."""
+    """The branch's version of the file, where it is of the same format and can be read: what is no
+    tensor is taken from there.
+    """
     manifest = commit.version(session, path, branch)
     if manifest is None or manifest.format != form:
         return None
@@ -165,12 +232,16 @@ def _torch_file(state_dict: Mapping[str, Any]) -> list[Buffer]:
     import torch
 
     pieces = _Pieces(state_dict)
-    torch.save(state_dict, pieces)  # type: ignore[arg-type]  # torch asks of a file only that it can be written
+    # Torch asks of a file only that it can be written
+    torch.save(state_dict, pieces)  # type: ignore[arg-type]
     return pieces.written
 
 
 class _Pieces:
-    """A file in memory, piece by piece. What torch writes from the memory of a tensor in ``state_dict`` is kept as a view of it."""
+    """A file in memory, piece by piece.
+
+    What torch writes from the memory of a tensor in ``state_dict`` is kept as a view of it.
+    """
 
     def __init__(self, state_dict: object) -> None:
         self.written: list[Buffer] = []
@@ -187,7 +258,9 @@ class _Pieces:
         number = bisect.bisect_right(self._starts, start) - 1
         offset = start - self._starts[number] if number >= 0 else -1
         inside = offset >= 0 and offset + size <= len(self._views[number])
-        self.written.append(self._views[number][offset : offset + size].data if inside else bytes(data))
+        self.written.append(
+            self._views[number][offset : offset + size].data if inside else bytes(data)
+        )
         return size
 
     def flush(self) -> None:
@@ -202,7 +275,11 @@ def _storages(value: object) -> Iterator[np.ndarray]:
     while todo:
         value = todo.pop()
         if isinstance(value, torch.Tensor):
-            if value.layout is torch.strided and value.device.type == "cpu" and value.untyped_storage().nbytes():
+            if (
+                value.layout is torch.strided
+                and value.device.type == "cpu"
+                and value.untyped_storage().nbytes()
+            ):
                 yield torch.empty(0, dtype=torch.uint8).set_(value.untyped_storage()).numpy()
         elif isinstance(value, Mapping):
             todo += value.values()

@@ -17,29 +17,42 @@ StrPath = str | os.PathLike[str]
 
 
 class ThetaWarning(UserWarning):
-    """Something worth knowing that is no error, such as a checkpoint of no known format that is stored whole."""
+    """Something worth knowing that is no error, such as a checkpoint of no known format that is
+    stored whole.
+    """
 
 
 def session(repo: StrPath | None) -> Session:
-    """A session in the repository that ``repo`` lies in (None: the current directory); the caller closes it.
+    """A session in the repository that ``repo`` lies in (None: the current directory); the caller
+    closes it.
 
-    :class:`UsageError` if ``repo`` is a URL, :class:`~git_theta.errors.GitError` if there is no such folder or no repository in it.
+    :class:`UsageError` if ``repo`` is a URL, :class:`~git_theta.errors.GitError` if there is no
+    such folder or no repository in it.
     """
     if repo is not None and "://" in os.fspath(repo):
-        raise UsageError(f"{display(os.fspath(repo), 400)} is a URL, not a folder: 'git clone' it first, and name the clone's folder")
+        raise UsageError(
+            f"{display(os.fspath(repo), 400)} is a URL, not a folder: 'git clone' it first, and"
+            " name the clone's folder"
+        )
     repository = discover(None if repo is None else Path(repo))
-    return Session(repository, load_settings(repository), _warn, cwd=repository.worktree or repository.git_dir)
+    return Session(
+        repository, load_settings(repository), _warn, cwd=repository.worktree or repository.git_dir
+    )
 
 
 def from_top(repository: Repository, path: StrPath) -> str:
-    """``path`` as git calls it: from the top of the repository, which it counts from unless it is absolute.
+    """``path`` as git calls it: from the top of the repository, which it counts from unless it is
+    absolute.
 
     :class:`UsageError` when it leads outside.
     """
     text = os.fspath(path)
     if os.path.isabs(text):
         if repository.worktree is None:
-            raise UsageError(f"{display(text)}: in a repository without a working tree, give the path from its top")
+            raise UsageError(
+                f"{display(text)}: in a repository without a working tree, give the path from"
+                " its top"
+            )
         text = os.path.relpath(os.path.realpath(text), os.path.realpath(repository.worktree))
     name = posixpath.normpath(text.replace(os.sep, "/"))
     if name in (".", "..") or name.startswith(("../", "/")):

@@ -1,1 +1,4 @@
-"""One module per checkpoint format. Knows neither git nor disk, and never executes what a file holds."""
+"""One module per checkpoint format.
+
+Knows neither git nor disk, and never executes what a file holds.
+"""

@@ -1,4 +1,6 @@
-"""Reads a file's structure from front to back: small reads through a window, long values skipped without reading them."""
+"""Reads a file's structure from front to back: small reads through a window, long values skipped
+without reading them.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ WINDOW = 1 << 16
 
 
 class Cursor:
-    """A position in ``source``. ``title`` says in messages what kind of file it is. Reads end at ``end``.
+    """A position in ``source``.
+
+    ``title`` says in messages what kind of file it is. Reads end at ``end``.
 
     Whatever leads beyond the end raises :class:`FormatError`.
     """
@@ -19,7 +23,12 @@ class Cursor:
     __slots__ = ("_base", "_window", "end", "order", "position", "source", "title")
 
     def __init__(
-        self, source: Source, title: str, position: int = 0, end: int | None = None, order: Literal["little", "big"] = "little"
+        self,
+        source: Source,
+        title: str,
+        position: int = 0,
+        end: int | None = None,
+        order: Literal["little", "big"] = "little",
     ) -> None:
         self.source = source
         self.title = title
@@ -36,7 +45,10 @@ class Cursor:
         """Go ``length`` bytes on; the position before."""
         start = self.position
         if length < 0 or length > self.end - start:
-            raise self.broken(f"{length} bytes are announced at byte {start}, but {max(0, self.end - start)} follow")
+            raise self.broken(
+                f"{length} bytes are announced at byte {start}, but {max(0, self.end - start)}"
+                " follow"
+            )
         self.position = start + length
         return start
 
@@ -47,7 +59,11 @@ class Cursor:
         if at < 0 or at + length > len(self._window):
             if length > WINDOW:
                 return self.source.read(start, length)
-            self._base, self._window, at = start, self.source.read(start, min(WINDOW, self.end - start)), 0
+            self._base, self._window, at = (
+                start,
+                self.source.read(start, min(WINDOW, self.end - start)),
+                0,
+            )
         return self._window[at : at + length]
 
     def uint(self, width: int) -> int:

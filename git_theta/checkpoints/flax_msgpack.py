@@ -1,7 +1,9 @@
-"""Flax's checkpoints (``flax.serialization.to_bytes``, ``flax_model.msgpack``): MessagePack with extension types for arrays.
+"""Flax's checkpoints (``flax.serialization.to_bytes``, ``flax_model.msgpack``): MessagePack with
+extension types for arrays.
 
-Extension 1 is an array, 3 a scalar: both hold, again as MessagePack, ``[shape, name of the type, bytes]``. An array of more than 1 GiB
-is a map of chunks, each of which is a tensor here. Names are the keys on the way, with ``/`` between them.
+Extension 1 is an array, 3 a scalar: both hold, again as MessagePack, ``[shape, name of the type,
+bytes]``. An array of more than 1 GiB is a map of chunks, each of which is a tensor here. Names are
+the keys on the way, with ``/`` between them.
 """
 
 from __future__ import annotations
@@ -28,7 +30,21 @@ _TEXT_LIMIT = 1 << 16
 _CHUNKED = "__msgpack_chunked_array__"
 _TYPES = {known.numpy: known.name for known in map(dtypes.get, dtypes.names()) if known.numpy}
 # The bytes of a number behind its first byte.
-_FIXED = {0xC0: 0, 0xC2: 0, 0xC3: 0, 0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8, 0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8}
+_FIXED = {
+    0xC0: 0,
+    0xC2: 0,
+    0xC3: 0,
+    0xCA: 4,
+    0xCB: 8,
+    0xCC: 1,
+    0xCD: 2,
+    0xCE: 4,
+    0xCF: 8,
+    0xD0: 1,
+    0xD1: 2,
+    0xD2: 4,
+    0xD3: 8,
+}
 # The width of the length of texts and bytes, arrays, maps, and extensions.
 _TEXTS, _BYTES = {0xD9: 1, 0xDA: 2, 0xDB: 4}, {0xC4: 1, 0xC5: 2, 0xC6: 4}
 _ARRAYS, _MAPS = {0xDC: 2, 0xDD: 4}, {0xDE: 2, 0xDF: 4}
@@ -38,7 +54,9 @@ _EXTENSIONS = {0xC7: 1, 0xC8: 2, 0xC9: 4}
 
 @dataclass(frozen=True, slots=True)
 class _Token:
-    """One value's head. ``count``: values in an array, pairs in a map, bytes otherwise; ``code`` is an extension's."""
+    """One value's head. ``count``: values in an array, pairs in a map, bytes otherwise; ``code`` is
+    an extension's.
+    """
 
     kind: str
     count: int
@@ -63,9 +81,16 @@ class FlaxMsgpackFormat:
             return False
 
     def scan(self, source: Source) -> Layout:
-        """One extent per array or scalar; :class:`FormatError` for what is no MessagePack. What follows the first value is kept."""
+        """One extent per array or scalar; :class:`FormatError` for what is no MessagePack.
+
+        What follows the first value is kept.
+        """
         cursor = Cursor(source, "MessagePack file")
-        extents = (_extent(source, path, token) for path, token in _leaves(cursor) if token.code in (_ARRAY, _SCALAR))
+        extents = (
+            _extent(source, path, token)
+            for path, token in _leaves(cursor)
+            if token.code in (_ARRAY, _SCALAR)
+        )
         return assemble(self.name, source.size, extents)
 
     def contents(self, source: Source) -> Contents:
@@ -79,7 +104,9 @@ class FlaxMsgpackFormat:
         for name, value in _named(tree, ""):
             letters += len(name)
             if letters > NAMES_LIMIT:
-                raise FormatError(f"the names in this MessagePack file have more than {NAMES_LIMIT} characters")
+                raise FormatError(
+                    f"the names in this MessagePack file have more than {NAMES_LIMIT} characters"
+                )
             if isinstance(value, Tensor):
                 tensors[name] = value
             else:
@@ -87,13 +114,17 @@ class FlaxMsgpackFormat:
         return Contents(tensors, tuple(others))
 
     def build(self, tensors: Mapping[str, Tensor], like: Source | None) -> Buffer:
-        """A file with ``tensors``: nested maps by the parts of their names, which keep the other values and the order of ``like``.
+        """A file with ``tensors``: nested maps by the parts of their names, which keep the other
+        values and the order of ``like``.
 
-        :class:`FormatError` for types Flax does not know, and for names of which one is a part of another.
+        :class:`FormatError` for types Flax does not know, and for names of which one is a part of
+        another.
         """
         tree = _first(like) if like is not None else {}
         if not isinstance(tree, dict):
-            raise FormatError("this MessagePack file is no map, so tensors cannot be written into it")
+            raise FormatError(
+                "this MessagePack file is no map, so tensors cannot be written into it"
+            )
         _keep(tree, "", set(tensors))
         for name, tensor in tensors.items():
             _put(tree, name, tensor)
@@ -135,7 +166,8 @@ def _sized(cursor: Cursor, kind: str, length: int, code: int = 0) -> _Token:
 def _leaves(cursor: Cursor) -> Iterator[tuple[str, _Token]]:
     """Every extension in the first value, with the keys that lead to it."""
     cursor.order = "big"
-    frames: list[list[Any]] = [["", False, 1, 0]]  # path, whether it is a map, values to come, number of the next one
+    # Path, whether it is a map, values to come, number of the next one
+    frames: list[list[Any]] = [["", False, 1, 0]]
     for _ in range(VALUES_LIMIT):
         while frames and not frames[-1][2]:
             frames.pop()
@@ -151,7 +183,10 @@ def _leaves(cursor: Cursor) -> Iterator[tuple[str, _Token]]:
         if token.kind in ("map", "array"):
             # every value takes at least one byte
             if token.count * (2 if token.kind == "map" else 1) > cursor.end - cursor.position:
-                raise cursor.broken(f"{token.count} values are announced at byte {cursor.position}, more than there are bytes")
+                raise cursor.broken(
+                    f"{token.count} values are announced at byte {cursor.position}, more than there"
+                    " are bytes"
+                )
             if len(frames) > DEPTH_LIMIT:
                 raise cursor.broken(f"it is nested more than {DEPTH_LIMIT} deep")
             frames.append([name, token.kind == "map", token.count, 0])
@@ -179,7 +214,12 @@ def _extent(source: Source, name: str, token: _Token) -> Extent:
             return raw(name, token.start, token.count)
         shape = [_number(cursor) for _ in range(sizes.count)]
         kind, content = _token(cursor), _token(cursor)
-        if kind.kind != "text" or kind.count > 40 or content.kind != "bytes" or content.start + content.count != cursor.end:
+        if (
+            kind.kind != "text"
+            or kind.count > 40
+            or content.kind != "bytes"
+            or content.start + content.count != cursor.end
+        ):
             return raw(name, token.start, token.count)
         dtype = _TYPES.get(source.read(kind.start, kind.count).decode("latin-1"), "u8")
         return shaped(name, dtype, shape, content.start, content.count)
@@ -196,7 +236,8 @@ def _number(cursor: Cursor) -> int:
     return cursor.uint(_FIXED[first])
 
 
-# -- writing ------------------------------------------------------------------------------------------------------------------
+# -- writing
+# ------------------------------------------------------------------------------------------------------------------
 
 
 def _first(source: Source) -> dict[str, Any] | Tensor | bytes:
@@ -207,7 +248,9 @@ def _first(source: Source) -> dict[str, Any] | Tensor | bytes:
 
 
 def _tree(cursor: Cursor, depth: int) -> dict[str, Any] | Tensor | bytes:
-    """A value: a map with text keys, an array or scalar of Flax's (as a tensor, or its bytes), or else its bytes."""
+    """A value: a map with text keys, an array or scalar of Flax's (as a tensor, or its bytes), or
+    else its bytes.
+    """
     cursor.order = "big"
     start = cursor.position
     token = _token(cursor)
@@ -217,7 +260,10 @@ def _tree(cursor: Cursor, depth: int) -> dict[str, Any] | Tensor | bytes:
             at = cursor.position
             key = _key(cursor, number)
             if key in tree or cursor.source.read(at, cursor.position - at) != _text(key):
-                raise FormatError(f"the map at byte {start} has a key twice, or one that is no short text, so it cannot be written anew")
+                raise FormatError(
+                    f"the map at byte {start} has a key twice, or one that is no short text, so it"
+                    " cannot be written anew"
+                )
             tree[key] = _tree(cursor, depth + 1)
         return tree
     if token.kind == "array":
@@ -261,7 +307,10 @@ def _joined(tree: dict[str, Any]) -> Tensor | None:
     if not isinstance(shape, dict) or not isinstance(chunks, dict) or not chunks:
         return None
     try:
-        sizes = tuple(_number(Cursor(BytesSource(shape[str(number)]), "shape", order="big")) for number in range(len(shape)))
+        sizes = tuple(
+            _number(Cursor(BytesSource(shape[str(number)]), "shape", order="big"))
+            for number in range(len(shape))
+        )
         parts = [_array(chunks[str(number)]) for number in range(len(chunks))]
         first = parts[0]
         if first is None or any(part is None or part.dtype != first.dtype for part in parts):
@@ -300,13 +349,20 @@ def _put(tree: dict[str, Any], name: str, tensor: Tensor) -> None:
     for key in path:
         tree = tree.setdefault(key, {})
         if not isinstance(tree, dict):
-            raise FormatError(f"tensor {display(name, 80)} cannot be written: a value stands where its map would be")
+            raise FormatError(
+                f"tensor {display(name, 80)} cannot be written: a value stands where its map"
+                " would be"
+            )
     old = tree.get(last)
     if isinstance(old, dict) or (old is not None and not isinstance(old, _Old)):
-        raise FormatError(f"tensor {display(name, 80)} cannot be written: something else is called so")
+        raise FormatError(
+            f"tensor {display(name, 80)} cannot be written: something else is called so"
+        )
     numpy_name = dtypes.get(tensor.dtype).numpy
     if not numpy_name:
-        raise FormatError(f"tensor {display(name, 80)} is {tensor.dtype}, which a Flax file cannot hold")
+        raise FormatError(
+            f"tensor {display(name, 80)} is {tensor.dtype}, which a Flax file cannot hold"
+        )
     code = _SCALAR if isinstance(old, _Old) and old.code == _SCALAR and not tensor.shape else _ARRAY
     tree[last] = (tensor, numpy_name, code)
 
@@ -323,8 +379,16 @@ def _written(tree: Any) -> Iterator[Buffer]:
         if len(view) <= CHUNK:
             yield from _extension(tensor.shape, kind, view, code)
             return
-        yield b"\x83" + _text(_CHUNKED) + b"\xc3" + _text("shape") + _head(0x80, 15, None, 0xDE, len(tensor.shape))
-        yield b"".join(_text(str(number)) + _integer(size) for number, size in enumerate(tensor.shape))
+        yield (
+            b"\x83"
+            + _text(_CHUNKED)
+            + b"\xc3"
+            + _text("shape")
+            + _head(0x80, 15, None, 0xDE, len(tensor.shape))
+        )
+        yield b"".join(
+            _text(str(number)) + _integer(size) for number, size in enumerate(tensor.shape)
+        )
         width = dtypes.get(tensor.dtype).block_bytes
         starts = range(0, len(view), CHUNK // width * width)
         yield _text("chunks") + _head(0x80, 15, None, 0xDE, len(starts))
@@ -341,12 +405,18 @@ def _extension(shape: tuple[int, ...], kind: str, view: memoryview, code: int) -
     inner += _text(kind) + _head(0, -1, 0xC4, 0xC5, len(view))
     length = len(inner) + len(view)
     fixed = {1: 0xD4, 2: 0xD5, 4: 0xD6, 8: 0xD7, 16: 0xD8}
-    yield (bytes([fixed[length]]) if length in fixed else _head(0, -1, 0xC7, 0xC8, length)) + bytes([code]) + inner
+    yield (
+        (bytes([fixed[length]]) if length in fixed else _head(0, -1, 0xC7, 0xC8, length))
+        + bytes([code])
+        + inner
+    )
     yield view
 
 
 def _head(short: int, most: int, one: int | None, two: int, count: int) -> bytes:
-    """The shortest head for ``count``: in the first byte, or behind it in 1, 2 or 4 bytes (whose first bytes follow each other)."""
+    """The shortest head for ``count``: in the first byte, or behind it in 1, 2 or 4 bytes (whose
+    first bytes follow each other).
+    """
     if count <= most:
         return bytes([short | count])
     if one is not None and count < 1 << 8:
@@ -370,7 +440,19 @@ def _integer(value: int) -> bytes:
 
 def _check(data: bytes, tensors: Mapping[str, Tensor]) -> None:
     """:class:`FormatError` unless the file just built says of every tensor what was asked for."""
-    found = {extent.name: (extent.dtype, extent.shape) for extent in FlaxMsgpackFormat().scan(BytesSource(data)).extents}
-    wanted = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items() if tensor.spec.nbytes <= CHUNK}
-    if any(found.get(name) != spec for name, spec in wanted.items()) or (len(wanted) == len(tensors) and len(found) != len(wanted)):
-        raise FormatError("these tensors cannot be written as a Flax file: they would be read back as something else")
+    found = {
+        extent.name: (extent.dtype, extent.shape)
+        for extent in FlaxMsgpackFormat().scan(BytesSource(data)).extents
+    }
+    wanted = {
+        name: (tensor.dtype, tensor.shape)
+        for name, tensor in tensors.items()
+        if tensor.spec.nbytes <= CHUNK
+    }
+    if any(found.get(name) != spec for name, spec in wanted.items()) or (
+        len(wanted) == len(tensors) and len(found) != len(wanted)
+    ):
+        raise FormatError(
+            "these tensors cannot be written as a Flax file: they would be read back as something"
+            " else"
+        )

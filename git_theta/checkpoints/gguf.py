@@ -1,6 +1,8 @@
-"""GGUF, the files of llama.cpp: a typed header, descriptions of the tensors, then their aligned bytes (versions 2 and 3).
+"""GGUF, the files of llama.cpp: a typed header, descriptions of the tensors, then their aligned
+bytes (versions 2 and 3).
 
-The structure is that of ggml's ``docs/gguf.md``. Dimensions stand there with the fastest first, here with the slowest first.
+The structure is that of ggml's ``docs/gguf.md``. Dimensions stand there with the fastest first,
+here with the slowest first.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ NAME_LIMIT = 1 << 16  # bytes of a key or name
 NAME_ROOM = 63  # bytes of a name that ggml can hold
 ARRAY_DEPTH = 8
 
-# ggml's numbers of element types. Some that no current release reads (4, 5, 31 to 33, 36 to 38) are missing.
+# ggml's numbers of element types. Some that no current release reads (4, 5, 31 to 33, 36 to 38) are
+# missing.
 TYPES = {
     0: "f32",
     1: "f16",
@@ -79,7 +82,9 @@ class _Info:
 
 @dataclass(frozen=True, slots=True)
 class _Header:
-    """What stands before the tensors' bytes: keys (``names``) and values from byte 24 to ``keys_end``, data from ``data`` on."""
+    """What stands before the tensors' bytes: keys (``names``) and values from byte 24 to
+    ``keys_end``, data from ``data`` on.
+    """
 
     order: Literal["little", "big"]
     version: int
@@ -99,43 +104,68 @@ class GgufFormat:
 
     def sniff(self, head: bytes) -> bool:
         """Whether ``head`` starts as versions 2 and 3 do, in either byte order."""
-        return head.startswith(MAGIC) and head[4:8] in (b"\2\0\0\0", b"\3\0\0\0", b"\0\0\0\2", b"\0\0\0\3")
+        return head.startswith(MAGIC) and head[4:8] in (
+            b"\2\0\0\0",
+            b"\3\0\0\0",
+            b"\0\0\0\2",
+            b"\0\0\0\3",
+        )
 
     def scan(self, source: Source) -> Layout:
         """One extent per tensor; :class:`FormatError` for whatever llama.cpp would not read safely.
 
-        Tensors of a type unknown here reach to the next one, as plain bytes; so do those of big-endian files, of their size.
+        Tensors of a type unknown here reach to the next one, as plain bytes; so do those of
+        big-endian files, of their size.
         """
         header = _read(source)
         infos = sorted(header.infos, key=lambda info: info.offset)
         ends = [*(header.data + info.offset for info in infos[1:]), source.size]
-        extents = [_extent(header, info, end) for info, end in zip(infos, ends, strict=True)] if infos else []
+        extents = (
+            [_extent(header, info, end) for info, end in zip(infos, ends, strict=True)]
+            if infos
+            else []
+        )
         whole = [extent for extent in extents if extent.end <= source.size]
         if len(whole) < len(extents):
             short = next(extent for extent in extents if extent.end > source.size)
             more = f" ({len(extents) - len(whole)} of {len(extents)} tensors are cut short)"
-            error = _broken(f"tensor {display(short.name, 80)} reaches beyond the end of the file{more}")
+            error = _broken(
+                f"tensor {display(short.name, 80)} reaches beyond the end of the file{more}"
+            )
             raise PartlyBrokenError(str(error), assemble(self.name, source.size, whole))
         return assemble(self.name, source.size, extents)
 
     def contents(self, source: Source) -> Contents:
-        """The tensors as they lie, and the keys; of big-endian files and of types unknown here the tensors are not among them."""
+        """The tensors as they lie, and the keys; of big-endian files and of types unknown here the
+        tensors are not among them.
+        """
         header = _read(source)
-        strange = {info.name for info in header.infos if info.kind not in TYPES or header.order == "big"}
+        strange = {
+            info.name for info in header.infos if info.kind not in TYPES or header.order == "big"
+        }
         named = {info.name for info in header.infos} - strange
         found = [extent for extent in self.scan(source).extents if extent.name in named]
         tensors = {e.name: Tensor(e.dtype, e.shape, source.read(e.offset, e.length)) for e in found}
-        return Contents(tensors, (*(f"{name} (of an unknown type, or big-endian)" for name in sorted(strange)), *header.names))
+        return Contents(
+            tensors,
+            (
+                *(f"{name} (of an unknown type, or big-endian)" for name in sorted(strange)),
+                *header.names,
+            ),
+        )
 
     def build(self, tensors: Mapping[str, Tensor], like: Source | None) -> Buffer:
         """A file with ``tensors`` in their order; keys, values and alignment are those of ``like``.
 
-        :class:`FormatError` for names, types and shapes the format cannot hold, and for a big-endian ``like``.
+        :class:`FormatError` for names, types and shapes the format cannot hold, and for a
+        big-endian ``like``.
         """
         header = _read(like) if like is not None else None
         if header is not None and header.order == "big":
             raise FormatError("tensors cannot be written into a big-endian GGUF file")
-        version, keys, alignment = (header.version, header.keys, header.alignment) if header else (3, 0, 32)
+        version, keys, alignment = (
+            (header.version, header.keys, header.alignment) if header else (3, 0, 32)
+        )
         values = like.read(24, header.keys_end - 24) if like is not None and header else b""
         infos, contents, position = [], list[Buffer](), 0
         for name, tensor in tensors.items():
@@ -175,7 +205,16 @@ def _read(source: Source) -> _Header:
         if info.name in names:
             raise _broken(f"two tensors are called {display(info.name, 80)}")
         names.add(info.name)
-    return _Header(order, version, keys, keys_end, key_names, infos, alignment, -(-cursor.position // alignment) * alignment)
+    return _Header(
+        order,
+        version,
+        keys,
+        keys_end,
+        key_names,
+        infos,
+        alignment,
+        -(-cursor.position // alignment) * alignment,
+    )
 
 
 def _name(cursor: Cursor) -> bytes:
@@ -186,7 +225,9 @@ def _name(cursor: Cursor) -> bytes:
 
 
 def _read_keys(cursor: Cursor, count: int) -> tuple[int, tuple[str, ...]]:
-    """Pass over all keys and values; the alignment they ask for (32 bytes if they do not), and the keys."""
+    """Pass over all keys and values; the alignment they ask for (32 bytes if they do not), and the
+    keys.
+    """
     alignment, seen, budget = 32, dict[bytes, None](), STRINGS_LIMIT
     for _ in range(count):
         key = _name(cursor)
@@ -199,7 +240,9 @@ def _read_keys(cursor: Cursor, count: int) -> tuple[int, tuple[str, ...]]:
                 raise _broken("its alignment is not a number of 32 bits")
             alignment = cursor.uint(4)
             if alignment == 0 or alignment & (alignment - 1) or alignment > 1 << 20:
-                raise _broken(f"its alignment is {alignment}, which is no power of two (up to 2^20)")
+                raise _broken(
+                    f"its alignment is {alignment}, which is no power of two (up to 2^20)"
+                )
         else:
             budget = _skip_value(cursor, kind, budget, ARRAY_DEPTH)
     return alignment, tuple(key.decode("utf-8", "replace") for key in seen)
@@ -225,12 +268,16 @@ def _skip_value(cursor: Cursor, kind: int, budget: int, depth: int) -> int:
             for _ in range(count):
                 budget = _skip_value(cursor, inner, budget, depth - 1)
     else:
-        raise _broken(f"a value before byte {cursor.position} has the unknown type {kind} or is nested too deeply")
+        raise _broken(
+            f"a value before byte {cursor.position} has the unknown type {kind} or is nested too"
+            " deeply"
+        )
     return budget
 
 
 def _skip_strings(cursor: Cursor, count: int) -> None:
-    # A vocabulary has some 100,000 strings, so they are walked in large blocks, without a call for each.
+    # A vocabulary has some 100,000 strings, so they are walked in large blocks, without a call for
+    # each.
     length_of = struct.Struct("<Q" if cursor.order == "little" else ">Q").unpack_from
     while count:
         block = cursor.source.read(cursor.position, min(1 << 20, cursor.end - cursor.position))
@@ -255,7 +302,9 @@ def _read_info(cursor: Cursor, alignment: int) -> _Info:
             raise _broken(f"the shape of tensor {shown} overflows")
     kind, offset = cursor.uint(4), cursor.uint(8)
     if offset % alignment:
-        raise _broken(f"tensor {shown} lies at byte {offset} of the data, not at a multiple of {alignment}")
+        raise _broken(
+            f"tensor {shown} lies at byte {offset} of the data, not at a multiple of {alignment}"
+        )
     return _Info(name, dims, kind, offset)
 
 
@@ -266,7 +315,10 @@ def _extent(header: _Header, info: _Info, end: int) -> Extent:
         return raw(info.name, start, max(0, end - start))
     block = dtypes.get(dtype).block_elements
     if (info.dims[0] if info.dims else 1) % block:
-        raise _broken(f"the rows of tensor {display(info.name, 80)} do not fill blocks of {block} {dtype} values")
+        raise _broken(
+            f"the rows of tensor {display(info.name, 80)} do not fill blocks of {block} {dtype}"
+            " values"
+        )
     length = dtypes.nbytes(dtype, shape)
     if header.order == "big" and dtypes.get(dtype).block_bytes > 1:
         return raw(info.name, start, length)
@@ -278,13 +330,18 @@ def _info(name: str, tensor: Tensor, position: int) -> bytes:
     if tensor.dtype not in _NUMBERS:
         raise FormatError(f"tensor {shown} is {tensor.dtype}, which a GGUF file cannot hold")
     if len(tensor.shape) > DIMENSIONS_LIMIT:
-        raise FormatError(f"tensor {shown} has {len(tensor.shape)} dimensions; a GGUF file can hold {DIMENSIONS_LIMIT}")
+        raise FormatError(
+            f"tensor {shown} has {len(tensor.shape)} dimensions; a GGUF file can hold"
+            f" {DIMENSIONS_LIMIT}"
+        )
     try:
         label = name.encode()
     except UnicodeEncodeError:
         label = b"\xff" * (NAME_ROOM + 1)
     if len(label) > NAME_ROOM:
-        raise FormatError(f"a GGUF file cannot hold the name {shown}: it has room for {NAME_ROOM} bytes of UTF-8")
+        raise FormatError(
+            f"a GGUF file cannot hold the name {shown}: it has room for {NAME_ROOM} bytes of UTF-8"
+        )
     dims = tuple(reversed(tensor.shape))
     fields = struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, _NUMBERS[tensor.dtype], position)
     return struct.pack("<Q", len(label)) + label + fields
@@ -292,6 +349,11 @@ def _info(name: str, tensor: Tensor, position: int) -> bytes:
 
 def _check(data: bytes, tensors: Mapping[str, Tensor]) -> None:
     """:class:`FormatError` unless the file just built says of every tensor what was asked for."""
-    found = {extent.name: (extent.dtype, extent.shape) for extent in GgufFormat().scan(BytesSource(data)).extents}
+    found = {
+        extent.name: (extent.dtype, extent.shape)
+        for extent in GgufFormat().scan(BytesSource(data)).extents
+    }
     if found != {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}:
-        raise FormatError("these tensors cannot be written as GGUF: they would be read back as something else")
+        raise FormatError(
+            "these tensors cannot be written as GGUF: they would be read back as something else"
+        )

@@ -1,9 +1,11 @@
-"""HDF5, as h5py and Keras write it (``.h5``, ``.weights.h5``): datasets that lie in the file as they are.
+"""HDF5, as h5py and Keras write it (``.h5``, ``.weights.h5``): datasets that lie in the file as
+they are.
 
-An own reader of what leads to them, after the HDF5 File Format Specification 3.0: superblocks 0 to 3, object headers 1 and 2, groups as
-symbol tables, as short or long lists of links, contiguous and compact datasets, unfiltered chunks listed in a version 1 B-tree, alone, or
-in a row. Everything else (filtered chunks, other chunk indexes) stays in the skeleton. Links to other files and values stored in other
-files are not followed.
+An own reader of what leads to them, after the HDF5 File Format Specification 3.0: superblocks 0 to
+3, object headers 1 and 2, groups as symbol tables, as short or long lists of links, contiguous and
+compact datasets, unfiltered chunks listed in a version 1 B-tree, alone, or in a row. Everything
+else (filtered chunks, other chunk indexes) stays in the skeleton. Links to other files and values
+stored in other files are not followed.
 """
 
 from __future__ import annotations
@@ -27,13 +29,33 @@ MESSAGES_LIMIT = 65_536  # of one object
 LINK_LIMIT = 1 << 17  # bytes of a link in a heap
 RANK_LIMIT = 32
 
-_DATASPACE, _LINKS, _DATATYPE, _LINK, _EXTERNAL, _LAYOUT, _FILTERS, _CONTINUED, _TABLE = 1, 2, 3, 6, 7, 8, 11, 16, 17
+_DATASPACE, _LINKS, _DATATYPE, _LINK, _EXTERNAL, _LAYOUT, _FILTERS, _CONTINUED, _TABLE = (
+    1,
+    2,
+    3,
+    6,
+    7,
+    8,
+    11,
+    16,
+    17,
+)
 _USED = frozenset((_DATASPACE, _LINKS, _DATATYPE, _LINK, _EXTERNAL, _LAYOUT, _FILTERS, _TABLE))
 _COMPACT, _CONTIGUOUS, _CHUNKED = range(3)
 _SINGLE, _IMPLICIT = 1, 2
 _SHARED = 2
-_INTEGERS = {(1, 0): "u8", (1, 8): "i8", (2, 0): "u16", (2, 8): "i16", (4, 0): "u32", (4, 8): "i32", (8, 0): "u64", (8, 8): "i64"}
-_FLOATS = {(2, 5, 10): "f16", (2, 8, 7): "bf16", (4, 8, 23): "f32", (8, 11, 52): "f64"}  # bytes, bits of exponent and mantissa
+_INTEGERS = {
+    (1, 0): "u8",
+    (1, 8): "i8",
+    (2, 0): "u16",
+    (2, 8): "i16",
+    (4, 0): "u32",
+    (4, 8): "i32",
+    (8, 0): "u64",
+    (8, 8): "i64",
+}
+# Bytes, bits of exponent and mantissa
+_FLOATS = {(2, 5, 10): "f16", (2, 8, 7): "bf16", (4, 8, 23): "f32", (8, 11, 52): "f64"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +77,8 @@ class _Type:
 
 @dataclass(slots=True)
 class _Object:
-    """What a header says: a group's links or table, or a dataset's extents; and the names it was met under.
+    """What a header says: a group's links or table, or a dataset's extents; and the names it was
+    met under.
 
     ``spec`` is a dataset's own type (``""``: there is none here) and shape.
     """
@@ -76,12 +99,15 @@ class Hdf5Format:
         return head.startswith(MAGIC)
 
     def scan(self, source: Source) -> Layout:
-        """One extent per dataset that lies in one piece, or per unfiltered chunk; :class:`FormatError` for a broken file.
+        """One extent per dataset that lies in one piece, or per unfiltered chunk;
+        :class:`FormatError` for a broken file.
 
         A dataset with several names (hard links) is one tensor.
         """
         found = _File(source).objects()
-        return assemble(self.name, source.size, [extent for each in found for extent in _named(each)])
+        return assemble(
+            self.name, source.size, [extent for each in found for extent in _named(each)]
+        )
 
     def contents(self, source: Source) -> Contents:
         """The datasets that lie in one piece and have a type here; the names of all others."""
@@ -92,13 +118,21 @@ class Hdf5Format:
             if spec is None:
                 continue
             names = [name or "dataset" for name in each.names]
-            if len(lying) == 1 and lying[0].name == names[0] and (lying[0].dtype, lying[0].shape) == tuple(spec):
+            if (
+                len(lying) == 1
+                and lying[0].name == names[0]
+                and (lying[0].dtype, lying[0].shape) == tuple(spec)
+            ):
                 data = source.read(lying[0].offset, lying[0].length)
                 tensors.update(dict.fromkeys(names, Tensor(spec.dtype, spec.shape, data)))
             elif spec.dtype and not prod(spec.shape):
                 tensors.update(dict.fromkeys(names, Tensor(spec.dtype, spec.shape, b"")))
             else:
-                others += [f"{name} ({'in chunks, or elsewhere' if spec.dtype else 'no numbers, or big-endian'})" for name in names]
+                others += [
+                    f"{name}"
+                    f" ({'in chunks, or elsewhere' if spec.dtype else 'no numbers, or big-endian'})"
+                    for name in names
+                ]
         return Contents(tensors, tuple(others))
 
 
@@ -111,7 +145,11 @@ def _named(each: _Object) -> list[Extent]:
 
 
 class _File:
-    """A file's structure. Addresses count from ``base``; ``wide`` and ``long`` are the bytes of an address and of a length."""
+    """A file's structure.
+
+    Addresses count from ``base``; ``wide`` and ``long`` are the bytes of an address and of a
+    length.
+    """
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -120,7 +158,9 @@ class _File:
             raise cursor.broken("it does not start with HDF5's mark")
         version = cursor.uint(1)
         if version > 3:
-            raise FormatError(f"the HDF5 file has a superblock of version {version}; versions 0 to 3 are known")
+            raise FormatError(
+                f"the HDF5 file has a superblock of version {version}; versions 0 to 3 are known"
+            )
         cursor.skip(4 if version < 2 else 0)
         self.wide, self.long = cursor.uint(1), cursor.uint(1)
         if self.wide not in (2, 4, 8) or self.long not in (2, 4, 8):
@@ -131,24 +171,39 @@ class _File:
         cursor.skip(self.wide)
         end = cursor.uint(self.wide)
         if self.base or end > source.size:
-            raise cursor.broken(f"it should have {end} bytes from byte {self.base} on, but has {source.size}; it may be truncated")
+            raise cursor.broken(
+                f"it should have {end} bytes from byte {self.base} on, but has {source.size}; it"
+                " may be truncated"
+            )
         if version < 2:
             cursor.skip(2 * self.wide)
         self.root = cursor.uint(self.wide)
         self._steps = self._seen = 0
 
     def spend(self, steps: int, size: int) -> None:
-        """Count what is looked at, and its bytes: in a sound file no byte is a part of two structures."""
+        """Count what is looked at, and its bytes: in a sound file no byte is a part of two
+        structures.
+        """
         self._steps += steps
         self._seen += size
         if self._steps > STEPS_LIMIT or self._seen > self.source.size:
-            raise FormatError(f"the HDF5 file is broken: its structures lie in each other, or have more than {STEPS_LIMIT} parts")
+            raise FormatError(
+                "the HDF5 file is broken: its structures lie in each other, or have more than"
+                f" {STEPS_LIMIT} parts"
+            )
 
     def at(self, address: int, length: int | None = None) -> Cursor:
         """A cursor at ``address``, over ``length`` bytes (to the end of the file)."""
-        if address > self.source.size or (length is not None and length > self.source.size - address):
-            raise FormatError(f"the HDF5 file is broken: byte {address} is spoken of, but it has only {self.source.size}")
-        return Cursor(self.source, "HDF5 file", address, None if length is None else address + length)
+        if address > self.source.size or (
+            length is not None and length > self.source.size - address
+        ):
+            raise FormatError(
+                f"the HDF5 file is broken: byte {address} is spoken of, but it has only"
+                f" {self.source.size}"
+            )
+        return Cursor(
+            self.source, "HDF5 file", address, None if length is None else address + length
+        )
 
     def block(self, address: int, length: int) -> Cursor:
         """As :meth:`at`, over a copy of ``length`` bytes; positions count from ``address``."""
@@ -174,7 +229,10 @@ class _File:
                 children.append(((f"{path}/{name}" if path else name)[:NAME_LIMIT], child))
                 links, letters = links + 1, letters + len(children[-1][0])
                 if links > LINKS_LIMIT or letters > NAMES_LIMIT:
-                    raise FormatError(f"the HDF5 file is broken: it has more than {LINKS_LIMIT} links, or very long names")
+                    raise FormatError(
+                        f"the HDF5 file is broken: it has more than {LINKS_LIMIT} links, or very"
+                        " long names"
+                    )
             todo += reversed(children)
         return list(known.values())
 
@@ -219,13 +277,18 @@ class _File:
                 elif kind in _USED and not flags & _SHARED:
                     found.append(_Message(kind, offset, data))
                 if count > MESSAGES_LIMIT:
-                    raise cursor.broken(f"the object at byte {address} has more than {MESSAGES_LIMIT} messages")
+                    raise cursor.broken(
+                        f"the object at byte {address} has more than {MESSAGES_LIMIT} messages"
+                    )
         return found
 
     # -- groups
 
     def links(self, messages: list[_Message]) -> Iterator[tuple[str, int]]:
-        """A group's hard links: names and addresses. Soft and external ones lead elsewhere and are left alone."""
+        """A group's hard links: names and addresses.
+
+        Soft and external ones lead elsewhere and are left alone.
+        """
         for message in messages:
             cursor = Cursor(BytesSource(message.data), "HDF5 file")
             if message.kind == _TABLE:
@@ -250,7 +313,9 @@ class _File:
             yield name, cursor.uint(self.wide)
 
     def _records(self, tree: int) -> Iterator[bytes]:
-        """The records of a version 2 B-tree of links by name (type 5): four bytes of a hash, then a place in the heap."""
+        """The records of a version 2 B-tree of links by name (type 5): four bytes of a hash, then a
+        place in the heap.
+        """
         cursor = self.at(tree)
         if cursor.take(4) != b"BTHD" or cursor.uint(1) or cursor.uint(1) != 5:
             raise cursor.broken(f"there is no B-tree of names at byte {tree}")
@@ -336,11 +401,17 @@ class _File:
     # -- datasets
 
     def extents(self, name: str, messages: list[_Message]) -> list[Extent]:
-        """Where a dataset's bytes lie; nothing for what is no dataset, or one whose bytes are not here as they are."""
+        """Where a dataset's bytes lie; nothing for what is no dataset, or one whose bytes are not
+        here as they are.
+        """
         last = {message.kind: message for message in messages}
         if not {_DATASPACE, _DATATYPE, _LAYOUT} <= last.keys() or _EXTERNAL in last:
             return []
-        shape, kind, layout = self._shape(last[_DATASPACE].data), _type(last[_DATATYPE].data), last[_LAYOUT]
+        shape, kind, layout = (
+            self._shape(last[_DATASPACE].data),
+            _type(last[_DATATYPE].data),
+            last[_LAYOUT],
+        )
         if shape is None or kind.size == 0:
             return []
         cursor = Cursor(BytesSource(layout.data), "HDF5 file")
@@ -368,16 +439,29 @@ class _File:
             return []
         if version == 3:
             rank, address = cursor.uint(1), cursor.uint(self.wide)
-            return list(bounded(self._chunks(name, kind, shape, address, [cursor.uint(4) for _ in range(rank)][:-1])))
+            return list(
+                bounded(
+                    self._chunks(
+                        name, kind, shape, address, [cursor.uint(4) for _ in range(rank)][:-1]
+                    )
+                )
+            )
         flags, rank, width = cursor.uint(1), cursor.uint(1), cursor.uint(1)
         dims = [cursor.uint(width) for _ in range(rank)][:-1]
         index = cursor.uint(1)
-        if index not in (_SINGLE, _IMPLICIT) or flags & 2 or len(dims) != len(shape) or not all(dims):
+        if (
+            index not in (_SINGLE, _IMPLICIT)
+            or flags & 2
+            or len(dims) != len(shape)
+            or not all(dims)
+        ):
             return []
         length = prod(dims) * kind.size
         if index == _IMPLICIT:
             length *= prod(-(-size // chunk) for size, chunk in zip(shape, dims, strict=True))
-            return self._one(name, _Type("", kind.size), (length // kind.size,), cursor.uint(self.wide), length)
+            return self._one(
+                name, _Type("", kind.size), (length // kind.size,), cursor.uint(self.wide), length
+            )
         return self._one(name, kind, tuple(dims), cursor.uint(self.wide), length)
 
     def spec(self, messages: list[_Message]) -> Spec | None:
@@ -404,26 +488,39 @@ class _File:
                 raise cursor.broken("a dataset's shape overflows")
         return shape
 
-    def _one(self, name: str, kind: _Type, shape: tuple[int, ...], address: int, length: int) -> list[Extent]:
+    def _one(
+        self, name: str, kind: _Type, shape: tuple[int, ...], address: int, length: int
+    ) -> list[Extent]:
         if address == self.undefined or not length:
             return []
         self.at(address, length)
         if kind.dtype:
             return [shaped(name, kind.dtype, shape, address, length)]
-        return [shaped(name, "u8", (*shape, kind.size) if kind.size > 1 else shape, address, length)]
+        return [
+            shaped(name, "u8", (*shape, kind.size) if kind.size > 1 else shape, address, length)
+        ]
 
-    def _chunks(self, name: str, kind: _Type, shape: tuple[int, ...], tree: int, dims: list[int]) -> Iterator[Extent]:
+    def _chunks(
+        self, name: str, kind: _Type, shape: tuple[int, ...], tree: int, dims: list[int]
+    ) -> Iterator[Extent]:
         """One extent per chunk, called after its place: ``name/c/0/1``."""
         if tree == self.undefined or len(dims) != len(shape) or not all(dims):
             return
         for key, address in self._leaves(tree, 1, 8 + 8 * (len(dims) + 1)):
             length = int.from_bytes(key[:4], "little")
-            place = (int.from_bytes(key[8 + 8 * n : 16 + 8 * n], "little") // size for n, size in enumerate(dims))
-            yield from self._one("/".join((name, "c", *map(str, place))), kind, tuple(dims), address, length)
+            place = (
+                int.from_bytes(key[8 + 8 * n : 16 + 8 * n], "little") // size
+                for n, size in enumerate(dims)
+            )
+            yield from self._one(
+                "/".join((name, "c", *map(str, place))), kind, tuple(dims), address, length
+            )
 
 
 class _Heap:
-    """A fractal heap, in which long lists of links lie: blocks in rows of ``width``, whose sizes double from row to row."""
+    """A fractal heap, in which long lists of links lie: blocks in rows of ``width``, whose sizes
+    double from row to row.
+    """
 
     def __init__(self, file: _File, address: int) -> None:
         self.file = file
@@ -435,19 +532,35 @@ class _Heap:
         cursor.skip(1)
         largest = cursor.uint(4)
         cursor.skip(10 * file.long + 2 * file.wide)
-        self.width, self.start, self.most, bits = cursor.uint(2), cursor.uint(file.long), cursor.uint(file.long), cursor.uint(2)
+        self.width, self.start, self.most, bits = (
+            cursor.uint(2),
+            cursor.uint(file.long),
+            cursor.uint(file.long),
+            cursor.uint(2),
+        )
         cursor.skip(2)
         self.root, self.rows = cursor.uint(file.wide), cursor.uint(2)
-        sound = self.width and self.start and self.most >= self.start and not (self.start & self.start - 1 or self.most & self.most - 1)
+        sound = (
+            self.width
+            and self.start
+            and self.most >= self.start
+            and not (self.start & self.start - 1 or self.most & self.most - 1)
+        )
         if not sound or bits > 64:
             raise cursor.broken(f"the heap at byte {address} says impossible things of itself")
         self.offset_bytes = (bits + 7) // 8
         self.length_bytes = min(_width(self.most), _width(largest))
 
     def object(self, place: bytes) -> Cursor:
-        """What lies at ``place``: flags, then where in the heap and how long; only objects within blocks are read."""
+        """What lies at ``place``: flags, then where in the heap and how long; only objects within
+        blocks are read.
+        """
         cursor = Cursor(BytesSource(place), "HDF5 file")
-        flags, offset, length = cursor.uint(1), cursor.uint(self.offset_bytes), cursor.uint(self.length_bytes)
+        flags, offset, length = (
+            cursor.uint(1),
+            cursor.uint(self.offset_bytes),
+            cursor.uint(self.length_bytes),
+        )
         if flags & 0xF0 or self.filtered:
             raise cursor.broken("a link is kept in a way that is not known here")
         if length > LINK_LIMIT:
@@ -455,7 +568,9 @@ class _Heap:
         return self.file.block(self._find(offset, length), length)
 
     def _find(self, offset: int, length: int) -> int:
-        """The address of ``length`` bytes at ``offset`` in the heap, found from row to row, from block to block."""
+        """The address of ``length`` bytes at ``offset`` in the heap, found from row to row, from
+        block to block.
+        """
         address, rows, direct = self.root, self.rows, self.rows == 0
         size = self.start
         for _ in range(64):
@@ -476,7 +591,12 @@ class _Heap:
             cursor = self.file.at(address)
             if cursor.take(4) != b"FHIB":
                 break
-            cursor.skip(1 + self.file.wide + self.offset_bytes + self.file.wide * (row * self.width + column))
+            cursor.skip(
+                1
+                + self.file.wide
+                + self.offset_bytes
+                + self.file.wide * (row * self.width + column)
+            )
             address, direct = cursor.uint(self.file.wide), size <= self.most
             rows = max(1, (size // (self.start * self.width)).bit_length())
         raise FormatError("the HDF5 file is broken: a link lies outside of its heap")

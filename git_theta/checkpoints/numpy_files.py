@@ -1,7 +1,7 @@
 """NumPy's own files: ``.npy`` (an array, or several in a row) and ``.npz`` (a zip archive of them).
 
-The structure is that of ``numpy/lib/_format_impl.py``, versions 1 to 3. The header is a Python dict in text; it is matched against the
-one form that NumPy writes and never evaluated.
+The structure is that of ``numpy/lib/_format_impl.py``, versions 1 to 3. The header is a Python dict
+in text; it is matched against the one form that NumPy writes and never evaluated.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ _DIMENSIONS = 32  # NumPy's limit before 2.0
 _STRING = r"'[^'\\\n]*'|\"[^\"\\\n]*\""
 _DESCR = re.compile(rf"[{{,]\s*['\"]descr['\"]\s*:\s*({_STRING}|\[)")
 _ORDER = re.compile(r"[{,]\s*['\"]fortran_order['\"]\s*:\s*(True|False)\s*[,}]")
-_SHAPE = re.compile(r"[{,]\s*['\"]shape['\"]\s*:\s*\(((?:\s*\d{1,20}L?\s*,)*(?:\s*\d{1,20}L?)?)\s*\)")
+_SHAPE = re.compile(
+    r"[{,]\s*['\"]shape['\"]\s*:\s*\(((?:\s*\d{1,20}L?\s*,)*(?:\s*\d{1,20}L?)?)\s*\)"
+)
 _TYPE = re.compile(r"([<>|=]?)([a-zA-Z])(\d{0,9})(?:\[[^\]]*\])?\Z")
 _PLAIN = {
     ("b", 1): "bool",
@@ -53,8 +55,13 @@ _PLAIN = {
     ("M", 8): "i64",
     ("m", 8): "i64",
 }
-_CODES = {own: f"{'|' if width == 1 else '<'}{kind}{width}" for (kind, width), own in _PLAIN.items() if kind not in "Mm"}
-# NumPy has no code of its own for the types of ml_dtypes: it writes them as so many bytes, and so do we.
+_CODES = {
+    own: f"{'|' if width == 1 else '<'}{kind}{width}"
+    for (kind, width), own in _PLAIN.items()
+    if kind not in "Mm"
+}
+# NumPy has no code of its own for the types of ml_dtypes: it writes them as so many bytes, and so
+# do we.
 _CODES |= {"bf16": "<V2"} | {name: "<V1" for name in dtypes.names() if name.startswith("f8_")}
 
 
@@ -62,8 +69,8 @@ _CODES |= {"bf16": "<V2"} | {name: "<V1" for name in dtypes.names() if name.star
 class _Array:
     """One array of a file: its header's facts, and where its bytes lie.
 
-    ``code`` is NumPy's own name of its type (``""``: objects or records, of which only the bytes are known), ``dtype`` ours
-    (``""``: there is none); ``size`` is an element's, in bytes.
+    ``code`` is NumPy's own name of its type (``""``: objects or records, of which only the bytes
+    are known), ``dtype`` ours (``""``: there is none); ``size`` is an element's, in bytes.
     """
 
     code: str
@@ -78,7 +85,13 @@ class _Array:
         """Its bytes; an array in Fortran's order has its axes reversed here, as its bytes lie."""
         shape = tuple(reversed(self.shape)) if self.fortran else self.shape
         if not self.dtype:
-            return shaped(name, "u8", (*shape, self.size) if self.size > 1 else shape, self.offset, self.length)
+            return shaped(
+                name,
+                "u8",
+                (*shape, self.size) if self.size > 1 else shape,
+                self.offset,
+                self.length,
+            )
         return shaped(name, self.dtype, shape, self.offset, self.length)
 
 
@@ -93,9 +106,11 @@ class NpyFormat:
         return head.startswith(MAGIC)
 
     def scan(self, source: Source) -> Layout:
-        """One extent ``array`` (several in a row: ``array#2``, …); :class:`FormatError` for a header that NumPy never writes.
+        """One extent ``array`` (several in a row: ``array#2``, …); :class:`FormatError` for a
+        header that NumPy never writes.
 
-        Arrays of objects are plain bytes to the end of the file; they are pickles, and are not read.
+        Arrays of objects are plain bytes to the end of the file; they are pickles, and are not
+        read.
         """
         return assemble(self.name, source.size, [array.extent(_ARRAY) for array in _arrays(source)])
 
@@ -105,7 +120,9 @@ class NpyFormat:
         return _contents(source, zip(unique_names(_ARRAY for _ in arrays), arrays, strict=True))
 
     def build(self, tensors: Mapping[str, Tensor], like: Source | None) -> Buffer:
-        """A file with the one tensor that ``tensors`` must hold, in the order of axes that ``like`` has."""
+        """A file with the one tensor that ``tensors`` must hold, in the order of axes that ``like``
+        has.
+        """
         if list(tensors) != [_ARRAY]:
             raise FormatError(f"a .npy file holds one tensor, called {_ARRAY}")
         old = _known(_read(like, 0), "the array") if like is not None else None
@@ -124,7 +141,8 @@ class NpzFormat:
         return head.startswith(b"PK\3\4") and head[30:end].endswith(b".npy")
 
     def scan(self, source: Source) -> Layout:
-        """One extent per array that is not compressed, named as NumPy names it; :class:`FormatError` for a broken archive.
+        """One extent per array that is not compressed, named as NumPy names it;
+        :class:`FormatError` for a broken archive.
 
         Compressed arrays stay in the skeleton unless they are large; other entries are plain bytes.
         """
@@ -142,21 +160,38 @@ class NpzFormat:
                 others.append(f"{entry.name} ({'no array' if entry.plain else 'compressed'})")
                 continue
             array = _read(SourceWindow(source, entry.offset, entry.length), 0)
-            arrays.append((entry.name.removesuffix(".npy"), replace(array, offset=entry.offset + array.offset)))
+            arrays.append(
+                (
+                    entry.name.removesuffix(".npy"),
+                    replace(array, offset=entry.offset + array.offset),
+                )
+            )
         found = _contents(source, arrays)
         return Contents(found.tensors, (*others, *found.others))
 
     def build(self, tensors: Mapping[str, Tensor], like: Source | None) -> Buffer:
-        """An archive of ``tensors`` in their order, not compressed. From ``like``: which arrays have Fortran's order.
+        """An archive of ``tensors`` in their order, not compressed.
 
-        :class:`FormatError` when ``like`` holds what is no plain array, or for types that NumPy cannot hold.
+        From ``like``: which arrays have Fortran's order.
+
+        :class:`FormatError` when ``like`` holds what is no plain array, or for types that NumPy
+        cannot hold.
         """
         old = _plain_arrays(like) if like is not None else {}
         if cut := next((name for name in tensors if "\0" in name), None):
-            raise FormatError(f"an .npz file cannot hold the name {display(cut, 80)}: NumPy reads it to its zero byte only")
+            raise FormatError(
+                f"an .npz file cannot hold the name {display(cut, 80)}: NumPy reads it to its zero"
+                " byte only"
+            )
         if not tensors:
-            return b"PK\5\6" + bytes(18)  # the shortest archive; NumPy takes no zip64 record for one
-        data = write_archive([(f"{name}.npy", _member(name, tensor, old.get(name))) for name, tensor in tensors.items()])
+            # The shortest archive; NumPy takes no zip64 record for one
+            return b"PK\5\6" + bytes(18)
+        data = write_archive(
+            [
+                (f"{name}.npy", _member(name, tensor, old.get(name)))
+                for name, tensor in tensors.items()
+            ]
+        )
         _check(data, tensors)
         return data
 
@@ -169,7 +204,9 @@ def _arrays(source: Source) -> Iterator[_Array]:
     """The arrays that ``source`` starts with, one behind the other."""
     position = 0
     for number in range(ARRAYS_LIMIT):
-        if number and (source.size - position < len(MAGIC) or source.read(position, len(MAGIC)) != MAGIC):
+        if number and (
+            source.size - position < len(MAGIC) or source.read(position, len(MAGIC)) != MAGIC
+        ):
             return
         array = _read(source, position)
         yield array
@@ -191,17 +228,29 @@ def _read(source: Source, position: int) -> _Array:
     descr, order, shape = _DESCR.search(text), _ORDER.search(text), _SHAPE.search(text)
     if not (descr and order and shape and text.lstrip().startswith("{")):
         raise _broken("its header does not say descr, fortran_order and shape")
-    sizes = tuple(int(size.strip().removesuffix("L")) for size in shape[1].split(",") if size.strip())
+    sizes = tuple(
+        int(size.strip().removesuffix("L")) for size in shape[1].split(",") if size.strip()
+    )
     count = dtypes.count(sizes)
     dtype, size = _type(descr[1])
     if not size:  # an array of objects or of records: to the end, which is all that is known of it
-        return _Array("", "", 1, (source.size - cursor.position,), False, cursor.position, source.size - cursor.position)
+        return _Array(
+            "",
+            "",
+            1,
+            (source.size - cursor.position,),
+            False,
+            cursor.position,
+            source.size - cursor.position,
+        )
     start = cursor.skip(count * size)
     return _Array(descr[1][1:-1], dtype, size, sizes, order[1] == "True", start, count * size)
 
 
 def _type(descr: str) -> tuple[str, int]:
-    """Own name (``""``: only bytes) and size of an element; (``""``, 0) where the text does not tell the size."""
+    """Own name (``""``: only bytes) and size of an element; (``""``, 0) where the text does not
+    tell the size.
+    """
     match = _TYPE.match(descr[1:-1])
     if not match:
         return "", 0
@@ -225,7 +274,9 @@ def _entry_extents(source: Source, entry: ZipEntry) -> list[Extent]:
         except FormatError:
             return [raw_extent(name, entry)]  # the archive may be of use without this entry
         extent = array.extent(name)
-        return [Extent(name, extent.dtype, extent.shape, entry.offset + extent.offset, extent.length)]
+        return [
+            Extent(name, extent.dtype, extent.shape, entry.offset + extent.offset, extent.length)
+        ]
     return [raw_extent(entry.name, entry)]
 
 
@@ -251,13 +302,19 @@ def _contents(source: Source, arrays: Iterable[tuple[str, _Array]]) -> Contents:
 
 
 def _plain_arrays(like: Source) -> dict[str, _Array]:
-    """The arrays of an archive by name; :class:`FormatError` when something in it cannot be written again from tensors alone."""
+    """The arrays of an archive by name; :class:`FormatError` when something in it cannot be written
+    again from tensors alone.
+    """
     found: dict[str, _Array] = {}
     for entry in (entry for archive in read_archives(like) for entry in archive.entries):
         shown = display(entry.name, 80)
         if not entry.plain or not entry.name.endswith(".npy"):
-            raise FormatError(f"entry {shown} is compressed or no array, so this .npz file cannot be written anew")
-        found[entry.name.removesuffix(".npy")] = _known(_read(SourceWindow(like, entry.offset, entry.length), 0), f"entry {shown}")
+            raise FormatError(
+                f"entry {shown} is compressed or no array, so this .npz file cannot be written anew"
+            )
+        found[entry.name.removesuffix(".npy")] = _known(
+            _read(SourceWindow(like, entry.offset, entry.length), 0), f"entry {shown}"
+        )
     return found
 
 
@@ -270,14 +327,24 @@ def _known(array: _Array, what: str) -> _Array:
 def _member(name: str, tensor: Tensor, old: _Array | None) -> list[Buffer]:
     """The ``.npy`` file of a tensor, in the order of axes of the ``old`` one."""
     shape, descr = tensor.shape, _CODES.get(tensor.dtype)
-    if old is not None and not old.dtype and tensor.dtype == "u8" and (old.size <= 1 or shape[-1:] == (old.size,)):
-        shape, descr = shape[:-1] if old.size > 1 else shape, old.code  # text, big-endian values, types of ml_dtypes
+    if (
+        old is not None
+        and not old.dtype
+        and tensor.dtype == "u8"
+        and (old.size <= 1 or shape[-1:] == (old.size,))
+    ):
+        # Text, big-endian values, types of ml_dtypes
+        shape, descr = shape[:-1] if old.size > 1 else shape, old.code
     elif old is not None and old.dtype == tensor.dtype and old.code[:1] != ">":
         descr = old.code  # times and spans of time, too
     if descr is None:
-        raise FormatError(f"tensor {display(name, 80)} is {tensor.dtype}, which a NumPy file cannot hold")
+        raise FormatError(
+            f"tensor {display(name, 80)} is {tensor.dtype}, which a NumPy file cannot hold"
+        )
     fortran = old is not None and old.fortran and len(shape) > 1
-    sizes = ", ".join(map(str, reversed(shape) if fortran else shape)) + ("," if len(shape) == 1 else "")
+    sizes = ", ".join(map(str, reversed(shape) if fortran else shape)) + (
+        "," if len(shape) == 1 else ""
+    )
     text = f"{{'descr': '{descr}', 'fortran_order': {fortran}, 'shape': ({sizes}), }}".encode()
     text += b" " * (-(11 + len(text)) % 64) + b"\n"
     return [MAGIC + b"\1\0" + struct.pack("<H", len(text)) + text, tensor.data]
@@ -287,4 +354,6 @@ def _check(data: Buffer, tensors: Mapping[str, Tensor]) -> None:
     """:class:`FormatError` unless the archive just built says of every tensor what was asked for."""
     found = {extent.name: extent.length for extent in NpzFormat().scan(BytesSource(data)).extents}
     if found != {name: tensor.spec.nbytes for name, tensor in tensors.items()}:
-        raise FormatError("these tensors cannot be written as .npz: they would be read back under other names")
+        raise FormatError(
+            "these tensors cannot be written as .npz: they would be read back under other names"
+        )

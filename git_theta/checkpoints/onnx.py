@@ -1,7 +1,9 @@
-"""ONNX models: a walk through the protocol buffer to the tensors of its graphs, functions and attributes.
+"""ONNX models: a walk through the protocol buffer to the tensors of its graphs, functions and
+attributes.
 
-Field numbers are those of ``onnx.proto``. Tensors that say their values lie in another file have none here; that file is never opened.
-Values that protocol buffers code one by one (``int32_data``, ``int64_data``, ``uint64_data``) are plain bytes.
+Field numbers are those of ``onnx.proto``. Tensors that say their values lie in another file have
+none here; that file is never opened. Values that protocol buffers code one by one (``int32_data``,
+``int64_data``, ``uint64_data``) are plain bytes.
 """
 
 from __future__ import annotations
@@ -63,7 +65,9 @@ class OnnxFormat:
     suffixes: tuple[str, ...] = (".onnx",)
 
     def sniff(self, head: bytes) -> bool:
-        """Whether ``head`` starts with a version of the format, a producer's name if any, and soon a graph or operator sets."""
+        """Whether ``head`` starts with a version of the format, a producer's name if any, and soon
+        a graph or operator sets.
+        """
         cursor = Cursor(BytesSource(head), "head")
         try:
             if cursor.take(1) != b"\x08" or cursor.varint() not in _VERSIONS:
@@ -108,9 +112,15 @@ class _Walk:
         number, wire = tag >> 3, tag & 7
         if not number or wire not in (0, 1, 2, 5):
             raise cursor.broken(f"the field before byte {cursor.position} is of no known kind")
-        value = cursor.varint() if wire in (0, 2) else int.from_bytes(cursor.take(8 if wire == 1 else 4), "little")
+        value = (
+            cursor.varint()
+            if wire in (0, 2)
+            else int.from_bytes(cursor.take(8 if wire == 1 else 4), "little")
+        )
         if cursor.position > end or (wire == 2 and value > end - cursor.position):
-            raise cursor.broken(f"a field before byte {cursor.position} reaches beyond what it is a part of")
+            raise cursor.broken(
+                f"a field before byte {cursor.position} reaches beyond what it is a part of"
+            )
         return number, wire, value
 
     def message(self, kind: int, end: int, path: str, depth: int) -> None:
@@ -127,7 +137,11 @@ class _Walk:
                 name = _path(kind, path, label)
                 if inner[number] == _TENSOR:
                     if kind == _SPARSE:  # its indices are called after its values
-                        name = self.found[before].name if len(self.found) > before else name or "sparse"
+                        name = (
+                            self.found[before].name
+                            if len(self.found) > before
+                            else name or "sparse"
+                        )
                         name = f"{name}.indices" if number == 2 else name
                     self.tensor(stop, name)
                 else:
@@ -138,7 +152,9 @@ class _Walk:
 
     def text(self, length: int) -> str:
         """``length`` bytes from here as text, at most so much as a name may have."""
-        return self.cursor.source.read(self.cursor.position, min(length, 4 * NAME_LIMIT)).decode("utf-8", "replace")[:NAME_LIMIT]
+        return self.cursor.source.read(self.cursor.position, min(length, 4 * NAME_LIMIT)).decode(
+            "utf-8", "replace"
+        )[:NAME_LIMIT]
 
     def tensor(self, end: int, path: str) -> None:
         """One tensor: dimensions and type usually come before its values, but need not."""
@@ -161,16 +177,24 @@ class _Walk:
                 elif number == _RAW or number in _PACKED or number in _CODED:
                     values.append((number, self.cursor.position, value))
                 if self.cursor.position > stop:
-                    raise self.cursor.broken(f"a dimension before byte {self.cursor.position} is cut off")
+                    raise self.cursor.broken(
+                        f"a dimension before byte {self.cursor.position} is cut off"
+                    )
                 self.cursor.skip(stop - self.cursor.position)
-        self.found += [_extent(name or path or "tensor", kind, dims, *value) for value in values if value[2]]
+        self.found += [
+            _extent(name or path or "tensor", kind, dims, *value) for value in values if value[2]
+        ]
         self._letters += len(name or path)
         if self._letters > NAMES_LIMIT:
-            raise self.cursor.broken(f"the names of its tensors have more than {NAMES_LIMIT} characters")
+            raise self.cursor.broken(
+                f"the names of its tensors have more than {NAMES_LIMIT} characters"
+            )
 
 
 def _path(kind: int, path: str, label: str) -> str:
-    """What tensors without a name are called inside of a message: ``<first output of the node>.<attribute>``."""
+    """What tensors without a name are called inside of a message: ``<first output of the
+    node>.<attribute>``.
+    """
     if kind == _ATTRIBUTE:
         return f"{path}.{label}"[:NAME_LIMIT] if path and label else path or label
     return label or path if kind == _NODE else path

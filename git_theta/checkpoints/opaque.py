@@ -19,10 +19,20 @@ class OpaqueFormat:
         return True
 
     def scan(self, source: Source) -> Layout:
-        """One ``u8`` extent called ``bytes``, or ``bytes.0``, ``bytes.1``, … of 64 MiB each; none for an empty file. Never fails."""
+        """One ``u8`` extent called ``bytes``, or ``bytes.0``, ``bytes.1``, … of 64 MiB each; none
+        for an empty file. Never fails.
+        """
         starts = range(0, source.size, PIECE)
         extents = []
         for number, start in enumerate(starts):
             length = min(PIECE, source.size - start)
-            extents.append(Extent(f"bytes.{number}" if len(starts) > 1 else "bytes", "u8", (length,), start, length))
+            extents.append(
+                Extent(
+                    f"bytes.{number}" if len(starts) > 1 else "bytes",
+                    "u8",
+                    (length,),
+                    start,
+                    length,
+                )
+            )
         return Layout(self.name, source.size, tuple(extents))

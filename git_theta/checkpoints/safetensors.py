@@ -1,9 +1,10 @@
 """The safetensors format: an 8-byte header length, a JSON header, the tensors' bytes.
 
-What the reference implementation (version 0.8) accepts is accepted here and what it refuses is refused, with two exceptions:
-two tensors (or fields of one) of the same name are refused, where the reference silently keeps the last; and so is the entry of a
-tensor that is longer than 64 KiB and not written as all known writers do. The header is read entry by entry, so that a hostile
-one cannot take much more memory than its own size.
+What the reference implementation (version 0.8) accepts is accepted here and what it refuses is
+refused, with two exceptions: two tensors (or fields of one) of the same name are refused, where the
+reference silently keeps the last; and so is the entry of a tensor that is longer than 64 KiB and
+not written as all known writers do. The header is read entry by entry, so that a hostile one cannot
+take much more memory than its own size.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ DTYPES = {
 _OWN = {own: name for name, own in DTYPES.items()}
 _METADATA = "__metadata__"
 _MAX = 2**64 - 1
-_DEPTH_LIMIT = 126  # of one entry; the reference's JSON reader allows 127 with the header's own brace
+# Of one entry; the reference's JSON reader allows 127 with the header's own brace
+_DEPTH_LIMIT = 126
 _ODD_ENTRY_LIMIT = 1 << 16  # characters of an entry that is not written as every known writer does
 _RANK_LIMIT = 64
 
@@ -80,16 +82,22 @@ class SafetensorsFormat:
     suffixes: tuple[str, ...] = (".safetensors",)
 
     def sniff(self, head: bytes) -> bool:
-        """Whether ``head`` starts with a possible header length and an opening brace (white space before it is legal)."""
+        """Whether ``head`` starts with a possible header length and an opening brace (white space
+        before it is legal).
+        """
         if len(head) < 9:
             return False
         length = int.from_bytes(head[:8], "little")
-        return 2 <= length <= HEADER_LIMIT and head[8 : 8 + length].lstrip(b" \t\n\r").startswith(b"{")
+        return 2 <= length <= HEADER_LIMIT and head[8 : 8 + length].lstrip(b" \t\n\r").startswith(
+            b"{"
+        )
 
     def scan(self, source: Source) -> Layout:
-        """One extent per tensor, in the order of their bytes; :class:`FormatError` for whatever the reference refuses.
+        """One extent per tensor, in the order of their bytes; :class:`FormatError` for whatever the
+        reference refuses.
 
-        A shape that no manifest can hold (more than 64 dimensions, or one of 2^63 and more beside a zero) is given flat.
+        A shape that no manifest can hold (more than 64 dimensions, or one of 2^63 and more beside a
+        zero) is given flat.
         """
         text, start = _read_header(source)
         entries, _ = _parse(text)
@@ -97,34 +105,56 @@ class SafetensorsFormat:
         position, end, extents = 0, source.size - start, []
         for name, dtype, shape, first, last in entries:
             if first != position or last < first:
-                raise _broken(f"tensor {display(name, 80)} lies at bytes {first} to {last}, but should start at byte {position}")
-            extents.append(Extent(name, dtype, _checked_shape(name, dtype, shape, last - first), start + first, last - first))
+                raise _broken(
+                    f"tensor {display(name, 80)} lies at bytes {first} to {last}, but should start"
+                    f" at byte {position}"
+                )
+            extents.append(
+                Extent(
+                    name,
+                    dtype,
+                    _checked_shape(name, dtype, shape, last - first),
+                    start + first,
+                    last - first,
+                )
+            )
             position = last
         if position != end:
             whole = [extent for extent in extents if extent.end <= source.size]
             if position < end:
-                reason = f"its tensors are whole, but {end - position} bytes follow them that belong to none"
+                reason = (
+                    f"its tensors are whole, but {end - position} bytes follow them that belong to"
+                    " none"
+                )
             else:
-                reason = f"it ends {position - end} bytes too early: {len(extents) - len(whole)} of {len(extents)} tensors are cut short"
+                reason = (
+                    f"it ends {position - end} bytes too early: {len(extents) - len(whole)} of"
+                    f" {len(extents)} tensors are cut short"
+                )
             raise PartlyBrokenError(str(_broken(reason)), assemble(self.name, source.size, whole))
         return Layout(self.name, source.size, tuple(extents))
 
     def contents(self, source: Source) -> Contents:
         """The tensors as they lie, and the keys of ``__metadata__``."""
         metadata = json.loads(_parse(_read_header(source)[0])[1] or "{}")
-        tensors = {e.name: Tensor(e.dtype, e.shape, source.read(e.offset, e.length)) for e in self.scan(source).extents}
+        tensors = {
+            e.name: Tensor(e.dtype, e.shape, source.read(e.offset, e.length))
+            for e in self.scan(source).extents
+        }
         return Contents(tensors, tuple(f"{_METADATA}.{key}" for key in metadata))
 
     def build(self, tensors: Mapping[str, Tensor], like: Source | None) -> Buffer:
         """A file with ``tensors`` in their order and the ``__metadata__`` of ``like``.
 
-        Only where that order would leave a tensor unaligned are they sorted by falling element size, as the reference
-        does. :class:`FormatError` for names or types the format cannot hold.
+        Only where that order would leave a tensor unaligned are they sorted by falling element
+        size, as the reference does. :class:`FormatError` for names or types the format cannot hold.
         """
         return b"".join(self.pieces(tensors, like))
 
     def pieces(self, tensors: Mapping[str, Tensor], like: Source | None) -> list[Buffer]:
-        """As :meth:`build`, in pieces that are not put together: the header, and each tensor's own bytes."""
+        """As :meth:`build`, in pieces that are not put together: the header, and each tensor's own
+        bytes.
+        """
         parts = []
         if like is not None:
             metadata = _parse(_read_header(like)[0])[1]
@@ -133,17 +163,24 @@ class SafetensorsFormat:
         items, position = _aligned(list(tensors.items())), 0
         for name, tensor in items:
             if tensor.dtype not in _OWN:
-                raise FormatError(f"tensor {display(name, 80)} is {tensor.dtype}, which a safetensors file cannot hold")
+                raise FormatError(
+                    f"tensor {display(name, 80)} is {tensor.dtype}, which a safetensors file cannot"
+                    " hold"
+                )
             if name == _METADATA:
                 raise FormatError(f"a safetensors file cannot hold a tensor called {_METADATA}")
             end = position + tensor.spec.nbytes
             shape = ",".join(map(str, tensor.shape))
-            parts.append(f'{_quoted(name)}:{{"dtype":"{_OWN[tensor.dtype]}","shape":[{shape}],"data_offsets":[{position},{end}]}}')
+            parts.append(
+                f'{_quoted(name)}:{{"dtype":"{_OWN[tensor.dtype]}","shape":[{shape}],"data_offsets":[{position},{end}]}}'
+            )
             position = end
         header = ("{" + ",".join(parts) + "}").encode()
         header += b" " * (-len(header) % 8)
         if len(header) > HEADER_LIMIT:
-            raise FormatError(f"a safetensors header of {len(header)} bytes is longer than the format allows")
+            raise FormatError(
+                f"a safetensors header of {len(header)} bytes is longer than the format allows"
+            )
         return [struct.pack("<Q", len(header)) + header, *(tensor.data for _, tensor in items)]
 
 
@@ -160,9 +197,13 @@ def _read_header(source: Source) -> tuple[str, int]:
         raise _broken(f"it has {source.size} bytes, not even a header length")
     length = int.from_bytes(source.read(0, 8), "little")
     if length > HEADER_LIMIT:
-        raise _broken(f"it claims a header of {length} bytes, more than the format's {HEADER_LIMIT}")
+        raise _broken(
+            f"it claims a header of {length} bytes, more than the format's {HEADER_LIMIT}"
+        )
     if length > source.size - 8:
-        raise _broken(f"its header should be {length} bytes long, but only {source.size - 8} are there")
+        raise _broken(
+            f"its header should be {length} bytes long, but only {source.size - 8} are there"
+        )
     try:
         return source.read(8, length).decode(), 8 + length
     except UnicodeDecodeError as error:
@@ -170,7 +211,9 @@ def _read_header(source: Source) -> tuple[str, int]:
 
 
 def _parse(text: str) -> tuple[list[_Entry], str]:
-    """The tensors in the header's order, and the text of ``__metadata__`` (``""`` if there is none)."""
+    """The tensors in the header's order, and the text of ``__metadata__`` (``""`` if there is
+    none).
+    """
     entries: list[_Entry] = []
     names, metadata = set[str](), ""
     position = _expect(_OPEN, text, 0, "an opening brace")
@@ -226,7 +269,10 @@ def _unquote(token: str) -> str:
 
 
 def _metadata_end(text: str, position: int) -> int:
-    """Where the map of strings (or null) at ``position`` ends. Its content is kept as it is, never interpreted."""
+    """Where the map of strings (or null) at ``position`` ends.
+
+    Its content is kept as it is, never interpreted.
+    """
     if null := _NULL.match(text, position):
         return null.end()
     position = _expect(_OPEN, text, position, "a map of strings")
@@ -235,7 +281,9 @@ def _metadata_end(text: str, position: int) -> int:
     while True:
         pair = _PAIR.match(text, position)
         if not pair:
-            raise _broken(f"its metadata is not a map of strings (character {position} of the header)")
+            raise _broken(
+                f"its metadata is not a map of strings (character {position} of the header)"
+            )
         for token in pair.groups():
             _unquote(token)
         closed = _NEXT.match(text, pair.end())
@@ -247,16 +295,22 @@ def _metadata_end(text: str, position: int) -> int:
 
 
 def _odd_entry(name: str, text: str, position: int) -> tuple[_Entry, int]:
-    """An entry in another form: fields in another order, further ones (ignored), or what serde reads as the same."""
+    """An entry in another form: fields in another order, further ones (ignored), or what serde
+    reads as the same.
+    """
     try:
         value, length = _DECODER.raw_decode(text[position : position + _ODD_ENTRY_LIMIT])
     except (ValueError, RecursionError) as error:
-        raise _broken(f"the entry of tensor {display(name, 80)} cannot be read ({str(error)[:80]!a})") from None
+        raise _broken(
+            f"the entry of tensor {display(name, 80)} cannot be read ({str(error)[:80]!a})"
+        ) from None
     _check_nested(value)
     if type(value) is list and len(value) == 3:
         value = dict(zip(("dtype", "shape", "data_offsets"), value, strict=True))
     if type(value) is not dict or not {"dtype", "shape", "data_offsets"} <= value.keys():
-        raise _broken(f"the entry of tensor {display(name, 80)} does not say dtype, shape and data_offsets")
+        raise _broken(
+            f"the entry of tensor {display(name, 80)} does not say dtype, shape and data_offsets"
+        )
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if type(dtype) is dict and list(dtype.values()) == [None]:
         dtype = next(iter(dtype))
@@ -268,15 +322,22 @@ def _odd_entry(name: str, text: str, position: int) -> tuple[_Entry, int]:
 
 
 def _unknown(name: str, dtype: str) -> FormatError:
-    return _broken(f"tensor {display(name, 80)} has the unknown type {display(dtype, 40)}; a newer Git-Theta may know it")
+    return _broken(
+        f"tensor {display(name, 80)} has the unknown type {display(dtype, 40)}; a newer Git-Theta"
+        " may know it"
+    )
 
 
 def _are_sizes(values: object) -> bool:
-    return type(values) is list and all(type(value) is int and 0 <= value <= _MAX for value in values)
+    return type(values) is list and all(
+        type(value) is int and 0 <= value <= _MAX for value in values
+    )
 
 
 def _check_nested(value: object) -> None:
-    """Refuse what the reference's JSON reader refuses but Python's does not: deep nesting and broken strings."""
+    """Refuse what the reference's JSON reader refuses but Python's does not: deep nesting and
+    broken strings.
+    """
     level = [value]
     for _ in range(_DEPTH_LIMIT):
         if not level:
@@ -318,11 +379,18 @@ def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return table
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_distinct, parse_constant=_no_constant, parse_int=_integer, parse_float=_finite)
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_distinct,
+    parse_constant=_no_constant,
+    parse_int=_integer,
+    parse_float=_finite,
+)
 
 
 def _checked_shape(name: str, dtype: str, shape: tuple[int, ...], length: int) -> tuple[int, ...]:
-    """``shape``, checked against the ``length`` bytes it has, with the reference's rules for overflow."""
+    """``shape``, checked against the ``length`` bytes it has, with the reference's rules for
+    overflow.
+    """
     known, elements, plain = dtypes.get(dtype), 1, len(shape) <= _RANK_LIMIT
     for size in shape:
         elements *= size

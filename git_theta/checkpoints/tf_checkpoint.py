@@ -1,8 +1,11 @@
-"""TensorFlow's checkpoints: ``x.data-00000-of-00001`` holds nothing but values, ``x.index`` says which.
+"""TensorFlow's checkpoints: ``x.data-00000-of-00001`` holds nothing but values, ``x.index`` says
+which.
 
-The index is a table as LevelDB writes it (``table_format.md`` of its documents), uncompressed: blocks of keys with shared prefixes.
-Its values are protocol buffers, ``BundleHeaderProto`` under the empty key and ``BundleEntryProto`` under each tensor's name
-(``tensorflow/core/protobuf/tensor_bundle.proto``). Only the values file is cut; the index is a small file of plain bytes.
+The index is a table as LevelDB writes it (``table_format.md`` of its documents), uncompressed:
+blocks of keys with shared prefixes. Its values are protocol buffers, ``BundleHeaderProto`` under
+the empty key and ``BundleEntryProto`` under each tensor's name
+(``tensorflow/core/protobuf/tensor_bundle.proto``). Only the values file is cut; the index is a
+small file of plain bytes.
 """
 
 from __future__ import annotations
@@ -53,7 +56,10 @@ TYPES = {
 
 
 class TfCheckpointFormat:
-    """The values file of a TensorFlow checkpoint. Alone it says nothing of itself, and is plain bytes."""
+    """The values file of a TensorFlow checkpoint.
+
+    Alone it says nothing of itself, and is plain bytes.
+    """
 
     name = "tf-checkpoint"
     suffixes: tuple[str, ...] = ()
@@ -116,7 +122,8 @@ def _shape(fields: dict[int, list[int | bytes]]) -> list[int]:
     return sizes
 
 
-# -- the table ----------------------------------------------------------------------------------------------------------------
+# -- the table
+# ----------------------------------------------------------------------------------------------------------------
 
 
 def _entries(source: Source) -> Iterator[tuple[bytes, bytes]]:

@@ -1,4 +1,6 @@
-"""The commands that come with Git-Theta, registered as a plugin registers its own: to list them all, and to find clashes."""
+"""The commands that come with Git-Theta, registered as a plugin registers its own: to list them
+all, and to find clashes.
+"""
 
 from __future__ import annotations
 

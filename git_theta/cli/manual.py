@@ -29,7 +29,15 @@ def sections() -> Iterator[tuple[str, list[ManualEntry]]]:
     """Our commands in the order of the overview, by section."""
     context = click.Context(main.group, info_name="git theta")
     for section, commands in main.COMMANDS.items():
-        yield section, [_entry(main.load(name), click.Context(main.load(name), info_name=name, parent=context)) for name in commands]
+        yield (
+            section,
+            [
+                _entry(
+                    main.load(name), click.Context(main.load(name), info_name=name, parent=context)
+                )
+                for name in commands
+            ],
+        )
 
 
 def about() -> tuple[str, ...]:
@@ -38,7 +46,11 @@ def about() -> tuple[str, ...]:
 
 
 def _entry(command: click.Command, context: click.Context) -> ManualEntry:
-    options = [parameter.get_help_record(context) for parameter in command.get_params(context) if isinstance(parameter, click.Option)]
+    options = [
+        parameter.get_help_record(context)
+        for parameter in command.get_params(context)
+        if isinstance(parameter, click.Option)
+    ]
     parts = command.commands if isinstance(command, click.Group) else {}
     return ManualEntry(
         context.command_path,
@@ -46,12 +58,17 @@ def _entry(command: click.Command, context: click.Context) -> ManualEntry:
         _paragraphs(command.help or ""),
         tuple((record[0], " ".join(record[1].split())) for record in options if record is not None),
         command.examples.strip("\n") if isinstance(command, Command) else "",
-        tuple(_entry(part, click.Context(part, info_name=name, parent=context)) for name, part in parts.items()),
+        tuple(
+            _entry(part, click.Context(part, info_name=name, parent=context))
+            for name, part in parts.items()
+        ),
     )
 
 
 def _paragraphs(text: str) -> tuple[str, ...]:
-    return tuple(" ".join(paragraph.split()) for paragraph in text.replace("\b", "").strip().split("\n\n"))
+    return tuple(
+        " ".join(paragraph.split()) for paragraph in text.replace("\b", "").strip().split("\n\n")
+    )
 
 
 def page() -> str:
@@ -77,11 +94,23 @@ def page() -> str:
 
 
 def _command(entry: ManualEntry) -> list[str]:
-    lines = [".TP", f".B {_plain(entry.path)}", _plain(entry.usage) or "\\&", ".RS", *_set(entry.paragraphs)]
+    lines = [
+        ".TP",
+        f".B {_plain(entry.path)}",
+        _plain(entry.usage) or "\\&",
+        ".RS",
+        *_set(entry.paragraphs),
+    ]
     for names, text in entry.options:
         lines += [".TP", f".B {_plain(names)}", _plain(text) or "\\&"]
     if entry.examples:
-        lines += [".PP", "Examples:", ".nf", *(_plain(line) or "\\&" for line in entry.examples.splitlines()), ".fi"]
+        lines += [
+            ".PP",
+            "Examples:",
+            ".nf",
+            *(_plain(line) or "\\&" for line in entry.examples.splitlines()),
+            ".fi",
+        ]
     for part in entry.parts:
         lines += _command(part)
     return [*lines, ".RE"]

@@ -1,4 +1,6 @@
-"""The tracked models of the index or of a revision, and their tensors, as values to print or to give out as JSON."""
+"""The tracked models of the index or of a revision, and their tensors, as values to print or to
+give out as JSON.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +32,9 @@ from git_theta.workflows.session import Session
 class TrackedModel:
     """A tracked file: its path from the top, and what git holds for it.
 
-    ``problem`` says in what way it is stored otherwise than the attributes say, without ``manifest`` or with one. ``missing`` objects are
-    not in the local store. Where ``files`` are named, it is a sharded model: these are its files, and ``path`` is that of its index.
+    ``problem`` says in what way it is stored otherwise than the attributes say, without
+    ``manifest`` or with one. ``missing`` objects are not in the local store. Where ``files`` are
+    named, it is a sharded model: these are its files, and ``path`` is that of its index.
     """
 
     path: str
@@ -43,22 +46,39 @@ class TrackedModel:
     files: tuple[str, ...] = ()
 
 
-def find(repository: Repository, revision: str | None, paths: Sequence[str]) -> Iterator[TrackedModel]:
-    """The tracked files at ``revision`` (None: in the index) that match the pathspecs ``paths``, seen from the current folder.
+def find(
+    repository: Repository, revision: str | None, paths: Sequence[str]
+) -> Iterator[TrackedModel]:
+    """The tracked files at ``revision`` (None: in the index) that match the pathspecs ``paths``,
+    seen from the current folder.
 
-    So are manifests that no attribute tracks, and tracked links; ``problem`` says what is wrong with these.
+    So are manifests that no attribute tracks, and tracked links; ``problem`` says what is wrong
+    with these.
     """
     with Session(repository, load_settings(repository), warn) as session:
-        held = mistracked.survey(session, revision, paths or ["."] if repository.worktree is not None else paths)
+        held = mistracked.survey(
+            session, revision, paths or ["."] if repository.worktree is not None else paths
+        )
         if paths and not held.matched:
-            raise UsageError(f"nothing in {'the index' if revision is None else path(revision)} matches {' '.join(map(path, paths))}")
+            raise UsageError(
+                f"nothing in {'the index' if revision is None else path(revision)} matches"
+                f" {' '.join(map(path, paths))}"
+            )
         found = held.by_path
         for name in sorted({*held.tracked, *held.manifests, *found}):
             entry, content = held.tracked.get(name) or held.manifests.get(name) or (None, None)
             if entry is None:  # a link
-                yield TrackedModel(name, found[name].blob, BlobContent(found[name].size, b""), None, _problem(repository, found[name]))
+                yield TrackedModel(
+                    name,
+                    found[name].blob,
+                    BlobContent(found[name].size, b""),
+                    None,
+                    _problem(repository, found[name]),
+                )
             elif content is None:
-                yield TrackedModel(name, entry.blob, BlobContent(0, b""), None, "git has not fetched its manifest")
+                yield TrackedModel(
+                    name, entry.blob, BlobContent(0, b""), None, "git has not fetched its manifest"
+                )
             else:
                 yield _model(repository, entry, content, found.get(name), session.store)
 
@@ -70,18 +90,34 @@ def as_one(paths: Iterable[str]) -> bool:
 
 def grouped(found: Sequence[TrackedModel]) -> list[TrackedModel]:
     """``found`` with the files of each sharded model as one."""
-    by_path = {model.path: model for model in found if model.manifest is not None and not model.problem}
+    by_path = {
+        model.path: model for model in found if model.manifest is not None and not model.problem
+    }
     whole: dict[str, TrackedModel] = {}  # by the path of each file
     for index, paths in shards.groups(list(by_path)).items():
         parts = [by_path[name] for name in paths]
         manifest = joined([part.manifest for part in parts if part.manifest is not None])
-        model = TrackedModel(index, "", parts[0].content, manifest, "", sum(part.missing for part in parts), tuple(paths))
+        model = TrackedModel(
+            index,
+            "",
+            parts[0].content,
+            manifest,
+            "",
+            sum(part.missing for part in parts),
+            tuple(paths),
+        )
         whole.update(dict.fromkeys(paths, model))
-    return list({model.path: model for model in (whole.get(each.path, each) for each in found)}.values())
+    return list(
+        {model.path: model for model in (whole.get(each.path, each) for each in found)}.values()
+    )
 
 
 def _model(
-    repository: Repository, entry: contents.TrackedFile, content: BlobContent, item: Mistracked | None, store: LocalStore
+    repository: Repository,
+    entry: contents.TrackedFile,
+    content: BlobContent,
+    item: Mistracked | None,
+    store: LocalStore,
 ) -> TrackedModel:
     problem = "" if item is None else _problem(repository, item)
     if not content.is_manifest:
@@ -90,7 +126,9 @@ def _model(
         manifest = parse(content.data)
     except ManifestError as error:
         return TrackedModel(entry.path, entry.blob, content, None, f"broken manifest: {error}")
-    return TrackedModel(entry.path, entry.blob, content, manifest, problem, len(missing(store, manifest)))
+    return TrackedModel(
+        entry.path, entry.blob, content, manifest, problem, len(missing(store, manifest))
+    )
 
 
 def _problem(repository: Repository, item: Mistracked) -> str:
@@ -98,7 +136,9 @@ def _problem(repository: Repository, item: Mistracked) -> str:
 
 
 def named(repository: Repository, name: str) -> Manifest:
-    """The manifest that git stores as ``name``, ``REV:PATH`` or a path of the index; :class:`UsageError` says what there is not."""
+    """The manifest that git stores as ``name``, ``REV:PATH`` or a path of the index;
+    :class:`UsageError` says what there is not.
+    """
     found = dict(contents.read(repository, [_resolve(name)]))
     if not found:
         raise UsageError(f"'{path(name)}' is not a file")
@@ -106,8 +146,14 @@ def named(repository: Repository, name: str) -> Manifest:
     if content.is_old_metadata:
         raise UsageError(f"'{path(name)}' is {earlier_release.ADVICE}")
     if not content.is_manifest:
-        how = "a Git LFS pointer" if content.is_lfs_pointer else f"stored in git as it is ({size(content.size)})"
-        raise UsageError(f"'{path(name)}' is {how}, not a model of Git-Theta's; see 'git theta track -h'")
+        how = (
+            "a Git LFS pointer"
+            if content.is_lfs_pointer
+            else f"stored in git as it is ({size(content.size)})"
+        )
+        raise UsageError(
+            f"'{path(name)}' is {how}, not a model of Git-Theta's; see 'git theta track -h'"
+        )
     try:
         return parse(content.data)
     except ManifestError as error:
@@ -115,21 +161,38 @@ def named(repository: Repository, name: str) -> Manifest:
 
 
 def before(repository: Repository, name: str) -> set[str]:
-    """The objects of the version before the model that git stores as ``name``: in the parents of the commit that made it, or in HEAD.
+    """The objects of the version before the model that git stores as ``name``: in the parents of
+    the commit that made it, or in HEAD.
 
     None if there is no such version, or if ``name`` does not tell.
     """
     revision, _, file = ("", "", f"./{name}") if _plain(name) else name.partition(":")
     prefix = run(["rev-parse", "--show-prefix"]).decode("utf-8", "surrogateescape").rstrip("\n")
-    place = os.path.normpath(f"{prefix}{file}").replace(os.sep, "/") if file.startswith(("./", "../")) else file
+    place = (
+        os.path.normpath(f"{prefix}{file}").replace(os.sep, "/")
+        if file.startswith(("./", "../"))
+        else file
+    )
     if not revision and _parse(f"HEAD:{place}")[1] != _resolve(name):
         names = [f"HEAD:{place}"]
     else:
         code, out = run_code(
-            ["rev-list", "--parents", "--max-count=1", "--end-of-options", revision or "HEAD", "--", f":(top,literal){place}"],
+            [
+                "rev-list",
+                "--parents",
+                "--max-count=1",
+                "--end-of-options",
+                revision or "HEAD",
+                "--",
+                f":(top,literal){place}",
+            ],
             allowed=(0, 128, 129),
         )
-        names = [f"{parent}:{place}" for parent in out.decode("ascii", "replace").split()[1:]] if code == 0 else []
+        names = (
+            [f"{parent}:{place}" for parent in out.decode("ascii", "replace").split()[1:]]
+            if code == 0
+            else []
+        )
     blobs = [found for code, found in map(_parse, names) if code == 0]
     held = dict(contents.read(repository, blobs))
     found = set[str]()
@@ -152,7 +215,10 @@ def _resolve(name: str) -> str:
     if code == 0:
         return found
     if plain:
-        raise UsageError(f"'{path(name)}' is not in the index; name a version as REV:PATH, for example HEAD:model.safetensors")
+        raise UsageError(
+            f"'{path(name)}' is not in the index; name a version as REV:PATH, for example"
+            " HEAD:model.safetensors"
+        )
     revision, _, file = name.partition(":")
     if revision and _parse(revision)[0]:
         raise UsageError(f"'{path(revision)}' is no revision of this repository")
@@ -160,7 +226,9 @@ def _resolve(name: str) -> str:
 
 
 def _parse(name: str) -> tuple[int, str]:
-    code, found = run_code(["rev-parse", "--verify", "--quiet", "--end-of-options", name], allowed=(0, 1, 128))
+    code, found = run_code(
+        ["rev-parse", "--verify", "--quiet", "--end-of-options", name], allowed=(0, 1, 128)
+    )
     return code, found.decode("ascii", "replace").strip()
 
 
@@ -171,7 +239,11 @@ def missing(store: LocalStore, manifest: Manifest) -> list[str]:
 
 def model_data(model: TrackedModel, long: bool) -> dict[str, Any]:
     """A model as JSON values, with ``long`` its tensors too."""
-    data: dict[str, Any] = {"path": model.path, "blob": model.blob, "tracked": model.manifest is not None and not model.problem}
+    data: dict[str, Any] = {
+        "path": model.path,
+        "blob": model.blob,
+        "tracked": model.manifest is not None and not model.problem,
+    }
     if model.files:
         data = {"path": model.path, "files": list(model.files), "tracked": True}
     if model.problem:
@@ -217,7 +289,11 @@ def tensor_data(entry: Entry) -> dict[str, Any]:
         "digest": entry.digest,
         "inline": entry.inline is not None,
         "chain": [
-            {"update": link.update, "note": link.note, "objects": [{"oid": ref.oid, "size": ref.size} for ref in link.objects]}
+            {
+                "update": link.update,
+                "note": link.note,
+                "objects": [{"oid": ref.oid, "size": ref.size} for ref in link.objects],
+            }
             for link in entry.chain
         ],
     }

@@ -1,4 +1,6 @@
-"""Text for a person: commands' help with examples, tables, colour and a pager where the output is a terminal."""
+"""Text for a person: commands' help with examples, tables, colour and a pager where the output is a
+terminal.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,18 @@ from git_theta.errors import GitError
 from git_theta.git.command import run
 from git_theta.workflows.progress import size
 
-__all__ = ["Command", "CommandGroup", "chain", "detail", "page", "path", "plural", "size", "table", "warn"]
+__all__ = [
+    "Command",
+    "CommandGroup",
+    "chain",
+    "detail",
+    "page",
+    "path",
+    "plural",
+    "size",
+    "table",
+    "warn",
+]
 
 
 class Command(click.Command):
@@ -49,7 +62,9 @@ def write_verbatim(formatter: click.HelpFormatter, title: str, text: str) -> Non
 
 def on_terminal() -> bool:
     """Whether standard output is a terminal that wants colour."""
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return (
+        sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    )
 
 
 def bold(text: str) -> str:
@@ -68,7 +83,9 @@ def warn(message: str) -> None:
 
 
 def path(text: object) -> str:
-    """A path (or other text of a user's) for a person: printable ASCII as it is, other text escaped, so that it cannot move the cursor."""
+    """A path (or other text of a user's) for a person: printable ASCII as it is, other text
+    escaped, so that it cannot move the cursor.
+    """
     plain = str(text)
     return plain if re.fullmatch("[ -~]*", plain) else display(plain)
 
@@ -78,8 +95,16 @@ def plural(count: int, what: str) -> str:
     return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
-def table(rows: Sequence[Sequence[str]], header: Sequence[str] = (), right: Iterable[int] = (), indent: str = "") -> list[str]:
-    """Lines with aligned columns; the columns ``right`` are aligned to the right. The last column is not padded."""
+def table(
+    rows: Sequence[Sequence[str]],
+    header: Sequence[str] = (),
+    right: Iterable[int] = (),
+    indent: str = "",
+) -> list[str]:
+    """Lines with aligned columns; the columns ``right`` are aligned to the right.
+
+    The last column is not padded.
+    """
     every = [header, *rows] if header else rows
     if not every:
         return []
@@ -96,11 +121,16 @@ def table(rows: Sequence[Sequence[str]], header: Sequence[str] = (), right: Iter
 
 
 def chain(entry: Entry) -> str:
-    """How a tensor is stored: ``delta(changed=12) on 2 delta on dense``, newest first; ``inline`` when it stands in the manifest."""
+    """How a tensor is stored: ``delta(changed=12) on 2 delta on dense``, newest first; ``inline``
+    when it stands in the manifest.
+    """
     if not entry.chain:
         return "inline"
     first = entry.chain[0]
-    text, names = first.update + (f"({first.note})" if first.note else ""), [link.update for link in entry.chain[1:]]
+    text, names = (
+        first.update + (f"({first.note})" if first.note else ""),
+        [link.update for link in entry.chain[1:]],
+    )
     while names:
         same = next((count for count, name in enumerate(names) if name != names[0]), len(names))
         text += f" on {names[0]}" if same == 1 else f" on {same} {names[0]}"
@@ -132,9 +162,12 @@ def _through(pager: str, lines: Sequence[str]) -> bool:
     """Whether the pager, run as git runs it, took the lines."""
     environment = {"LESS": "FRX", "LV": "-c", **os.environ}
     try:
-        process = subprocess.Popen(pager, shell=True, stdin=subprocess.PIPE, env=environment)  # noqa: S602 - the user's own
+        # The user's own
+        process = subprocess.Popen(pager, shell=True, stdin=subprocess.PIPE, env=environment)  # noqa: S602
     except OSError:
         return False
     with contextlib.suppress(BrokenPipeError):
-        process.communicate("".join(f"{line}\n" for line in lines).encode(sys.stdout.encoding, "backslashreplace"))
+        process.communicate(
+            "".join(f"{line}\n" for line in lines).encode(sys.stdout.encoding, "backslashreplace")
+        )
     return process.returncode != 127

@@ -1,4 +1,6 @@
-"""Names of files that a command writes: ``--html[=FILE]``, and refusing names that were meant as something else."""
+"""Names of files that a command writes: ``--html[=FILE]``, and refusing names that were meant as
+something else.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,10 @@ _HEAD = 2048
 
 
 class PageCommand(Command):
-    """A command with ``--html[=FILE]``. A word behind ``--html`` is its FILE only if it ends in .html: else it is a revision or a path."""
+    """A command with ``--html[=FILE]``.
+
+    A word behind ``--html`` is its FILE only if it ends in .html: else it is a revision or a path.
+    """
 
     page_name = "page.html"
 
@@ -47,13 +52,21 @@ class PageOption(click.Option):
 
 
 def check(name: str, where: str) -> None:
-    """:class:`UsageError` if ``name``, given as ``where``, is a revision, or a file of one: it was meant as something to read."""
+    """:class:`UsageError` if ``name``, given as ``where``, is a revision, or a file of one: it was
+    meant as something to read.
+    """
     if os.path.lexists(name) or os.sep in name[:2] or "://" in name:
         return
     try:
         revision, colon, _ = name.partition(":")
         drive = os.name == "nt" and re.fullmatch("[A-Za-z]", revision)
-        meant = "a file of a revision" if colon and not drive and is_revision(revision) else "a revision" if is_revision(name) else ""
+        meant = (
+            "a file of a revision"
+            if colon and not drive and is_revision(revision)
+            else "a revision"
+            if is_revision(name)
+            else ""
+        )
     except GitError:  # outside of a repository there are no revisions
         return
     if meant:
@@ -61,7 +74,9 @@ def check(name: str, where: str) -> None:
 
 
 def check_page(name: str, meant: str) -> None:
-    """:class:`UsageError` if a page cannot be written to the file ``name``: it is a revision, or holds something else."""
+    """:class:`UsageError` if a page cannot be written to the file ``name``: it is a revision, or
+    holds something else.
+    """
     check(name, f"{meant}, '--html=FILE' names the file")
     try:
         with open(name, "rb") as file:
@@ -71,7 +86,9 @@ def check_page(name: str, meant: str) -> None:
     except OSError as error:
         raise UsageError(f"{path(name)} cannot be written: {error.strerror or error}") from None
     if head and _PAGE not in head:
-        raise UsageError(f"{path(name)} exists and is not a page of Git-Theta; name another file: --html=FILE")
+        raise UsageError(
+            f"{path(name)} exists and is not a page of Git-Theta; name another file: --html=FILE"
+        )
 
 
 def write_page(name: str, text: str) -> None:

@@ -1,1 +1,4 @@
-"""What a checkpoint is: dtypes, extents, layout, skeleton, digests, manifest. Knows neither git nor disk."""
+"""What a checkpoint is: dtypes, extents, layout, skeleton, digests, manifest.
+
+Knows neither git nor disk.
+"""

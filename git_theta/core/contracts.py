@@ -1,4 +1,7 @@
-"""What a plugin provides. Plugins inherit from nothing; these protocols say what is called, and with what."""
+"""What a plugin provides.
+
+Plugins inherit from nothing; these protocols say what is called, and with what.
+"""
 
 from __future__ import annotations
 
@@ -32,48 +35,72 @@ Level = Literal["fast", "default", "best"]
 
 @runtime_checkable
 class CheckpointFormat(Protocol):
-    """One file format that holds tensors. ``name`` is stored in manifests; ``suffixes`` are lower-case with the dot."""
+    """One file format that holds tensors.
+
+    ``name`` is stored in manifests; ``suffixes`` are lower-case with the dot.
+    """
 
     name: str
     suffixes: tuple[str, ...]
 
     def sniff(self, head: bytes) -> bool:
-        """Whether a file that starts with ``head`` (up to 4096 bytes) is of this format. Cheap, never raises."""
+        """Whether a file that starts with ``head`` (up to 4096 bytes) is of this format.
+
+        Cheap, never raises.
+        """
 
     def scan(self, source: Source) -> Layout:
-        """Find the tensors. :class:`~git_theta.errors.FormatError` when the file is broken; nothing is ever executed."""
+        """Find the tensors. :class:`~git_theta.errors.FormatError` when the file is broken; nothing
+        is ever executed.
+        """
 
 
 @runtime_checkable
 class BuildsFiles(Protocol):
-    """A checkpoint format that can also write a file from tensors (needed when a merge changes names or shapes)."""
+    """A checkpoint format that can also write a file from tensors (needed when a merge changes
+    names or shapes).
+    """
 
     def build(self, tensors: Mapping[str, Tensor], like: Source | None) -> Buffer:
-        """A file of this format with exactly ``tensors``, in their order; other content is taken from ``like``."""
+        """A file of this format with exactly ``tensors``, in their order; other content is taken
+        from ``like``.
+        """
 
 
 @runtime_checkable
 class ReadsSibling(Protocol):
-    """A built-in checkpoint format some of whose files only tell what they hold together with another one that lies beside them."""
+    """A built-in checkpoint format some of whose files only tell what they hold together with
+    another one that lies beside them.
+    """
 
     def sibling(self, name: str) -> str:
         """What that is called for a file called ``name``; empty for a file that needs none."""
 
     def scan_beside(self, source: Source, name: str, sibling: Source) -> Layout:
-        """As :meth:`CheckpointFormat.scan`; :class:`~git_theta.errors.FormatError` also when ``sibling`` is broken, or another file's."""
+        """As :meth:`CheckpointFormat.scan`; :class:`~git_theta.errors.FormatError` also when
+        ``sibling`` is broken, or another file's.
+        """
 
 
 @runtime_checkable
 class ReadsContents(Protocol):
-    """A checkpoint format whose files can be converted into others. Extents do not say all: there are transposed views or chunks."""
+    """A checkpoint format whose files can be converted into others.
+
+    Extents do not say all: there are transposed views or chunks.
+    """
 
     def contents(self, source: Source) -> Contents:
-        """All of a file; :class:`~git_theta.errors.FormatError` when it is broken, or its tensors cannot be told."""
+        """All of a file; :class:`~git_theta.errors.FormatError` when it is broken, or its tensors
+        cannot be told.
+        """
 
 
 @runtime_checkable
 class Update(Protocol):
-    """One way to store a tensor, exactly. ``needs_base``: it is stored as a difference from an earlier value."""
+    """One way to store a tensor, exactly.
+
+    ``needs_base``: it is stored as a difference from an earlier value.
+    """
 
     name: str
     needs_base: bool
@@ -81,11 +108,14 @@ class Update(Protocol):
     def encode(self, tensor: Tensor, base: Tensor | None, level: Level) -> Encoded | None:
         """The payload, or None when this update cannot be exact or is pointless here.
 
-        The same arguments give the same bytes, whatever the thread count. ``base`` may differ in shape and dtype.
+        The same arguments give the same bytes, whatever the thread count. ``base`` may differ in
+        shape and dtype.
         """
 
     def decode(self, payload: memoryview, spec: Spec, base: Tensor | None) -> Buffer:
-        """The tensor's bytes. :class:`~git_theta.errors.PayloadError` for a payload that does not fit ``spec``.
+        """The tensor's bytes.
+
+        :class:`~git_theta.errors.PayloadError` for a payload that does not fit ``spec``.
 
         Sizes the payload declares are checked against ``spec`` before anything is allocated.
         """
@@ -106,10 +136,11 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class MergeCase:
-    """One tensor to merge: its ``name``, the ``base`` (None where there is none) and each side's value.
+    """One tensor to merge: its ``name``, the ``base`` (None where there is none) and each side's
+    value.
 
-    All arrays have one shape and one dtype (the tensor's own). ``siblings`` holds, per statistic (``fisher``, ``gram``,
-    ``velocity``), one array a side or None where that side has none.
+    All arrays have one shape and one dtype (the tensor's own). ``siblings`` holds, per statistic
+    (``fisher``, ``gram``, ``velocity``), one array a side or None where that side has none.
     """
 
     name: str
@@ -130,12 +161,16 @@ class MergeStrategy(Protocol):
     max_sides: int | None
 
     def merge(self, case: MergeCase, options: Mapping[str, object]) -> np.ndarray:
-        """The merged value, of the sides' shape and dtype. Deterministic; :class:`~git_theta.errors.MergeError` if impossible."""
+        """The merged value, of the sides' shape and dtype.
+
+        Deterministic; :class:`~git_theta.errors.MergeError` if impossible.
+        """
 
 
 @runtime_checkable
 class UnitKind(Protocol):
-    """One kind of unit: tensors whose values mean something only together, such as quantised codes and their scales.
+    """One kind of unit: tensors whose values mean something only together, such as quantised codes
+    and their scales.
 
     No strategy merges the parts of a unit one by one; a merge takes all of them from one side.
     """
@@ -149,7 +184,9 @@ class UnitKind(Protocol):
         """What the unit is and what its parts are called, in one line."""
 
     def find(self, tensors: Mapping[str, Spec]) -> Iterable[Sequence[str]]:
-        """The units of one model: the names of each one's parts, two or more, all of them keys of ``tensors``.
+        """The units of one model: the names of each one's parts, two or more, all of them keys of
+        ``tensors``.
 
-        Decided by names, element types and shapes together, without values. Called for every version that is merged; never raises.
+        Decided by names, element types and shapes together, without values. Called for every
+        version that is merged; never raises.
         """

@@ -1,7 +1,9 @@
-"""CRC-32 of a concatenation from the CRC-32 of its pieces, so that pieces can be summed where they are decoded.
+"""CRC-32 of a concatenation from the CRC-32 of its pieces, so that pieces can be summed where they
+are decoded.
 
-Appending ``n`` zero bits to a message multiplies its CRC by x^n modulo the polynomial; CRC(A+B) = CRC(A)·x^(8·|B|) xor CRC(B). Products of
-polynomials over GF(2) in the reflected bit order of ISO 3309.
+Appending ``n`` zero bits to a message multiplies its CRC by x^n modulo the polynomial; CRC(A+B) =
+CRC(A)·x^(8·|B|) xor CRC(B). Products of polynomials over GF(2) in the reflected bit order of ISO
+3309.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""A tensor's identity: BLAKE3-256 of its raw bytes, in lower-case hex. An object's: SHA-256, as Git LFS has it."""
+"""A tensor's identity: BLAKE3-256 of its raw bytes, in lower-case hex.
+
+An object's: SHA-256, as Git LFS has it.
+"""
 
 from __future__ import annotations
 

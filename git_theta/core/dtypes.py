@@ -1,9 +1,9 @@
 """Element types by Git-Theta's own names.
 
-The names are stored in manifests and objects, so they never change meaning. ``numpy``'s ``dtype.str`` cannot serve
-here: it is lossy for the types of ``ml_dtypes`` (bfloat16 and two fp8 types all read ``<V1`` or ``<V2``).
-Values are little-endian. Packed types (``f4``, ``f6``, the quantised ``q…``/``iq…`` types of GGUF) are described by a block: so
-many elements in so many bytes.
+The names are stored in manifests and objects, so they never change meaning. ``numpy``'s
+``dtype.str`` cannot serve here: it is lossy for the types of ``ml_dtypes`` (bfloat16 and two fp8
+types all read ``<V1`` or ``<V2``). Values are little-endian. Packed types (``f4``, ``f6``, the
+quantised ``q…``/``iq…`` types of GGUF) are described by a block: so many elements in so many bytes.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ MAX_BYTES = 2**63 - 1
 class DType(NamedTuple):
     """One element type.
 
-    ``kind`` is ``b`` bool, ``i`` signed, ``u`` unsigned, ``f`` float, ``c`` complex, ``q`` packed or quantised.
-    ``block_elements`` elements occupy ``block_bytes`` bytes. ``numpy`` names the array type (``""``: none exists, the
-    bytes are still stored, compared and delta-coded).
+    ``kind`` is ``b`` bool, ``i`` signed, ``u`` unsigned, ``f`` float, ``c`` complex, ``q`` packed
+    or quantised. ``block_elements`` elements occupy ``block_bytes`` bytes. ``numpy`` names the
+    array type (``""``: none exists, the bytes are still stored, compared and delta-coded).
     """
 
     name: str
@@ -107,16 +107,22 @@ def get(name: str) -> DType:
     try:
         return _TABLE[name]
     except KeyError:
-        raise FormatError(f"unknown element type {name[:40]!r}; a newer Git-Theta may know it") from None
+        raise FormatError(
+            f"unknown element type {name[:40]!r}; a newer Git-Theta may know it"
+        ) from None
 
 
 def numpy_dtype(name: str) -> np.dtype:
-    """The little-endian numpy (or ml_dtypes) dtype of ``name``; :class:`FormatError` for packed types."""
+    """The little-endian numpy (or ml_dtypes) dtype of ``name``; :class:`FormatError` for packed
+    types.
+    """
     import numpy as np
 
     known = get(name)
     if not known.numpy:
-        raise FormatError(f"{name} values have no array type; they can be stored and compared, not computed with")
+        raise FormatError(
+            f"{name} values have no array type; they can be stored and compared, not computed with"
+        )
     if known.numpy.startswith(("bfloat", "float8")):
         import ml_dtypes
 
@@ -126,7 +132,9 @@ def numpy_dtype(name: str) -> np.dtype:
 
 
 def from_numpy(dtype: np.dtype) -> str:
-    """Git-Theta's name of a numpy dtype of either byte order; :class:`FormatError` for objects, strings and records."""
+    """Git-Theta's name of a numpy dtype of either byte order; :class:`FormatError` for objects,
+    strings and records.
+    """
     for known in _TABLE.values():
         if known.numpy == dtype.name:
             return known.name
@@ -134,30 +142,39 @@ def from_numpy(dtype: np.dtype) -> str:
 
 
 def count(shape: Sequence[int]) -> int:
-    """Number of elements of ``shape`` (1 for a scalar); :class:`FormatError` when negative or beyond 2^63."""
+    """Number of elements of ``shape`` (1 for a scalar); :class:`FormatError` when negative or
+    beyond 2^63.
+    """
     total = 1
     for size in shape:
         if type(size) is not int or size < 0:
             raise FormatError(f"impossible dimension {str(size)[:40]}")
         total *= size
         if total > MAX_BYTES:
-            # A zero further on cannot excuse it: every format's own reader refuses such a shape too.
+            # A zero further on cannot excuse it: every format's own reader refuses such a shape
+            # too.
             raise FormatError("the shape's element count overflows 63 bits")
     return total
 
 
 def nbytes(name: str, shape: Sequence[int]) -> int:
-    """Bytes that ``shape`` elements of type ``name`` occupy; :class:`FormatError` when they fill no whole blocks."""
+    """Bytes that ``shape`` elements of type ``name`` occupy; :class:`FormatError` when they fill no
+    whole blocks.
+    """
     known = get(name)
     elements = count(shape)
     blocks, rest = divmod(elements, known.block_elements)
     if rest:
-        raise FormatError(f"{elements} elements of {name} do not fill blocks of {known.block_elements}")
+        raise FormatError(
+            f"{elements} elements of {name} do not fill blocks of {known.block_elements}"
+        )
     if blocks * known.block_bytes > MAX_BYTES:
         raise FormatError("the shape's size overflows 63 bits")
     return blocks * known.block_bytes
 
 
 def describe(name: str, shape: Sequence[int]) -> str:
-    """How a tensor's type reads in manifests and messages, for example ``bf16[768,3072]`` (a scalar: ``f32[]``)."""
+    """How a tensor's type reads in manifests and messages, for example ``bf16[768,3072]`` (a
+    scalar: ``f32[]``).
+    """
     return f"{name}[{','.join(map(str, shape))}]"

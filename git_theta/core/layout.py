@@ -1,8 +1,9 @@
 """Where the tensors of a checkpoint file lie.
 
-A :class:`Layout` is a file seen as named tensor *extents* and everything else (the *skeleton*). It is checked once, when it
-is made: extents in bounds, disjoint, sorted, of the size their dtype and shape ask for, and uniquely named. Whatever
-format produced it, cutting by a valid layout and splicing back is then exact by construction.
+A :class:`Layout` is a file seen as named tensor *extents* and everything else (the *skeleton*). It
+is checked once, when it is made: extents in bounds, disjoint, sorted, of the size their dtype and
+shape ask for, and uniquely named. Whatever format produced it, cutting by a valid layout and
+splicing back is then exact by construction.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from git_theta.errors import FormatError
 
 
 class Extent(NamedTuple):
-    """One tensor's place in a file: ``length`` bytes at ``offset`` that hold ``shape`` elements of ``dtype``.
+    """One tensor's place in a file: ``length`` bytes at ``offset`` that hold ``shape`` elements of
+    ``dtype``.
 
-    ``aliases`` are further names of the very same bytes (tied weights). Names are labels; they need not be valid paths.
+    ``aliases`` are further names of the very same bytes (tied weights). Names are labels; they need
+    not be valid paths.
     """
 
     name: str
@@ -35,9 +38,11 @@ class Extent(NamedTuple):
 
 
 class Checksum(NamedTuple):
-    """A field that can be recomputed: the 4 bytes (little-endian) at ``offset`` should be the CRC-32 of an earlier range.
+    """A field that can be recomputed: the 4 bytes (little-endian) at ``offset`` should be the
+    CRC-32 of an earlier range.
 
-    A format only proposes it. Where the file's value differs (torch can leave the field 0), the bytes are simply kept.
+    A format only proposes it. Where the file's value differs (torch can leave the field 0), the
+    bytes are simply kept.
     """
 
     offset: int
@@ -47,7 +52,8 @@ class Checksum(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """All extents of a file of ``size`` bytes, in file order, and the checksums proposed for its other bytes.
+    """All extents of a file of ``size`` bytes, in file order, and the checksums proposed for its
+    other bytes.
 
     ``notices`` are lines for the user about what the format did not understand.
     """
@@ -67,7 +73,9 @@ class Layout:
                 raise FormatError(f"tensor {extent.name[:80]!a} reaches beyond the end of the file")
             if dtypes.nbytes(extent.dtype, extent.shape) != extent.length:
                 what = dtypes.describe(extent.dtype, extent.shape)
-                raise FormatError(f"tensor {extent.name[:80]!a} is {what} but occupies {extent.length} bytes")
+                raise FormatError(
+                    f"tensor {extent.name[:80]!a} is {what} but occupies {extent.length} bytes"
+                )
             for name in (extent.name, *extent.aliases):
                 if name in names:
                     raise FormatError(f"two tensors are called {name[:80]!a}")
@@ -90,7 +98,10 @@ class Layout:
 
 
 class PartlyBrokenError(FormatError):
-    """A broken file of which some tensors are whole. ``layout`` has these; all other bytes belong to the skeleton."""
+    """A broken file of which some tensors are whole.
+
+    ``layout`` has these; all other bytes belong to the skeleton.
+    """
 
     def __init__(self, message: str, layout: Layout) -> None:
         super().__init__(message)
@@ -98,7 +109,9 @@ class PartlyBrokenError(FormatError):
 
 
 def unique_names(names: Iterable[str]) -> list[str]:
-    """The names with repeated ones numbered (``x``, ``x#2``, ``x#3``), so that each can stand for one extent."""
+    """The names with repeated ones numbered (``x``, ``x#2``, ``x#3``), so that each can stand for
+    one extent.
+    """
     seen: set[str] = set()
     counts: dict[str, int] = {}
     result = []

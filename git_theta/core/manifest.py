@@ -1,4 +1,7 @@
-"""The text that Git stores in place of a checkpoint: one line per tensor. Specified in ``docs/manifest-format.md``."""
+"""The text that Git stores in place of a checkpoint: one line per tensor.
+
+Specified in ``docs/manifest-format.md``.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,9 @@ class ObjectRef(NamedTuple):
 
 
 class Link(NamedTuple):
-    """One step of a chain: how it is stored (``update``), a note for the reader, and the object(s) that hold it."""
+    """One step of a chain: how it is stored (``update``), a note for the reader, and the object(s)
+    that hold it.
+    """
 
     update: str
     objects: tuple[ObjectRef, ...]
@@ -56,7 +61,8 @@ class Link(NamedTuple):
 class Entry(NamedTuple):
     """One tensor: what it is, its digest, and where it is stored.
 
-    ``chain`` runs from the newest update down to one that needs no base. A tensor of at most 64 bytes has ``inline`` instead.
+    ``chain`` runs from the newest update down to one that needs no base. A tensor of at most 64
+    bytes has ``inline`` instead.
     """
 
     name: str
@@ -83,7 +89,14 @@ class Entry(NamedTuple):
         return tuple(ref for link in self.chain for ref in link.objects)
 
     @classmethod
-    def of_inline(cls, name: str, dtype: str, shape: tuple[int, ...], data: bytes, aliases: tuple[str, ...] = ()) -> Entry:
+    def of_inline(
+        cls,
+        name: str,
+        dtype: str,
+        shape: tuple[int, ...],
+        data: bytes,
+        aliases: tuple[str, ...] = (),
+    ) -> Entry:
         """The entry of a tensor small enough to stand in the manifest itself."""
         return cls(name, dtype, shape, digest(data), (), data, aliases)
 
@@ -92,7 +105,8 @@ class Entry(NamedTuple):
 class Manifest:
     """A checkpoint of ``size`` bytes: its format, skeleton and tensors in file order.
 
-    ``headers`` are further facts, as JSON values by key (``merge``: the recipe of a merge). What this release does not know is kept.
+    ``headers`` are further facts, as JSON values by key (``merge``: the recipe of a merge). What
+    this release does not know is kept.
     """
 
     format: str
@@ -118,14 +132,20 @@ class Manifest:
 
     @cached_property
     def identity(self) -> str:
-        """Digest of the content alone: equal for two manifests exactly when they rebuild the same bytes."""
+        """Digest of the content alone: equal for two manifests exactly when they rebuild the same
+        bytes.
+        """
         parts = [self.format, str(self.size), self.skeleton.digest]
-        parts += (f"{escape(e.name)} {dtypes.describe(e.dtype, e.shape)} {e.digest}" for e in self.entries)
+        parts += (
+            f"{escape(e.name)} {dtypes.describe(e.dtype, e.shape)} {e.digest}" for e in self.entries
+        )
         return digest("\n".join(parts).encode("ascii"))
 
     def objects(self) -> dict[str, int]:
         """Every object needed to rebuild the file: id → size."""
-        return {ref.oid: ref.size for entry in (self.skeleton, *self.entries) for ref in entry.objects}
+        return {
+            ref.oid: ref.size for entry in (self.skeleton, *self.entries) for ref in entry.objects
+        }
 
 
 def is_manifest(head: bytes) -> bool:
@@ -134,8 +154,14 @@ def is_manifest(head: bytes) -> bool:
 
 
 def unconverted(text: bytes) -> bytes:
-    """``text`` as it was written: where attributes say ``text``, git gives a manifest's lines other ends before anybody sees it."""
-    return text.replace(b"\r\n", b"\n") if is_manifest(text) and text.partition(b"\n")[0].endswith(b"\r") else text
+    """``text`` as it was written: where attributes say ``text``, git gives a manifest's lines other
+    ends before anybody sees it.
+    """
+    return (
+        text.replace(b"\r\n", b"\n")
+        if is_manifest(text) and text.partition(b"\n")[0].endswith(b"\r")
+        else text
+    )
 
 
 def dump(manifest: Manifest) -> bytes:
@@ -149,7 +175,9 @@ def dump(manifest: Manifest) -> bytes:
     for key in sorted(manifest.headers):
         lines.append(f"{key} {_json(manifest.headers[key])}")
         if len(lines[-1]) > HEADER_SIZE_LIMIT or len(lines) > 4 + HEADERS_LIMIT:
-            raise ManifestError(f"header {key!r} is too large ({len(lines[-1])} bytes), or one too many")
+            raise ManifestError(
+                f"header {key!r} is too large ({len(lines[-1])} bytes), or one too many"
+            )
     lines.append("")
     lines.extend(map(_entry, manifest.entries))
     lines.append("")
@@ -157,7 +185,10 @@ def dump(manifest: Manifest) -> bytes:
 
 
 def _entry(entry: Entry, skeleton: bool = False) -> str:
-    fields = ["skeleton" if skeleton else escape(entry.name), dtypes.describe(entry.dtype, entry.shape)]
+    fields = [
+        "skeleton" if skeleton else escape(entry.name),
+        dtypes.describe(entry.dtype, entry.shape),
+    ]
     if entry.inline is not None:
         fields.append(f"inline:{entry.inline.hex()}")
     else:
@@ -184,13 +215,14 @@ def parse_chain(text: str) -> tuple[Link, ...]:
 
 _MARKERS = ("<<<<<<<", "|||||||", "=======", ">>>>>>>")
 _MARKED = (
-    "a conflict marker: git merged the manifest as text; 'git theta resolve', or after a merge of several branches "
-    "'git theta merge A B C -s STRATEGY', merges the model by tensor"
+    "a conflict marker: git merged the manifest as text; 'git theta resolve', or after a merge of"
+    " several branches 'git theta merge A B C -s STRATEGY', merges the model by tensor"
 )
 
 
 def parse(text: bytes) -> Manifest:
-    """Read a manifest strictly: :class:`ManifestError` names the line and the reason of the first thing that is wrong.
+    """Read a manifest strictly: :class:`ManifestError` names the line and the reason of the first
+    thing that is wrong.
 
     Accepts exactly what :func:`dump` writes, so that ``dump(parse(text)) == text``.
     """
@@ -225,11 +257,13 @@ def parse(text: bytes) -> Manifest:
         number, previous = 4 + HEADERS_LIMIT, ""
         if blank - 4 > HEADERS_LIMIT:
             raise ManifestError(f"{blank - 4} lines of headers are more than {HEADERS_LIMIT}")
-        for number, line in enumerate(lines[4:blank], start=5):  # noqa: B007 - the handler below tells it
+        # The handler below tells it
+        for number, line in enumerate(lines[4:blank], start=5):  # noqa: B007
             previous, value = _header(line, previous)
             headers[previous] = value
         entries, seen, total = [], set[str](), 0
-        for number, line in enumerate(lines[blank + 1 : -1], start=blank + 2):  # noqa: B007 - as above
+        # As above
+        for number, line in enumerate(lines[blank + 1 : -1], start=blank + 2):  # noqa: B007
             entry = _parse_entry(line)
             for name in (entry.name, *entry.aliases):
                 if name in seen:
@@ -321,14 +355,19 @@ def _parse_entry(line: str) -> Entry:
     name, (dtype, shape) = unescape(fields[0]), _parse_spec(fields[1])
     rest = fields[2:]
     first_alias = next((i for i, field in enumerate(rest) if field.startswith("also:")), len(rest))
-    stored, aliases = rest[:first_alias], tuple(unescape(_after(field, "also:")) for field in rest[first_alias:])
+    stored, aliases = (
+        rest[:first_alias],
+        tuple(unescape(_after(field, "also:")) for field in rest[first_alias:]),
+    )
     size = dtypes.nbytes(dtype, shape)
     if stored and stored[0].startswith("inline:"):
         if len(stored) != 1:
             raise ManifestError("an inline tensor has no objects")
         return Entry.of_inline(name, dtype, shape, _parse_inline(stored[0][7:], size), aliases)
     if len(stored) < 2 or not HEX.match(stored[0]):
-        raise ManifestError("a digest of 64 hex digits and at least one object must follow the type")
+        raise ManifestError(
+            "a digest of 64 hex digits and at least one object must follow the type"
+        )
     if size <= INLINE_LIMIT:
         raise ManifestError(f"a tensor of {size} bytes stands inline")
     if len(stored) - 1 > CHAIN_LIMIT:
@@ -368,7 +407,9 @@ def _parse_link(field: str) -> Link:
 
 def rename(entry: Entry, name: str, aliases: Iterable[str]) -> Entry:
     """The same stored tensor under another name."""
-    return Entry(name, entry.dtype, entry.shape, entry.digest, entry.chain, entry.inline, tuple(aliases))
+    return Entry(
+        name, entry.dtype, entry.shape, entry.digest, entry.chain, entry.inline, tuple(aliases)
+    )
 
 
 def parse_if_manifest(text: bytes) -> Manifest | None:

@@ -25,7 +25,9 @@ def escape(name: str) -> str:
 
 
 def unescape(text: str) -> str:
-    """The name that :func:`escape` wrote as ``text``; :class:`ManifestError` for anything it never writes."""
+    """The name that :func:`escape` wrote as ``text``; :class:`ManifestError` for anything it never
+    writes.
+    """
     if _PLAIN.match(text):
         return text
     name = "" if text == "\\e" else _ESCAPE.sub(_unescape_one, text)
@@ -41,7 +43,11 @@ def shell_word(path: str) -> str:
 
         return shlex.quote(path)
     data = path.encode("utf-8", "surrogateescape")
-    return "$'" + "".join(chr(c) if 32 <= c < 127 and c not in b"\\'" else f"\\{c:03o}" for c in data) + "'"
+    return (
+        "$'"
+        + "".join(chr(c) if 32 <= c < 127 and c not in b"\\'" else f"\\{c:03o}" for c in data)
+        + "'"
+    )
 
 
 def _escape_one(match: re.Match[str]) -> str:
@@ -70,6 +76,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def display(text: str, width: int = 0) -> str:
-    """``text`` for a person: escaped, but with its spaces, and cut to ``width`` characters where that is positive."""
-    shown = " ".join(escape(part) if part else "" for part in text.split(" ")) if text.strip(" ") else escape(text)
+    """``text`` for a person: escaped, but with its spaces, and cut to ``width`` characters where
+    that is positive.
+    """
+    shown = (
+        " ".join(escape(part) if part else "" for part in text.split(" "))
+        if text.strip(" ")
+        else escape(text)
+    )
     return shown if not width or len(shown) <= width else shown[: width - 1] + "~"

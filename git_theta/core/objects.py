@@ -1,8 +1,9 @@
 """The header that every stored object starts with, so that it can be understood and checked alone.
 
-``GTO1`` | update name | element type | shape | part number, then the payload. Strings are one length byte and ASCII; the
-shape is one byte for the number of dimensions and a varint for each; the part number is a varint. A payload of more than
-:data:`PART_SIZE` bytes goes on in further objects that differ in the part number only. Specified in ``docs/object-format.md``.
+``GTO1`` | update name | element type | shape | part number, then the payload. Strings are one
+length byte and ASCII; the shape is one byte for the number of dimensions and a varint for each; the
+part number is a varint. A payload of more than :data:`PART_SIZE` bytes goes on in further objects
+that differ in the part number only. Specified in ``docs/object-format.md``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which objects many manifests need, when most of them say mostly the same.
 
-The versions of one model share most of their lines, so each distinct line is looked at once: a thousand versions of three hundred tensors
-cost little more than one.
+The versions of one model share most of their lines, so each distinct line is looked at once: a
+thousand versions of three hundred tensors cost little more than one.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ import re
 from git_theta.core.manifest import Entry, _check_version, _parse_entry, check_size
 from git_theta.errors import FormatError, ManifestError
 
-# An update and its objects, behind a space: a tensor's name stands at the start of the line, an alias behind "also:".
+# An update and its objects, behind a space: a tensor's name stands at the start of the line, an
+# alias behind "also:".
 _REF = rb"[0-9a-f]{64}:[0-9]{1,19}"
-_LINK = re.compile(rb" (?!also:)[a-z][a-z0-9_-]*(?:\([^ ()]*\))?:(" + _REF + rb"(?:\+" + _REF + rb")*)(?![^ \r\n])")
+_LINK = re.compile(
+    rb" (?!also:)[a-z][a-z0-9_-]*(?:\([^ ()]*\))?:(" + _REF + rb"(?:\+" + _REF + rb")*)(?![^ \r\n])"
+)
 
 
 class References:
@@ -26,8 +29,9 @@ class References:
     def add(self, text: bytes) -> list[Entry]:
         """The tensors (and the skeleton) on those lines of a manifest that were not seen before.
 
-        :class:`~git_theta.errors.ManifestError` when the text is no manifest, or of a newer release. Whatever objects it seems to
-        name are counted all the same, so that nothing is ever taken for unneeded.
+        :class:`~git_theta.errors.ManifestError` when the text is no manifest, or of a newer
+        release. Whatever objects it seems to name are counted all the same, so that nothing is ever
+        taken for unneeded.
         """
         found: list[Entry] = []
         number = 1

@@ -1,4 +1,6 @@
-"""Which files are parts of one model, by their names alone: shards with numbers, and the folders of torch's distributed checkpoints."""
+"""Which files are parts of one model, by their names alone: shards with numbers, and the folders of
+torch's distributed checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,12 @@ _JSON, _INDEX, _METADATA, _PART = ".index.json", ".index", ".metadata", ".distcp
 
 
 def groups(paths: Sequence[str]) -> dict[str, list[str]]:
-    """The models that consist of several of ``paths``: the path of each one's index → its parts, sorted.
+    """The models that consist of several of ``paths``: the path of each one's index → its parts,
+    sorted.
 
-    ``model-00001-of-00003.safetensors`` belongs to ``model.safetensors.index.json`` (and so does ``model.safetensors``, beside such),
-    ``x.data-00000-of-00001`` to ``x.index``, ``__0_0.distcp`` to ``.metadata`` in its folder. The index itself is a part where it is among
-    the paths.
+    ``model-00001-of-00003.safetensors`` belongs to ``model.safetensors.index.json`` (and so does
+    ``model.safetensors``, beside such), ``x.data-00000-of-00001`` to ``x.index``, ``__0_0.distcp``
+    to ``.metadata`` in its folder. The index itself is a part where it is among the paths.
     """
     found: dict[str, list[str]] = {}
     for path in paths:

@@ -1,12 +1,14 @@
-"""A checkpoint's other bytes: what is left when the tensors are cut out, and how to put it all back together.
+"""A checkpoint's other bytes: what is left when the tensors are cut out, and how to put it all back
+together.
 
-The skeleton's own bytes say all that a splice needs, so rebuilding a file asks nothing of the format that once cut it. First two varints:
-the numbers of extents n and of derived checksums c. Then n varints: the bytes between each extent and the end of the one
-before. Then c times three varints: the field's distance from the end of the one before, how far back from the field its range
+The skeleton's own bytes say all that a splice needs, so rebuilding a file asks nothing of the
+format that once cut it. First two varints: the numbers of extents n and of derived checksums c.
+Then n varints: the bytes between each extent and the end of the one before. Then c times three
+varints: the field's distance from the end of the one before, how far back from the field its range
 starts, and the range's length. Then the bytes outside of the extents, without the derived fields.
 
-*Derived* fields are CRC-32 sums of earlier ranges (zip files are full of them). They are left out only where the file's own
-value is the true sum.
+*Derived* fields are CRC-32 sums of earlier ranges (zip files are full of them). They are left out
+only where the file's own value is the true sum.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ _COVER_LIMIT = 8  # containers nest a few times; more would only make splicing s
 
 
 class Piece(NamedTuple):
-    """A run of the file: bytes of the skeleton (``data``), or tensor number ``tensor``, or derived checksum ``checksum``."""
+    """A run of the file: bytes of the skeleton (``data``), or tensor number ``tensor``, or derived
+    checksum ``checksum``.
+    """
 
     offset: int
     length: int
@@ -51,7 +55,8 @@ class Skeleton(NamedTuple):
 def cut(layout: Layout, source: Source, sums: Sequence[int | None]) -> bytes:
     """The skeleton of ``source``.
 
-    ``sums`` holds the CRC-32 of each extent; None will do for those of which :func:`covered` says so.
+    ``sums`` holds the CRC-32 of each extent; None will do for those of which :func:`covered` says
+    so.
     """
     derived = list(_true_checksums(layout, source, sums))
     head = [varint.dump(len(layout.extents)), varint.dump(len(derived))]
@@ -61,9 +66,13 @@ def cut(layout: Layout, source: Source, sums: Sequence[int | None]) -> bytes:
         position = extent.end
     position = 0
     for check in derived:
-        head += map(varint.dump, (check.offset - position, check.offset - check.start, check.length))
+        head += map(
+            varint.dump, (check.offset - position, check.offset - check.start, check.length)
+        )
         position = check.offset + 4
-    taken = [(e.offset, e.end) for e in layout.extents if e.length] + [(c.offset, c.offset + 4) for c in derived]
+    taken = [(e.offset, e.end) for e in layout.extents if e.length] + [
+        (c.offset, c.offset + 4) for c in derived
+    ]
     body, position = [], 0
     for start, end in sorted(taken):
         body.append(source.read(position, start - position))
@@ -100,10 +109,14 @@ def _covered(ranges: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]
     return result
 
 
-def _true_checksums(layout: Layout, source: Source, sums: Sequence[int | None]) -> Iterator[Checksum]:
+def _true_checksums(
+    layout: Layout, source: Source, sums: Sequence[int | None]
+) -> Iterator[Checksum]:
     """Those proposed fields whose value in the file is the CRC-32 of their range."""
     spans = [(e.offset, e.end, number) for number, e in enumerate(layout.extents) if e.length]
-    if sum(length for _, length in {(c.start, c.length) for c in layout.checksums}) > _COVER_LIMIT * (layout.size + 1):
+    if sum(
+        length for _, length in {(c.start, c.length) for c in layout.checksums}
+    ) > _COVER_LIMIT * (layout.size + 1):
         return
     summer = Summer(spans, sums, source.read)
     for check in layout.checksums:
@@ -113,7 +126,9 @@ def _true_checksums(layout: Layout, source: Source, sums: Sequence[int | None]) 
 
 @dataclass(slots=True)
 class Summer:
-    """CRC-32 of any range of a file, from those of its tensors (``spans``: start, end, number) and its other bytes (``read``)."""
+    """CRC-32 of any range of a file, from those of its tensors (``spans``: start, end, number) and
+    its other bytes (``read``).
+    """
 
     spans: Sequence[tuple[int, int, int]]
     sums: Sequence[int | None]
@@ -121,7 +136,9 @@ class Summer:
     _known: dict[tuple[int, int], int | None] = field(default_factory=dict)
 
     def value(self, check: Checksum) -> int | None:
-        """The checksum's true value; None where its range covers a part of a tensor, or one whose sum is not known."""
+        """The checksum's true value; None where its range covers a part of a tensor, or one whose
+        sum is not known.
+        """
         key = (check.start, check.length)
         if key not in self._known:
             self._known[key] = self._range(check.start, check.start + check.length)
@@ -135,7 +152,9 @@ class Summer:
             if start < position or (start < end and stop > end):
                 return None
             for offset in range(position, min(start, end), _CHUNK):
-                total = zlib.crc32(self.read(offset, min(_CHUNK, start - offset, end - offset)), total)
+                total = zlib.crc32(
+                    self.read(offset, min(_CHUNK, start - offset, end - offset)), total
+                )
             position = min(start, end)
             if position < end:
                 value = self.sums[number]
@@ -155,7 +174,9 @@ def parse(data: bytes, size: int, lengths: Sequence[int]) -> Skeleton:
     extents, position = varint.parse(view, 0)
     count, position = varint.parse(view, position)
     if extents != len(lengths) or count > len(data):
-        raise PayloadError(f"the skeleton is cut for {extents} tensors, the manifest has {len(lengths)}")
+        raise PayloadError(
+            f"the skeleton is cut for {extents} tensors, the manifest has {len(lengths)}"
+        )
     spans: list[tuple[int, int, int, int]] = []
     offset = 0
     for number, length in enumerate(lengths):
@@ -175,12 +196,16 @@ def parse(data: bytes, size: int, lengths: Sequence[int]) -> Skeleton:
         checksums.append(Checksum(offset, offset - back, length))
         spans.append((offset, 4, -1, number))
         offset += 4
-    if sum(length for _, length in {(c.start, c.length) for c in checksums}) > _COVER_LIMIT * (size + 1):
+    if sum(length for _, length in {(c.start, c.length) for c in checksums}) > _COVER_LIMIT * (
+        size + 1
+    ):
         raise PayloadError("the derived checksums cover the file too many times")
     return Skeleton(tuple(_pieces(view, position, size, sorted(spans))), tuple(checksums))
 
 
-def _pieces(view: memoryview, position: int, size: int, spans: Sequence[tuple[int, int, int, int]]) -> Iterator[Piece]:
+def _pieces(
+    view: memoryview, position: int, size: int, spans: Sequence[tuple[int, int, int, int]]
+) -> Iterator[Piece]:
     offset = 0
     for start, length, tensor, checksum in [*spans, (size, 0, -1, -1)]:
         if start < offset or start + length > size:
@@ -201,7 +226,8 @@ def _pieces(view: memoryview, position: int, size: int, spans: Sequence[tuple[in
 class Splicer:
     """Fills in the derived checksums of a file that is being put together.
 
-    ``sums`` receives each tensor's CRC-32 (where :func:`needed` says so) before the first checksum behind it is asked for.
+    ``sums`` receives each tensor's CRC-32 (where :func:`needed` says so) before the first checksum
+    behind it is asked for.
     """
 
     def __init__(self, skeleton: Skeleton, tensors: int) -> None:
@@ -213,7 +239,9 @@ class Splicer:
         self._summer = Summer(spans, self.sums, self._read)
 
     def checksum(self, number: int) -> bytes:
-        """The four bytes of derived checksum ``number``; :class:`PayloadError` where it covers half a tensor."""
+        """The four bytes of derived checksum ``number``; :class:`PayloadError` where it covers half
+        a tensor.
+        """
         value = self._summer.value(self._checksums[number])
         if value is None:
             raise PayloadError("a derived checksum covers a part of a tensor")

@@ -48,7 +48,9 @@ class BytesSource:
 
 
 class PiecesSource:
-    """A :class:`Source` over pieces in memory that follow one another, such as a header and tensors; they are not put together."""
+    """A :class:`Source` over pieces in memory that follow one another, such as a header and
+    tensors; they are not put together.
+    """
 
     def __init__(self, pieces: Iterable[bytes | bytearray | memoryview]) -> None:
         self._pieces = [view for piece in pieces if (view := memoryview(piece).cast("B"))]
@@ -80,8 +82,8 @@ class PiecesSource:
 class FileSource:
     """A :class:`Source` over a file, as long as it was when opened.
 
-    It reads with ``pread`` instead of mapping: a file that is truncated meanwhile is then an error of ours, not a
-    SIGBUS, and pages that were read do not count as our memory.
+    It reads with ``pread`` instead of mapping: a file that is truncated meanwhile is then an error
+    of ours, not a SIGBUS, and pages that were read do not count as our memory.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -93,7 +95,12 @@ class FileSource:
     def __enter__(self) -> FileSource:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -118,7 +125,9 @@ class FileSource:
         while done < len(buffer):
             got = self._pread_into(offset + done, buffer[done:])
             if not got:
-                raise FileChanged(f"the file became shorter while it was read (at byte {offset + done})")
+                raise FileChanged(
+                    f"the file became shorter while it was read (at byte {offset + done})"
+                )
             done += got
 
     if hasattr(os, "preadv"):
@@ -136,7 +145,9 @@ class FileSource:
 
 def _check(offset: int, length: int, size: int) -> None:
     if offset < 0 or length < 0 or offset + length > size:
-        raise FormatError(f"bytes {offset} to {offset + length} lie outside the file of {size} bytes")
+        raise FormatError(
+            f"bytes {offset} to {offset + length} lie outside the file of {size} bytes"
+        )
 
 
 def stamp(status: os.stat_result) -> tuple[int, int, int, int]:

@@ -49,7 +49,9 @@ class Tensor:
         return Spec(self.dtype, self.shape)
 
     def bits(self) -> np.ndarray:
-        """The bytes as a flat array of unsigned integers of the element's width (complex: of each half; packed: bytes)."""
+        """The bytes as a flat array of unsigned integers of the element's width (complex: of each
+        half; packed: bytes).
+        """
         import numpy as np
 
         return np.frombuffer(self.data, dtype=np.dtype(f"<u{dtypes.get(self.dtype).width}"))
@@ -62,7 +64,9 @@ class Tensor:
 
     @classmethod
     def from_array(cls, array: np.ndarray) -> Tensor:
-        """The tensor that holds ``array``'s values in C order, little-endian; :class:`FormatError` for other types."""
+        """The tensor that holds ``array``'s values in C order, little-endian; :class:`FormatError`
+        for other types.
+        """
         import numpy as np
 
         name = dtypes.from_numpy(array.dtype)
@@ -71,7 +75,8 @@ class Tensor:
 
 
 class Contents(NamedTuple):
-    """What a file holds, as its framework sees it: ``tensors`` by name, and ``others``, what it holds besides, told for a person.
+    """What a file holds, as its framework sees it: ``tensors`` by name, and ``others``, what it
+    holds besides, told for a person.
 
     Names that are tied have one and the same :class:`Tensor`.
     """
@@ -81,7 +86,8 @@ class Contents(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """A payload as chunks (to be written one behind the other) and a ``note`` for the manifest's reader.
+    """A payload as chunks (to be written one behind the other) and a ``note`` for the manifest's
+    reader.
 
     The note matches ``[A-Za-z0-9=.,%_-]*``, for example ``changed=1204`` or ``rank=16``.
     """

@@ -1,4 +1,6 @@
-"""Unsigned integers below 2^63 as LEB128: seven bits a byte, lowest first, the high bit says that another byte follows."""
+"""Unsigned integers below 2^63 as LEB128: seven bits a byte, lowest first, the high bit says that
+another byte follows.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ def dump(value: int) -> bytes:
 
 
 def parse(data: memoryview | bytes, position: int) -> tuple[int, int]:
-    """The value at ``position`` and the position behind it; :class:`PayloadError` when it is cut short or too large."""
+    """The value at ``position`` and the position behind it; :class:`PayloadError` when it is cut
+    short or too large.
+    """
     value = shift = 0
     while True:
         if position >= len(data) or shift > 56:

@@ -1,10 +1,13 @@
-"""Who asks the filter for a file's content: a git command that writes files, or one that only shows differences.
+"""Who asks the filter for a file's content: a git command that writes files, or one that only shows
+differences.
 
-Before git calls a diff driver it has the filter smudge both versions into temporary files: for a model that is two full rebuilds whose
-result our driver would not read. The request looks just like that of ``git checkout-index`` or ``git cat-file --filters``, which must
-have the content. What tells them apart is the asking process. It is found as the ancestor that holds the writing end of our own standard
-input (on Linux, where that can be seen), so a git command further up cannot be taken for it. Only a command that never writes to a
-working tree gets a manifest, and only if the driver that will read it is ours; in every case of doubt the content is given.
+Before git calls a diff driver it has the filter smudge both versions into temporary files: for a
+model that is two full rebuilds whose result our driver would not read. The request looks just like
+that of ``git checkout-index`` or ``git cat-file --filters``, which must have the content. What
+tells them apart is the asking process. It is found as the ancestor that holds the writing end of
+our own standard input (on Linux, where that can be seen), so a git command further up cannot be
+taken for it. Only a command that never writes to a working tree gets a manifest, and only if the
+driver that will read it is ours; in every case of doubt the content is given.
 """
 
 from __future__ import annotations
@@ -20,7 +23,16 @@ from git_theta.git.command import find, run
 
 DRIVER = "diff-driver"
 _SHOWING = {"diff", "diff-files", "diff-index", "diff-tree", "log", "show", "whatchanged"}
-_WITH_VALUE = {"-C", "-c", "--git-dir", "--work-tree", "--namespace", "--config-env", "--attr-source", "--super-prefix"}
+_WITH_VALUE = {
+    "-C",
+    "-c",
+    "--git-dir",
+    "--work-tree",
+    "--namespace",
+    "--config-env",
+    "--attr-source",
+    "--super-prefix",
+}
 _WITHOUT_VALUE = {
     "-p",
     "-P",
@@ -48,20 +60,24 @@ def wants_manifest(request: Mapping[str, str]) -> bool:
 
 
 def shows_working_tree() -> bool:
-    """Whether what is to be cleaned is a file of the working tree that a diff is to be made of, and nothing will be stored under its
-    hash.
+    """Whether what is to be cleaned is a file of the working tree that a diff is to be made of, and
+    nothing will be stored under its hash.
     """
     arguments = asker()
     return only_shows(arguments) and "--no-index" not in arguments
 
 
 def is_diff() -> bool:
-    """Whether it is ``git diff`` itself, whose output is for reading: what it is told of a file ends up nowhere else."""
+    """Whether it is ``git diff`` itself, whose output is for reading: what it is told of a file
+    ends up nowhere else.
+    """
     return _command(asker())[:1] == ("diff",)
 
 
 def only_shows(arguments: Sequence[str]) -> bool:
-    """Whether git with these ``arguments`` (its own name first) shows differences and cannot write to a working tree."""
+    """Whether git with these ``arguments`` (its own name first) shows differences and cannot write
+    to a working tree.
+    """
     command = _command(tuple(arguments))
     return command[:1] != () and (command[0] in _SHOWING or command[:2] == ("stash", "show"))
 
@@ -88,7 +104,9 @@ def _command(arguments: tuple[str, ...]) -> tuple[str, ...]:
 
 @cache
 def asker() -> tuple[str, ...]:
-    """The arguments of the git process that talks to us, its name first; nothing where that cannot be told for sure."""
+    """The arguments of the git process that talks to us, its name first; nothing where that cannot
+    be told for sure.
+    """
     try:
         if sys.platform == "linux":
             return _by_pipe()
@@ -128,17 +146,24 @@ def _parent(process: int) -> int:
 
 
 def _by_parents() -> tuple[str, ...]:
-    """Without ``/proc``: the nearest ancestor that is no shell. ``ps`` joins arguments with blanks, so those that could hold one are
-    doubt.
+    """Without ``/proc``: the nearest ancestor that is no shell.
+
+    ``ps`` joins arguments with blanks, so those that could hold one are doubt.
     """
     process = os.getppid()
     for _ in range(_HOPS):
         text = subprocess.run(
-            [find("ps") or "/bin/ps", "-o", "ppid=,args=", "-p", str(process)], capture_output=True, check=True, timeout=5
+            [find("ps") or "/bin/ps", "-o", "ppid=,args=", "-p", str(process)],
+            capture_output=True,
+            check=True,
+            timeout=5,
         ).stdout
         parent, *words = os.fsdecode(text).split()
         if os.path.basename(words[0]).lstrip("-") not in _SHELLS:
-            plain = next((number for number, word in enumerate(words[1:], 1) if word not in _WITHOUT_VALUE), len(words))
+            plain = next(
+                (number for number, word in enumerate(words[1:], 1) if word not in _WITHOUT_VALUE),
+                len(words),
+            )
             return () if plain == len(words) or words[plain].startswith("-") else tuple(words)
         process = int(parent)
     return ()
@@ -146,13 +171,21 @@ def _by_parents() -> tuple[str, ...]:
 
 @cache
 def _driver_is_ours() -> bool:
-    """Whether ``diff.theta.command`` is our driver, and no ``textconv`` of the user's would read the content instead."""
+    """Whether ``diff.theta.command`` is our driver, and no ``textconv`` of the user's would read
+    the content instead.
+    """
     try:
-        text = run(["config", "--null", "--get-regexp", r"^diff\.theta\.(command|textconv)$"], allowed=(0, 1))
+        text = run(
+            ["config", "--null", "--get-regexp", r"^diff\.theta\.(command|textconv)$"],
+            allowed=(0, 1),
+        )
     except GitError:
         return False
     found = dict(record.partition(b"\n")[::2] for record in text.split(b"\0") if record)
-    return DRIVER.encode() in found.get(b"diff.theta.command", b"") and b"diff.theta.textconv" not in found
+    return (
+        DRIVER.encode() in found.get(b"diff.theta.command", b"")
+        and b"diff.theta.textconv" not in found
+    )
 
 
 def _diffed_by_us(path: str) -> bool:

@@ -1,8 +1,10 @@
-"""The driver that ``git diff`` calls for tracked models: a summary by tensors in place of lines of digests.
+"""The driver that ``git diff`` calls for tracked models: a summary by tensors in place of lines of
+digests.
 
-Git's own arguments are documented in git(1) under GIT_EXTERNAL_DIFF. The files it passes hold manifests where the filter could tell
-who was asking (see :mod:`git_theta.drivers.asker`), checkpoints otherwise; either will do. Whatever goes wrong here, git must not stop:
-then the manifests are shown as text, and the exit code is 0 all the same.
+Git's own arguments are documented in git(1) under GIT_EXTERNAL_DIFF. The files it passes hold
+manifests where the filter could tell who was asking (see :mod:`git_theta.drivers.asker`),
+checkpoints otherwise; either will do. Whatever goes wrong here, git must not stop: then the
+manifests are shown as text, and the exit code is 0 all the same.
 """
 
 from __future__ import annotations
@@ -39,8 +41,8 @@ _LINK = 4096  # bytes of a symbolic link's target
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the two files: where its content lies, its blob (all zero: a file of the working tree), its mode; ``.`` where there is
-    none.
+    """One of the two files: where its content lies, its blob (all zero: a file of the working
+    tree), its mode; ``.`` where there is none.
     """
 
     file: str
@@ -65,8 +67,8 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class DiffRequest:
-    """One call by git. ``new_path`` differs from ``path`` for a file that was renamed or copied; ``told`` are git's own header lines for
-    that.
+    """One call by git. ``new_path`` differs from ``path`` for a file that was renamed or copied;
+    ``told`` are git's own header lines for that.
     """
 
     path: str
@@ -80,7 +82,9 @@ def main(arguments: Sequence[str]) -> int:
     """Print how the model that git names changed; the exit code, 0."""
     blas.keep_to_one_thread()
     try:
-        print(*_unmerged(arguments[0]) if len(arguments) == 1 else shown(parse(arguments)), sep="\n")
+        print(
+            *_unmerged(arguments[0]) if len(arguments) == 1 else shown(parse(arguments)), sep="\n"
+        )
         sys.stdout.flush()
     except BrokenPipeError:  # the pager was closed
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -88,12 +92,18 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def parse(arguments: Sequence[str]) -> DiffRequest:
-    """Git's arguments: path, file, blob and mode of the old side and of the new one; for a renamed file also its new path and header
-    lines.
+    """Git's arguments: path, file, blob and mode of the old side and of the new one; for a renamed
+    file also its new path and header lines.
     """
     path, *rest = arguments
     told = tuple(rest[7].splitlines()) if len(rest) > 7 else ()
-    return DiffRequest(path, Side(rest[0], rest[1], rest[2]), Side(rest[3], rest[4], rest[5]), rest[6] if len(rest) > 6 else path, told)
+    return DiffRequest(
+        path,
+        Side(rest[0], rest[1], rest[2]),
+        Side(rest[3], rest[4], rest[5]),
+        rest[6] if len(rest) > 6 else path,
+        told,
+    )
 
 
 def shown(call: DiffRequest) -> list[str]:
@@ -108,9 +118,15 @@ def shown(call: DiffRequest) -> list[str]:
         except Exception as error:
             if os.environ.get("GIT_THETA_DEBUG", "") not in ("", "0"):
                 raise
-            reason = str(error) if isinstance(error, ThetaError) else f"{type(error).__name__}: {error}"
+            reason = (
+                str(error) if isinstance(error, ThetaError) else f"{type(error).__name__}: {error}"
+            )
             reason = damaged(error) if isinstance(error, ImportError) else reason
-            return [*lines, f"  {display(' '.join(reason.split()), 400)}", *_as_text(call, style.colour)]
+            return [
+                *lines,
+                f"  {display(' '.join(reason.split()), 400)}",
+                *_as_text(call, style.colour),
+            ]
 
 
 def header(call: DiffRequest) -> list[str]:
@@ -138,12 +154,24 @@ def _summary(call: DiffRequest, style: table.Style, stack: ExitStack) -> list[st
     changes = found.comparison.changes
     limit, added = session.settings.diff_limit, found.comparison.old is not None
     progress.begin("Comparing", min(limit, sum(read_size(change, added) for change in changes)))
-    results = list(measure_all(changes, found.reader, session.pool(), Options(limit=limit, added=added), progress.advance))
+    results = list(
+        measure_all(
+            changes,
+            found.reader,
+            session.pool(),
+            Options(limit=limit, added=added),
+            progress.advance,
+        )
+    )
     progress.end()
-    return table.model(ModelReport(call.new_path, found.comparison, changes, tuple(results)), style, headed=False)
+    return table.model(
+        ModelReport(call.new_path, found.comparison, changes, tuple(results)), style, headed=False
+    )
 
 
-def _version(session: Session, side: Side, path: str, other: Version, stack: ExitStack, progress: Progress) -> Version:
+def _version(
+    session: Session, side: Side, path: str, other: Version, stack: ExitStack, progress: Progress
+) -> Version:
     if side.absent or side.file == os.devnull:
         return NOTHING
     text = _manifest_text(session, side)
@@ -191,13 +219,30 @@ def _as_text(call: DiffRequest, colour: bool) -> list[str]:
             file = Path(folder, name)
             file.write_bytes(_text_of(side))
             files.append(str(file))
-        words = ["--no-pager", "diff", "--no-index", "--no-ext-diff", "--no-textconv", "--color=always" if colour else "--no-color"]
+        words = [
+            "--no-pager",
+            "diff",
+            "--no-index",
+            "--no-ext-diff",
+            "--no-textconv",
+            "--color=always" if colour else "--no-color",
+        ]
         _, raw = run_code([*words[1:], "--", *files], allowed=(0, 1))
     lines = raw.decode("utf-8", "backslashreplace").splitlines()
-    start = next((number for number, line in enumerate(lines) if line.lstrip("\x1b[0123456789;m").startswith("@@")), None)
+    start = next(
+        (
+            number
+            for number, line in enumerate(lines)
+            if line.lstrip("\x1b[0123456789;m").startswith("@@")
+        ),
+        None,
+    )
     if start is None:
         return []
-    names = ["/dev/null" if side.absent else f"{letter}/{display(path)}" for side, letter, path in _letters(call)]
+    names = [
+        "/dev/null" if side.absent else f"{letter}/{display(path)}"
+        for side, letter, path in _letters(call)
+    ]
     return [f"--- {names[0]}", f"+++ {names[1]}", *lines[start:]]
 
 
@@ -237,11 +282,18 @@ def _unmerged(path: str) -> list[str]:
             both = [
                 name
                 for name in first
-                if name in second and (first[name].new and first[name].entry.digest) != (second[name].new and second[name].entry.digest)
+                if name in second
+                and (first[name].new and first[name].entry.digest)
+                != (second[name].new and second[name].entry.digest)
             ]
     except (ThetaError, OSError):
         return lines
-    lines.append(f"  ours changed {len(first):,}, theirs {len(second):,}; {len(both):,} in different ways on both sides")
+    lines.append(
+        f"  ours changed {len(first):,}, theirs {len(second):,}; {len(both):,} in different ways on"
+        " both sides"
+    )
     return (
-        lines + [f"    {display(name, 200)}" for name in both[:20]] + ([f"    ... and {len(both) - 20:,} more"] if len(both) > 20 else [])
+        lines
+        + [f"    {display(name, 200)}" for name in both[:20]]
+        + ([f"    ... and {len(both) - 20:,} more"] if len(both) > 20 else [])
     )

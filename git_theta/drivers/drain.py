@@ -1,8 +1,10 @@
-"""Taking a file's content from git's pipe while the work on the same file in the working tree is already under way.
+"""Taking a file's content from git's pipe while the work on the same file in the working tree is
+already under way.
 
-Git streams the file it cleans, in packets of 64 KiB, and a filter must take them all. Almost always they are the bytes of the file in the
-working tree, so they are compared with it and dropped. Where they differ (git can clean something else under a path's
-name) what came is spooled into a file of its own, and that is cleaned instead.
+Git streams the file it cleans, in packets of 64 KiB, and a filter must take them all. Almost always
+they are the bytes of the file in the working tree, so they are compared with it and dropped. Where
+they differ (git can clean something else under a path's name) what came is spooled into a file of
+its own, and that is cleaned instead.
 """
 
 from __future__ import annotations
@@ -34,7 +36,10 @@ class PacketStream(pktline.Readable, Protocol):
 
 
 class IncomingFile:
-    """One file's content on its way from git: the packets up to the next flush. Whatever happens, all of it must be taken."""
+    """One file's content on its way from git: the packets up to the next flush.
+
+    Whatever happens, all of it must be taken.
+    """
 
     def __init__(self, stream: PacketStream) -> None:
         self._stream = stream
@@ -60,7 +65,10 @@ class IncomingFile:
             pass
 
     def drop(self) -> int:
-        """Take the rest without a look at it; the number of its bytes. Only before any of :meth:`windows` was asked for."""
+        """Take the rest without a look at it; the number of its bytes.
+
+        Only before any of :meth:`windows` was asked for.
+        """
         assert not self._filled
         total = 0
         while not self.finished:
@@ -75,7 +83,10 @@ class IncomingFile:
         return total
 
     def windows(self) -> Iterator[np.ndarray]:
-        """The rest, as arrays of uint8 of shape (packets, bytes of each). Each is valid until the next is asked for."""
+        """The rest, as arrays of uint8 of shape (packets, bytes of each).
+
+        Each is valid until the next is asked for.
+        """
         if self.finished:
             return
         import numpy as np
@@ -97,7 +108,9 @@ class IncomingFile:
                 window = array[4:size].reshape(1, -1)
             else:
                 self._fill(buffer, PACKET, len(buffer))
-                while (count + 1) * PACKET <= self._filled and buffer[count * PACKET : count * PACKET + 4] == _FULL:
+                while (count + 1) * PACKET <= self._filled and buffer[
+                    count * PACKET : count * PACKET + 4
+                ] == _FULL:
                     count += 1
                 window = array[: count * PACKET].reshape(count, PACKET)[:, 4:]
             try:
@@ -117,11 +130,13 @@ class IncomingFile:
             self._filled += got
 
 
-def compare(content: IncomingFile, file: FileSource | None, spool: Path, begun: bytes = b"") -> bool:
+def compare(
+    content: IncomingFile, file: FileSource | None, spool: Path, begun: bytes = b""
+) -> bool:
     """Take the rest of the content (``begun`` came already) and compare it with ``file``.
 
-    True: it is the file's, to the last byte. False: it is not (or there is no file), and all of it is now in ``spool``.
-    :class:`StoreError` when there is no room for that.
+    True: it is the file's, to the last byte. False: it is not (or there is no file), and all of it
+    is now in ``spool``. :class:`StoreError` when there is no room for that.
     """
     import numpy as np
 

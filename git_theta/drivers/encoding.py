@@ -1,7 +1,8 @@
 """Paths are UTF-8 here, whatever the locale says, as they are for git.
 
-With another encoding of file names Python cannot name a file that git named (``LC_ALL=C`` with ``PYTHONUTF8=0``), or names another one
-(a Latin-1 locale). It takes that encoding when it starts, so it is started once more.
+With another encoding of file names Python cannot name a file that git named (``LC_ALL=C`` with
+``PYTHONUTF8=0``), or names another one (a Latin-1 locale). It takes that encoding when it starts,
+so it is started once more.
 """
 
 from __future__ import annotations
@@ -24,4 +25,6 @@ def ensure_utf8() -> None:
     encoding = sys._xoptions.get(_OUTPUT)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(encoding=encoding if isinstance(encoding, str) else None, errors="backslashreplace")
+            stream.reconfigure(
+                encoding=encoding if isinstance(encoding, str) else None, errors="backslashreplace"
+            )

@@ -1,6 +1,8 @@
-"""The long-running filter: git starts it once a command and sends it every tracked file to clean or smudge.
+"""The long-running filter: git starts it once a command and sends it every tracked file to clean or
+smudge.
 
-What it imports at the top is what git waits for before the first file; everything heavier comes with the first file that needs it.
+What it imports at the top is what git waits for before the first file; everything heavier comes
+with the first file that needs it.
 """
 
 from __future__ import annotations
@@ -24,7 +26,10 @@ if TYPE_CHECKING:
 def main(arguments: list[str] | None = None) -> int:
     """Serve git on standard input and output until it closes them; the exit code."""
     blas.keep_to_one_thread()
-    skip = "--skip" in (arguments or ()) or os.environ.get("GIT_THETA_SKIP_SMUDGE", "") not in ("", "0")
+    skip = "--skip" in (arguments or ()) or os.environ.get("GIT_THETA_SKIP_SMUDGE", "") not in (
+        "",
+        "0",
+    )
     stdin, stdout = _open_streams()
     try:
         source = Input(stdin)
@@ -41,7 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _open_streams() -> tuple[FileIO, FileIO]:
-    """Unbuffered ends of git's pipes, made as large as the system lets them be: fewer switches between git and us."""
+    """Unbuffered ends of git's pipes, made as large as the system lets them be: fewer switches
+    between git and us.
+    """
     if sys.platform == "win32":
         import msvcrt
 
@@ -58,7 +65,11 @@ def _handshake(source: Input, stdout: FileIO) -> None:
         raise ThetaError("this command is for git to run; see 'git theta install --help'")
     write_all(stdout, pktline.text("git-filter-server") + pktline.text("version=2") + pktline.FLUSH)
     offered = pktline.read_list(source)
-    wanted = [f"capability={name}" for name in ("clean", "smudge", "delay") if f"capability={name}" in offered]
+    wanted = [
+        f"capability={name}"
+        for name in ("clean", "smudge", "delay")
+        if f"capability={name}" in offered
+    ]
     write_all(stdout, b"".join(map(pktline.text, wanted)) + pktline.FLUSH)
 
 
@@ -82,7 +93,10 @@ def _serve(source: Input, stdout: FileIO, skip: bool) -> None:
 
 
 def _refuse(source: Input, stdout: FileIO) -> None:
-    """Fail the request whose header was read, and have git ask for no more. If we just ended, git would quote our whole command line."""
+    """Fail the request whose header was read, and have git ask for no more.
+
+    If we just ended, git would quote our whole command line.
+    """
     while pktline.read_packet(source) is not None:
         pass
     write_all(stdout, pktline.text("status=abort") + pktline.FLUSH)
@@ -98,7 +112,9 @@ def _start(source: Input, stdout: FileIO, skip: bool) -> FilterWork:
     failures: list[BaseException] = []
     try:
         from git_theta.drivers.filter_work import FilterWork
-        from git_theta.workflows.storing import clean  # noqa: F401 - imported now, while git answers
+
+        # Imported now, while git answers
+        from git_theta.workflows.storing import clean  # noqa: F401
     except ImportError as error:
         failures.append(error)
     asking.join()
@@ -124,7 +140,9 @@ def _ask(facts: list[object]) -> None:
 
 
 def _look_after_hook(repository: Repository, chosen: str) -> None:
-    """Whoever has models here will push them one day; trouble with the hook must not keep anyone from adding them."""
+    """Whoever has models here will push them one day; trouble with the hook must not keep anyone
+    from adding them.
+    """
     if not chosen and _is_called(repository):
         return
     from git_theta.git.config import push_hook
@@ -136,7 +154,9 @@ def _look_after_hook(repository: Repository, chosen: str) -> None:
 
 
 def _is_called(repository: Repository) -> bool:
-    """Whether the hook in its usual place is seen at a glance to run ours: then there is nothing to ask git."""
+    """Whether the hook in its usual place is seen at a glance to run ours: then there is nothing to
+    ask git.
+    """
     path = repository.common_dir / "hooks" / "pre-push"
     try:
         with open(path, "rb") as file:

@@ -42,7 +42,15 @@ class _Delayed(NamedTuple):
 class FilterWork:
     """Answers git's requests for one git command."""
 
-    def __init__(self, source: Input, stdout: FileIO, repository: Repository, settings: Settings, skip: bool, say: Say) -> None:
+    def __init__(
+        self,
+        source: Input,
+        stdout: FileIO,
+        repository: Repository,
+        settings: Settings,
+        skip: bool,
+        say: Say,
+    ) -> None:
         self._source = source
         self._stdout = stdout
         self._skip = skip
@@ -56,7 +64,9 @@ class FilterWork:
         self._merging = bool(text_merge.heads(os.environ))
 
     def close(self) -> None:
-        """End of the git command: put back what git removed before it asked for a file that could not be had."""
+        """End of the git command: put back what git removed before it asked for a file that could
+        not be had.
+        """
         self._progress.close()
         try:
             for path in self._failed:
@@ -65,7 +75,9 @@ class FilterWork:
             self._session.__exit__(None, None, None)
 
     def answer(self, request: dict[str, str], asked_at: int) -> None:
-        """Serve one request that came at ``asked_at`` (wall clock, ns); an error of ours fails that file and says why."""
+        """Serve one request that came at ``asked_at`` (wall clock, ns); an error of ours fails that
+        file and says why.
+        """
         command, path = request.get("command", ""), request.get("pathname", "")
         if command == "list_available_blobs":
             self._list_available()
@@ -114,27 +126,43 @@ class FilterWork:
             try:
                 same = _take(content, file, spool, begun)
                 self._check_at_rest(path, file, asked_at, lambda: same)
-                return self._as_known(path, remembered) if same and remembered else self._clean_spooled(path, spool)
+                return (
+                    self._as_known(path, remembered)
+                    if same and remembered
+                    else self._clean_spooled(path, spool)
+                )
             finally:
                 spool.unlink(missing_ok=True)
         finally:
             if file is not None:
                 file.close()
 
-    def _check_at_rest(self, path: str, file: FileSource | None, asked_at: int, same: Callable[[], bool]) -> None:
+    def _check_at_rest(
+        self, path: str, file: FileSource | None, asked_at: int, same: Callable[[], bool]
+    ) -> None:
         """:class:`FileChanged` when git may have read a file that was being written.
 
-        So it is when the file is no longer as it was when it was opened, or was written after git had asked and is not what git sent.
+        So it is when the file is no longer as it was when it was opened, or was written after git
+        had asked and is not what git sent.
         """
         if file is None:
             return
-        moved = stamp(os.fstat(file.fileno())) != stamp(file.stat) or _stamp(self._session.full_path(path)) != stamp(file.stat)
+        moved = stamp(os.fstat(file.fileno())) != stamp(file.stat) or _stamp(
+            self._session.full_path(path)
+        ) != stamp(file.stat)
         recent = max(file.stat.st_mtime_ns, file.stat.st_ctime_ns) > asked_at - _TICK
         if moved or (recent and not same()):
-            raise FileChanged("the file changed while it was being added; add it again when nothing writes to it any more")
+            raise FileChanged(
+                "the file changed while it was being added; add it again when nothing writes to it"
+                " any more"
+            )
 
-    def _clean_beside(self, path: str, content: drain.IncomingFile, begun: bytes, file: FileSource, asked_at: int) -> bytes:
-        """Clean the working-tree file while git's copy of it comes in; start again on that copy should it be another."""
+    def _clean_beside(
+        self, path: str, content: drain.IncomingFile, begun: bytes, file: FileSource, asked_at: int
+    ) -> bytes:
+        """Clean the working-tree file while git's copy of it comes in; start again on that copy
+        should it be another.
+        """
         job = clean.Job(total=file.size)
         outcome: list[bytes | BaseException] = []
 
@@ -176,35 +204,52 @@ class FilterWork:
         """What git is to store for content that is not cleaned in parallel with git's copy of it."""
         if self._is_held_pointer(path, source):
             if not asker.shows_working_tree():
-                self._say(f"warning: {display(path)} stays as it is in git: it {lfs_pointer.ADVICE}, then 'git add --renormalize' it")
+                self._say(
+                    f"warning: {display(path)} stays as it is in git: it {lfs_pointer.ADVICE}, then"
+                    " 'git add --renormalize' it"
+                )
             return source.read(0, source.size)
         return self._finish(clean.clean(self._session, path, source, self._known(path)))
 
     def _is_held_pointer(self, path: str, source: BytesSource | FileSource) -> bool:
-        """Whether the content is a Git LFS pointer that the index or HEAD holds as it is: then ``git status`` must find no change."""
+        """Whether the content is a Git LFS pointer that the index or HEAD holds as it is: then
+        ``git status`` must find no change.
+        """
         if not lfs_pointer.is_pointer(source.size, source.read(0, min(64, source.size))):
             return False
         text = source.read(0, source.size)
-        return any(self._session.blobs.read(f"{place}:{path}") == text for place in (":0", ":2", "HEAD"))
+        return any(
+            self._session.blobs.read(f"{place}:{path}") == text for place in (":0", ":2", "HEAD")
+        )
 
     def _finish(self, manifest: bytes) -> bytes:
         self._session.store.flush()
         return manifest
 
     def _remembered(self, path: str, file: FileSource) -> Manifest | None:
-        """The manifest of a file that is as it was when it was last read, if its objects are still here: cleaning can mend the store."""
+        """The manifest of a file that is as it was when it was last read, if its objects are still
+        here: cleaning can mend the store.
+        """
         text = self._cache.get(path, file.stat)
         manifest = None if text is None else parse(text)
-        lacking = manifest is not None and self._session.store.rely_on(ObjectRef(*item) for item in manifest.objects().items())
+        lacking = manifest is not None and self._session.store.rely_on(
+            ObjectRef(*item) for item in manifest.objects().items()
+        )
         return None if lacking else manifest
 
     def _as_known(self, path: str, remembered: Manifest) -> bytes:
-        """What the index or HEAD holds for the same content. They may have come by it later than the cache: ``git mv`` has a file cleaned
-        under its new name before the index knows that.
+        """What the index or HEAD holds for the same content.
+
+        They may have come by it later than the cache: ``git mv`` has a file cleaned under its new
+        name before the index knows that.
         """
         known = self._session.known_manifests(path)
-        held = next((manifest for manifest in known if manifest.identity == remembered.identity), remembered)
-        return dump(held) if held.objects() == remembered.objects() else self._session.hand_out(held)
+        held = next(
+            (manifest for manifest in known if manifest.identity == remembered.identity), remembered
+        )
+        return (
+            dump(held) if held.objects() == remembered.objects() else self._session.hand_out(held)
+        )
 
     def _known(self, path: str) -> list[Manifest]:
         known = self._session.known_manifests(path)
@@ -228,7 +273,8 @@ class FilterWork:
             return
         if content != (content := unconverted(content)):
             self._say(
-                f"warning: attributes of {display(path)} have git convert line ends; 'git theta track' it again, so that it says -text"
+                f"warning: attributes of {display(path)} have git convert line ends; 'git theta"
+                " track' it again, so that it says -text"
             )
         if earlier_release.is_metadata(content[: clean.HEAD]):
             self._say(f"{display(path)} is {earlier_release.ADVICE}")
@@ -280,8 +326,13 @@ class FilterWork:
         self._status("")
 
     def _leave(self, path: str, manifest: Manifest, error: ObjectMissing) -> None:
-        """The manifest in place of a model that cannot be had (theta.onMissing): adding it back changes nothing."""
-        self._say(f"{display(path)}: {error}; its manifest is left in its place, 'git theta pull' writes the model once it can be had")
+        """The manifest in place of a model that cannot be had (theta.onMissing): adding it back
+        changes nothing.
+        """
+        self._say(
+            f"{display(path)}: {error}; its manifest is left in its place, 'git theta pull' writes"
+            " the model once it can be had"
+        )
         self._status("success")
         self._send([dump(manifest)])
         self._status("")
@@ -326,7 +377,10 @@ class FilterWork:
         self._failed.append(path)
 
     def _put_back(self, path: str) -> None:
-        """Git removes the old file before it asks for the new one. Where that could not be had, the index still names the old."""
+        """Git removes the old file before it asks for the new one.
+
+        Where that could not be had, the index still names the old.
+        """
         from git_theta.workflows import chains
         from git_theta.workflows.restoring import smudge
         from git_theta.workflows.restoring.checkout import temporary_beside
@@ -341,7 +395,8 @@ class FilterWork:
             temporary = temporary_beside(self._session, target)
             try:
                 smudge.write(self._session.store, manifest, temporary, self._session.pool())
-                os.link(temporary, target)  # unlike a rename it never replaces a file that came meanwhile
+                # Unlike a rename it never replaces a file that came meanwhile
+                os.link(temporary, target)
             finally:
                 temporary.unlink(missing_ok=True)
 
@@ -385,7 +440,9 @@ def fetch(session: Session, manifests: list[Manifest]) -> None:
 
 
 def _first_of(chunks: Iterator[Buffer]) -> Iterator[Buffer]:
-    """The same chunks, the first of them already made: what fails at once fails before anything is promised."""
+    """The same chunks, the first of them already made: what fails at once fails before anything is
+    promised.
+    """
     import itertools
 
     first = next(chunks, None)
@@ -393,13 +450,18 @@ def _first_of(chunks: Iterator[Buffer]) -> Iterator[Buffer]:
 
 
 def _take(content: drain.IncomingFile, file: FileSource | None, spool: Path, begun: bytes) -> bool:
-    """As :func:`drain.compare`. A git command that only shows something sends the file of the working tree: its size is comparison
-    enough.
+    """As :func:`drain.compare`.
+
+    A git command that only shows something sends the file of the working tree: its size is
+    comparison enough.
     """
     if file is None or not asker.shows_working_tree():
         return drain.compare(content, file, spool, begun)
     if not drain.is_start_of(file, begun) or len(begun) + content.drop() != file.size:
-        raise FileChanged("git sent another file than the one in the working tree; try again when nothing writes to it any more")
+        raise FileChanged(
+            "git sent another file than the one in the working tree; try again when nothing writes"
+            " to it any more"
+        )
     return True
 
 

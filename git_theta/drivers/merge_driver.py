@@ -1,4 +1,7 @@
-"""git's merge driver: three manifests in, one out. Used by merge, rebase, cherry-pick, revert, stash pop and merge-tree alike."""
+"""git's merge driver: three manifests in, one out.
+
+Used by merge, rebase, cherry-pick, revert, stash pop and merge-tree alike.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +30,12 @@ ENVIRONMENT = "GIT_THETA_MERGE"
 
 
 def main(base: str, ours: str, theirs: str, path: str, *, ancestors: bool = False) -> int:
-    """Merge the files ``base``, ``ours`` and ``theirs`` into ``ours``; 0 when it is clean, 1 for a conflict, which leaves ours.
+    """Merge the files ``base``, ``ours`` and ``theirs`` into ``ours``; 0 when it is clean, 1 for a
+    conflict, which leaves ours.
 
-    ``ancestors``: the sides are common ancestors of what git merges after that, in a history that crossed; nobody is told of conflicts.
-    :class:`ThetaError` never leaves this function: whatever goes wrong is a conflict, with a line that says why.
+    ``ancestors``: the sides are common ancestors of what git merges after that, in a history that
+    crossed; nobody is told of conflicts. :class:`ThetaError` never leaves this function: whatever
+    goes wrong is a conflict, with a line that says why.
     """
     try:
         with Session(discover(), load_settings(), _say) as session:
@@ -41,23 +46,42 @@ def main(base: str, ours: str, theirs: str, path: str, *, ancestors: bool = Fals
         return 1
 
 
-def _merge(session: Session, path: str, versions: Sequence[Manifest | str | None], target: Path) -> int:
+def _merge(
+    session: Session, path: str, versions: Sequence[Manifest | str | None], target: Path
+) -> int:
     base, ours, theirs = versions
     if isinstance(base, str) or not isinstance(ours, Manifest) or not isinstance(theirs, Manifest):
-        reasons = [version for version in versions if isinstance(version, str)] or ["one side is empty"]
-        _say(f"{display(path)}: cannot be merged by tensor: {reasons[0]}; check out the side you want and 'git add' it")
+        reasons = [version for version in versions if isinstance(version, str)] or [
+            "one side is empty"
+        ]
+        _say(
+            f"{display(path)}: cannot be merged by tensor: {reasons[0]}; check out the side you"
+            " want and 'git add' it"
+        )
         return 1
     beside = tracked_for(session, path)
     if beside is not None:
         model = _plan_of_model(session, beside[0], path, (base, ours, theirs))
-        merged = merge_file(session, path, base, [ours, theirs], find_rules(session, beside[0], os.environ), model)
+        merged = merge_file(
+            session, path, base, [ours, theirs], find_rules(session, beside[0], os.environ), model
+        )
     else:
-        merged = merge(session, path, base, [ours, theirs], find_rules(session, path, os.environ), siblings=siblings(session, path))
+        merged = merge(
+            session,
+            path,
+            base,
+            [ours, theirs],
+            find_rules(session, path, os.environ),
+            siblings=siblings(session, path),
+        )
     for notice in merged.notices:
         _say(f"{display(path)}: {notice}")
     if merged.statistics:
         names = ", ".join(sorted(merged.statistics))
-        _say(f"{display(path)}: the {names} kept beside it stays as it was; 'git theta merge' and 'git theta resolve' update it")
+        _say(
+            f"{display(path)}: the {names} kept beside it stays as it was; 'git theta merge' and"
+            " 'git theta resolve' update it"
+        )
     if merged.manifest is None:
         _leave_conflict(session, path, merged)
         return 1
@@ -68,13 +92,21 @@ def _merge(session: Session, path: str, versions: Sequence[Manifest | str | None
     return 0
 
 
-def _merge_ancestors(session: Session, path: str, versions: Sequence[Manifest | str | None], target: Path) -> int:
+def _merge_ancestors(
+    session: Session, path: str, versions: Sequence[Manifest | str | None], target: Path
+) -> int:
     base, ours, theirs = versions
     if isinstance(base, str) or not isinstance(ours, Manifest) or not isinstance(theirs, Manifest):
         return 1
     beside = tracked_for(session, path)
     rules = find_rules(session, path if beside is None else beside[0], os.environ)
-    found = ancestor(session, path, base, [ours, theirs], rules if beside is None else rules_for(beside[1], rules, 2))
+    found = ancestor(
+        session,
+        path,
+        base,
+        [ours, theirs],
+        rules if beside is None else rules_for(beside[1], rules, 2),
+    )
     session.store.flush()
     if found is not None:
         target.write_bytes(session.hand_out(found))
@@ -96,7 +128,9 @@ def _leave_conflict(session: Session, path: str, merged: Merged) -> None:
 
 
 def _read(file: str) -> Manifest | str | None:
-    """The manifest in a file of git's; None for an empty one (there is no such version); words for anything else."""
+    """The manifest in a file of git's; None for an empty one (there is no such version); words for
+    anything else.
+    """
     content = Path(file).read_bytes()
     if not content:
         return None
@@ -106,12 +140,16 @@ def _read(file: str) -> Manifest | str | None:
 
 
 def find_rules(session: Session, path: str, environment: Mapping[str, str]) -> merge_rules.Rules:
-    """The rules for the model at ``path``: those of 'git theta merge', a committed ``.theta.toml``'s, ``theta.merge.strategy``."""
+    """The rules for the model at ``path``: those of 'git theta merge', a committed
+    ``.theta.toml``'s, ``theta.merge.strategy``.
+    """
     return merge_rules.complete(session, path, given_rules(environment))
 
 
 def given_rules(environment: Mapping[str, str]) -> merge_rules.Rules:
-    """The rules that 'git theta merge' was given; none, with room for further ones, where git was called without it."""
+    """The rules that 'git theta merge' was given; none, with room for further ones, where git was
+    called without it.
+    """
     given = environment.get(ENVIRONMENT, "")
     return merge_rules.load(given, "git theta merge") if given else merge_rules.Rules(further=True)
 
@@ -120,17 +158,27 @@ def siblings(session: Session, path: str) -> OfCommits:
     """Statistics tracked beside the model, as ours and theirs have them in whatever git is doing."""
     theirs = _head()
     known = [theirs] if theirs else []
-    return OfCommits(session, path, (("HEAD",), (*known, "MERGE_HEAD", "CHERRY_PICK_HEAD", "REBASE_HEAD", "REVERT_HEAD^")))
+    return OfCommits(
+        session,
+        path,
+        (("HEAD",), (*known, "MERGE_HEAD", "CHERRY_PICK_HEAD", "REBASE_HEAD", "REVERT_HEAD^")),
+    )
 
 
 def _head() -> str:
-    """The one commit that ``git merge`` merges; nothing if git does something else, or merges several."""
+    """The one commit that ``git merge`` merges; nothing if git does something else, or merges
+    several.
+    """
     theirs = [name.removeprefix("GITHEAD_") for name in os.environ if name.startswith("GITHEAD_")]
     return theirs[0] if len(theirs) == 1 else ""
 
 
-def _plan_of_model(session: Session, path: str, statistics: str, versions: Sequence[Manifest | None]) -> MergePlan | None:
-    """The plan of merging the model at ``path``, whose statistics git merges; None unless it is sure which commits git merges."""
+def _plan_of_model(
+    session: Session, path: str, statistics: str, versions: Sequence[Manifest | None]
+) -> MergePlan | None:
+    """The plan of merging the model at ``path``, whose statistics git merges; None unless it is
+    sure which commits git merges.
+    """
     theirs = _head()
     bases = common_bases(["HEAD", theirs], session.cwd) if theirs else []
     if len(bases) != 1:
@@ -150,9 +198,13 @@ def _identity(manifest: Manifest | None) -> str:
 
 def stopped_siblings(session: Session, path: str) -> OfCommits:
     """As :func:`siblings`, with the common ancestor's, when git has stopped at a conflict."""
-    code, _ = run_code(["rev-parse", "--verify", "--quiet", "MERGE_HEAD"], cwd=session.cwd, allowed=(0, 1))
+    code, _ = run_code(
+        ["rev-parse", "--verify", "--quiet", "MERGE_HEAD"], cwd=session.cwd, allowed=(0, 1)
+    )
     merged = common_bases(["HEAD", "MERGE_HEAD"], session.cwd)[:1] if code == 0 else []
-    return replace(siblings(session, path), bases=(*merged, "CHERRY_PICK_HEAD^", "REBASE_HEAD^", "REVERT_HEAD"))
+    return replace(
+        siblings(session, path), bases=(*merged, "CHERRY_PICK_HEAD^", "REBASE_HEAD^", "REVERT_HEAD")
+    )
 
 
 def _say(message: str) -> None:

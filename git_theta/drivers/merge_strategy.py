@@ -1,7 +1,9 @@
-"""``git-merge-theta``: git's merge strategy for several branches at once (``git merge -s theta A B C``).
+"""``git-merge-theta``: git's merge strategy for several branches at once (``git merge -s theta A B
+C``).
 
-Git calls ``git-merge-theta BASE… -- HEAD REMOTE…`` and makes one commit with all of them as parents from what is then in the index.
-Models are merged by an N-way strategy; every other file as git merges it.
+Git calls ``git-merge-theta BASE… -- HEAD REMOTE…`` and makes one commit with all of them as parents
+from what is then in the index. Models are merged by an N-way strategy; every other file as git
+merges it.
 """
 
 from __future__ import annotations
@@ -22,7 +24,13 @@ from git_theta.git.repository import discover
 from git_theta.git.writing import merge_trees
 from git_theta.workflows.merging import merge_rules
 from git_theta.workflows.merging.merge import describe
-from git_theta.workflows.merging.merge_branches import merge_model, merged_tree, models, statistics, tracks_statistics
+from git_theta.workflows.merging.merge_branches import (
+    merge_model,
+    merged_tree,
+    models,
+    statistics,
+    tracks_statistics,
+)
 from git_theta.workflows.merging.outcome import Merged
 from git_theta.workflows.session import Session
 
@@ -30,7 +38,10 @@ CANNOT = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0: index and working tree hold the merge. 2: it cannot be done, and nothing changed. One branch: git's own exit code."""
+    """0: index and working tree hold the merge.
+
+    2: it cannot be done, and nothing changed. One branch: git's own exit code.
+    """
     if arguments is None:
         ensure_utf8()
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -42,7 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with Session(discover(), load_settings(), _say) as session:
             commits = [merge_trees.commit(head) for head in heads]
-            code = _merge_one(session, commits, words[:split]) if len(heads) == 2 else _merge(session, commits)
+            code = (
+                _merge_one(session, commits, words[:split])
+                if len(heads) == 2
+                else _merge(session, commits)
+            )
         # Git's own merge of two calls our merge driver, and leaves conflicts as git does.
         return merge_trees.merge_recursive(words) if code and len(heads) == 2 else code
     except ThetaError as error:
@@ -53,9 +68,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _merge_one(session: Session, commits: Sequence[str], options: Sequence[str]) -> int:
-    """Merge one branch, if that takes more than git's own merge with our driver; else, and if it cannot be done, :data:`CANNOT`."""
-    needed = merge_rules.keep_state(session, given_rules(os.environ)) or tracks_statistics(session, commits)
-    if not needed or any(option.startswith("-") for option in options):  # such as --theirs for ordinary files, from -X theirs
+    """Merge one branch, if that takes more than git's own merge with our driver; else, and if it
+    cannot be done, :data:`CANNOT`.
+    """
+    needed = merge_rules.keep_state(session, given_rules(os.environ)) or tracks_statistics(
+        session, commits
+    )
+    # Such as --theirs for ordinary files, from -X theirs
+    if not needed or any(option.startswith("-") for option in options):
         return CANNOT
     try:
         return _merge(session, commits)
@@ -80,7 +100,10 @@ def _merge(session: Session, commits: Sequence[str]) -> int:
         if merged.manifest is None:
             for line in describe(model.path, merged)[:-2]:
                 _say(line)
-            _say(f"several branches are merged at once only by a strategy: {text_merge.command(os.environ)}")
+            _say(
+                "several branches are merged at once only by a strategy:"
+                f" {text_merge.command(os.environ)}"
+            )
             return CANNOT
         files[model.path], outcomes[model.path] = (model.mode, merged.manifest), merged
     files.update(statistics(session, commits, outcomes, rules))

@@ -33,13 +33,15 @@ def enlarge(pipe: int) -> None:
 class Input:
     """Git's side of the conversation.
 
-    Whoever reads a pipe keeps its writer waiting while the bytes are copied. So on Linux what git has written is first moved into a pipe of
-    our own, which takes no copy, and read from there while git goes on.
+    Whoever reads a pipe keeps its writer waiting while the bytes are copied. So on Linux what git
+    has written is first moved into a pipe of our own, which takes no copy, and read from there
+    while git goes on.
     """
 
     def __init__(self, stream: FileIO) -> None:
         self._stream = stream
-        self._own: tuple[FileIO, int] | None = None  # the ends of our pipe; they last as long as the process
+        # The ends of our pipe; they last as long as the process
+        self._own: tuple[FileIO, int] | None = None
         self._moved = 0  # bytes in it
         self._movable = hasattr(os, "splice")
         self._nowhere = -1
@@ -74,13 +76,16 @@ class Input:
             raise EOFError
 
     def _readable(self) -> FileIO:
-        """Where to read what comes next: our own pipe if there is something in it, then as many bytes as were moved there."""
+        """Where to read what comes next: our own pipe if there is something in it, then as many
+        bytes as were moved there.
+        """
         if not self._moved and self._movable:
             try:
                 if self._own is None:
                     reading, writing = os.pipe()
                     enlarge(writing)
-                    self._own = open(reading, "rb", buffering=0, closefd=False), writing  # noqa: SIM115 - see above
+                    stream = open(reading, "rb", buffering=0, closefd=False)  # noqa: SIM115 - held
+                    self._own = (stream, writing)
                 self._moved = os.splice(self._stream.fileno(), self._own[1], _PIPE)
             except OSError:  # git's end is no pipe
                 self._movable = False

@@ -13,18 +13,28 @@ from git_theta.reports.table import Style
 
 
 def style(colour_slot: str, folded: bool = True) -> Style:
-    """How to print on standard output, or on the pager that git has put behind it. ``colour_slot``: git's setting, ``color.diff`` for
-    one.
+    """How to print on standard output, or on the pager that git has put behind it.
+
+    ``colour_slot``: git's setting, ``color.diff`` for one.
     """
     screen = sys.stdout.isatty() or os.environ.get("GIT_PAGER_IN_USE") == "true"
     width, height = _size() if screen else (None, None)
-    encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "").replace("_", "")
-    return Style(width, height, _wants_colour(colour_slot, sys.stdout.isatty()), encoding.startswith(("utf", "gb18030")), folded)
+    encoding = (
+        (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "").replace("_", "")
+    )
+    return Style(
+        width,
+        height,
+        _wants_colour(colour_slot, sys.stdout.isatty()),
+        encoding.startswith(("utf", "gb18030")),
+        folded,
+    )
 
 
 def _size() -> tuple[int, int]:
     columns, lines = shutil.get_terminal_size((0, 0))
-    if not columns or not lines or not sys.stdout.isatty():  # a pager: the terminal is at another end
+    # A pager: the terminal is at another end
+    if not columns or not lines or not sys.stdout.isatty():
         for descriptor in (2, 0):
             with contextlib.suppress(OSError):
                 terminal = os.get_terminal_size(descriptor)
@@ -36,6 +46,11 @@ def _wants_colour(slot: str, terminal: bool) -> bool:
     if os.environ.get("NO_COLOR"):
         return False
     try:
-        return run(["config", "--get-colorbool", slot, "true" if terminal else "false"], allowed=(0, 1)).strip() == b"true"
+        return (
+            run(
+                ["config", "--get-colorbool", slot, "true" if terminal else "false"], allowed=(0, 1)
+            ).strip()
+            == b"true"
+        )
     except GitError:
         return False

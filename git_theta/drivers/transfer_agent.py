@@ -1,7 +1,8 @@
-"""A transfer agent for git-lfs that needs no server: ordinary LFS files in the object storage that a remote's models are in.
+"""A transfer agent for git-lfs that needs no server: ordinary LFS files in the object storage that
+a remote's models are in.
 
-Speaks git-lfs's protocol for custom transfer agents: one JSON object a line, on standard input and output. git-lfs starts as many of
-these as it makes transfers at a time.
+Speaks git-lfs's protocol for custom transfer agents: one JSON object a line, on standard input and
+output. git-lfs starts as many of these as it makes transfers at a time.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ class FileTransport(Protocol):
         """Fetch one object into a new file."""
 
 
-def serve(lines: Iterable[bytes], answer: Callable[[bytes], None], say: Callable[[str], None]) -> int:
+def serve(
+    lines: Iterable[bytes], answer: Callable[[bytes], None], say: Callable[[str], None]
+) -> int:
     """Serve git-lfs until it says 'terminate'; the exit code."""
     repository = discover()
     with Session(repository, load_settings(repository), say) as session:
@@ -43,18 +46,25 @@ def serve(lines: Iterable[bytes], answer: Callable[[bytes], None], say: Callable
         def place_of(name: str) -> FileTransport:
             return storage_of(session, name)
 
-        return converse(lines, answer, Agent(place_of, lfs_folder(repository.common_dir).with_name("tmp")))
+        return converse(
+            lines, answer, Agent(place_of, lfs_folder(repository.common_dir).with_name("tmp"))
+        )
 
 
 def storage_of(session: Session, name: str) -> FileTransport:
-    """The object storage of the remote that git-lfs calls ``name``; :class:`TransferError` where it has none, or none agreed to."""
+    """The object storage of the remote that git-lfs calls ``name``; :class:`TransferError` where it
+    has none, or none agreed to.
+    """
     routes = Routes(session)
     remote = routes.remotes.named(name) if name else routes.remotes.default
     if remote is None:
         raise TransferError("this repository has no remote")
     url = routes.storage(remote)
     if not url:
-        raise TransferError(f"{remote.title} has no object storage; 'git theta remote set {remote.title} URL' gives it one")
+        raise TransferError(
+            f"{remote.title} has no object storage; 'git theta remote set {remote.title} URL' gives"
+            " it one"
+        )
     return kvstore.place(url)
 
 
@@ -83,7 +93,9 @@ def _parse(line: bytes) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class Agent:
-    """What git-lfs talks to: finds the remote's storage by ``place_of`` when told its name, puts what it fetches into ``folder``."""
+    """What git-lfs talks to: finds the remote's storage by ``place_of`` when told its name, puts
+    what it fetches into ``folder``.
+    """
 
     place_of: Callable[[str], FileTransport]
     folder: Path
@@ -97,7 +109,12 @@ class Agent:
         elif event in ("upload", "download"):
             yield from self._transfer(event, request)
         else:
-            yield {"error": {"code": 1, "message": f"git-theta does not know the event {str(event)[:40]!a}"}}
+            yield {
+                "error": {
+                    "code": 1,
+                    "message": f"git-theta does not know the event {str(event)[:40]!a}",
+                }
+            }
 
     def _init(self, name: object) -> dict[str, Any]:
         try:
@@ -110,7 +127,13 @@ class Agent:
         oid, size, path = (request.get(key) for key in ("oid", "size", "path"))
         done: dict[str, Any] = {"event": "complete", "oid": oid if isinstance(oid, str) else ""}
         try:
-            if self._place is None or not isinstance(oid, str) or not HEX.match(oid) or type(size) is not int or size < 0:
+            if (
+                self._place is None
+                or not isinstance(oid, str)
+                or not HEX.match(oid)
+                or type(size) is not int
+                or size < 0
+            ):
                 raise UsageError("git-lfs asked for a transfer that makes no sense")
             ref = ObjectRef(oid, size)
             if event == "download":
@@ -126,7 +149,9 @@ class Agent:
         yield done
 
     def _download(self, place: FileTransport, ref: ObjectRef) -> Path:
-        """A new file with the object, in the file system of git-lfs's own, which moves it to its place."""
+        """A new file with the object, in the file system of git-lfs's own, which moves it to its
+        place.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         target = self.folder / f"{ref.oid}-{os.getpid()}-{os.urandom(6).hex()}"
         try:

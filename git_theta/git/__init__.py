@@ -1,1 +1,3 @@
-"""Git as Git-Theta sees it: the repository, its config and attributes, packet lines, blobs, the index."""
+"""Git as Git-Theta sees it: the repository, its config and attributes, packet lines, blobs, the
+index.
+"""

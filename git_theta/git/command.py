@@ -1,7 +1,7 @@
 """Running git. Always an argument list, never a shell; what git says goes into the error.
 
-Every program is started by its absolute path, found on PATH once: a bare name could mean a program of the current folder, on
-Windows always, elsewhere with an empty or relative entry in PATH.
+Every program is started by its absolute path, found on PATH once: a bare name could mean a program
+of the current folder, on Windows always, elsewhere with an empty or relative entry in PATH.
 """
 
 from __future__ import annotations
@@ -18,13 +18,16 @@ from git_theta.errors import GitError
 
 
 def find(name: str) -> str | None:
-    """The absolute path of the program ``name`` in one of PATH's absolute folders; None if there is none."""
+    """The absolute path of the program ``name`` in one of PATH's absolute folders; None if there is
+    none.
+    """
     return _find(name, os.environ.get("PATH", os.defpath), os.name)
 
 
 @cache
 def _find(name: str, path: str, system: str) -> str | None:
-    file = f"{name}.exe" if system == "nt" else name  # scripts of Windows (.bat, .cmd) would have a shell read the arguments
+    # Scripts of Windows (.bat, .cmd) would have a shell read the arguments
+    file = f"{name}.exe" if system == "nt" else name
     for folder in path.split(";" if system == "nt" else ":"):
         folder = folder.strip('"') if system == "nt" else folder
         program = os.path.join(folder, file)
@@ -54,7 +57,9 @@ def launch(arguments: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
 
 
 def call(arguments: Sequence[str], **options: Any) -> subprocess.CompletedProcess[bytes]:
-    """What became of ``git ARGUMENTS``, whatever its exit code; options as for :func:`subprocess.run`, errors as for :func:`launch`."""
+    """What became of ``git ARGUMENTS``, whatever its exit code; options as for
+    :func:`subprocess.run`, errors as for :func:`launch`.
+    """
     command = [git(), *arguments]
     try:
         return subprocess.run(command, check=False, **options)
@@ -63,14 +68,18 @@ def call(arguments: Sequence[str], **options: Any) -> subprocess.CompletedProces
 
 
 def _not_started(cwd: object) -> GitError:
-    """Why a program was not found though its file was there a moment ago: mostly its current folder was not."""
+    """Why a program was not found though its file was there a moment ago: mostly its current folder
+    was not.
+    """
     if cwd is None:
         return GitError("git cannot be started: the current folder does not exist any more")
     folder = os.fsdecode(cwd if isinstance(cwd, (bytes, str)) else str(cwd))
     if os.path.isdir(folder):
         return GitError("git cannot be started")
     shown = display(folder, 400)
-    return GitError(f"{shown} is not a folder" if os.path.lexists(folder) else f"there is no folder {shown}")
+    return GitError(
+        f"{shown} is not a folder" if os.path.lexists(folder) else f"there is no folder {shown}"
+    )
 
 
 def run(
@@ -81,7 +90,9 @@ def run(
     environment: Mapping[str, str] | None = None,
     allowed: Sequence[int] = (0,),
 ) -> bytes:
-    """What ``git ARGUMENTS`` prints; :class:`GitError` with git's own words when its exit code is none of ``allowed``."""
+    """What ``git ARGUMENTS`` prints; :class:`GitError` with git's own words when its exit code is
+    none of ``allowed``.
+    """
     return run_code(arguments, cwd=cwd, stdin=stdin, environment=environment, allowed=allowed)[1]
 
 

@@ -1,4 +1,6 @@
-"""Git's packet lines, as the long-running filter protocol uses them: four hex digits of length, then up to 65516 bytes."""
+"""Git's packet lines, as the long-running filter protocol uses them: four hex digits of length,
+then up to 65516 bytes.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ def length(head: bytes) -> int:
 
 
 def read_list(stream: Readable) -> list[str]:
-    """The text packets up to the next flush, without their line ends; :class:`GitError` if they do not end."""
+    """The text packets up to the next flush, without their line ends; :class:`GitError` if they do
+    not end.
+    """
     lines, left = list[str](), LIST_LIMIT
     while (packet := read_packet(stream)) is not None:
         left -= len(packet) + 4

@@ -13,9 +13,11 @@ from git_theta.git.command import run_code
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """A repository: ``git_dir`` (this worktree's), ``common_dir`` (shared by all worktrees), ``worktree`` (None if bare).
+    """A repository: ``git_dir`` (this worktree's), ``common_dir`` (shared by all worktrees),
+    ``worktree`` (None if bare).
 
-    ``hash_length`` is the number of hex digits of git's own object names: 40, or 64 in a SHA-256 repository.
+    ``hash_length`` is the number of hex digits of git's own object names: 40, or 64 in a SHA-256
+    repository.
     """
 
     git_dir: Path
@@ -40,7 +42,9 @@ class Repository:
         return Path(named).absolute() if named else self.git_dir / "index"
 
     def alternates(self) -> list[Path]:
-        """Object folders of the repositories this one borrows from (``clone --shared``, ``--reference``), recursively."""
+        """Object folders of the repositories this one borrows from (``clone --shared``,
+        ``--reference``), recursively.
+        """
         found = borrowed(self.common_dir)
         for named in os.environ.get("GIT_ALTERNATE_OBJECT_DIRECTORIES", "").split(os.pathsep):
             if named and not named.startswith('"'):
@@ -49,12 +53,16 @@ class Repository:
 
 
 def discover(start: Path | None = None) -> Repository:
-    """The repository that ``start`` (default: the current directory) lies in; :class:`GitError` when there is none."""
+    """The repository that ``start`` (default: the current directory) lies in; :class:`GitError`
+    when there is none.
+    """
     asked = ["--absolute-git-dir", "--git-common-dir", "--show-object-format", "--show-toplevel"]
     code, words = run_code(["rev-parse", *asked], cwd=start, allowed=(0, 128))
     answers = words.decode("utf-8", "surrogateescape").split("\n")
     if len(answers) > 5:  # a folder's name breaks the line: one question at a time
-        each = (run_code(["rev-parse", question], cwd=start, allowed=(0, 128))[1] for question in asked)
+        each = (
+            run_code(["rev-parse", question], cwd=start, allowed=(0, 128))[1] for question in asked
+        )
         answers = [answer.decode("utf-8", "surrogateescape").removesuffix("\n") for answer in each]
     if len(answers) < 4:
         if start is not None:
@@ -62,7 +70,8 @@ def discover(start: Path | None = None) -> Repository:
         _require_current_folder()
         raise GitError("not inside a git repository; 'git init' makes one, 'cd' leads into one")
     common_dir = Path(os.path.normpath(Path(start or Path.cwd()) / answers[1]))
-    worktree = Path(answers[3]) if code == 0 else None  # the last question fails where there is no working tree
+    # The last question fails where there is no working tree
+    worktree = Path(answers[3]) if code == 0 else None
     return Repository(Path(answers[0]), common_dir, worktree, 64 if answers[2] == "sha256" else 40)
 
 
@@ -70,7 +79,9 @@ def _require_current_folder() -> None:
     try:
         os.getcwd()
     except OSError:
-        raise GitError("the current folder does not exist any more; 'cd' to one that does") from None
+        raise GitError(
+            "the current folder does not exist any more; 'cd' to one that does"
+        ) from None
 
 
 def borrowed(common_dir: Path) -> list[Path]:

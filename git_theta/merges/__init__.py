@@ -1,1 +1,4 @@
-"""Merging: the plan by digests, and the strategies that resolve real conflicts. Knows neither git nor disk."""
+"""Merging: the plan by digests, and the strategies that resolve real conflicts.
+
+Knows neither git nor disk.
+"""

@@ -1,4 +1,6 @@
-"""Calling a merge strategy, built in or a plugin's, on one tensor: the one place that trusts nothing it gets back."""
+"""Calling a merge strategy, built in or a plugin's, on one tensor: the one place that trusts
+nothing it gets back.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from git_theta.merges.training_state import never_negative
 
 @dataclass(frozen=True, slots=True)
 class MergedArray:
-    """A merged tensor and what the user should hear about it; ``averaged``: in place of the strategy, since it cannot be negative."""
+    """A merged tensor and what the user should hear about it; ``averaged``: in place of the
+    strategy, since it cannot be negative.
+    """
 
     array: np.ndarray
     notices: tuple[str, ...] = ()
@@ -29,8 +33,9 @@ class MergedArray:
 def apply(strategy: MergeStrategy, case: MergeCase, options: Mapping[str, object]) -> MergedArray:
     """Merge ``case``; with ``rows=common`` also where the sides differ in rows.
 
-    Variances, means of squares and the like are averaged if the strategy moves the base by the sides' changes, whose sum may be below 0,
-    or if it made any of them negative. :class:`MergeError` when the strategy cannot, fails in any other way, or returns something of
+    Variances, means of squares and the like are averaged if the strategy moves the base by the
+    sides' changes, whose sum may be below 0, or if it made any of them negative.
+    :class:`MergeError` when the strategy cannot, fails in any other way, or returns something of
     another shape or type.
     """
     own = {key: value for key, value in options.items() if key != "rows"}
@@ -46,13 +51,21 @@ def apply(strategy: MergeStrategy, case: MergeCase, options: Mapping[str, object
         array, taken = merge_rows(merged, case, strategy.needs_base)
         return MergedArray(array, (*notices, taken, *check_result(case, array)), any(averaged))
     array = merged(case)
-    return MergedArray(array, (*notices, *([] if notices else check_result(case, array))), any(averaged))
+    return MergedArray(
+        array, (*notices, *([] if notices else check_result(case, array))), any(averaged)
+    )
 
 
-def _kept_positive(strategy: MergeStrategy, case: MergeCase, options: Mapping[str, object]) -> tuple[np.ndarray, bool]:
-    """The strategy's result, or the sides' mean in place of one that must not be negative; and whether it is the mean."""
+def _kept_positive(
+    strategy: MergeStrategy, case: MergeCase, options: Mapping[str, object]
+) -> tuple[np.ndarray, bool]:
+    """The strategy's result, or the sides' mean in place of one that must not be negative; and
+    whether it is the mean.
+    """
     inputs = [*case.sides, *([case.base] if case.base is not None else [])]
-    alike = len({(side.shape, side.dtype) for side in case.sides}) == 1 and computable(case.sides[0].dtype)
+    alike = len({(side.shape, side.dtype) for side in case.sides}) == 1 and computable(
+        case.sides[0].dtype
+    )
     guarded = never_negative(case.name) and alike and not any(map(any_negative, inputs))
     if guarded and strategy.needs_base and getattr(strategy, "numbers", True):
         return mean(case.sides[0], case.sides, None), True
@@ -69,9 +82,18 @@ def _call(strategy: MergeStrategy, case: MergeCase, options: Mapping[str, object
         raise
     except Exception as error:
         what = f"{type(error).__name__}: {display(str(error) or 'no message', 200)}"
-        raise MergeError(f"{strategy.name} failed on {shown(case)} with {what}; resolve it by another strategy") from error
+        raise MergeError(
+            f"{strategy.name} failed on {shown(case)} with {what}; resolve it by another strategy"
+        ) from error
     first = case.sides[0]
-    if not isinstance(result, np.ndarray) or result.shape != first.shape or result.dtype != first.dtype:
+    if (
+        not isinstance(result, np.ndarray)
+        or result.shape != first.shape
+        or result.dtype != first.dtype
+    ):
         got = described(result) if isinstance(result, np.ndarray) else type(result).__name__
-        raise MergeError(f"{strategy.name} returned {got} for {shown(case)}, which is {described(first)}; resolve it by another strategy")
+        raise MergeError(
+            f"{strategy.name} returned {got} for {shown(case)}, which is {described(first)};"
+            " resolve it by another strategy"
+        )
     return result

@@ -1,4 +1,6 @@
-"""What a merge should tell its user about the values: NaN and infinities on a side, and ones that the merge made."""
+"""What a merge should tell its user about the values: NaN and infinities on a side, and ones that
+the merge made.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +21,19 @@ _FRACTION_BITS = {
     "float8_e5m2": 2,
     "float8_e5m2fnuz": 2,
 }
-_EXPONENT = {"float64": 0x7FF << 52, "float32": 0xFF << 23, "float16": 0x1F << 10, "bfloat16": 0xFF << 7}
+_EXPONENT = {
+    "float64": 0x7FF << 52,
+    "float32": 0xFF << 23,
+    "float16": 0x1F << 10,
+    "bfloat16": 0xFF << 7,
+}
 
 
 def check_finite(case: MergeCase) -> list[str]:
-    """A notice for each side (and the base) that holds NaN or infinite values. Types without any give none."""
+    """A notice for each side (and the base) that holds NaN or infinite values.
+
+    Types without any give none.
+    """
     named = [(side_name(i, len(case.sides)), side) for i, side in enumerate(case.sides)]
     if case.base is not None:
         named.append(("the base", case.base))
@@ -36,18 +46,23 @@ def check_finite(case: MergeCase) -> list[str]:
 
 
 def check_result(case: MergeCase, result: np.ndarray) -> list[str]:
-    """A notice when ``result`` holds NaN or infinite values though no input does: the merge left the type's range."""
+    """A notice when ``result`` holds NaN or infinite values though no input does: the merge left
+    the type's range.
+    """
     nans, infinities = count_special(result)
     if not (nans or infinities) or check_finite(case):
         return []
-    return [f"merging {shown(case)} gave {_counted(nans, infinities)}: the values left the range of {result.dtype}"]
+    return [
+        f"merging {shown(case)} gave {_counted(nans, infinities)}: the values left the range of"
+        f" {result.dtype}"
+    ]
 
 
 def same_merge(strategy: MergeStrategy, recorded: np.ndarray, repeated: np.ndarray) -> bool:
     """Whether a repeated merge gives what was recorded: the same bytes.
 
-    For strategies that say they are not ``reproducible`` (LAPACK, BLAS), within two units in the last place of the type, or 1e-9 of
-    the tensor's largest value.
+    For strategies that say they are not ``reproducible`` (LAPACK, BLAS), within two units in the
+    last place of the type, or 1e-9 of the tensor's largest value.
     """
     if recorded.dtype != repeated.dtype or recorded.shape != repeated.shape:
         return False
@@ -66,7 +81,9 @@ def same_merge(strategy: MergeStrategy, recorded: np.ndarray, repeated: np.ndarr
 
 
 def count_special(array: np.ndarray) -> tuple[int, int]:
-    """How many NaN and how many infinite values ``array`` holds (0, 0 for types that are not floats)."""
+    """How many NaN and how many infinite values ``array`` holds (0, 0 for types that are not
+    floats).
+    """
     nans = infinities = 0
     if not computable(array.dtype):
         return 0, 0
@@ -82,14 +99,18 @@ def count_special(array: np.ndarray) -> tuple[int, int]:
 
 
 def any_negative(array: np.ndarray) -> bool:
-    """Whether a real value of ``array`` is below 0 (not -0, and not NaN); False for types without real numbers."""
+    """Whether a real value of ``array`` is below 0 (not -0, and not NaN); False for types without
+    real numbers.
+    """
     if array.dtype.kind == "c" or not computable(array.dtype):
         return False
     return any(bool((values < 0).any()) for _, (values,) in blocks([flat(array)]))
 
 
 def _suspect(part: np.ndarray) -> bool:
-    """Whether some element's exponent bits are all ones, which in most types makes it NaN or infinite; True where that is unknown."""
+    """Whether some element's exponent bits are all ones, which in most types makes it NaN or
+    infinite; True where that is unknown.
+    """
     mask = _EXPONENT.get(part.dtype.name)
     if mask is None:
         return True

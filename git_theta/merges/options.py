@@ -1,4 +1,6 @@
-"""Options of merge strategies: from ``key=value`` text or configuration to typed, ranged values, and back to a description."""
+"""Options of merge strategies: from ``key=value`` text or configuration to typed, ranged values,
+and back to a description.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,13 @@ REQUIRED: Final = "(required)"
 """The default of an option that has none."""
 
 COMMON: Final = (
-    Option("rows", "str", "same", "common: merge the rows all sides have, take the rest from the longest", choices=("same", "common")),
+    Option(
+        "rows",
+        "str",
+        "same",
+        "common: merge the rows all sides have, take the rest from the longest",
+        choices=("same", "common"),
+    ),
 )
 """Options that every strategy understands; :func:`git_theta.merges.apply.apply` acts on them."""
 
@@ -24,16 +32,32 @@ PER_SIDE: Final = ("weights", "cutoffs")
 
 _FLOAT = re.compile(r"[+-]?(?:\d{1,40}(?:\.\d{0,40})?|\.\d{1,40})(?:[eE][+-]?\d{1,4})?\Z", re.ASCII)
 _INT = re.compile(r"[+-]?\d{1,20}\Z", re.ASCII)
-_BOOLS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+_BOOLS = {
+    "true": True,
+    "yes": True,
+    "on": True,
+    "1": True,
+    "false": False,
+    "no": False,
+    "off": False,
+    "0": False,
+}
 _VALUES_LIMIT = 4096
-_KINDS = {"float": "a number", "int": "a whole number", "bool": "true or false", "str": "a word", "floats": "numbers with commas"}
+_KINDS = {
+    "float": "a number",
+    "int": "a whole number",
+    "bool": "true or false",
+    "str": "a word",
+    "floats": "numbers with commas",
+}
 
 
 def parse(strategy: MergeStrategy, texts: Iterable[str]) -> dict[str, object]:
-    """All options of ``strategy``, those named in ``texts`` (``key=value``) set and the others at their defaults.
+    """All options of ``strategy``, those named in ``texts`` (``key=value``) set and the others at
+    their defaults.
 
-    Lists are written ``a,b,c``. :class:`MergeError` for a text without ``=``, an unknown or repeated key, or a value of
-    the wrong type or outside the option's range.
+    Lists are written ``a,b,c``. :class:`MergeError` for a text without ``=``, an unknown or
+    repeated key, or a value of the wrong type or outside the option's range.
     """
     given: dict[str, object] = {}
     known = {option.name: option for option in (*strategy.options, *COMMON)}
@@ -41,17 +65,23 @@ def parse(strategy: MergeStrategy, texts: Iterable[str]) -> dict[str, object]:
         key, equals, value = text.partition("=")
         key = key.strip()
         if not equals:
-            raise MergeError(f"option '{display(text, 60)}' of {strategy.name} needs a value: write key=value")
+            raise MergeError(
+                f"option '{display(text, 60)}' of {strategy.name} needs a value: write key=value"
+            )
         if key in given:
             raise MergeError(f"option {display(key, 60)} of {strategy.name} is given twice")
         given[key] = _read(_known(strategy.name, known, key), value.strip())
     return complete(strategy.name, strategy.options, given)
 
 
-def complete(strategy: str, options: Sequence[Option], given: Mapping[str, object]) -> dict[str, object]:
-    """``given`` checked against ``options`` (and the common ones), with defaults for what is missing.
+def complete(
+    strategy: str, options: Sequence[Option], given: Mapping[str, object]
+) -> dict[str, object]:
+    """``given`` checked against ``options`` (and the common ones), with defaults for what is
+    missing.
 
-    So a recipe made from the result names every value the merge depends on, the seed included. :class:`MergeError` as in :func:`parse`.
+    So a recipe made from the result names every value the merge depends on, the seed included.
+    :class:`MergeError` as in :func:`parse`.
     """
     known = {option.name: option for option in (*options, *COMMON)}
     for key in given:
@@ -66,7 +96,9 @@ def complete(strategy: str, options: Sequence[Option], given: Mapping[str, objec
 
 
 def for_sides(options: Mapping[str, object], sides: Sequence[int], count: int) -> dict[str, object]:
-    """``options`` for a case that holds only the ``sides`` (indices) out of ``count``: lists with a value a side are cut to them."""
+    """``options`` for a case that holds only the ``sides`` (indices) out of ``count``: lists with a
+    value a side are cut to them.
+    """
     result = dict(options)
     for name in PER_SIDE:
         values = result.get(name)
@@ -110,20 +142,41 @@ def describe(strategy: MergeStrategy) -> dict[str, object]:
         "order_free": bool(getattr(strategy, "order_free", False)),
         "whole_model": bool(getattr(strategy, "whole_model", False)),
         "options": [
-            {"name": o.name, "type": o.kind, "default": o.default, "allowed": allowed(o), "summary": o.summary} for o in strategy.options
+            {
+                "name": o.name,
+                "type": o.kind,
+                "default": o.default,
+                "allowed": allowed(o),
+                "summary": o.summary,
+            }
+            for o in strategy.options
         ],
     }
 
 
 def lines(strategy: MergeStrategy) -> list[str]:
     """The same as text: a line for the strategy, then an indented one an option."""
-    top = "" if strategy.max_sides == strategy.min_sides else "+" if strategy.max_sides is None else f" to {strategy.max_sides}"
+    top = (
+        ""
+        if strategy.max_sides == strategy.min_sides
+        else "+"
+        if strategy.max_sides is None
+        else f" to {strategy.max_sides}"
+    )
     facts = [f"{strategy.min_sides}{top} sides", *(["needs a base"] if strategy.needs_base else [])]
     if not getattr(strategy, "reproducible", True):
         facts.append("verified to a tolerance")
     result = [f"{strategy.name}: {strategy.summary} ({', '.join(facts)})"]
     for option in strategy.options:
-        default = "" if option.default is None else " " + REQUIRED if option.default == REQUIRED else f" (default {_shown(option.default)})"
+        default = (
+            ""
+            if option.default is None
+            else (
+                " " + REQUIRED
+                if option.default == REQUIRED
+                else f" (default {_shown(option.default)})"
+            )
+        )
         bounds = f", {allowed(option)}" if allowed(option) else ""
         result.append(f"    {option.name}: {option.kind}{bounds}{default}: {option.summary}")
     return result
@@ -188,7 +241,11 @@ def _check(option: Option, value: object) -> object:
 
 
 def _check_number(option: Option, value: object, kind: type[int] | type[float]) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or (kind is int and not isinstance(value, int)):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or (kind is int and not isinstance(value, int))
+    ):
         raise _wrong(option, value)
     try:
         result = kind(value)
@@ -202,13 +259,28 @@ def _check_number(option: Option, value: object, kind: type[int] | type[float]) 
 
 
 def _wrong(option: Option, value: object) -> MergeError:
-    wanted = allowed(option) if option.choices else ", ".join(filter(None, (_KINDS[option.kind], allowed(option))))
-    return MergeError(f"option {option.name} must be {wanted}, not '{display(_shown(value)[:200], 40)}'")
+    wanted = (
+        allowed(option)
+        if option.choices
+        else ", ".join(filter(None, (_KINDS[option.kind], allowed(option))))
+    )
+    return MergeError(
+        f"option {option.name} must be {wanted}, not '{display(_shown(value)[:200], 40)}'"
+    )
 
 
 def _miscounted(name: str, given: int, count: int) -> str:
-    return f"option {name} has {given} value{'s' if given != 1 else ''} for {count} sides; give one a side, in the order of the sides"
+    return (
+        f"option {name} has {given} value{'s' if given != 1 else ''} for {count} sides; give one a"
+        " side, in the order of the sides"
+    )
 
 
 def _shown(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+    return (
+        str(value).lower()
+        if isinstance(value, bool)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )

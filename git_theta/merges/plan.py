@@ -1,9 +1,11 @@
 """What a merge has to do, decided from manifests alone: no tensor is read.
 
-Per tensor, the digests of the base and of each side tell whether it is unchanged, changed on one side, changed alike, or really in
-conflict; only conflicts need a strategy. Tensors are matched by name, across renames that digests prove. Tied weights (names
-of one extent) are one item, so they are merged once; separate copies that are equal everywhere are *twins*: one is merged for both.
-The parts of a *unit* (quantised codes and their scales, LoRA factors) that several sides changed are one conflict.
+Per tensor, the digests of the base and of each side tell whether it is unchanged, changed on one
+side, changed alike, or really in conflict; only conflicts need a strategy. Tensors are matched by
+name, across renames that digests prove. Tied weights (names of one extent) are one item, so they
+are merged once; separate copies that are equal everywhere are *twins*: one is merged for both. The
+parts of a *unit* (quantised codes and their scales, LoRA factors) that several sides changed are
+one conflict.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ Kind = Literal[
     "equal",  # several sides changed it to the same value
     "added",  # new on one side, or the same on several
     "removed",  # gone on one side or more, unchanged on the others
-    "counter",  # training state that changed on several sides: the first of them is kept, with a notice
+    # Training state that changed on several sides: the first of them is kept, with a notice
+    "counter",
     "changed",  # conflict: several values
     "added-apart",  # conflict: new on several sides, with several values
     "removed-changed",  # conflict: gone on one side, changed or renamed on another
@@ -38,8 +41,11 @@ Kind = Literal[
     "dtype",  # conflict: the sides' element types differ
     "tied-apart",  # conflict: one side tied weights that others changed separately
     "renamed-apart",  # conflict: the sides' names for it differ, or the new name is taken
-    "unit",  # conflict: a part of a unit that several sides changed; all its parts are to be taken from one side
-    "unrelated",  # conflict: some sides lack it, and no common version of the model tells whether they removed it
+    # Conflict: a part of a unit that several sides changed; all its parts are to be taken from one
+    # side
+    "unit",
+    # Conflict: some sides lack it, and no common version of the model tells whether they removed it
+    "unrelated",
 ]
 CONFLICTS: tuple[Kind, ...] = (
     "changed",
@@ -58,7 +64,9 @@ BASE = -1
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """Items that are merged together: what ``kind`` of unit they are, and the names of its ``parts``, in the order of the items."""
+    """Items that are merged together: what ``kind`` of unit they are, and the names of its
+    ``parts``, in the order of the items.
+    """
 
     kind: str
     parts: tuple[str, ...]
@@ -67,14 +75,20 @@ class Unit:
     def name(self) -> str:
         """The module that all parts' names begin with; the first part's name if there is none."""
         first, last = min(self.parts), max(self.parts)
-        same = next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+        same = next(
+            (at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first)
+        )
         ends = [at for at in range(same) if first[at] in "./:"]
         return first[: ends[-1]] if ends else self.parts[0]
 
     @property
     def words(self) -> tuple[str, ...]:
         """The parts' names behind that of the unit."""
-        start = len(self.name) + 1 if all(part.startswith(self.name) and part != self.name for part in self.parts) else 0
+        start = (
+            len(self.name) + 1
+            if all(part.startswith(self.name) and part != self.name for part in self.parts)
+            else 0
+        )
         return tuple(part[start:] for part in self.parts)
 
 
@@ -82,10 +96,12 @@ class Unit:
 class Item:
     """One tensor of the merge, under the ``name`` (and ``aliases``) it will have.
 
-    ``sides`` holds each side's entry, None where it has none; ``active`` the numbers of the sides that differ from the base: what
-    a strategy merges. ``result`` is the decided entry (None: removed, or a conflict). ``twin`` names an earlier conflict with
-    the same inputs, whose result serves here too. ``renamed_from`` is its name in the base where that differs. ``unit`` is the unit
-    that it is a part of; None if the model is known to have no such unit, or at most one side changed anything.
+    ``sides`` holds each side's entry, None where it has none; ``active`` the numbers of the sides
+    that differ from the base: what a strategy merges. ``result`` is the decided entry (None:
+    removed, or a conflict). ``twin`` names an earlier conflict with the same inputs, whose result
+    serves here too. ``renamed_from`` is its name in the base where that differs. ``unit`` is the
+    unit that it is a part of; None if the model is known to have no such unit, or at most one side
+    changed anything.
     """
 
     name: str
@@ -102,7 +118,9 @@ class Item:
 
     @property
     def follows(self) -> bool:
-        """Whether it is a part, but not the first, of a unit in conflict, which is resolved as a whole."""
+        """Whether it is a part, but not the first, of a unit in conflict, which is resolved as a
+        whole.
+        """
         return self.kind == "unit" and self.unit is not None and self.unit.parts[0] != self.name
 
     @property
@@ -118,31 +136,46 @@ class Item:
     @property
     def fits(self) -> bool:
         """Whether all active sides have a value, of one type and shape."""
-        return len(self.entries) == len(self.active) and len({(entry.dtype, entry.shape) for entry in self.entries}) == 1
+        return (
+            len(self.entries) == len(self.active)
+            and len({(entry.dtype, entry.shape) for entry in self.entries}) == 1
+        )
 
     @property
     def base_fits(self) -> bool:
-        """Whether the base has a value of the active sides' type and shape, so that strategies that need one can work."""
-        return self.base is not None and self.fits and (self.base.dtype, self.base.shape) == (self.entries[0].dtype, self.entries[0].shape)
+        """Whether the base has a value of the active sides' type and shape, so that strategies that
+        need one can work.
+        """
+        return (
+            self.base is not None
+            and self.fits
+            and (self.base.dtype, self.base.shape) == (self.entries[0].dtype, self.entries[0].shape)
+        )
 
     @property
     def numeric(self) -> bool:
-        """Whether a strategy that computes may be tried: floats on all active sides (not integers, packed types or block scales)."""
+        """Whether a strategy that computes may be tried: floats on all active sides (not integers,
+        packed types or block scales).
+        """
         whole = bool(self.entries) and len(self.entries) == len(self.active)
         return whole and self.kind != "tied-apart" and all(map(computable, self.entries))
 
     @property
     def array(self) -> bool:
-        """Whether the active sides' values are numbers that an array can hold, which packed types are not."""
+        """Whether the active sides' values are numbers that an array can hold, which packed types
+        are not.
+        """
         return all(dtypes.get(entry.dtype).numpy for entry in self.entries)
 
 
 @dataclass(frozen=True, slots=True)
 class SkeletonPlan:
-    """The file's other content: ``source`` is the side whose skeleton is taken, or imitated when the file must be rebuilt.
+    """The file's other content: ``source`` is the side whose skeleton is taken, or imitated when
+    the file must be rebuilt.
 
-    ``kind``: ``same`` on all sides and in the base, ``one-side`` (one side changed it), ``equal`` (the sides agree), ``changed``
-    (several versions). ``conflict``: there are several versions, and they are all there is: the file has no tensors.
+    ``kind``: ``same`` on all sides and in the base, ``one-side`` (one side changed it), ``equal``
+    (the sides agree), ``changed`` (several versions). ``conflict``: there are several versions, and
+    they are all there is: the file has no tensors.
     """
 
     kind: Literal["same", "one-side", "equal", "changed"]
@@ -152,7 +185,9 @@ class SkeletonPlan:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """How the merged file is made: the skeleton of version ``source`` as it is, or, with ``build``, a new file like that one."""
+    """How the merged file is made: the skeleton of version ``source`` as it is, or, with ``build``,
+    a new file like that one.
+    """
 
     source: int
     build: bool
@@ -170,11 +205,17 @@ class MergePlan:
 
     @cached_property
     def conflicts(self) -> tuple[Item, ...]:
-        """The items to resolve, without twins (which follow their first); of a unit's parts the first, which stands for the unit."""
-        return tuple(item for item in self.items if item.conflict and not item.twin and not item.follows)
+        """The items to resolve, without twins (which follow their first); of a unit's parts the
+        first, which stands for the unit.
+        """
+        return tuple(
+            item for item in self.items if item.conflict and not item.twin and not item.follows
+        )
 
     def parts(self, item: Item) -> tuple[Item, ...]:
-        """All items that are resolved together with the conflict ``item``: the parts of its unit, or itself alone."""
+        """All items that are resolved together with the conflict ``item``: the parts of its unit,
+        or itself alone.
+        """
         if item.kind != "unit" or item.unit is None:
             return (item,)
         return tuple(self._by_name[name] for name in item.unit.parts)
@@ -184,14 +225,18 @@ class MergePlan:
         return {item.name: item for item in self.items}
 
     def version(self, number: int) -> Manifest:
-        """The manifest of side ``number``, or of the common ancestor (:data:`BASE`), which must exist."""
+        """The manifest of side ``number``, or of the common ancestor (:data:`BASE`), which must
+        exist.
+        """
         found = self.base if number == BASE else self.sides[number]
         assert found is not None
         return found
 
     @property
     def format_conflict(self) -> bool:
-        """Whether the sides are files of different formats; the items are matched by name all the same."""
+        """Whether the sides are files of different formats; the items are matched by name all the
+        same.
+        """
         return len({side.format for side in self.sides}) > 1
 
     @property
@@ -205,7 +250,8 @@ class MergePlan:
         return dict(Counter(item.kind for item in self.items))
 
     def notices(self, settled: Container[str] = ()) -> tuple[str, ...]:
-        """What was decided that a person might want to know: one line a subject, with the first few names.
+        """What was decided that a person might want to know: one line a subject, with the first few
+        names.
 
         Nothing about items whose names are in ``settled``: these were decided otherwise.
         """
@@ -216,17 +262,26 @@ class MergePlan:
         return tuple(f"{subject}: {listed(names)}" for subject, names in subjects.items())
 
 
-def plan(base: Manifest | None, sides: Sequence[Manifest], kinds: Sequence[UnitKind] = units.KINDS) -> MergePlan:
-    """Decide what digests can decide. ``base`` is None where there is no common ancestor; ``sides[0]`` is ours.
+def plan(
+    base: Manifest | None, sides: Sequence[Manifest], kinds: Sequence[UnitKind] = units.KINDS
+) -> MergePlan:
+    """Decide what digests can decide.
 
-    ``kinds`` tell which tensors are units. :class:`MergeError` for fewer than two sides, or when a kind fails.
+    ``base`` is None where there is no common ancestor; ``sides[0]`` is ours.
+
+    ``kinds`` tell which tensors are units. :class:`MergeError` for fewer than two sides, or when a
+    kind fails.
     """
     if len(sides) < 2:
         raise MergeError(f"a merge needs at least two sides, not {len(sides)}")
     maps = [renames(base, side) for side in sides]
     tables: list[dict[str, Entry]] = [base.by_name if base is not None else {}]
     for side, renamed in zip(sides, maps, strict=True):
-        tables.append({renamed.get(name, name): entry for name, entry in side.by_name.items()} if renamed else side.by_name)
+        tables.append(
+            {renamed.get(name, name): entry for name, entry in side.by_name.items()}
+            if renamed
+            else side.by_name
+        )
     # Per side, what it calls the keys that it renamed.
     called = [{key: name for name, key in renamed.items()} for renamed in maps]
     items: list[Item] = []
@@ -236,25 +291,42 @@ def plan(base: Manifest | None, sides: Sequence[Manifest], kinds: Sequence[UnitK
         else:
             items.extend(_tied(keys, tables, called))
     if _opaque(sides):
-        items = [replace(item, kind="changed", result=None, notice="") if item.kind == "counter" else item for item in items]
+        items = [
+            (
+                replace(item, kind="changed", result=None, notice="")
+                if item.kind == "counter"
+                else item
+            )
+            for item in items
+        ]
     if all(side.format == "opaque" for side in sides):
         items = _whole(items)
     elif _strangers(base, items):
         items = [_unrelated(item) for item in items]
     skeleton = _skeleton(base, sides)
     items = _twins(_united(_unclashed(items), base, sides, kinds))
-    return MergePlan(base, tuple(sides), tuple(_in_file_order(items, sides, skeleton.source)), skeleton)
+    return MergePlan(
+        base, tuple(sides), tuple(_in_file_order(items, sides, skeleton.source)), skeleton
+    )
 
 
 def finish(plan: MergePlan, resolved: Mapping[str, Entry | None]) -> tuple[Entry, ...]:
-    """The merged file's tensors, in order: what the plan decided, and ``resolved`` for each conflict by item name (None: removed).
+    """The merged file's tensors, in order: what the plan decided, and ``resolved`` for each
+    conflict by item name (None: removed).
 
-    What ``resolved`` names goes before any decision; a twin that it does not name gets its first one's entry. Names that were tied on
-    some side get entries of their own if ``resolved`` has all of them. :class:`MergeError` naming the conflicts that are not resolved.
+    What ``resolved`` names goes before any decision; a twin that it does not name gets its first
+    one's entry. Names that were tied on some side get entries of their own if ``resolved`` has all
+    of them. :class:`MergeError` naming the conflicts that are not resolved.
     """
-    missing = [item.name for item in plan.items if item.conflict and not item.twin and item.name not in resolved]
+    missing = [
+        item.name
+        for item in plan.items
+        if item.conflict and not item.twin and item.name not in resolved
+    ]
     if missing:
-        raise MergeError(f"not resolved yet: {listed(missing)}; choose a strategy or a side for them")
+        raise MergeError(
+            f"not resolved yet: {listed(missing)}; choose a strategy or a side for them"
+        )
     entries = []
     for item in plan.items:
         if item.aliases and all(name in resolved for name in item.aliases):
@@ -268,46 +340,74 @@ def finish(plan: MergePlan, resolved: Mapping[str, Entry | None]) -> tuple[Entry
 
 
 def _separate(values: Mapping[str, Entry | None]) -> list[Entry]:
-    """An entry for each value among those of some names, which are tied if they have the same value."""
+    """An entry for each value among those of some names, which are tied if they have the same
+    value.
+    """
     names: dict[_Value, list[str]] = {}
     for name, entry in values.items():
         names.setdefault(_value(entry), []).append(name)
-    return [_named(entry, same[0], tuple(same[1:])) for same in names.values() if (entry := values[same[0]]) is not None]
+    return [
+        _named(entry, same[0], tuple(same[1:]))
+        for same in names.values()
+        if (entry := values[same[0]]) is not None
+    ]
 
 
 def choose_file(plan: MergePlan, entries: Sequence[Entry], taken: int | None = None) -> File:
-    """Whose skeleton fits the merged ``entries`` as it is, or that the format has to build a new file.
+    """Whose skeleton fits the merged ``entries`` as it is, or that the format has to build a new
+    file.
 
-    ``taken`` is the side (or :data:`BASE`) from which everything that several sides changed is taken, if there is such a side: then
-    the other content comes from there, too.
+    ``taken`` is the side (or :data:`BASE`) from which everything that several sides changed is
+    taken, if there is such a side: then the other content comes from there, too.
     """
     wanted = _structure(entries)
     source = plan.skeleton.source
     changed = plan.skeleton.kind == "changed"
-    if changed and taken is not None and plan.version(taken).format == plan.sides[source].format and not plan.format_conflict:
+    if (
+        changed
+        and taken is not None
+        and plan.version(taken).format == plan.sides[source].format
+        and not plan.format_conflict
+    ):
         source, changed = taken, False
-    notice = f"the file's other content (metadata, counters) changed on several sides; that of side {source + 1} is kept" if changed else ""
+    notice = (
+        "the file's other content (metadata, counters) changed on several sides; that of side"
+        f" {source + 1} is kept"
+        if changed
+        else ""
+    )
     lead = plan.version(source)
     if _structure(lead.entries) == wanted:
         return File(source, build=False, notice=notice)
     for number, side in enumerate(plan.sides):
-        if side.skeleton.digest == lead.skeleton.digest and side.format == lead.format and _structure(side.entries) == wanted:
+        if (
+            side.skeleton.digest == lead.skeleton.digest
+            and side.format == lead.format
+            and _structure(side.entries) == wanted
+        ):
             return File(number, build=False, notice=notice)
     return File(source, build=True, notice=notice)
 
 
 def same_values(one: Sequence[Entry], other: Sequence[Entry]) -> bool:
     """Whether both have the same names with the same values, tied or not."""
-    tables = [{name: _value(entry) for entry in entries for name in (entry.name, *entry.aliases)} for entries in (one, other)]
+    tables = [
+        {name: _value(entry) for entry in entries for name in (entry.name, *entry.aliases)}
+        for entries in (one, other)
+    ]
     return tables[0] == tables[1]
 
 
 def reason(item: Item) -> str:
     """Why an item is a conflict, in a few words, for example ``reshaped: f32[10,4], f32[12,4]``."""
     absent = "none" if item.kind == "unrelated" else "removed"
-    shown = ", ".join(absent if item.sides[i] is None else _described(item.sides[i]) for i in item.active)
+    shown = ", ".join(
+        absent if item.sides[i] is None else _described(item.sides[i]) for i in item.active
+    )
     if item.kind == "unit" and item.unit is not None:
-        parts = ", ".join(display(word, 60) for word in item.unit.words[:8]) + (", …" if len(item.unit.words) > 8 else "")
+        parts = ", ".join(display(word, 60) for word in item.unit.words[:8]) + (
+            ", …" if len(item.unit.words) > 8 else ""
+        )
         return f"{item.unit.kind} ({parts}) changed on {len(item.active)} sides"
     if item.kind in ("changed", "added-apart"):
         verb = "changed" if item.kind == "changed" else "added"
@@ -335,23 +435,39 @@ def _value(entry: Entry | None) -> _Value:
     return None if entry is None else (entry.digest, entry.dtype, entry.shape)
 
 
-def _item(keys: Sequence[str], entries: Sequence[Entry | None], called: Sequence[Mapping[str, str]]) -> Item:
-    """The item of names ``keys`` that are one extent wherever they occur; ``entries``: the base's, then each side's."""
+def _item(
+    keys: Sequence[str], entries: Sequence[Entry | None], called: Sequence[Mapping[str, str]]
+) -> Item:
+    """The item of names ``keys`` that are one extent wherever they occur; ``entries``: the base's,
+    then each side's.
+    """
     base, sides = entries[0], tuple(entries[1:])
     name, aliases, apart = _names(keys, sides, called)
     before = keys[0] if base is not None and name != keys[0] else ""
     kind, active, winner = _decide(base, sides, bool(before) or apart)
     if apart and kind not in CONFLICTS:
         kind, winner = "renamed-apart", None
-        active = active if len(active) > 1 else tuple(i for i, entry in enumerate(sides) if entry is not None)
+        active = (
+            active
+            if len(active) > 1
+            else tuple(i for i, entry in enumerate(sides) if entry is not None)
+        )
     if kind == "removed-changed":
         active = tuple(range(len(sides))) if len(active) == 1 else active
     result = None if winner is None else _named(winner, name, aliases)
-    notice = "changed on several sides; a counter is not merged, the first side's is kept" if kind == "counter" else ""
-    return Item(name, kind, base, sides, active, result, aliases, renamed_from=before, notice=notice)
+    notice = (
+        "changed on several sides; a counter is not merged, the first side's is kept"
+        if kind == "counter"
+        else ""
+    )
+    return Item(
+        name, kind, base, sides, active, result, aliases, renamed_from=before, notice=notice
+    )
 
 
-def _decide(base: Entry | None, sides: Sequence[Entry | None], renamed: bool) -> tuple[Kind, tuple[int, ...], Entry | None]:
+def _decide(
+    base: Entry | None, sides: Sequence[Entry | None], renamed: bool
+) -> tuple[Kind, tuple[int, ...], Entry | None]:
     """Kind, active sides, and the entry to take (None: removed, or a conflict)."""
     before = _value(base)
     values = [_value(side) for side in sides]
@@ -378,32 +494,45 @@ def _decide(base: Entry | None, sides: Sequence[Entry | None], renamed: bool) ->
     return ("changed" if base is not None else "added-apart"), active, None
 
 
-def _names(keys: Sequence[str], sides: Sequence[Entry | None], called: Sequence[Mapping[str, str]]) -> tuple[str, tuple[str, ...], bool]:
+def _names(
+    keys: Sequence[str], sides: Sequence[Entry | None], called: Sequence[Mapping[str, str]]
+) -> tuple[str, tuple[str, ...], bool]:
     """Name and aliases in the result, and whether the sides' new names for it differ."""
     if len(keys) == 1 and not any(keys[0] in names for names in called):
         return keys[0], (), False
     result, apart = [], False
     for key in keys:
-        new = {called[i].get(key, key) for i, entry in enumerate(sides) if entry is not None} - {key}
+        new = {called[i].get(key, key) for i, entry in enumerate(sides) if entry is not None} - {
+            key
+        }
         if len(new) > 1:
             apart = True
-            result.append(next(called[i].get(key, key) for i, entry in enumerate(sides) if entry is not None))
+            result.append(
+                next(called[i].get(key, key) for i, entry in enumerate(sides) if entry is not None)
+            )
         else:
             result.append(new.pop() if new else key)
     return result[0], tuple(result[1:]), apart
 
 
 def _named(entry: Entry, name: str, aliases: tuple[str, ...]) -> Entry:
-    return entry if entry.name == name and entry.aliases == aliases else rename(entry, name, aliases)
+    return (
+        entry if entry.name == name and entry.aliases == aliases else rename(entry, name, aliases)
+    )
 
 
 # Tied weights
 
 
 def _groups(
-    base: Manifest | None, sides: Sequence[Manifest], maps: Sequence[Mapping[str, str]], tables: Sequence[Mapping[str, Entry]]
+    base: Manifest | None,
+    sides: Sequence[Manifest],
+    maps: Sequence[Mapping[str, str]],
+    tables: Sequence[Mapping[str, Entry]],
 ) -> list[list[str]]:
-    """All names (the base's for renamed ones), those together that any manifest ties; in order of first occurrence."""
+    """All names (the base's for renamed ones), those together that any manifest ties; in order of
+    first occurrence.
+    """
     parent: dict[str, str] = {}
 
     def root(key: str) -> str:
@@ -415,7 +544,10 @@ def _groups(
     for manifest, renamed in manifests:
         for entry in manifest.entries:
             for alias in entry.aliases:
-                one, other = root(renamed.get(entry.name, entry.name)), root(renamed.get(alias, alias))
+                one, other = (
+                    root(renamed.get(entry.name, entry.name)),
+                    root(renamed.get(alias, alias)),
+                )
                 if one != other:
                     parent[other] = one
     groups: dict[str, dict[str, None]] = {}
@@ -425,8 +557,12 @@ def _groups(
     return [list(members) for members in groups.values()]
 
 
-def _tied(keys: list[str], tables: Sequence[Mapping[str, Entry]], called: Sequence[Mapping[str, str]]) -> Iterable[Item]:
-    """The items of names that some manifest ties together: one for each set of names that stays tied."""
+def _tied(
+    keys: list[str], tables: Sequence[Mapping[str, Entry]], called: Sequence[Mapping[str, str]]
+) -> Iterable[Item]:
+    """The items of names that some manifest ties together: one for each set of names that stays
+    tied.
+    """
     parts = [_partition(keys, table) for table in tables]
     kept, notice = _merged_partition(keys, parts)
     places = [_places(keys, table, new) for table, new in zip(tables[1:], called, strict=True)]
@@ -453,11 +589,15 @@ def _partition(keys: Sequence[str], table: Mapping[str, Entry]) -> frozenset[fro
     return frozenset(frozenset(block) for block in blocks.values())
 
 
-def _merged_partition(keys: Sequence[str], parts: Sequence[frozenset[frozenset[str]]]) -> tuple[list[list[str]], str]:
-    """How the names are tied in the result (``parts``: the base's way, then each side's), and a notice where the sides disagree.
+def _merged_partition(
+    keys: Sequence[str], parts: Sequence[frozenset[frozenset[str]]]
+) -> tuple[list[list[str]], str]:
+    """How the names are tied in the result (``parts``: the base's way, then each side's), and a
+    notice where the sides disagree.
 
-    Everyone ties all of them that he has: so does the result. Else the one new way that sides have, else the base's; with several new
-    ways only what is tied everywhere stays so, which loses nothing.
+    Everyone ties all of them that he has: so does the result. Else the one new way that sides have,
+    else the base's; with several new ways only what is tied everywhere stays so, which loses
+    nothing.
     """
     if all(len(part) <= 1 for part in parts):
         return [list(keys)], ""
@@ -472,17 +612,23 @@ def _merged_partition(keys: Sequence[str], parts: Sequence[frozenset[frozenset[s
     for key in keys:
         known = any(label >= 0 for label in labels[key])
         blocks.setdefault(tuple(labels[key]) if known else (key,), []).append(key)
-    return list(blocks.values()), "tied differently on the sides, so stored separately" if len(new) > 1 else ""
+    return list(blocks.values()), (
+        "tied differently on the sides, so stored separately" if len(new) > 1 else ""
+    )
 
 
 def _kept_names(block: Sequence[str], tables: Sequence[Mapping[str, Entry]]) -> list[str]:
     """The names of a tied tensor that stay: not dropped by a side that still has the tensor."""
     has = [table for table in tables[1:] if any(key in table for key in block)] or list(tables[:1])
     # In the base: on all of them still; new: on any.
-    return [key for key in block if (all if key in tables[0] else any)(key in table for table in has)]
+    return [
+        key for key in block if (all if key in tables[0] else any)(key in table for table in has)
+    ]
 
 
-def _places(keys: Sequence[str], table: Mapping[str, Entry], called: Mapping[str, str]) -> dict[str, int]:
+def _places(
+    keys: Sequence[str], table: Mapping[str, Entry], called: Mapping[str, str]
+) -> dict[str, int]:
     """Where each key stands among the names of its entry: 0 for the one that leads."""
     listed: dict[int, dict[str, int]] = {}
     result = {}
@@ -490,7 +636,9 @@ def _places(keys: Sequence[str], table: Mapping[str, Entry], called: Mapping[str
         if key in table:
             entry = table[key]
             if id(entry) not in listed:
-                listed[id(entry)] = {name: at for at, name in enumerate((entry.name, *entry.aliases))}
+                listed[id(entry)] = {
+                    name: at for at, name in enumerate((entry.name, *entry.aliases))
+                }
             result[key] = listed[id(entry)].get(called.get(key, key), len(entry.aliases) + 1)
     return result
 
@@ -504,9 +652,14 @@ def _primary_first(names: list[str], places: Sequence[Mapping[str, int]]) -> lis
 
 
 def _apart(
-    block: Sequence[str], entries: Sequence[Entry | None], values: Sequence[tuple[_Value, ...]], called: Sequence[Mapping[str, str]]
+    block: Sequence[str],
+    entries: Sequence[Entry | None],
+    values: Sequence[tuple[_Value, ...]],
+    called: Sequence[Mapping[str, str]],
 ) -> Item:
-    """Names to be tied that have different values somewhere: decided only where the sides that changed them agree."""
+    """Names to be tied that have different values somewhere: decided only where the sides that
+    changed them agree.
+    """
     base, sides = entries[0], tuple(entries[1:])
     active = tuple(i for i, row in enumerate(values[1:]) if row != values[0])
     distinct = {values[1 + i] for i in active}
@@ -524,7 +677,9 @@ def _apart(
 
 
 def _unclashed(items: list[Item]) -> list[Item]:
-    """Items with unique names: a rename to a name that another tensor has is undone and becomes a conflict."""
+    """Items with unique names: a rename to a name that another tensor has is undone and becomes a
+    conflict.
+    """
     taken = Counter(item.name for item in items if item.result is not None or item.conflict)
     taken.update(alias for item in items for alias in item.aliases)
     if all(count == 1 for count in taken.values()):
@@ -532,14 +687,30 @@ def _unclashed(items: list[Item]) -> list[Item]:
     result = []
     for item in items:
         if taken[item.name] > 1 and item.renamed_from:
-            active = item.active if len(item.active) > 1 else tuple(i for i, side in enumerate(item.sides) if side is not None)
-            item = replace(item, name=item.renamed_from, kind="renamed-apart", active=active, result=None, renamed_from="", notice="")
+            active = (
+                item.active
+                if len(item.active) > 1
+                else tuple(i for i, side in enumerate(item.sides) if side is not None)
+            )
+            item = replace(
+                item,
+                name=item.renamed_from,
+                kind="renamed-apart",
+                active=active,
+                result=None,
+                renamed_from="",
+                notice="",
+            )
         result.append(item)
     return result
 
 
-def _united(items: list[Item], base: Manifest | None, sides: Sequence[Manifest], kinds: Sequence[UnitKind]) -> list[Item]:
-    """The items, those that are parts of one unit joined: it is a conflict if sides changed it that do not agree about all of it."""
+def _united(
+    items: list[Item], base: Manifest | None, sides: Sequence[Manifest], kinds: Sequence[UnitKind]
+) -> list[Item]:
+    """The items, those that are parts of one unit joined: it is a conflict if sides changed it that
+    do not agree about all of it.
+    """
     if len({i for item in items for i in item.active}) < 2:
         return items
     above = list(range(len(items)))
@@ -554,7 +725,9 @@ def _united(items: list[Item], base: Manifest | None, sides: Sequence[Manifest],
     for at, manifest in enumerate((base, *sides)):
         if manifest is None:
             continue
-        places = _numbers(items, [item.base if at == 0 else item.sides[at - 1] for item in items], manifest)
+        places = _numbers(
+            items, [item.base if at == 0 else item.sides[at - 1] for item in items], manifest
+        )
         specs = {name: entry.spec for name, entry in manifest.by_name.items()}
         found = next((found for before, found in known if before == specs), None)
         if found is None:  # mostly, all versions have the same tensors
@@ -573,17 +746,28 @@ def _united(items: list[Item], base: Manifest | None, sides: Sequence[Manifest],
     for numbers in groups.values():
         if len(numbers) > 1:
             parts = [items[number] for number in numbers]
-            unit = Unit(next(kind_of[n] for n in numbers if n in kind_of), tuple(part.name for part in parts))
+            unit = Unit(
+                next(kind_of[n] for n in numbers if n in kind_of),
+                tuple(part.name for part in parts),
+            )
             active = tuple(i for i in range(len(sides)) if any(i in part.active for part in parts))
             whole = len({tuple(_value(part.sides[i]) for part in parts) for i in active}) > 1
             for number in numbers:
                 part = replace(items[number], unit=unit)
-                result[number] = replace(part, kind="unit", active=active, result=None, notice="") if whole else part
+                result[number] = (
+                    replace(part, kind="unit", active=active, result=None, notice="")
+                    if whole
+                    else part
+                )
     return result
 
 
-def _numbers(items: Sequence[Item], entries: Sequence[Entry | None], manifest: Manifest) -> dict[str, int]:
-    """Which of ``items`` each name of ``manifest`` belongs to; ``entries`` are the items' own there."""
+def _numbers(
+    items: Sequence[Item], entries: Sequence[Entry | None], manifest: Manifest
+) -> dict[str, int]:
+    """Which of ``items`` each name of ``manifest`` belongs to; ``entries`` are the items' own
+    there.
+    """
     numbers: dict[str, int] = {}
     for number, item in enumerate(items):
         for name in (item.name, *item.aliases):
@@ -599,7 +783,9 @@ def _numbers(items: Sequence[Item], entries: Sequence[Entry | None], manifest: M
 
 
 def _twins(items: list[Item]) -> list[Item]:
-    """Conflicts with the same inputs as an earlier one point to it: copies of one tensor are merged once."""
+    """Conflicts with the same inputs as an earlier one point to it: copies of one tensor are merged
+    once.
+    """
     seen: dict[tuple[_Value, ...], str] = {}
     result = []
     for item in items:
@@ -619,45 +805,65 @@ def _skeleton(base: Manifest | None, sides: Sequence[Manifest]) -> SkeletonPlan:
         return SkeletonPlan("same", 0)
     if len({values[i] for i in active}) == 1:
         return SkeletonPlan("one-side" if len(active) == 1 else "equal", active[0])
-    converted = [i for i in active if base is not None and sides[i].format != base.format]  # git has renamed the file as they did
-    return SkeletonPlan("changed", (converted or active)[0], conflict=not any(side.entries for side in sides))
+    # Git has renamed the file as they did
+    converted = [i for i in active if base is not None and sides[i].format != base.format]
+    return SkeletonPlan(
+        "changed", (converted or active)[0], conflict=not any(side.entries for side in sides)
+    )
 
 
 def _whole(items: list[Item]) -> list[Item]:
-    """Pieces of a file that nobody understood belong together: where several sides changed it, each one that differs is a conflict."""
+    """Pieces of a file that nobody understood belong together: where several sides changed it, each
+    one that differs is a conflict.
+    """
     if len({i for item in items for i in item.active}) < 2:
         return items
     result = []
     for item in items:
         values = {_value(side) for side in item.sides}
         if not item.conflict and len(values) > 1:
-            item = replace(item, kind="removed-changed" if None in values else "changed", active=tuple(range(len(item.sides))), result=None)
+            item = replace(
+                item,
+                kind="removed-changed" if None in values else "changed",
+                active=tuple(range(len(item.sides))),
+                result=None,
+            )
         result.append(item)
     return result
 
 
 def _strangers(base: Manifest | None, items: Sequence[Item]) -> bool:
-    """Whether the sides are no versions of one model: no common ancestor, or several sides that kept nothing in common."""
+    """Whether the sides are no versions of one model: no common ancestor, or several sides that
+    kept nothing in common.
+    """
     if base is None:
         return True
     changed = {i for item in items for i in item.active}
-    return len(changed) > 1 and not any(all(item.sides[i] is not None for i in changed) for item in items)
+    return len(changed) > 1 and not any(
+        all(item.sides[i] is not None for i in changed) for item in items
+    )
 
 
 def _unrelated(item: Item) -> Item:
     """``item`` as a conflict, unless all sides have it."""
     if item.conflict or all(side is not None for side in item.sides) or not any(item.sides):
         return item
-    return replace(item, kind="unrelated", active=tuple(range(len(item.sides))), result=None, notice="")
+    return replace(
+        item, kind="unrelated", active=tuple(range(len(item.sides))), result=None, notice=""
+    )
 
 
 def _opaque(sides: Sequence[Manifest]) -> bool:
-    """Whether a side's "tensors" are runs of bytes of a file that nobody understood: content, however small, and no counters."""
+    """Whether a side's "tensors" are runs of bytes of a file that nobody understood: content,
+    however small, and no counters.
+    """
     return any(side.format in GENERIC for side in sides)
 
 
 def _in_file_order(items: list[Item], sides: Sequence[Manifest], lead: int) -> list[Item]:
-    """The items in the order of side ``lead``; those it lacks behind the one they follow on the first side that has them."""
+    """The items in the order of side ``lead``; those it lacks behind the one they follow on the
+    first side that has them.
+    """
     of_entry: list[dict[str, list[int]]] = [{} for _ in sides]
     for number, item in enumerate(items):
         for at, entry in enumerate(item.sides):
@@ -691,7 +897,9 @@ def _structure(entries: Iterable[Entry]) -> list[tuple[str, tuple[str, ...], str
 
 
 def computable(entry: Entry) -> bool:
-    """Whether a strategy may compute with a tensor's values: floats and complex numbers that an array can hold."""
+    """Whether a strategy may compute with a tensor's values: floats and complex numbers that an
+    array can hold.
+    """
     known = dtypes.get(entry.dtype)
     return known.kind in "fc" and bool(known.numpy) and entry.dtype != "f8_e8m0fnu"
 

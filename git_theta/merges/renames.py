@@ -15,15 +15,21 @@ _SEPARATOR = "."
 
 
 def renames(base: Manifest | None, side: Manifest) -> dict[str, str]:
-    """New name → old name for the tensors of ``base`` that ``side`` holds, byte for byte, under other names.
+    """New name → old name for the tensors of ``base`` that ``side`` holds, byte for byte, under
+    other names.
 
-    A pair must be the only one with its digest. Where several share one, and for values that prove nothing (tiny ones, all
-    zeros, all ones), the other pairs tell: if ``model.a.weight`` became ``a.weight``, then ``model.a.bias`` became ``a.bias``.
+    A pair must be the only one with its digest. Where several share one, and for values that prove
+    nothing (tiny ones, all zeros, all ones), the other pairs tell: if ``model.a.weight`` became
+    ``a.weight``, then ``model.a.bias`` became ``a.bias``.
     """
     if base is None:
         return {}
-    gone = _by_value(entry for entry in base.entries if not any(name in side.by_name for name in _names(entry)))
-    new = _by_value(entry for entry in side.entries if not any(name in base.by_name for name in _names(entry)))
+    gone = _by_value(
+        entry for entry in base.entries if not any(name in side.by_name for name in _names(entry))
+    )
+    new = _by_value(
+        entry for entry in side.entries if not any(name in base.by_name for name in _names(entry))
+    )
     pairs: list[tuple[Entry, Entry]] = []
     doubtful: list[tuple[list[Entry], list[Entry]]] = []
     for value, old in gone.items():
@@ -55,23 +61,32 @@ def _by_value(entries: Iterable[Entry]) -> dict[_Key, list[Entry]]:
 
 
 def _patterns(pairs: Iterable[tuple[Entry, Entry]]) -> list[tuple[list[str], list[str]]]:
-    """(old, new) leading parts of the names, what follows being equal; the most frequent first, longer ones before shorter."""
+    """(old, new) leading parts of the names, what follows being equal; the most frequent first,
+    longer ones before shorter.
+    """
     counts: Counter[tuple[str, str]] = Counter()
     for before, after in pairs:
         old, new = before.name.split(_SEPARATOR), after.name.split(_SEPARATOR)
         same = 0
         while same < min(len(old), len(new)) and old[-1 - same] == new[-1 - same]:
             same += 1
-        counts[_SEPARATOR.join(old[: len(old) - same]), _SEPARATOR.join(new[: len(new) - same])] += same > 0
-        if not same:  # only the last part changed hands too; the module's name may tell for its other tensors
+        counts[
+            _SEPARATOR.join(old[: len(old) - same]), _SEPARATOR.join(new[: len(new) - same])
+        ] += same > 0
+        # Only the last part changed hands too; the module's name may tell for its other tensors
+        if not same:
             counts[_SEPARATOR.join(old[:-1]), _SEPARATOR.join(new[:-1])] += 1
     found = [pattern for pattern, count in counts.items() if count and pattern[0] != pattern[1]]
     found.sort(key=lambda pattern: (-counts[pattern], -len(pattern[0]), pattern))
-    return [(old.split(_SEPARATOR) if old else [], new.split(_SEPARATOR) if new else []) for old, new in found]
+    return [
+        (old.split(_SEPARATOR) if old else [], new.split(_SEPARATOR) if new else [])
+        for old, new in found
+    ]
 
 
 def _by_pattern(
-    doubtful: Iterable[tuple[list[Entry], list[Entry]]], patterns: Iterable[tuple[list[str], list[str]]]
+    doubtful: Iterable[tuple[list[Entry], list[Entry]]],
+    patterns: Iterable[tuple[list[str], list[str]]],
 ) -> list[tuple[Entry, Entry]]:
     patterns = list(patterns)[:1000]
     pairs = []

@@ -1,4 +1,5 @@
-"""Telling training state from weights by its names: counters, which no formula merges, and what cannot be negative.
+"""Telling training state from weights by its names: counters, which no formula merges, and what
+cannot be negative.
 
 No size proves anything: a large tensor may be state, and a few integers may be quantised weights.
 """
@@ -92,26 +93,43 @@ _SQUARES = frozenset(
 # Slots of optimizers whose names say nothing elsewhere.
 _SQUARES_OF_OPTIMIZERS = frozenset(("sum", "v", "rms", "velocity_sq"))
 _VARIANCES = frozenset(
-    ("running_var", "running_std", "moving_var", "moving_variance", "moving_std", "ema_var", "batch_var", "fisher", "fisher_diag", "fim")
+    (
+        "running_var",
+        "running_std",
+        "moving_var",
+        "moving_variance",
+        "moving_std",
+        "ema_var",
+        "batch_var",
+        "fisher",
+        "fisher_diag",
+        "fim",
+    )
 )
 
 
 def is_counter(entry: Entry) -> bool:
-    """Whether ``entry`` is one number that counts or sets how training goes on, as its name says (``optimizer.….step``).
+    """Whether ``entry`` is one number that counts or sets how training goes on, as its name says
+    (``optimizer.….step``).
 
-    One number alone is no proof: models have scalar weights, such as CLIP's ``logit_scale``, and optimizers have moments of these.
+    One number alone is no proof: models have scalar weights, such as CLIP's ``logit_scale``, and
+    optimizers have moments of these.
     """
     if dtypes.get(entry.dtype).kind not in "biuf" or dtypes.count(entry.shape) != 1:
         return False
     parts = _parts(entry.name)
     if parts[-1] in _ITSELF:
         return True
-    moment = "param_groups" not in parts and not (_MOMENTS | _SQUARES | _SQUARES_OF_OPTIMIZERS).isdisjoint(parts)
+    moment = "param_groups" not in parts and not (
+        _MOMENTS | _SQUARES | _SQUARES_OF_OPTIMIZERS
+    ).isdisjoint(parts)
     return not moment and not _ABOVE.isdisjoint(parts[:-1])
 
 
 def never_negative(name: str) -> bool:
-    """Whether the tensor ``name`` holds variances, means of squares or Fisher information, which are 0 or more by definition."""
+    """Whether the tensor ``name`` holds variances, means of squares or Fisher information, which
+    are 0 or more by definition.
+    """
     parts = _parts(name)
     if parts[-1] in _VARIANCES or not _SQUARES.isdisjoint(parts):
         return True

@@ -1,8 +1,10 @@
-"""Units: tensors whose values mean something only together, such as quantised codes and their scales.
+"""Units: tensors whose values mean something only together, such as quantised codes and their
+scales.
 
-The mean of two sides' codes times the mean of their scales is not the mean of the weights, and neither is the product of two means of
-LoRA factors. So a merge takes all parts of a unit from one side. A unit is recognised by the names, element types and shapes of its
-parts together: a name alone (``logit_scale``) proves nothing.
+The mean of two sides' codes times the mean of their scales is not the mean of the weights, and
+neither is the product of two means of LoRA factors. So a merge takes all parts of a unit from one
+side. A unit is recognised by the names, element types and shapes of its parts together: a name
+alone (``logit_scale``) proves nothing.
 """
 
 from __future__ import annotations
@@ -36,9 +38,11 @@ _BLOCKS = tuple(1 << n for n in range(1, 14))
 
 
 def find(kinds: Iterable[UnitKind], tensors: Specs) -> list[tuple[UnitKind, tuple[str, ...]]]:
-    """The units among ``tensors`` (the names of one model, with their types and shapes): kind and names of the parts.
+    """The units among ``tensors`` (the names of one model, with their types and shapes): kind and
+    names of the parts.
 
-    :class:`MergeError` if a kind, which may be a plugin's, fails or returns anything but names of ``tensors``.
+    :class:`MergeError` if a kind, which may be a plugin's, fails or returns anything but names of
+    ``tensors``.
     """
     found = []
     for kind in kinds:
@@ -47,15 +51,23 @@ def find(kinds: Iterable[UnitKind], tensors: Specs) -> list[tuple[UnitKind, tupl
             unknown = [name for names in units for name in names if name not in tensors]
         except Exception as error:
             what = f"{type(error).__name__}: {display(str(error) or 'no message', 200)}"
-            raise MergeError(f"unit kind {kind.name} failed with {what}; take one side whole, or uninstall its package") from error
+            raise MergeError(
+                f"unit kind {kind.name} failed with {what}; take one side whole, or uninstall its"
+                " package"
+            ) from error
         if unknown:
-            raise MergeError(f"unit kind {kind.name} named {display(str(unknown[0]), 80)}, which is not a tensor of the model")
+            raise MergeError(
+                f"unit kind {kind.name} named {display(str(unknown[0]), 80)}, which is not a tensor"
+                " of the model"
+            )
         found += [(kind, names) for names in units if len(names) > 1]
     return found
 
 
 class Part(NamedTuple):
-    """A further tensor of a unit: ``name`` behind the stem, its types, and whether its shape fits that of the codes."""
+    """A further tensor of a unit: ``name`` behind the stem, its types, and whether its shape fits
+    that of the codes.
+    """
 
     name: str
     dtypes: frozenset[str]
@@ -64,10 +76,12 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """A :class:`~git_theta.core.contracts.UnitKind` whose parts are called alike but for their last words.
+    """A :class:`~git_theta.core.contracts.UnitKind` whose parts are called alike but for their last
+    words.
 
-    A tensor whose name ends with one of ``codes`` (an empty word: any name), of one of ``dtypes``, is a unit with all ``parts`` that the
-    model has, if one of ``proof`` is among them. What stands before the word is the stem that all names begin with.
+    A tensor whose name ends with one of ``codes`` (an empty word: any name), of one of ``dtypes``,
+    is a unit with all ``parts`` that the model has, if one of ``proof`` is among them. What stands
+    before the word is the stem that all names begin with.
     """
 
     name: str
@@ -82,19 +96,40 @@ class Parts:
         ends = tuple(part.name for part in self.proof)
         for proof in [name for name in tensors if name.endswith(ends)]:
             for part in self.proof:
-                if proof.endswith(part.name) and tensors[proof].dtype in part.dtypes and _begins_word(proof, part.name):
+                if (
+                    proof.endswith(part.name)
+                    and tensors[proof].dtype in part.dtypes
+                    and _begins_word(proof, part.name)
+                ):
                     stem = proof[: len(proof) - len(part.name)]
                     for word in self.codes:
                         codes = stem + word
-                        known = codes in tensors and tensors[codes].dtype in self.dtypes and _begins_word(codes, word)
+                        known = (
+                            codes in tensors
+                            and tensors[codes].dtype in self.dtypes
+                            and _begins_word(codes, word)
+                        )
                         if known and _is(part, proof, codes, tensors):
-                            yield (codes, proof, *(stem + p.name for p in self.parts if _is(p, stem + p.name, codes, tensors)))
+                            yield (
+                                codes,
+                                proof,
+                                *(
+                                    stem + p.name
+                                    for p in self.parts
+                                    if _is(p, stem + p.name, codes, tensors)
+                                ),
+                            )
 
 
 def _is(part: Part, name: str, codes: str, tensors: Specs) -> bool:
     """Whether the tensor ``name`` is ``part`` of the unit whose codes are called ``codes``."""
     spec = tensors.get(name)
-    return spec is not None and name != codes and spec.dtype in part.dtypes and part.fits(tensors[codes].shape, spec.shape)
+    return (
+        spec is not None
+        and name != codes
+        and spec.dtype in part.dtypes
+        and part.fits(tensors[codes].shape, spec.shape)
+    )
 
 
 _LORA = re.compile(r"(?i)(?<![a-z0-9])(q?lora[._/]?(?:embedding[._/]?)?)(a|down)(?![a-z0-9])")
@@ -103,7 +138,9 @@ _OTHER_FACTOR = {"a": "b", "A": "B", "down": "up", "Down": "Up", "DOWN": "UP"}
 
 @dataclass(frozen=True, slots=True)
 class LowRankKind:
-    """A :class:`~git_theta.core.contracts.UnitKind`: the two factors of a LoRA, and its ``alpha`` and DoRA's magnitudes if present."""
+    """A :class:`~git_theta.core.contracts.UnitKind`: the two factors of a LoRA, and its ``alpha``
+    and DoRA's magnitudes if present.
+    """
 
     name: str = "lora"
     summary: str = "LoRA: the factors A and B, whose product changes a weight"
@@ -111,18 +148,35 @@ class LowRankKind:
     def find(self, tensors: Specs) -> Iterator[tuple[str, ...]]:
         """The units among ``tensors``: A, B, and what else belongs to them."""
         for name, spec in tensors.items():
-            for match in _LORA.finditer(name) if spec.dtype in FLOAT and "lora" in name.lower() else ():
+            for match in (
+                _LORA.finditer(name) if spec.dtype in FLOAT and "lora" in name.lower() else ()
+            ):
                 other = _OTHER_FACTOR.get(match[2])
                 partner = f"{name[: match.start(2)]}{other}{name[match.end(2) :]}"
-                if partner in tensors and tensors[partner].dtype in FLOAT and _factors(spec.shape, tensors[partner].shape):
+                if (
+                    partner in tensors
+                    and tensors[partner].dtype in FLOAT
+                    and _factors(spec.shape, tensors[partner].shape)
+                ):
                     stem, rest = name[: match.start()], name[match.end() :]
-                    ends = (f"lora_magnitude_vector{rest}", f"lora_magnitude_vector{rest.removesuffix('.weight')}", "alpha", "dora_scale")
-                    further = [stem + end for end in ends if stem + end in tensors and tensors[stem + end].dtype in FLOAT]
+                    ends = (
+                        f"lora_magnitude_vector{rest}",
+                        f"lora_magnitude_vector{rest.removesuffix('.weight')}",
+                        "alpha",
+                        "dora_scale",
+                    )
+                    further = [
+                        stem + end
+                        for end in ends
+                        if stem + end in tensors and tensors[stem + end].dtype in FLOAT
+                    ]
                     yield (name, partner, *further)
 
 
 def _begins_word(name: str, word: str) -> bool:
-    """Whether ``word``, with which ``name`` ends, is not the rest of a longer word there (``weight`` in ``reweight``)."""
+    """Whether ``word``, with which ``name`` ends, is not the rest of a longer word there
+    (``weight`` in ``reweight``).
+    """
     before = name[: len(name) - len(word)][-1:]
     return not word or not before.isalnum() or not word[0].isalnum()
 
@@ -141,7 +195,9 @@ def one_number(_: Shape, part: Shape) -> bool:
 
 
 def scaling(codes: Shape, scales: Shape) -> bool:
-    """Whether ``scales`` holds a number for all ``codes``, or for each row, column or block of them (a block may lie flat)."""
+    """Whether ``scales`` holds a number for all ``codes``, or for each row, column or block of them
+    (a block may lie flat).
+    """
     left = [size for size in scales if size != 1]
     if not left:
         return True
@@ -152,8 +208,15 @@ def scaling(codes: Shape, scales: Shape) -> bool:
 
 
 def packed_zeros(codes: Shape, zeros: Shape) -> bool:
-    """Whether ``zeros`` [groups, out * bits / 32] fit GPTQ's ``codes`` [in * bits / 32, out], or scale AWQ's (see :func:`scaling`)."""
-    packed = len(codes) == len(zeros) >= 2 and codes[-1] > 0 and 0 < zeros[-1] <= codes[-1] and 32 * zeros[-1] % codes[-1] == 0
+    """Whether ``zeros`` [groups, out * bits / 32] fit GPTQ's ``codes`` [in * bits / 32, out], or
+    scale AWQ's (see :func:`scaling`).
+    """
+    packed = (
+        len(codes) == len(zeros) >= 2
+        and codes[-1] > 0
+        and 0 < zeros[-1] <= codes[-1]
+        and 32 * zeros[-1] % codes[-1] == 0
+    )
     return packed or scaling(codes, zeros)
 
 
@@ -188,22 +251,34 @@ def shares_rank(one: Shape, other: Shape) -> bool:
 
 
 def _cuts(size: int, count: int) -> bool:
-    """Whether ``size`` elements (or packed ones) make ``count`` equal blocks, the last of which may be short if they are powers of two."""
+    """Whether ``size`` elements (or packed ones) make ``count`` equal blocks, the last of which may
+    be short if they are powers of two.
+    """
     for total in (size * k for k in _PACKING):
-        if 0 < count <= total and (total % count == 0 or any(-(-total // block) == count for block in _BLOCKS)):
+        if 0 < count <= total and (
+            total % count == 0 or any(-(-total // block) == count for block in _BLOCKS)
+        ):
             return True
     return False
 
 
 def _factors(a: Shape, b: Shape) -> bool:
-    """Whether ``a`` and ``b`` can be multiplied: [rank, in] and [out, rank], or [in, rank] and [rank, out]; with kernels or experts too."""
+    """Whether ``a`` and ``b`` can be multiplied: [rank, in] and [out, rank], or [in, rank] and
+    [rank, out]; with kernels or experts too.
+    """
     if len(a) < 2 or len(b) < 2:
         return False
     return a[0] == b[1] or a[-1] == b[0] or a[-2] == b[-1] or a[-1] == b[-2]
 
 
-_SCALE = tuple(Part(word, SCALES, scaling) for word in ("scale", "scales", "scale_inv", "scale_weight", "absmax"))
-_ZERO = tuple(Part(word, FLOAT | INTEGER | FP8, scaling) for word in ("zero_point", "zero_points", "zeros", "zero", "zp", "shift"))
+_SCALE = tuple(
+    Part(word, SCALES, scaling)
+    for word in ("scale", "scales", "scale_inv", "scale_weight", "absmax")
+)
+_ZERO = tuple(
+    Part(word, FLOAT | INTEGER | FP8, scaling)
+    for word in ("zero_point", "zero_points", "zeros", "zero", "zp", "shift")
+)
 
 
 def _behind(parts: Iterable[Part], *marks: str) -> tuple[Part, ...]:
@@ -237,7 +312,8 @@ KINDS: tuple[UnitKind, ...] = (
     ),
     Parts(
         "bitsandbytes-4bit",
-        "4-bit weights of bitsandbytes: weight, absmax, quant_map, quant_state, and the nested ones",
+        "4-bit weights of bitsandbytes: weight, absmax, quant_map, quant_state, and the nested"
+        " ones",
         ("",),
         FLOAT | BYTES,
         (Part(".absmax", FLOAT | BYTES, scaling),),
@@ -278,15 +354,32 @@ KINDS: tuple[UnitKind, ...] = (
     ),
     Parts(
         "scaled-parts",
-        "codes and scales that are parts of one weight (torchao, HQQ, quanto, AQLM, compressed-tensors): qdata, scale, zero_point, …",
-        ("weight", "qdata", "int_data", "float8_data", "packed_weight", "_data", "W_q", "codes", "qweight"),
+        "codes and scales that are parts of one weight (torchao, HQQ, quanto, AQLM,"
+        " compressed-tensors): qdata, scale, zero_point, …",
+        (
+            "weight",
+            "qdata",
+            "int_data",
+            "float8_data",
+            "packed_weight",
+            "_data",
+            "W_q",
+            "codes",
+            "qweight",
+        ),
         CODES,
         (*_SCALE, *_behind(_SCALE, "_"), Part("scale_and_zero", FLOAT, any_shape)),
-        (*_ZERO, *_behind(_ZERO, "_"), Part("qmap", FLOAT, table), Part("codebooks", FLOAT, any_shape)),
+        (
+            *_ZERO,
+            *_behind(_ZERO, "_"),
+            Part("qmap", FLOAT, table),
+            Part("codebooks", FLOAT, any_shape),
+        ),
     ),
     Parts(
         "packed",
-        "packed codes of compressed-tensors: weight_packed, weight_scale, weight_zero_point, weight_g_idx, weight_shape",
+        "packed codes of compressed-tensors: weight_packed, weight_scale, weight_zero_point,"
+        " weight_g_idx, weight_shape",
         ("_packed", "_quantized"),
         CODES,
         (Part("_scale", SCALES, scaling),),

@@ -1,6 +1,7 @@
 """How Git-Theta is extended: hooks, and the registry that finds what registers through them.
 
-A plugin's module does ``from git_theta.plugins import hookimpl``; nothing is imported here before it is asked for.
+A plugin's module does ``from git_theta.plugins import hookimpl``; nothing is imported here before
+it is asked for.
 """
 
 from __future__ import annotations

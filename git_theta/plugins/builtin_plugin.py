@@ -1,4 +1,6 @@
-"""The plugin that comes with Git-Theta: it registers what is built in through the same hooks as any other."""
+"""The plugin that comes with Git-Theta: it registers what is built in through the same hooks as any
+other.
+"""
 
 from __future__ import annotations
 

@@ -15,7 +15,10 @@ _SECTION = b"[git_theta]"
 
 
 class OfferedPlugin(NamedTuple):
-    """A plugin that a package offers but that is not imported yet. ``provider`` is the distribution and its version."""
+    """A plugin that a package offers but that is not imported yet.
+
+    ``provider`` is the distribution and its version.
+    """
 
     provider: str
     entry_point: EntryPoint
@@ -30,14 +33,24 @@ def find() -> list[OfferedPlugin]:
     offers = []
     for entry_point in entry_points(group=GROUP):
         dist = entry_point.dist
-        offers.append(OfferedPlugin(f"{dist.name} {dist.version}" if dist else "an unknown package", entry_point))
+        offers.append(
+            OfferedPlugin(
+                f"{dist.name} {dist.version}" if dist else "an unknown package", entry_point
+            )
+        )
     return sorted(offers, key=lambda offer: (offer.provider, offer.entry_point.name))
 
 
 def _any_offered(path: Sequence[str]) -> bool:
-    """Whether it is worth importing ``importlib.metadata``: that costs several times as much as this look at the files."""
-    own_finders = any(hasattr(finder, "find_distributions") for finder in sys.meta_path if not _standard(finder))
-    return own_finders or any(_SECTION in text for folder in path for text in _declarations(folder or os.curdir))
+    """Whether it is worth importing ``importlib.metadata``: that costs several times as much as
+    this look at the files.
+    """
+    own_finders = any(
+        hasattr(finder, "find_distributions") for finder in sys.meta_path if not _standard(finder)
+    )
+    return own_finders or any(
+        _SECTION in text for folder in path for text in _declarations(folder or os.curdir)
+    )
 
 
 def _standard(finder: object) -> bool:

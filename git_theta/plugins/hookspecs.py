@@ -1,4 +1,6 @@
-"""The hooks a plugin may implement. Each returns what the plugin adds; a plugin implements those it needs.
+"""The hooks a plugin may implement.
+
+Each returns what the plugin adds; a plugin implements those it needs.
 
 A package offers its plugin module by an entry point in the group ``git_theta``::
 
@@ -24,7 +26,9 @@ hookimpl = pluggy.HookimplMarker("git_theta")
 
 @hookspec
 def register_checkpoint_formats() -> Iterable[CheckpointFormat]:  # type: ignore[empty-body]
-    """The checkpoint formats this plugin reads; they are tried after safetensors and torch, before zip and plain bytes."""
+    """The checkpoint formats this plugin reads; they are tried after safetensors and torch, before
+    zip and plain bytes.
+    """
 
 
 @hookspec

@@ -1,8 +1,10 @@
-"""Which checkpoint formats, updates, merge strategies, kinds of units and commands there are: the built-in ones and those of plugins.
+"""Which checkpoint formats, updates, merge strategies, kinds of units and commands there are: the
+built-in ones and those of plugins.
 
-A built-in is found by its name in a table and imported alone; pluggy is imported, and installed packages are searched,
-only when something is asked for that may be a plugin's. The functions below the class serve the whole program; their state is
-what was loaded so far. Safe to use from several threads.
+A built-in is found by its name in a table and imported alone; pluggy is imported, and installed
+packages are searched, only when something is asked for that may be a plugin's. The functions below
+the class serve the whole program; their state is what was loaded so far. Safe to use from several
+threads.
 """
 
 from __future__ import annotations
@@ -29,17 +31,23 @@ _WORD = re.compile(r"[a-z][a-z0-9_-]{0,63}\Z")
 
 
 class _Kind(NamedTuple):
-    """One kind of thing that plugins provide: what it is called, its hook, and the attributes it must have."""
+    """One kind of thing that plugins provide: what it is called, its hook, and the attributes it
+    must have.
+    """
 
     title: str
     hook: str
     attributes: tuple[str, ...]
 
 
-_FORMAT = _Kind("checkpoint format", "register_checkpoint_formats", ("name", "suffixes", "sniff", "scan"))
+_FORMAT = _Kind(
+    "checkpoint format", "register_checkpoint_formats", ("name", "suffixes", "sniff", "scan")
+)
 _UPDATE = _Kind("update", "register_updates", ("name", "needs_base", "encode", "decode"))
 _STRATEGY = _Kind(
-    "merge strategy", "register_merge_strategies", ("name", "summary", "options", "needs_base", "min_sides", "max_sides", "merge")
+    "merge strategy",
+    "register_merge_strategies",
+    ("name", "summary", "options", "needs_base", "min_sides", "max_sides", "merge"),
 )
 _COMMAND = _Kind("command", "register_commands", ("name", "callback", "get_short_help_str"))
 _UNIT = _Kind("unit kind", "register_unit_kinds", ("name", "summary", "find"))
@@ -47,7 +55,9 @@ _KINDS = (_FORMAT, _UPDATE, _STRATEGY, _UNIT, _COMMAND)
 
 
 class Registered(NamedTuple):
-    """One registered thing: its kind, name, the distribution it comes from (or ``built in``), and its module."""
+    """One registered thing: its kind, name, the distribution it comes from (or ``built in``), and
+    its module.
+    """
 
     kind: str
     name: str
@@ -57,9 +67,14 @@ class Registered(NamedTuple):
 
 
 class Registry:
-    """What is registered. ``find`` lists the plugins on offer; ``warn`` gets one line for each that does not work."""
+    """What is registered.
 
-    def __init__(self, find: Callable[[], Sequence[discovery.OfferedPlugin]], warn: Callable[[str], None]) -> None:
+    ``find`` lists the plugins on offer; ``warn`` gets one line for each that does not work.
+    """
+
+    def __init__(
+        self, find: Callable[[], Sequence[discovery.OfferedPlugin]], warn: Callable[[str], None]
+    ) -> None:
         self._find = find
         self._warn = warn
         self._lock = threading.RLock()
@@ -71,7 +86,9 @@ class Registry:
         self._warned: set[tuple[_Kind, str]] = set()
 
     def register(self, plugin: object, provider: str) -> None:
-        """Add a plugin (a module or object with hook implementations) that no installed package offers."""
+        """Add a plugin (a module or object with hook implementations) that no installed package
+        offers.
+        """
         with self._lock:
             manager = self._load(needed=True)
             assert manager is not None
@@ -79,23 +96,35 @@ class Registry:
             self._listed.clear()
 
     def checkpoint_format(self, name: str) -> CheckpointFormat:
-        """The format that manifests call ``name``; :class:`PluginError` if neither built in nor installed."""
+        """The format that manifests call ``name``; :class:`PluginError` if neither built in nor
+        installed.
+        """
         if name in tables.FORMATS:
             return cast("CheckpointFormat", self._built_in(_FORMAT, name, tables.checkpoint_format))
         return cast("CheckpointFormat", self._named(_FORMAT, name))
 
     def checkpoint_formats(self) -> tuple[CheckpointFormat, ...]:
-        """All formats, in the order in which they are tried: the specific built-in ones, plugins', the generic built-in ones."""
+        """All formats, in the order in which they are tried: the specific built-in ones, plugins',
+        the generic built-in ones.
+        """
         rows = self._rows(_FORMAT)
-        generic = [row for row in rows if row.provider == BUILT_IN and tables.FORMATS[row.name].generic]
-        return tuple(cast("CheckpointFormat", row.value) for row in [*(row for row in rows if row not in generic), *generic])
+        generic = [
+            row for row in rows if row.provider == BUILT_IN and tables.FORMATS[row.name].generic
+        ]
+        return tuple(
+            cast("CheckpointFormat", row.value)
+            for row in [*(row for row in rows if row not in generic), *generic]
+        )
 
     def detect(self, head: bytes, suffix: str) -> Iterator[CheckpointFormat]:
-        """The formats a file may be of, the likeliest first; the last is always ``opaque``. None comes twice.
+        """The formats a file may be of, the likeliest first; the last is always ``opaque``.
 
-        ``head`` holds the file's first 4096 bytes (all, if it is shorter), ``suffix`` is lower-case with its dot. Content
-        decides, then the suffix: a file whose suffix is a format's own but whose content is not is a broken one of that
-        format. When the first format's ``scan`` refuses the file, it is broken; the others say how else it could be seen.
+        None comes twice.
+
+        ``head`` holds the file's first 4096 bytes (all, if it is shorter), ``suffix`` is lower-case
+        with its dot. Content decides, then the suffix: a file whose suffix is a format's own but
+        whose content is not is a broken one of that format. When the first format's ``scan``
+        refuses the file, it is broken; the others say how else it could be seen.
         """
         specific = [name for name, row in tables.FORMATS.items() if not row.generic and row.sniffed]
         seen = set[str]()
@@ -104,7 +133,15 @@ class Registry:
             if (not starts or head.startswith(starts)) and self.checkpoint_format(name).sniff(head):
                 seen.add(name)
                 yield self.checkpoint_format(name)
-        plugins = [] if seen else [cast("CheckpointFormat", row.value) for row in self._rows(_FORMAT) if row.provider != BUILT_IN]
+        plugins = (
+            []
+            if seen
+            else [
+                cast("CheckpointFormat", row.value)
+                for row in self._rows(_FORMAT)
+                if row.provider != BUILT_IN
+            ]
+        )
         for plugin in plugins:
             if self._sniffs(plugin, head):
                 seen.add(plugin.name)
@@ -113,13 +150,17 @@ class Registry:
             row = tables.FORMATS[name]
             if name not in seen and suffix in row.suffixes and head.startswith(row.magic):
                 yield self.checkpoint_format(name)
-        yield from (plugin for plugin in plugins if plugin.name not in seen and suffix in plugin.suffixes)
+        yield from (
+            plugin for plugin in plugins if plugin.name not in seen and suffix in plugin.suffixes
+        )
         for name, row in tables.FORMATS.items():
             if row.generic and self.checkpoint_format(name).sniff(head):
                 yield self.checkpoint_format(name)
 
     def update(self, name: str) -> Update:
-        """The update that manifests call ``name``; :class:`PluginError` if neither built in nor installed."""
+        """The update that manifests call ``name``; :class:`PluginError` if neither built in nor
+        installed.
+        """
         if name in tables.UPDATES:
             return cast("Update", self._built_in(_UPDATE, name, tables.update))
         return cast("Update", self._named(_UPDATE, name))
@@ -129,13 +170,19 @@ class Registry:
         return tuple(cast("Update", row.value) for row in self._rows(_UPDATE))
 
     def added_updates(self) -> tuple[Update, ...]:
-        """The updates of plugins alone; where no plugin is installed, nothing is imported to find that out."""
+        """The updates of plugins alone; where no plugin is installed, nothing is imported to find
+        that out.
+        """
         if self._load() is None:
             return ()
-        return tuple(cast("Update", row.value) for row in self._rows(_UPDATE) if row.provider != BUILT_IN)
+        return tuple(
+            cast("Update", row.value) for row in self._rows(_UPDATE) if row.provider != BUILT_IN
+        )
 
     def merge_strategy(self, name: str) -> MergeStrategy:
-        """The strategy called ``name``; :class:`PluginError`, with the names there are, if there is none."""
+        """The strategy called ``name``; :class:`PluginError`, with the names there are, if there is
+        none.
+        """
         return cast("MergeStrategy", self._named(_STRATEGY, name))
 
     def merge_strategies(self) -> tuple[MergeStrategy, ...]:
@@ -151,14 +198,20 @@ class Registry:
         return {row.name: cast("click.Command", row.value) for row in self._rows(_COMMAND)}
 
     def loaded(self) -> tuple[Registered, ...]:
-        """Everything that is registered, kind by kind; two rows of one kind and name are a clash, which this does not raise."""
+        """Everything that is registered, kind by kind; two rows of one kind and name are a clash,
+        which this does not raise.
+        """
         return tuple(row for kind in _KINDS for row in self._all_rows(kind))
 
     def _sniffs(self, plugin: CheckpointFormat, head: bytes) -> bool:
         try:
             return bool(plugin.sniff(head))
-        except Exception as error:  # one plugin's mistake must not keep other files from being added
-            self._warn(f"checkpoint format {plugin.name!r} cannot tell whether a file is its own: {_reason(error)}")
+        except Exception as error:
+            # One plugin's mistake must not keep other files from being added
+            self._warn(
+                f"checkpoint format {plugin.name!r} cannot tell whether a file is its own:"
+                f" {_reason(error)}"
+            )
             return False
 
     def _built_in(self, kind: _Kind, name: str, make: Callable[[str], object]) -> object:
@@ -190,12 +243,15 @@ class Registry:
             hint = did_you_mean(name, known) or f"; there are: {', '.join(known)}"
             raise PluginError(f"there is no merge strategy {name!a}{hint}")
         raise PluginError(
-            f"{kind.title} {name!a} is neither built in nor offered by a plugin installed for {sys.executable}; install the package "
-            f"that provides it there ('git theta plugins', run where the file was committed, names it)"
+            f"{kind.title} {name!a} is neither built in nor offered by a plugin installed for"
+            f" {sys.executable}; install the package that provides it there ('git theta plugins',"
+            " run where the file was committed, names it)"
         )
 
     def _rows(self, kind: _Kind) -> tuple[Registered, ...]:
-        """What is registered of one kind, in order. Of a name that two plugins use, neither: no rule could say which is meant.
+        """What is registered of one kind, in order.
+
+        Of a name that two plugins use, neither: no rule could say which is meant.
 
         What is built in keeps its name. Each clash is warned of once; everything else works.
         """
@@ -208,7 +264,11 @@ class Registry:
             if (kind, name) not in self._warned:
                 self._warned.add((kind, name))
                 self._warn(_clash(kind, name, owners[name]))
-        return tuple(row for row in rows if row.name not in twice or row.provider == BUILT_IN) if twice else rows
+        return (
+            tuple(row for row in rows if row.name not in twice or row.provider == BUILT_IN)
+            if twice
+            else rows
+        )
 
     def _all_rows(self, kind: _Kind) -> tuple[Registered, ...]:
         with self._lock:
@@ -226,12 +286,16 @@ class Registry:
             yield Registered(kind.title, name, provider, _module(value), value)
 
     def _provided(self, kind: _Kind) -> Iterator[tuple[str, object]]:
-        """What each plugin returns for one hook, with its provider: the built-in ones first, then in the order of registration."""
+        """What each plugin returns for one hook, with its provider: the built-in ones first, then
+        in the order of registration.
+        """
         manager = self._load()
         if manager is None:
             yield from ((BUILT_IN, value) for value in self._all_built_in(kind))
             return
-        hooks = {hook.plugin_name: hook for hook in getattr(manager.hook, kind.hook).get_hookimpls()}
+        hooks = {
+            hook.plugin_name: hook for hook in getattr(manager.hook, kind.hook).get_hookimpls()
+        }
         for name, provider in self._providers.items():
             if name in hooks:
                 try:
@@ -244,7 +308,9 @@ class Registry:
                 yield from ((provider, value) for value in values)
 
     def _load(self, needed: bool = False) -> pluggy.PluginManager | None:
-        """The plugin manager with every plugin in it; None when there is no plugin and it is not ``needed``."""
+        """The plugin manager with every plugin in it; None when there is no plugin and it is not
+        ``needed``.
+        """
         with self._lock:
             if self._offers is None:
                 self._offers = self._find()
@@ -260,9 +326,17 @@ class Registry:
                     try:
                         plugin = offer.entry_point.load()
                     except (Exception, SystemExit) as error:
-                        self._warn(f"plugin {offer.provider} cannot be imported and is ignored: {_reason(error)}")
+                        self._warn(
+                            f"plugin {offer.provider} cannot be imported and is ignored:"
+                            f" {_reason(error)}"
+                        )
                         continue
-                    self._add(self._manager, plugin, f"{offer.provider} {offer.entry_point.name}", offer.provider)
+                    self._add(
+                        self._manager,
+                        plugin,
+                        f"{offer.provider} {offer.entry_point.name}",
+                        offer.provider,
+                    )
             return self._manager
 
     def _add(self, manager: pluggy.PluginManager, plugin: object, name: str, provider: str) -> None:
@@ -273,18 +347,30 @@ class Registry:
         try:
             manager.register(plugin, name)
         except (pluggy.PluginValidationError, ValueError) as error:
-            self._warn(f"plugin {provider} does not fit this Git-Theta and is ignored: {_reason(error)}")
+            self._warn(
+                f"plugin {provider} does not fit this Git-Theta and is ignored: {_reason(error)}"
+            )
             return
         self._providers[name] = provider
         for hook in manager.get_hookcallers(plugin) or []:
             if not hook.has_spec():
-                self._warn(f"plugin {provider} implements {hook.name}, a hook that this Git-Theta does not have")
+                self._warn(
+                    f"plugin {provider} implements {hook.name}, a hook that this Git-Theta does not"
+                    " have"
+                )
 
 
 def _clash(kind: _Kind, name: str, owners: Sequence[str]) -> str:
-    what = "the built-in one is used" if BUILT_IN in owners else "neither is used until one of them is uninstalled"
+    what = (
+        "the built-in one is used"
+        if BUILT_IN in owners
+        else "neither is used until one of them is uninstalled"
+    )
     article = "an" if kind is _UPDATE else "a"
-    return f"two plugins provide {article} {kind.title} called {name!r}: {' and '.join(owners)}; {what}"
+    return (
+        f"two plugins provide {article} {kind.title} called {name!r}: {' and '.join(owners)};"
+        f" {what}"
+    )
 
 
 def _problem(kind: _Kind, value: object) -> str:
@@ -300,7 +386,8 @@ def _problem(kind: _Kind, value: object) -> str:
 
 
 def _module(value: object) -> str:
-    function = getattr(value, "callback", None)  # a click command's own function says more than click's class
+    # A click command's own function says more than click's class
+    function = getattr(value, "callback", None)
     return str(getattr(function, "__module__", None) or type(value).__module__)
 
 

@@ -1,4 +1,6 @@
-"""Many tensors on few lines: those that differ only by the numbers in their names become one row, and alike layers one block."""
+"""Many tensors on few lines: those that differ only by the numbers in their names become one row,
+and alike layers one block.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ _ALIASES = 3
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line: the changes it stands for, what was measured of them together, and their names (escaped; within their block).
+    """One line: the changes it stands for, what was measured of them together, and their names
+    (escaped; within their block).
 
     ``former`` are the whole names they had before, where these were others.
     """
@@ -46,7 +49,10 @@ class Row:
     @property
     def findings(self) -> tuple[health.Finding, ...]:
         """What was found in them."""
-        return health.together(health.findings(change, result) for change, result in zip(self.changes, self.results, strict=True))
+        return health.together(
+            health.findings(change, result)
+            for change, result in zip(self.changes, self.results, strict=True)
+        )
 
     @property
     def unknown(self) -> Unknown | None:
@@ -56,7 +62,9 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Rows under a common heading: a module's name, or those of several alike; empty where the rows have their whole names."""
+    """Rows under a common heading: a module's name, or those of several alike; empty where the rows
+    have their whole names.
+    """
 
     heading: str
     rows: tuple[Row, ...]
@@ -83,33 +91,56 @@ class Folded:
 
 
 def whole(heading: str, row: Row) -> str:
-    """The whole name of a row under ``heading``, with the sign between them that the tensor's name has there."""
+    """The whole name of a row under ``heading``, with the sign between them that the tensor's name
+    has there.
+    """
     name = row.change.name
     end = len(place(name).module)
     return f"{heading}{name[end : end + 1] or '.'}{row.name}" if heading else row.name
 
 
-def flat(changes: Sequence[TensorChange], results: Sequence[Result], limit: int | None = None, ellipsis: str = "…") -> Folded:
+def flat(
+    changes: Sequence[TensorChange],
+    results: Sequence[Result],
+    limit: int | None = None,
+    ellipsis: str = "…",
+) -> Folded:
     """A row a tensor under its whole name, in the order given, the first ``limit`` of them."""
-    rows = [_row([_Tensor(change, result, "", change.name)], True, ellipsis) for change, result in zip(changes, results, strict=True)]
+    rows = [
+        _row([_Tensor(change, result, "", change.name)], True, ellipsis)
+        for change, result in zip(changes, results, strict=True)
+    ]
     kept = rows if limit is None or len(rows) <= limit else rows[: max(1, limit)]
     return Folded((Block("", tuple(kept)),) if kept else (), len(rows) - len(kept))
 
 
-def fold(changes: Sequence[TensorChange], results: Sequence[Result], limit: int | None = None, ellipsis: str = "…") -> Folded:
+def fold(
+    changes: Sequence[TensorChange],
+    results: Sequence[Result],
+    limit: int | None = None,
+    ellipsis: str = "…",
+) -> Folded:
     """The changes by module, in file order; in at most about ``limit`` lines where that is given.
 
-    Where they are too many, first layers that changed alike become one block, then tensors that differ only by numbers become one row,
-    and at last only the rows that moved farthest are kept. Numbers of what is one row read ``{0…11}``, with ``ellipsis`` between.
+    Where they are too many, first layers that changed alike become one block, then tensors that
+    differ only by numbers become one row, and at last only the rows that moved farthest are kept.
+    Numbers of what is one row read ``{0…11}``, with ``ellipsis`` between.
     """
     blocks = _by_module(changes, results)
-    folded = [Block(_shown(module), tuple(_row([tensor], True, ellipsis) for tensor in tensors)) for module, tensors in blocks]
+    folded = [
+        Block(_shown(module), tuple(_row([tensor], True, ellipsis) for tensor in tensors))
+        for module, tensors in blocks
+    ]
     if limit is not None and _lines(folded) > limit:
         folded = _alike_blocks(blocks, ellipsis)
     if limit is not None and _lines(folded) > limit:
         folded = _alike_rows(changes, results, ellipsis)
     folded = _headings(folded)
-    return Folded(tuple(folded)) if limit is None or _lines(folded) <= limit else _farthest(folded, limit)
+    return (
+        Folded(tuple(folded))
+        if limit is None or _lines(folded) <= limit
+        else _farthest(folded, limit)
+    )
 
 
 def _lines(blocks: Sequence[Block]) -> int:
@@ -131,8 +162,19 @@ class _Tensor:
         change = self.change
         update = change.new.chain[0].update if change.new and change.new.chain else ""
         former = _blot(change.former_name) if change.former_name else ""
-        measured = type(self.result).__name__, *(finding.kind for finding in health.findings(change, self.result))
-        return change.kind, _blot(self.rest), change.old and change.old.spec, change.new and change.new.spec, update, former, measured
+        measured = (
+            type(self.result).__name__,
+            *(finding.kind for finding in health.findings(change, self.result)),
+        )
+        return (
+            change.kind,
+            _blot(self.rest),
+            change.old and change.old.spec,
+            change.new and change.new.spec,
+            update,
+            former,
+            measured,
+        )
 
 
 def _blot(text: str) -> str:
@@ -143,11 +185,15 @@ def _taken_apart(changes: Sequence[TensorChange], results: Sequence[Result]) -> 
     found = []
     for change, result in zip(changes, results, strict=True):
         where = place(change.name)
-        found.append(_Tensor(change, result, where.module, where.rest if where.module else change.name))
+        found.append(
+            _Tensor(change, result, where.module, where.rest if where.module else change.name)
+        )
     return found
 
 
-def _by_module(changes: Sequence[TensorChange], results: Sequence[Result]) -> list[tuple[str, list[_Tensor]]]:
+def _by_module(
+    changes: Sequence[TensorChange], results: Sequence[Result]
+) -> list[tuple[str, list[_Tensor]]]:
     blocks: dict[str, list[_Tensor]] = {}
     for tensor in _taken_apart(changes, results):
         blocks.setdefault(tensor.module, []).append(tensor)
@@ -168,8 +214,12 @@ def _alike_blocks(blocks: Sequence[tuple[str, list[_Tensor]]], ellipsis: str) ->
     return folded
 
 
-def _alike_rows(changes: Sequence[TensorChange], results: Sequence[Result], ellipsis: str) -> list[Block]:
-    """All tensors whose names differ by numbers only and that changed in the same way, as one row each."""
+def _alike_rows(
+    changes: Sequence[TensorChange], results: Sequence[Result], ellipsis: str
+) -> list[Block]:
+    """All tensors whose names differ by numbers only and that changed in the same way, as one row
+    each.
+    """
     groups: dict[tuple[object, ...], list[_Tensor]] = {}
     for tensor in _taken_apart(changes, results):
         groups.setdefault((_blot(tensor.module), *tensor.sort), []).append(tensor)
@@ -178,7 +228,9 @@ def _alike_rows(changes: Sequence[TensorChange], results: Sequence[Result], elli
         blocks.setdefault(_blot(same[0].module), []).append(same)
     folded = []
     for rows in blocks.values():
-        modules = {_joined(list(dict.fromkeys(tensor.module for tensor in row)), ellipsis) for row in rows}
+        modules = {
+            _joined(list(dict.fromkeys(tensor.module for tensor in row)), ellipsis) for row in rows
+        }
         together_ = modules.pop() if len(modules) == 1 else ""
         folded.append(Block(together_, tuple(_row(row, bool(together_), ellipsis) for row in rows)))
     return folded
@@ -189,7 +241,11 @@ def _row(tensors: Sequence[_Tensor], headed: bool, ellipsis: str) -> Row:
     names = list(dict.fromkeys(tensor.rest if headed else tensor.change.name for tensor in tensors))
     name = _joined(names, ellipsis) or display("")
     aliases = tensors[0].change.entry.aliases if len(tensors) == 1 else ()
-    formers = list(dict.fromkeys(tensor.change.former_name for tensor in tensors if tensor.change.former_name is not None))
+    formers = list(
+        dict.fromkeys(
+            tensor.change.former_name for tensor in tensors if tensor.change.former_name is not None
+        )
+    )
     return Row(
         name + "".join(f" = {_shown(alias)}" for alias in aliases[:_ALIASES]),
         tuple(tensor.change for tensor in tensors),
@@ -199,12 +255,16 @@ def _row(tensors: Sequence[_Tensor], headed: bool, ellipsis: str) -> Row:
 
 
 def _headings(blocks: Sequence[Block]) -> list[Block]:
-    """Blocks of one row are put under no heading, with their whole name; neighbours without a heading are one block."""
+    """Blocks of one row are put under no heading, with their whole name; neighbours without a
+    heading are one block.
+    """
     found: list[Block] = []
     for block in blocks:
         if block.heading and len(block.rows) == 1:
             row = block.rows[0]
-            block = Block("", (replace(row, name=whole(block.heading, row) if row.name else block.heading),))
+            block = Block(
+                "", (replace(row, name=whole(block.heading, row) if row.name else block.heading),)
+            )
         if found and not found[-1].heading and not block.heading:
             found[-1] = Block("", found[-1].rows + block.rows)
         else:
@@ -218,7 +278,9 @@ def _farthest(blocks: Sequence[Block], limit: int) -> Folded:
     chosen: set[int] = set()
     headings: set[str] = set()
     used = 1
-    for number in sorted(range(len(every)), key=lambda number: _weight(every[number][0]), reverse=True):
+    for number in sorted(
+        range(len(every)), key=lambda number: _weight(every[number][0]), reverse=True
+    ):
         heading = every[number][1]
         needed = 1 + (heading not in headings and bool(heading))
         if used + needed > limit and chosen:
@@ -232,7 +294,9 @@ def _farthest(blocks: Sequence[Block], limit: int) -> Folded:
         number += len(block.rows)
         if rows:
             kept.append(Block(block.heading, tuple(rows)))
-    left_out = sum(len(row.changes) for number, (row, _) in enumerate(every) if number not in chosen)
+    left_out = sum(
+        len(row.changes) for number, (row, _) in enumerate(every) if number not in chosen
+    )
     return Folded(tuple(kept), left_out)
 
 
@@ -256,7 +320,10 @@ def _joined(names: Sequence[str], ellipsis: str) -> str:
     out = [_shown(pieces[0])]
     for column, piece in zip(zip(*values, strict=True), pieces[1:], strict=True):
         every = sorted({int(value) for value in column})
-        out += [column[0] if len(every) == 1 else "{" + ranges(every, ellipsis) + "}", _shown(piece)]
+        out += [
+            column[0] if len(every) == 1 else "{" + ranges(every, ellipsis) + "}",
+            _shown(piece),
+        ]
     return "".join(out)
 
 
@@ -268,7 +335,9 @@ def ranges(values: Sequence[int], ellipsis: str = "…") -> str:
             runs[-1][1] = value
         else:
             runs.append([value, value])
-    parts = [str(a) if a == b else f"{a},{b}" if b == a + 1 else f"{a}{ellipsis}{b}" for a, b in runs]
+    parts = [
+        str(a) if a == b else f"{a},{b}" if b == a + 1 else f"{a}{ellipsis}{b}" for a, b in runs
+    ]
     return ",".join(parts if len(parts) <= 5 else [*parts[:4], ellipsis, parts[-1]])
 
 
@@ -283,16 +352,28 @@ def types(change: TensorChange, arrow: str = "->") -> str:
         return str(change.entry.spec)
     if old.shape == new.shape:
         return f"{old.dtype} {arrow} {new.spec}"
-    return f"{old.spec} {arrow} {new.spec}" if old.dtype != new.dtype else f"{old.spec} {arrow} [{','.join(map(str, new.shape))}]"
+    return (
+        f"{old.spec} {arrow} {new.spec}"
+        if old.dtype != new.dtype
+        else f"{old.spec} {arrow} [{','.join(map(str, new.shape))}]"
+    )
 
 
 def updates(row: Row) -> str:
-    """How the new versions are stored: the update, with what it notes beside the number of changed elements where all note the same."""
+    """How the new versions are stored: the update, with what it notes beside the number of changed
+    elements where all note the same.
+    """
     found = {noted(change.new) for change in row.changes if change.new}
-    return found.pop() if len(found) == 1 else ", ".join(sorted({text.partition("(")[0] for text in found}))
+    return (
+        found.pop()
+        if len(found) == 1
+        else ", ".join(sorted({text.partition("(")[0] for text in found}))
+    )
 
 
 def noted(entry: Entry) -> str:
-    """How a tensor is stored, without the number of changed elements: that stands in a column of its own."""
+    """How a tensor is stored, without the number of changed elements: that stands in a column of
+    its own.
+    """
     text = numbers.update(entry)
     return _COUNTED.sub("", text).replace("(,", "(").replace("()", "")

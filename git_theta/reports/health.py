@@ -1,4 +1,6 @@
-"""Findings: changes of a tensor that are rarely meant, such as a NaN that came in. Tables, pages, Markdown and JSON all show these.
+"""Findings: changes of a tensor that are rarely meant, such as a NaN that came in.
+
+Tables, pages, Markdown and JSON all show these.
 
 What counts is documented in ``docs/diff.md``; thresholds that are not 1 stand here.
 """
@@ -25,10 +27,13 @@ _KINDS = ("nan", "inf", "zero_rows", "zero_channels", "lost_rows", "lost_element
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing found in a tensor, or in several alike. ``kind`` is one of the names in ``docs/diff.md``.
+    """One thing found in a tensor, or in several alike.
 
-    ``count`` is how many elements, rows or channels are meant; of ``dtype`` and ``norm``, how many tensors. ``old`` and ``new`` are the
-    types of a ``dtype`` finding; ``factor`` is ‖W'‖ / ‖W‖ of a ``norm`` finding.
+    ``kind`` is one of the names in ``docs/diff.md``.
+
+    ``count`` is how many elements, rows or channels are meant; of ``dtype`` and ``norm``, how many
+    tensors. ``old`` and ``new`` are the types of a ``dtype`` finding; ``factor`` is ‖W'‖ / ‖W‖ of a
+    ``norm`` finding.
     """
 
     kind: str
@@ -63,10 +68,17 @@ class Finding:
 
 
 def findings(change: TensorChange, result: Result) -> tuple[Finding, ...]:
-    """What is to be said of one tensor, most serious first. Without ``result``, only what the manifests tell."""
+    """What is to be said of one tensor, most serious first.
+
+    Without ``result``, only what the manifests tell.
+    """
     found: list[Finding] = []
     if isinstance(result, Statistics | Unknown | Searched):
-        found += [Finding(kind, count) for kind, count in (("nan", result.new_nan), ("inf", result.new_inf)) if count]
+        found += [
+            Finding(kind, count)
+            for kind, count in (("nan", result.new_nan), ("inf", result.new_inf))
+            if count
+        ]
     if isinstance(result, Statistics):
         found += [Finding("zero_rows", result.zero_rows)] if result.zero_rows else []
         found += [Finding("zero_channels", result.zero_channels)] if result.zero_channels else []
@@ -76,7 +88,11 @@ def findings(change: TensorChange, result: Result) -> tuple[Finding, ...]:
     before, after = dtypes.count(old.shape), dtypes.count(new.shape)
     if after < before:
         rows = len(old.shape) == len(new.shape) and old.shape[1:] == new.shape[1:]
-        found.append(Finding("lost_rows", old.shape[0] - new.shape[0]) if rows else Finding("lost_elements", before - after))
+        found.append(
+            Finding("lost_rows", old.shape[0] - new.shape[0])
+            if rows
+            else Finding("lost_elements", before - after)
+        )
     if old.dtype != new.dtype:
         found.append(Finding("dtype", 1, old.dtype, new.dtype))
     if isinstance(result, Statistics) and dtypes.get(new.dtype).kind in "fc":
@@ -85,14 +101,23 @@ def findings(change: TensorChange, result: Result) -> tuple[Finding, ...]:
 
 
 def _norm(result: Statistics) -> list[Finding]:
-    if not result.comparable or not result.norm or not result.norm_new or result.elements < NORM_ELEMENTS:
+    if (
+        not result.comparable
+        or not result.norm
+        or not result.norm_new
+        or result.elements < NORM_ELEMENTS
+    ):
         return []
     factor = result.norm_new / result.norm if math.isfinite(result.norm) else 1.0
-    return [Finding("norm", 1, factor=factor)] if not 1 / NORM_FACTOR <= factor <= NORM_FACTOR else []
+    return (
+        [Finding("norm", 1, factor=factor)] if not 1 / NORM_FACTOR <= factor <= NORM_FACTOR else []
+    )
 
 
 def together(parts: Iterable[Sequence[Finding]]) -> tuple[Finding, ...]:
-    """The findings of several tensors that share a line: counts are added, of norms the farthest is told."""
+    """The findings of several tensors that share a line: counts are added, of norms the farthest is
+    told.
+    """
     merged: dict[tuple[str, str, str], Finding] = {}
     for finding in (finding for part in parts for finding in part):
         key = (finding.kind, finding.old, finding.new)
@@ -101,7 +126,9 @@ def together(parts: Iterable[Sequence[Finding]]) -> tuple[Finding, ...]:
             merged[key] = finding
         else:
             farthest = max(known.factor, finding.factor, key=_far)
-            merged[key] = Finding(finding.kind, known.count + finding.count, finding.old, finding.new, farthest)
+            merged[key] = Finding(
+                finding.kind, known.count + finding.count, finding.old, finding.new, farthest
+            )
     return tuple(sorted(merged.values(), key=lambda finding: _KINDS.index(finding.kind)))
 
 
@@ -111,14 +138,31 @@ def _far(factor: float) -> float:
 
 def words(found: Sequence[Finding], times: str = "x", arrow: str = "->") -> str:
     """Findings as one short text; nothing for none."""
-    return ", ".join(finding.text.replace("->", arrow).replace("norm x", f"norm {times}") for finding in found)
+    return ", ".join(
+        finding.text.replace("->", arrow).replace("norm x", f"norm {times}") for finding in found
+    )
 
 
-def lines(changes: Sequence[TensorChange], results: Sequence[Result], limit: int, times: str = "x", arrow: str = "->") -> list[str]:
-    """A line for each of ``limit`` tensors with findings, the most serious first, and one that counts the rest."""
-    every = [(change, found) for change, result in zip(changes, results, strict=True) if (found := findings(change, result))]
+def lines(
+    changes: Sequence[TensorChange],
+    results: Sequence[Result],
+    limit: int,
+    times: str = "x",
+    arrow: str = "->",
+) -> list[str]:
+    """A line for each of ``limit`` tensors with findings, the most serious first, and one that
+    counts the rest.
+    """
+    every = [
+        (change, found)
+        for change, result in zip(changes, results, strict=True)
+        if (found := findings(change, result))
+    ]
     every.sort(key=lambda item: min(_KINDS.index(finding.kind) for finding in item[1]))
-    told = [f"{display(change.name, 120)}: {words(found, times, arrow)}" for change, found in every[:limit]]
+    told = [
+        f"{display(change.name, 120)}: {words(found, times, arrow)}"
+        for change, found in every[:limit]
+    ]
     if len(every) > limit:
         told.append(f"and {len(every) - limit:,} more")
     return told

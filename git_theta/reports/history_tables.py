@@ -19,14 +19,23 @@ def log(steps: Sequence[Step], style: Style) -> list[str]:
     """A paragraph for each commit."""
     lines: list[str] = []
     for step in steps:
-        lines += [*([""] if lines else []), *_heading(step, style), *_what(step, style), *_metrics(step, style), *_changes(step, style)]
+        lines += [
+            *([""] if lines else []),
+            *_heading(step, style),
+            *_what(step, style),
+            *_metrics(step, style),
+            *_changes(step, style),
+        ]
     return lines
 
 
 def _heading(step: Step, style: Style) -> list[str]:
     commit = step.commit
     head = style.paint(f"commit {commit.oid}", "33")
-    who = f"{display(commit.author, 60)}, {commit.date[:16].replace('T', ' ')}{' (merge)' if len(commit.parents) > 1 else ''}"
+    who = (
+        f"{display(commit.author, 60)},"
+        f" {commit.date[:16].replace('T', ' ')}{' (merge)' if len(commit.parents) > 1 else ''}"
+    )
     subject = display(commit.subject, 0 if style.width is None else max(20, style.width - 3))
     return [head, f"  {who}", f"  {style.paint(subject, '1')}"]
 
@@ -37,7 +46,11 @@ def _what(step: Step, style: Style) -> list[str]:
         return [f"  {style.paint(step.problem, '31')}"]
     if found.new is None:
         return [f"  model deleted ({found.tensors:,} tensors)"]
-    counts = [style.paint(f"{count:,} {kind}", COLOURS[kind]) for kind, count in _counts(step).items() if count]
+    counts = [
+        style.paint(f"{count:,} {kind}", COLOURS[kind])
+        for kind, count in _counts(step).items()
+        if count
+    ]
     what = f"{', '.join(counts)} of {found.tensors:,} tensors" if counts else "no tensor changed"
     if found.other_content and not counts:
         what += ", other content did"
@@ -51,7 +64,9 @@ def _what(step: Step, style: Style) -> list[str]:
 
 
 def _metrics(step: Step, style: Style) -> list[str]:
-    return ["  " + line for line in wrap(numbers.metrics(step.metrics), style)] if step.metrics else []
+    return (
+        ["  " + line for line in wrap(numbers.metrics(step.metrics), style)] if step.metrics else []
+    )
 
 
 def _counts(step: Step) -> dict[str, int]:
@@ -67,17 +82,24 @@ def _changes(step: Step, style: Style) -> list[str]:
     if step.comparison.old is None and len(step.changes) > _ROWS:
         return []
     ellipsis = style.word("…", "...")
-    folded = fold(step.changes, [None] * len(step.changes), _ROWS if style.folded else None, ellipsis)
+    folded = fold(
+        step.changes, [None] * len(step.changes), _ROWS if style.folded else None, ellipsis
+    )
     room = 100 if style.width is None else style.width
     lines = []
     for block in folded.blocks:
         for row in block.rows:
             name = whole(block.heading, row)
-            times = f" {style.word(chr(0xD7), 'x')}{len(row.changes)}" if len(row.changes) > 1 else ""
+            times = (
+                f" {style.word(chr(0xD7), 'x')}{len(row.changes)}" if len(row.changes) > 1 else ""
+            )
             former = f" {style.word('←', '<-')} {row.former}" if row.former else ""
             tail = f"  {types(row.change, style.word('→', '->'))}  {updates(row)}".rstrip()
             mark = style.paint(MARKS[row.change.kind], COLOURS[row.change.kind])
-            lines.append(f"    {mark} {cut(name + times + former, max(20, room - 7 - len(tail)), style)}{tail}")
+            lines.append(
+                f"    {mark}"
+                f" {cut(name + times + former, max(20, room - 7 - len(tail)), style)}{tail}"
+            )
     if folded.left_out:
         lines.append(f"    {ellipsis} {folded.left_out:,} more (--all shows them)")
     return lines
@@ -88,17 +110,30 @@ def blame(origins: Sequence[Origin], style: Style) -> list[str]:
     rows = []
     for origin in origins:
         commit = origin.commit
-        rows.append((commit.oid[:8], display(commit.author, 18), commit.date[:10], numbers.update(origin.then), str(origin.entry.spec)))
+        rows.append(
+            (
+                commit.oid[:8],
+                display(commit.author, 18),
+                commit.date[:10],
+                numbers.update(origin.then),
+                str(origin.entry.spec),
+            )
+        )
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(5)]
     widths[3] = min(widths[3], 24)
     lines = []
     previous = ""
     for origin, row in zip(origins, rows, strict=True):
-        cells = [cut(cell, width, style).ljust(width) for cell, width in zip(row, widths, strict=True)]
+        cells = [
+            cut(cell, width, style).ljust(width) for cell, width in zip(row, widths, strict=True)
+        ]
         dim = "2" if row[0] == previous else "33"
         previous = row[0]
         head = f"{style.paint(cells[0], dim)} ({'  '.join(cells[1:3])}) {'  '.join(cells[3:])}"
         used = sum(widths) + 13
         name = " = ".join(map(display, (origin.entry.name, *origin.entry.aliases[:3])))
-        lines.append(f"{head}  {cut(name, 200 if style.width is None else max(20, style.width - used), style)}")
+        lines.append(
+            f"{head} "
+            f" {cut(name, 200 if style.width is None else max(20, style.width - used), style)}"
+        )
     return lines

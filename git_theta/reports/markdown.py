@@ -1,4 +1,7 @@
-"""A diff as GitHub-flavoured Markdown, for a comment in a review. Names stay text: nothing in them is a link, a mention, markup or HTML."""
+"""A diff as GitHub-flavoured Markdown, for a comment in a review.
+
+Names stay text: nothing in them is a link, a mention, markup or HTML.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,14 @@ _HIDDEN = 200  # rows behind "all changes"
 _LIMIT = 60_000  # characters; forges refuse comments of more than 65,536
 _NAME = 100
 _ALARMS = 20  # tensors with findings that are listed
-_MARKS = {"added": "➕", "removed": "➖", "modified": "", "renamed": "renamed", "reshaped": "reshaped", "retyped": "type"}  # noqa: RUF001 - the signs are meant
+_MARKS = {
+    "added": "➕",  # noqa: RUF001 - the sign is meant
+    "removed": "➖",  # noqa: RUF001 - the sign is meant
+    "modified": "",
+    "renamed": "renamed",
+    "reshaped": "reshaped",
+    "retyped": "type",
+}
 
 
 def diff(report: Report) -> str:
@@ -44,7 +54,13 @@ def _model(report: ModelReport, hidden: int, rows: int = _ROWS) -> str:
     if report.former_path is not None:
         title = f"{code(report.former_path)} → {title}"
     old, new = report.modes
-    title += " (new)" if old is None and new is not None else " (deleted)" if new is None and old is not None else ""
+    title += (
+        " (new)"
+        if old is None and new is not None
+        else " (deleted)"
+        if new is None and old is not None
+        else ""
+    )
     lines = ["", f"#### {title}", ""]
     lines += [plain(line) + "  " for line in summary(report, _STYLE)]
     lines += _alarm(report)
@@ -54,10 +70,20 @@ def _model(report: ModelReport, hidden: int, rows: int = _ROWS) -> str:
             whole = fold(report.changes, report.results, None)
             count = sum(len(block.rows) for block in whole.blocks)
             if (
-                len(report.changes) > sum(len(block.rows) for block in fold(report.changes, report.results, rows).blocks)
+                len(report.changes)
+                > sum(
+                    len(block.rows) for block in fold(report.changes, report.results, rows).blocks
+                )
                 and count <= hidden
             ):
-                lines += ["", f"<details><summary>All {count:,} tensors</summary>", "", *_table(whole, report.measured), "", "</details>"]
+                lines += [
+                    "",
+                    f"<details><summary>All {count:,} tensors</summary>",
+                    "",
+                    *_table(whole, report.measured),
+                    "",
+                    "</details>",
+                ]
     lines += [plain(line) + "  " for line in notes(report, _STYLE) if line]
     return "\n".join([*lines, ""])
 
@@ -66,7 +92,8 @@ def _alarm(report: ModelReport) -> list[str]:
     if not report.alarming:
         return []
     many = f"{report.alarming:,} tensor{'s' if report.alarming > 1 else ''}"
-    found = health.lines(report.changes, report.results, _ALARMS, "×", "→")  # noqa: RUF001 - the sign is meant
+    # The sign is meant
+    found = health.lines(report.changes, report.results, _ALARMS, "×", "→")  # noqa: RUF001
     return ["", f"**⚠️ Findings in {many}:**", "", *(f"- {plain(line)}" for line in found)]
 
 
@@ -83,7 +110,11 @@ def _table(folded: Folded, measured: bool) -> list[str]:
     )
     lines = [
         f"| {' | '.join(titles)} |",
-        "|" + "|".join("---" if title in ("tensor", "type", "health", "update") else "--:" for title in titles) + "|",
+        "|"
+        + "|".join(
+            "---" if title in ("tensor", "type", "health", "update") else "--:" for title in titles
+        )
+        + "|",
     ]
     for name, row in rows:
         lines.append(f"| {' | '.join(_cells(name, row, measured, ranked, alarming))} |")
@@ -94,9 +125,13 @@ def _table(folded: Folded, measured: bool) -> list[str]:
 
 def _cells(name: str, row: Row, measured: bool, ranked: bool, alarming: bool) -> list[str]:
     mark = _MARKS[row.change.kind]
-    times = f" ×{len(row.changes)}" if len(row.changes) > 1 else ""  # noqa: RUF001 - the sign is meant
+    # The sign is meant
+    times = f" ×{len(row.changes)}" if len(row.changes) > 1 else ""  # noqa: RUF001
     former = f" ← {code(row.former, escaped=True)}" if row.former else ""
-    cells = [f"{mark} {code(name, escaped=True)}{times}{former}".strip(), code(types(row.change, "→"), escaped=True)]
+    cells = [
+        f"{mark} {code(name, escaped=True)}{times}{former}".strip(),
+        code(types(row.change, "→"), escaped=True),
+    ]
     if alarming:
         found = health.words(row.findings, "×", "→")  # noqa: RUF001 - the sign is meant
         cells.append(f"⚠️ **{found}**" if found else "")
@@ -110,7 +145,13 @@ def _numbers(found: Statistics | None, unknown: bool, ranked: bool) -> list[str]
     if found is None:
         return [*3 * ["?" if unknown else ""], "", *rank]
     largest = numbers.short(found.peak, "∞") if found.comparable else ""
-    return [numbers.percent(found.fraction), numbers.short(found.relative, "∞"), numbers.cosine(found.distance), largest, *rank]
+    return [
+        numbers.percent(found.fraction),
+        numbers.short(found.relative, "∞"),
+        numbers.cosine(found.distance),
+        largest,
+        *rank,
+    ]
 
 
 def code(text: str, escaped: bool = False) -> str:

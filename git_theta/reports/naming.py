@@ -1,7 +1,9 @@
-"""What a tensor's name says of its place in a model: which layer it belongs to, and of what kind it is.
+"""What a tensor's name says of its place in a model: which layer it belongs to, and of what kind it
+is.
 
-Names are a habit, not a rule. Those of PyTorch, Hugging Face, the first LLaMA release, GGUF, Flax and timm are understood; any other name
-ends up as ``other`` in no layer. Only the drawing depends on it.
+Names are a habit, not a rule. Those of PyTorch, Hugging Face, the first LLaMA release, GGUF, Flax
+and timm are understood; any other name ends up as ``other`` in no layer. Only the drawing depends
+on it.
 """
 
 from __future__ import annotations
@@ -32,14 +34,28 @@ KINDS = (
 _NAME_LIMIT = 512  # characters that are looked at
 
 _SPLIT = re.compile(r"[./:]")
-_NUMBERED = re.compile(r"([a-z_]*(?:layer|block|stage|h|level|resblock)s?_?)(\d{1,5})\Z", re.IGNORECASE)
-_NESTED = re.compile(r"(?:block|layer|resnet|attention|transformer_block|stage|h)s?\Z", re.IGNORECASE)
+_NUMBERED = re.compile(
+    r"([a-z_]*(?:layer|block|stage|h|level|resblock)s?_?)(\d{1,5})\Z", re.IGNORECASE
+)
+_NESTED = re.compile(
+    r"(?:block|layer|resnet|attention|transformer_block|stage|h)s?\Z", re.IGNORECASE
+)
 
-_OPTIMIZER = re.compile(r"\b(?:optim\w*|opt_state|exp_avg\w*|max_exp_avg\w*|momentum_buffer|master_(?:param|weight)s?|adam\w*)\b")
-_NORM = re.compile(r"(?:norm|\bln_?\w{0,2}\b|\bbn\d*\b|running_mean|running_var|num_batches_tracked)")
-_EMBEDDING = re.compile(r"(?:embed|token_embd|position_embd|\bwte\b|\bwpe\b|\bshared\b|cls_token|pos_emb|relative_attention_bias)")
-_HEAD = re.compile(r"(?:\blm_head\b|classifier|\bscore\b|\bhead\b|pooler|\bcls\b|qa_outputs|vocab_projection)")
-_ATTENTION = re.compile(r"(?:attn|attention|\bmha\b|\bto_(?:q|k|v|out)\b|\b[qkvo]_proj\b|\bw[qkvo]\b)")
+_OPTIMIZER = re.compile(
+    r"\b(?:optim\w*|opt_state|exp_avg\w*|max_exp_avg\w*|momentum_buffer|master_(?:param|weight)s?|adam\w*)\b"
+)
+_NORM = re.compile(
+    r"(?:norm|\bln_?\w{0,2}\b|\bbn\d*\b|running_mean|running_var|num_batches_tracked)"
+)
+_EMBEDDING = re.compile(
+    r"(?:embed|token_embd|position_embd|\bwte\b|\bwpe\b|\bshared\b|cls_token|pos_emb|relative_attention_bias)"
+)
+_HEAD = re.compile(
+    r"(?:\blm_head\b|classifier|\bscore\b|\bhead\b|pooler|\bcls\b|qa_outputs|vocab_projection)"
+)
+_ATTENTION = re.compile(
+    r"(?:attn|attention|\bmha\b|\bto_(?:q|k|v|out)\b|\b[qkvo]_proj\b|\bw[qkvo]\b)"
+)
 _MLP = re.compile(
     r"(?:mlp|ffn|feed_?forward|intermediate|densereludense|\bfc_?\d\b|\bc_fc\b|\blin[12]\b|\blinear[12]\b|\bw[123]\b|\bwi(?:_\d)?\b"
     r"|\b(?:gate|up|down|gate_up)_proj\b|experts?|moe\b|output\.dense)"
@@ -48,7 +64,12 @@ _CONVOLUTION = re.compile(r"(?:conv|downsample)")
 
 _ATTENTION_PARTS = (
     ("attention qkv", re.compile(r"(?:qkv|c_attn|query_key_value|in_proj|wqkv)")),
-    ("attention out", re.compile(r"(?:\bo_proj\b|out_proj|c_proj|\bwo\b|to_out|attn_out|\bout\b|output|\bproj\b|\bdense\b|\bo\b)")),
+    (
+        "attention out",
+        re.compile(
+            r"(?:\bo_proj\b|out_proj|c_proj|\bwo\b|to_out|attn_out|\bout\b|output|\bproj\b|\bdense\b|\bo\b)"
+        ),
+    ),
     ("attention q", re.compile(r"(?:\bq\b|query|\bq_|_q\b|\bwq\b)")),
     ("attention k", re.compile(r"(?:\bk\b|\bkey|\bk_|_k\b|\bwk\b)")),
     ("attention v", re.compile(r"(?:\bv\b|value|\bv_|_v\b|\bwv\b)")),
@@ -56,8 +77,18 @@ _ATTENTION_PARTS = (
 _MLP_PARTS = (
     ("MLP router", re.compile(r"(?:router|\bgate\.(?:weight|bias|kernel)|gate_inp|\bgate\Z)")),
     ("MLP gate", re.compile(r"(?:gate|\bw1\b|\bwi_0\b)")),
-    ("MLP down", re.compile(r"(?:down|\bfc_?2\b|c_proj|output\.dense|4h_to_h|\bw2\b|\bwo\b|\blin(?:ear)?_?2\b)")),
-    ("MLP up", re.compile(r"(?:up|\bfc_?1\b|c_fc|intermediate|h_to_4h|\bw3\b|\bwi(?:_1)?\b|\blin(?:ear)?_?1\b)")),
+    (
+        "MLP down",
+        re.compile(
+            r"(?:down|\bfc_?2\b|c_proj|output\.dense|4h_to_h|\bw2\b|\bwo\b|\blin(?:ear)?_?2\b)"
+        ),
+    ),
+    (
+        "MLP up",
+        re.compile(
+            r"(?:up|\bfc_?1\b|c_fc|intermediate|h_to_4h|\bw3\b|\bwi(?:_1)?\b|\blin(?:ear)?_?1\b)"
+        ),
+    ),
 )
 
 
@@ -65,8 +96,9 @@ _MLP_PARTS = (
 class ModelPlace:
     """Where a tensor belongs.
 
-    ``module`` is the part of its name up to and including the layer's number (without a layer: up to the last component but one) and
-    ``rest`` what follows. ``stack`` is the module without its numbers, ``layer`` these numbers; ``kind`` is one of :data:`KINDS`.
+    ``module`` is the part of its name up to and including the layer's number (without a layer: up
+    to the last component but one) and ``rest`` what follows. ``stack`` is the module without its
+    numbers, ``layer`` these numbers; ``kind`` is one of :data:`KINDS`.
     """
 
     module: str
@@ -92,7 +124,11 @@ def place(name: str) -> ModelPlace:
     elif not numbers:
         end = max(len(parts) - 1, 0)
     length = len(".".join(parts[:end]))
-    stack = ".".join(part for part in (_without_number(part) for part in parts[:end]) if part) if numbers else ".".join(parts[:end])
+    stack = (
+        ".".join(part for part in (_without_number(part) for part in parts[:end]) if part)
+        if numbers
+        else ".".join(parts[:end])
+    )
     return ModelPlace(name[:length], name[length + 1 :] if length else name, stack, numbers, kind)
 
 
@@ -104,7 +140,11 @@ def _layer(parts: list[str]) -> tuple[int, tuple[int, ...]]:
             continue
         numbers, end = [number], start + 1
         while end < len(parts) - 1:
-            following = _number(parts[end]) if parts[end].isdecimal() or _NUMBERED.match(parts[end]) else None
+            following = (
+                _number(parts[end])
+                if parts[end].isdecimal() or _NUMBERED.match(parts[end])
+                else None
+            )
             if following is not None:
                 numbers.append(following)
                 end += 1
@@ -142,7 +182,9 @@ def _kind(name: str) -> str:
     attention = _ATTENTION.search(name)
     if attention and "relative_attention_bias" not in name:
         tail = name[attention.start() :]
-        return next((kind for kind, pattern in _ATTENTION_PARTS if pattern.search(tail)), "attention")
+        return next(
+            (kind for kind, pattern in _ATTENTION_PARTS if pattern.search(tail)), "attention"
+        )
     if _EMBEDDING.search(name):
         return "embedding"
     if _MLP.search(name):

@@ -12,7 +12,9 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 
 def percent(fraction: float) -> str:
-    """A share: ``0``, ``0.50 %``, ``12.3 %``, ``100 %``; what is nearly nothing or nearly all says so."""
+    """A share: ``0``, ``0.50 %``, ``12.3 %``, ``100 %``; what is nearly nothing or nearly all says
+    so.
+    """
     value = 100 * fraction
     if value in (0, 100):
         return "0" if value == 0 else "100 %"
@@ -41,7 +43,9 @@ def short(value: float | None, infinity: str = "inf") -> str:
 
 
 def cosine(distance: float | None) -> str:
-    """A cosine from its distance from 1: ``0.999307``, and ``1-2.3e-9`` where six digits would all be nines."""
+    """A cosine from its distance from 1: ``0.999307``, and ``1-2.3e-9`` where six digits would all
+    be nines.
+    """
     if distance is None:
         return ""
     if math.isnan(distance):
@@ -52,7 +56,9 @@ def cosine(distance: float | None) -> str:
 
 
 def level(relative: float | None, steps: int = 8) -> int:
-    """A relative change on a logarithmic scale of ``steps``: 0 below 1e-5, the highest from 1 on; -1 for none."""
+    """A relative change on a logarithmic scale of ``steps``: 0 below 1e-5, the highest from 1 on;
+    -1 for none.
+    """
     if not relative or math.isnan(relative):
         return -1
     if math.isinf(relative):
@@ -67,7 +73,9 @@ def bar(relative: float | None) -> str:
 
 
 def update(entry: Entry) -> str:
-    """How a tensor is stored: the newest update with its note; ``inline`` in the manifest; nothing when it is not stored yet."""
+    """How a tensor is stored: the newest update with its note; ``inline`` in the manifest; nothing
+    when it is not stored yet.
+    """
     if not entry.chain:
         return "inline" if entry.inline is not None else ""
     link = entry.chain[0]

@@ -1,8 +1,10 @@
-"""A diff or a history as one HTML file with figures. It needs nothing from the network, and runs nothing but its own script.
+"""A diff or a history as one HTML file with figures.
 
-All data stands in the file as JSON; the script makes text nodes of it, never markup. Names are escaped as everywhere, so no character in
-them can hide or turn round what stands beside it. A content security policy that names the hashes of script and style keeps anything else
-from running.
+It needs nothing from the network, and runs nothing but its own script.
+
+All data stands in the file as JSON; the script makes text nodes of it, never markup. Names are
+escaped as everywhere, so no character in them can hide or turn round what stands beside it. A
+content security policy that names the hashes of script and style keeps anything else from running.
 """
 
 from __future__ import annotations
@@ -44,7 +46,10 @@ _ROW = (
 
 
 def diff(report: Report) -> str:
-    """The page of a diff. Heat maps show unchanged layers too where the models' ``entries`` are given."""
+    """The page of a diff.
+
+    Heat maps show unchanged layers too where the models' ``entries`` are given.
+    """
     title = report.models[0].path if len(report.models) == 1 else f"{len(report.models):,} models"
     data = {"columns": _ROW, "models": [_model(model) for model in report.models]}
     what = f"{display(report.old, 100)} → {display(report.new, 100)}"
@@ -53,9 +58,14 @@ def diff(report: Report) -> str:
 
 def log(path: str, steps: Sequence[Step]) -> str:
     """The page of a history, from newest to oldest step."""
-    data = {"steps": [_step(number, step) for number, step in enumerate(steps)], "timeline": _timeline(steps)}
+    data = {
+        "steps": [_step(number, step) for number, step in enumerate(steps)],
+        "timeline": _timeline(steps),
+    }
     what = f"{len(steps):,} commits" if len(steps) != 1 else "1 commit"
-    return _page(display(path, 200), f"history, {what}", data, ("figures.js", "log.js"), _LOG_DEFINITIONS)
+    return _page(
+        display(path, 200), f"history, {what}", data, ("figures.js", "log.js"), _LOG_DEFINITIONS
+    )
 
 
 _DEFINITIONS = """<dl><dt>W, Δ</dt><dd>the old values of a tensor, and the new ones minus the old ones, in float64</dd>
@@ -64,13 +74,19 @@ _DEFINITIONS = """<dl><dt>W, Δ</dt><dd>the old values of a tensor, and the new 
 <dt>rank</dt><dd>numerical rank of Δ, told where it is at most 64 and a quarter of the smaller side</dd>
 <dt>health</dt><dd>elements that became NaN or infinite, rows and channels that became zero, rows that were lost, another element type,
 a norm more than 10 times larger or smaller. Other numbers are of finite elements</dd></dl>"""
-_LOG_DEFINITIONS = "<p>Told by manifests: no tensor was read. <i>Stored</i> are bytes of objects that no earlier commit needed.</p>"
+_LOG_DEFINITIONS = (
+    "<p>Told by manifests: no tensor was read. <i>Stored</i> are bytes of objects that no earlier"
+    " commit needed.</p>"
+)
 
 
 def _page(title: str, subtitle: str, data: object, scripts: Sequence[str], definitions: str) -> str:
     style = _asset("page.css")
     script = "\n".join(map(_asset, scripts))
-    policy = f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'"
+    policy = (
+        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; base-uri"
+        " 'none'; form-action 'none'"
+    )
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -98,12 +114,18 @@ def _asset(name: str) -> str:
 
 
 def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode(
+        "ascii"
+    )
 
 
 def _json(data: object) -> str:
     """JSON that can stand in a script element: nothing in it ends one."""
-    return json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c").replace(">", "\\u003e")
+    return (
+        json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+        .replace("<", "\\u003c")
+        .replace(">", "\\u003e")
+    )
 
 
 def _name(text: str) -> str:
@@ -141,7 +163,10 @@ def _model(report: ModelReport) -> dict[str, Any]:
         "stored": found.stored if found else 0,
         "panels": panels.panels(),
         "histograms": _histograms(report),
-        "rows": [_row(change, result, panels) for change, result in zip(report.changes, report.results, strict=True)],
+        "rows": [
+            _row(change, result, panels)
+            for change, result in zip(report.changes, report.results, strict=True)
+        ],
     }
 
 
@@ -205,11 +230,16 @@ class _Cell:
 
 
 class _Panels:
-    """Where each tensor stands in the heat maps: one for each stack of layers, and one for what is in no layer."""
+    """Where each tensor stands in the heat maps: one for each stack of layers, and one for what is
+    in no layer.
+    """
 
     def __init__(self, report: ModelReport) -> None:
         self._cells: dict[tuple[str, tuple[int, ...], str], _Cell] = defaultdict(_Cell)
-        changes = {change.name: (change, result) for change, result in zip(report.changes, report.results, strict=True)}
+        changes = {
+            change.name: (change, result)
+            for change, result in zip(report.changes, report.results, strict=True)
+        }
         for entry in report.entries:
             if entry.name not in changes:
                 self._add(entry)
@@ -222,7 +252,11 @@ class _Panels:
     def _add_change(self, change: TensorChange, result: Result) -> None:
         cell = self._add(change.entry)
         cell.changes += 1
-        cell.stored += change.new.chain[0].size if change.new and change.new.chain and change.kind != "renamed" else 0
+        cell.stored += (
+            change.new.chain[0].size
+            if change.new and change.new.chain and change.kind != "renamed"
+            else 0
+        )
         if isinstance(result, Statistics):
             cell.results = [*(cell.results or ()), result]
         if health.findings(change, result):
@@ -235,8 +269,13 @@ class _Panels:
         return cell
 
     def _arrange(self) -> dict[str, tuple[int, dict[tuple[int, ...], int], dict[str, int]]]:
-        """Stack → its number, its columns, its rows. Stacks of layers in the order of their names, the rest last."""
-        stacks: dict[str, tuple[set[tuple[int, ...]], dict[str, None]]] = defaultdict(lambda: (set(), {}))
+        """Stack → its number, its columns, its rows.
+
+        Stacks of layers in the order of their names, the rest last.
+        """
+        stacks: dict[str, tuple[set[tuple[int, ...]], dict[str, None]]] = defaultdict(
+            lambda: (set(), {})
+        )
         for stack, column, kind in self._cells:
             stacks[stack][0].add(column)
             stacks[stack][1][kind] = None
@@ -264,10 +303,22 @@ class _Panels:
             ]
             names = [".".join(map(str, column)) for column in columns]
             title = (
-                f"{_name(stack)}.{{{names[0]}…{names[-1]}}}" if stack and len(names) > 1 else _name(stack) if stack else "outside of layers"
+                f"{_name(stack)}.{{{names[0]}…{names[-1]}}}"
+                if stack and len(names) > 1
+                else _name(stack)
+                if stack
+                else "outside of layers"
             )
             rows = list(kinds) if stack else [_name(kind) for kind in kinds]
-            found.append({"title": title, "unit": "layer" if stack else "", "columns": names, "rows": rows, "cells": cells})
+            found.append(
+                {
+                    "title": title,
+                    "unit": "layer" if stack else "",
+                    "columns": names,
+                    "rows": rows,
+                    "cells": cells,
+                }
+            )
         return found
 
 
@@ -277,7 +328,11 @@ def _numbered(items: Sequence[_Item]) -> dict[_Item, int]:
 
 def _address(where: ModelPlace) -> tuple[str, tuple[int, ...], str]:
     """Stack, column and row. What is in no layer has a row for its module instead."""
-    return (where.stack or "layers", where.layer, where.kind) if where.layer else ("", (), where.module or where.rest)
+    return (
+        (where.stack or "layers", where.layer, where.kind)
+        if where.layer
+        else ("", (), where.module or where.rest)
+    )
 
 
 def _cell_data(cell: _Cell) -> dict[str, Any]:
@@ -306,7 +361,9 @@ def _histograms(report: ModelReport) -> list[dict[str, Any]]:
         return []
     every = [result for results in kinds.values() for result in results]
     groups = [("all", every)] if len(kinds) > 1 else []
-    groups += sorted(kinds.items(), key=lambda item: -sum(result.elements for result in item[1]))[:8]
+    groups += sorted(kinds.items(), key=lambda item: -sum(result.elements for result in item[1]))[
+        :8
+    ]
     return [_histogram(title, results) for title, results in groups]
 
 
@@ -357,7 +414,9 @@ def _step(number: int, step: Step) -> dict[str, Any]:
 
 
 def _timeline(steps: Sequence[Step]) -> dict[str, Any]:
-    """The newest commits, oldest first, by layers: what share of a layer's bytes each changed, and how that is stored."""
+    """The newest commits, oldest first, by layers: what share of a layer's bytes each changed, and
+    how that is stored.
+    """
     chosen = list(range(min(len(steps), _TIMELINE)))[::-1]
     cells: dict[tuple[int, tuple[Any, ...]], list[TensorChange]] = defaultdict(list)
     whole: dict[tuple[Any, ...], dict[str, int]] = defaultdict(dict)
@@ -382,25 +441,39 @@ def _timeline(steps: Sequence[Step]) -> dict[str, Any]:
 def _layer(name: str) -> tuple[Any, ...]:
     """What a row of the time line stands for: a layer, or a kind of tensor outside of the layers."""
     where = place(name)
-    return (1, where.stack, where.layer) if where.layer else (0 if where.group == "embedding" else 2, where.group, ())
+    return (
+        (1, where.stack, where.layer)
+        if where.layer
+        else (0 if where.group == "embedding" else 2, where.group, ())
+    )
 
 
 def _layer_title(layer: tuple[Any, ...]) -> str:
     first, stack, numbers_ = layer
-    return _name(stack) if first != 1 else f"{_name(stack)}.{'.'.join(map(str, numbers_))}".lstrip(".")
+    return (
+        _name(stack) if first != 1 else f"{_name(stack)}.{'.'.join(map(str, numbers_))}".lstrip(".")
+    )
 
 
 def _timeline_cell(changes: Sequence[TensorChange], whole: dict[str, int]) -> dict[str, Any]:
     moved = [change for change in changes if change.kind != "renamed"]
     sizes: dict[str, int] = defaultdict(int)
     for change in moved:
-        how = change.new.chain[0].update if change.new and change.new.chain else "inline" if change.new else "removed"
+        how = (
+            change.new.chain[0].update
+            if change.new and change.new.chain
+            else "inline"
+            if change.new
+            else "removed"
+        )
         sizes[how] += change.entry.nbytes
     total = sum(whole.values())
     return {
         "tensors": len(whole),
         "changed": len(changes),
         "share": _number(sum(change.entry.nbytes for change in moved) / total if total else 0.0),
-        "stored": sum(change.new.chain[0].size for change in moved if change.new and change.new.chain),
+        "stored": sum(
+            change.new.chain[0].size for change in moved if change.new and change.new.chain
+        ),
         "update": max(sizes, key=lambda name: sizes[name]) if sizes else "renamed",
     }

@@ -30,7 +30,12 @@ _COLUMNS = (
 
 def as_json(report: Report) -> str:
     """The whole report. What is infinite or not defined is null: JSON has no such numbers."""
-    data = {"version": VERSION, "old": report.old, "new": report.new, "models": [model_data(model) for model in report.models]}
+    data = {
+        "version": VERSION,
+        "old": report.old,
+        "new": report.new,
+        "models": [model_data(model) for model in report.models],
+    }
     return json.dumps(data, indent=1, allow_nan=False)
 
 
@@ -58,7 +63,10 @@ def model_data(report: ModelReport) -> dict[str, Any]:
         "measured": report.measured,
         "tensors_with_findings": report.alarming,
         "together": statistics_data(total) if total else None,
-        "changes": [change_data(change, result) for change, result in zip(report.changes, report.results, strict=True)],
+        "changes": [
+            change_data(change, result)
+            for change, result in zip(report.changes, report.results, strict=True)
+        ],
     }
 
 
@@ -136,7 +144,8 @@ def _finite(value: float | None) -> float | None:
 def as_csv(report: Report) -> str:
     """A row for each tensor that changed, with a header.
 
-    Names are escaped as everywhere; one that a spreadsheet would take for a formula gets a quotation mark in front.
+    Names are escaped as everywhere; one that a spreadsheet would take for a formula gets a
+    quotation mark in front.
     """
     target = io.StringIO()
     writer = csv.writer(target, lineterminator="\n")
@@ -155,7 +164,11 @@ def _row(path: str, change: TensorChange, result: Result) -> list[object]:
         _text(change.name),
         change.kind,
         _text(change.former_name) if change.former_name is not None else "",
-        *(field for entry in (change.old, change.new) for field in ((entry.dtype, "x".join(map(str, entry.shape))) if entry else ("", ""))),
+        *(
+            field
+            for entry in (change.old, change.new)
+            for field in ((entry.dtype, "x".join(map(str, entry.shape))) if entry else ("", ""))
+        ),
         numbers.update(change.new) if change.new else "",
         change.new.chain[0].size if change.new and change.new.chain else "",
         *((found.elements, found.changed, found.fraction) if found else ("", "", "")),
@@ -176,7 +189,11 @@ def _text(text: str) -> str:
 
 def log_as_json(path: str, steps: Sequence[Step]) -> str:
     """A model's log."""
-    return json.dumps({"version": VERSION, "path": path, "commits": [step_data(step) for step in steps]}, indent=1, allow_nan=False)
+    return json.dumps(
+        {"version": VERSION, "path": path, "commits": [step_data(step) for step in steps]},
+        indent=1,
+        allow_nan=False,
+    )
 
 
 def step_data(step: Step) -> dict[str, Any]:
@@ -204,7 +221,14 @@ def step_data(step: Step) -> dict[str, Any]:
         "tensor_bytes": step.tensor_bytes,
         "stored_bytes": step.stored,
         "changes": [
-            {"name": c.name, "former_name": c.former_name, "kind": c.kind, "old": _entry(c.old), "new": _entry(c.new)} for c in step.changes
+            {
+                "name": c.name,
+                "former_name": c.former_name,
+                "kind": c.kind,
+                "old": _entry(c.old),
+                "new": _entry(c.new),
+            }
+            for c in step.changes
         ],
     }
 
@@ -234,4 +258,8 @@ def blame_as_json(path: str, origins: Sequence[Origin]) -> str:
         }
         for origin in origins
     ]
-    return json.dumps({"version": VERSION, "path": path, "commits": commits, "tensors": tensors}, indent=1, allow_nan=False)
+    return json.dumps(
+        {"version": VERSION, "path": path, "commits": commits, "tensors": tensors},
+        indent=1,
+        allow_nan=False,
+    )

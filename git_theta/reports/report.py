@@ -1,4 +1,6 @@
-"""What a report is made of: the models that were compared, their changes, and what was measured of each."""
+"""What a report is made of: the models that were compared, their changes, and what was measured of
+each.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,15 @@ from git_theta.workflows.comparing.statistics import Result, Unknown
 
 @dataclass(frozen=True, slots=True)
 class ModelReport:
-    """One model with two versions. ``changes`` are those asked for, in the order asked for, and ``results`` what was measured of each.
+    """One model with two versions.
 
-    ``measured`` is False where only manifests were asked for. ``former_path``: what the file was called, if something else. ``modes`` are
-    git's, None where there is no file. ``problem`` says what is wrong with a side. ``entries`` are all tensors of the new version, where
-    they are wanted.
+    ``changes`` are those asked for, in the order asked for, and ``results`` what was measured of
+    each.
+
+    ``measured`` is False where only manifests were asked for. ``former_path``: what the file was
+    called, if something else. ``modes`` are git's, None where there is no file. ``problem`` says
+    what is wrong with a side. ``entries`` are all tensors of the new version, where they are
+    wanted.
     """
 
     path: str
@@ -45,12 +51,17 @@ class ModelReport:
     @property
     def alarming(self) -> int:
         """Number of tensors with findings (see :mod:`git_theta.reports.health`)."""
-        return sum(bool(findings(change, result)) for change, result in zip(self.changes, self.results, strict=True))
+        return sum(
+            bool(findings(change, result))
+            for change, result in zip(self.changes, self.results, strict=True)
+        )
 
     @property
     def change_bytes(self) -> int:
         """Bytes of the tensors that are added or have other values now."""
-        return sum(change.new.nbytes for change in self.changes if change.new and change.kind != "renamed")
+        return sum(
+            change.new.nbytes for change in self.changes if change.new and change.kind != "renamed"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +73,11 @@ class Report:
     models: tuple[ModelReport, ...]
 
 
-def ordered(changes: Sequence[TensorChange], results: Sequence[Result], by: str) -> tuple[tuple[TensorChange, ...], tuple[Result, ...]]:
-    """Both, sorted: ``file`` (as they stand), ``name``, ``size``, or ``change`` (tensors with findings first,
-    then new and lost ones, then by how far they moved).
+def ordered(
+    changes: Sequence[TensorChange], results: Sequence[Result], by: str
+) -> tuple[tuple[TensorChange, ...], tuple[Result, ...]]:
+    """Both, sorted: ``file`` (as they stand), ``name``, ``size``, or ``change`` (tensors with
+    findings first, then new and lost ones, then by how far they moved).
     """
     pairs = list(zip(changes, results, strict=True))
     if by == "name":

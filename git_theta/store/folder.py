@@ -1,4 +1,6 @@
-"""Objects in a folder, another repository's or storage of its own: read and written directly, with no server, often without a copy."""
+"""Objects in a folder, another repository's or storage of its own: read and written directly, with
+no server, often without a copy.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +14,17 @@ from git_theta.core.manifest import ObjectRef
 from git_theta.errors import ObjectDamaged, ObjectMissing, StoreError, TransferError
 from git_theta.store.local import LocalStore
 
-_GROUP = 4096  # objects that become durable together, so that an interrupted transfer need not start again
+# Objects that become durable together, so that an interrupted transfer need not start again
+_GROUP = 4096
 _GROUP_BYTES = 1 << 30
 _CHUNK = 1 << 20
 _TOGETHER = 32  # objects that a thread takes at a time
 
 
 class FolderPlace:
-    """The objects in ``folders`` (laid out as Git LFS lays out its own); new ones go into ``target``."""
+    """The objects in ``folders`` (laid out as Git LFS lays out its own); new ones go into
+    ``target``.
+    """
 
     verifies = True  # every object is hashed on arrival
 
@@ -29,15 +34,25 @@ class FolderPlace:
         self.title = title
 
     def apart_from(self, folder: Path) -> FolderPlace:
-        """The place without ``folder``, should it be one of its own: what is there is no second copy."""
-        return FolderPlace([own for own in self._folders if not _same(own, folder)], self._target, self.title)
+        """The place without ``folder``, should it be one of its own: what is there is no second
+        copy.
+        """
+        return FolderPlace(
+            [own for own in self._folders if not _same(own, folder)], self._target, self.title
+        )
 
     def target(self) -> LocalStore:
-        """The store that new objects go into: while it is held, nobody deletes objects there. The caller closes it."""
+        """The store that new objects go into: while it is held, nobody deletes objects there.
+
+        The caller closes it.
+        """
         return self._target.again()
 
     def lacking(self, refs: Sequence[ObjectRef]) -> list[ObjectRef]:
-        """Those objects that are in none of the folders, by name and size. The others are young again, for whoever prunes there."""
+        """Those objects that are in none of the folders, by name and size.
+
+        The others are young again, for whoever prunes there.
+        """
         absent = []
         for ref in refs:
             path = self.find(ref)
@@ -63,14 +78,20 @@ class FolderPlace:
                 continue
         return None
 
-    def bring(self, store: LocalStore, refs: Sequence[ObjectRef], advance: Callable[[int], None]) -> None:
-        """Take objects over into ``store``: by hard link where possible. :class:`TransferError` if any of them is damaged there."""
+    def bring(
+        self, store: LocalStore, refs: Sequence[ObjectRef], advance: Callable[[int], None]
+    ) -> None:
+        """Take objects over into ``store``: by hard link where possible.
+
+        :class:`TransferError` if any of them is damaged there.
+        """
         damaged = []
         found = [(ref, path) for ref in refs if (path := self.find(ref)) is not None]
         for ref, problem in _each(store, found, advance, store.adopt):
             if isinstance(problem, ObjectDamaged):
                 damaged.append(ref)
-            elif problem is not None and not isinstance(problem, ObjectMissing):  # what was deleted there meanwhile stays missing
+            elif problem is not None and not isinstance(problem, ObjectMissing):
+                # What was deleted there meanwhile stays missing
                 raise problem
         if damaged:
             many = f", and {len(damaged) - 1} others" if len(damaged) > 1 else ""
@@ -94,10 +115,13 @@ class FolderPlace:
             return f"unreadable: {error.strerror or error}"
         return "" if right else "damaged"
 
-    def send(self, store: LocalStore, refs: Sequence[ObjectRef], advance: Callable[[int], None]) -> None:
+    def send(
+        self, store: LocalStore, refs: Sequence[ObjectRef], advance: Callable[[int], None]
+    ) -> None:
         """Put objects of ``store`` there, by hard link where possible.
 
-        :class:`ObjectMissing`, :class:`ObjectDamaged` or :class:`TransferError` unless every one has arrived, durable and as its name says.
+        :class:`ObjectMissing`, :class:`ObjectDamaged` or :class:`TransferError` unless every one
+        has arrived, durable and as its name says.
         """
         found = []
         for ref in refs:
@@ -116,14 +140,19 @@ class FolderPlace:
             self._target.close()
 
     def upload(self, path: Path, ref: ObjectRef) -> None:
-        """Deliver a file, if it is not there already. A copy: the file is someone else's and may not be durable yet."""
+        """Deliver a file, if it is not there already.
+
+        A copy: the file is someone else's and may not be durable yet.
+        """
         if self.find(ref) is not None:
             return
         try:
             with path.open("rb") as file:
                 stored = self._target.put(iter(lambda: file.read(_CHUNK), b""))
             if stored != ref:
-                raise ObjectDamaged(f"object {ref.oid} is damaged: its bytes have another SHA-256 or size")
+                raise ObjectDamaged(
+                    f"object {ref.oid} is damaged: its bytes have another SHA-256 or size"
+                )
             self._target.flush()
         except StoreError as error:
             raise TransferError(f"could not deliver to {self.title}: {error}") from None
@@ -131,7 +160,9 @@ class FolderPlace:
             self._target.close()
 
     def download(self, ref: ObjectRef, path: Path) -> None:
-        """Fetch an object into a new file; :class:`TransferError` if it cannot be had as its name says."""
+        """Fetch an object into a new file; :class:`TransferError` if it cannot be had as its name
+        says.
+        """
         found, hasher = self.find(ref), hashlib.sha256()
         if found is None:
             raise TransferError(f"{self.title}: object {ref.oid}: missing")
@@ -140,16 +171,23 @@ class FolderPlace:
                 hasher.update(chunk)
                 target.write(chunk)
         if hasher.hexdigest() != ref.oid:
-            raise TransferError(f"{self.title}: object {ref.oid}: damaged there: its bytes have another SHA-256")
+            raise TransferError(
+                f"{self.title}: object {ref.oid}: damaged there: its bytes have another SHA-256"
+            )
 
 
 Take = Callable[[Path, ObjectRef], None]
 
 
 def _each(
-    store: LocalStore, found: Sequence[tuple[ObjectRef, Path]], advance: Callable[[int], None], take: Take
+    store: LocalStore,
+    found: Sequence[tuple[ObjectRef, Path]],
+    advance: Callable[[int], None],
+    take: Take,
 ) -> Iterator[tuple[ObjectRef, Exception | None]]:
-    """Let ``store`` take files over, several at a time, and tell of each how it went once it is durable."""
+    """Let ``store`` take files over, several at a time, and tell of each how it went once it is
+    durable.
+    """
 
     def some(items: Sequence[tuple[ObjectRef, Path]]) -> list[Exception | None]:
         return [one(ref, path) for ref, path in items]

@@ -1,7 +1,8 @@
 """Keeping a deletion and the commands that store objects apart.
 
-Who stores objects holds the store for as long as its command runs, together with all others who do; who deletes needs it alone. Where
-the system has no such locks, only the age of objects protects them (see ``workflows/maintenance/prune.py``).
+Who stores objects holds the store for as long as its command runs, together with all others who do;
+who deletes needs it alone. Where the system has no such locks, only the age of objects protects
+them (see ``workflows/maintenance/prune.py``).
 """
 
 from __future__ import annotations
@@ -16,11 +17,16 @@ from pathlib import Path
 from git_theta.errors import StoreError
 
 _PATIENCE = 10.0  # seconds
-_WAIT = 'cd /; n=0; while kill -0 "$1" 2>/dev/null && [ $n -lt 36000 ]; do n=$((n + 1)); sleep 0.1; done'
+_WAIT = (
+    'cd /; n=0; while kill -0 "$1" 2>/dev/null && [ $n -lt 36000 ]; do n=$((n + 1)); sleep 0.1;'
+    " done"
+)
 
 
 def hold(folder: Path) -> int | None:
-    """Hold the store in ``folder`` until the returned descriptor is closed. None where that is not possible: then nobody is kept out.
+    """Hold the store in ``folder`` until the returned descriptor is closed.
+
+    None where that is not possible: then nobody is kept out.
 
     The lock is on the folder itself, so that nothing is written for it.
     """
@@ -28,7 +34,9 @@ def hold(folder: Path) -> int | None:
 
 
 def _locked(folder: Path, alone: bool) -> int | None:
-    """A descriptor of ``folder`` that is locked, together with others or ``alone``; None where that is not possible."""
+    """A descriptor of ``folder`` that is locked, together with others or ``alone``; None where that
+    is not possible.
+    """
     try:
         import fcntl
     except ImportError:  # Windows
@@ -46,16 +54,19 @@ def _locked(folder: Path, alone: bool) -> int | None:
 
 
 def keep(descriptors: Sequence[int], process: int) -> None:
-    """Leave what ``descriptors`` hold (see :func:`hold`) held when this process ends, until ``process`` has ended, too.
+    """Leave what ``descriptors`` hold (see :func:`hold`) held when this process ends, until
+    ``process`` has ended, too.
 
-    A shell waits for that in the background, an hour at most. If it cannot be started, nothing is kept.
+    A shell waits for that in the background, an hour at most. If it cannot be started, nothing is
+    kept.
     """
     if not descriptors or not hasattr(os, "posix_spawn"):
         return
     for descriptor in descriptors:
         os.set_inheritable(descriptor, True)
     try:
-        quiet = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)]  # nobody waits for its output
+        # Nobody waits for its output
+        quiet = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)]
         words = ["sh", "-c", _WAIT, "git-theta-keep", str(process)]
         os.posix_spawn("/bin/sh", words, {"PATH": os.defpath}, file_actions=quiet, setpgroup=0)
     except OSError:
@@ -88,7 +99,9 @@ def exclusive(folder: Path) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > until:
-                    raise StoreError("another git command is using the store; try again when it has finished") from None
+                    raise StoreError(
+                        "another git command is using the store; try again when it has finished"
+                    ) from None
                 time.sleep(0.05)
             except OSError:  # a file system without locks
                 break
@@ -101,7 +114,10 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def if_alone(folder: Path) -> Iterator[bool | None]:
-    """Whether nobody holds the store in ``folder``; nobody can while this lasts. None if the system has no locks to tell."""
+    """Whether nobody holds the store in ``folder``; nobody can while this lasts.
+
+    None if the system has no locks to tell.
+    """
     try:
         import fcntl
 
@@ -124,7 +140,10 @@ def if_alone(folder: Path) -> Iterator[bool | None]:
 
 @contextmanager
 def turn(folder: Path) -> Iterator[None]:
-    """Do what is done in turns in ``folder`` while others wait. Where the system has no locks, only threads of this process do."""
+    """Do what is done in turns in ``folder`` while others wait.
+
+    Where the system has no locks, only threads of this process do.
+    """
     with _THREADS.setdefault(str(folder), threading.Lock()):
         descriptor = _locked(folder, alone=True)
         try:

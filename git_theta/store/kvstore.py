@@ -1,7 +1,10 @@
-"""Object storage as the place of a remote's objects, through TensorStore's key-value stores. No server of ours, no git-lfs.
+"""Object storage as the place of a remote's objects, through TensorStore's key-value stores.
 
-Objects are keys laid out as everywhere else: ``PREFIX/aa/bb/<id>``. They are immutable and named by their content, so that several people
-may write at once, an interrupted transfer goes on where it stopped, and what is read can be checked. See :mod:`.storage_url` for the URLs.
+No server of ours, no git-lfs.
+
+Objects are keys laid out as everywhere else: ``PREFIX/aa/bb/<id>``. They are immutable and named by
+their content, so that several people may write at once, an interrupted transfer goes on where it
+stopped, and what is read can be checked. See :mod:`.storage_url` for the URLs.
 """
 
 from __future__ import annotations
@@ -31,14 +34,22 @@ Item = TypeVar("Item")
 _IN_FLIGHT_BYTES = 256 << 20
 _IN_FLIGHT = 64  # requests; TensorStore itself opens fewer connections
 _FLUSH_COUNT, _FLUSH_BYTES = 256, 1 << 30
-_ENOUGH = 8  # failures one after another, after which a place is taken to be down: each has been retried for half a minute
+# Failures one after another, after which a place is taken to be down: each has been retried for
+# half a minute
+_ENOUGH = 8
 _PIECE = 32 << 20  # what is read at a time of a single large file
 _LARGEST = 5 << 30  # the most that S3 takes in one request, in bytes
 _RETRIES = {"max_retries": 6, "initial_delay": "500ms", "max_delay": "8s"}
-_PATIENCE = {"TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS": "60", "TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES": "1024"}  # of web.Limits
+# Of web.Limits
+_PATIENCE = {
+    "TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS": "60",
+    "TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES": "1024",
+}
 
 
-def place(url: str, environment: Mapping[str, str] | None = None, limits: Limits | None = None) -> BucketPlace | FolderPlace:
+def place(
+    url: str, environment: Mapping[str, str] | None = None, limits: Limits | None = None
+) -> BucketPlace | FolderPlace:
     """The place that ``url`` names, with ``limits`` for a web server.
 
     :class:`UsageError` if it names none, :class:`TransferError` for a folder that is not there.
@@ -57,18 +68,35 @@ def _folder(folder: Path) -> FolderPlace:
         if not folder.is_dir():
             raise NotADirectoryError
     except OSError:  # not made here: a disk that is not mounted would be filled up in its place
-        raise TransferError(f"the folder {display(str(folder), 200)} is not there; mount it, or make it if it is new") from None
-    # Others may write where the folder's mode lets them, as in a repository that 'git init --shared' made.
-    shared = 0o666 if mode & 0o002 else 0o664 if mode & 0o024 == 0o024 else 0o660 if mode & 0o020 else 0
-    return FolderPlace([folder], LocalStore(folder, (), shared, folder / ".git-theta"), display(folder.as_uri(), 200))
+        raise TransferError(
+            f"the folder {display(str(folder), 200)} is not there; mount it, or make it if it"
+            " is new"
+        ) from None
+    # Others may write where the folder's mode lets them, as in a repository that 'git init
+    # --shared' made.
+    shared = (
+        0o666 if mode & 0o002 else 0o664 if mode & 0o024 == 0o024 else 0o660 if mode & 0o020 else 0
+    )
+    return FolderPlace(
+        [folder],
+        LocalStore(folder, (), shared, folder / ".git-theta"),
+        display(folder.as_uri(), 200),
+    )
 
 
 class BucketPlace:
     """Object storage behind a network."""
 
-    verifies = True  # every object is hashed before it is sent, and what is sent is signed or checked on its way
+    # Every object is hashed before it is sent, and what is sent is signed or checked on its way
+    verifies = True
 
-    def __init__(self, storage: StorageUrl, title: str, environment: Mapping[str, str], limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        storage: StorageUrl,
+        title: str,
+        environment: Mapping[str, str],
+        limits: Limits | None = None,
+    ) -> None:
         self._storage = storage
         self._limits = limits
         self._environment = environment
@@ -79,13 +107,19 @@ class BucketPlace:
     def lacking(self, refs: Sequence[ObjectRef]) -> list[ObjectRef]:
         """Those objects that are not there, or cut short: the last byte of each is asked for."""
         absent = []
-        for ref, outcome in self._each(refs, lambda there, ref: there.read(_key(ref), byte_range=_last_byte(ref)), lambda _: 1):
+        for ref, outcome in self._each(
+            refs, lambda there, ref: there.read(_key(ref), byte_range=_last_byte(ref)), lambda _: 1
+        ):
             if not self._is_there(outcome):
                 absent.append(ref)
         return absent
 
-    def send(self, store: LocalStore, refs: Sequence[ObjectRef], advance: Callable[[int], None]) -> None:
-        """Deliver objects of ``store``; :class:`ObjectDamaged` or :class:`TransferError` unless every one has arrived."""
+    def send(
+        self, store: LocalStore, refs: Sequence[ObjectRef], advance: Callable[[int], None]
+    ) -> None:
+        """Deliver objects of ``store``; :class:`ObjectDamaged` or :class:`TransferError` unless
+        every one has arrived.
+        """
 
         def write(there: tensorstore.KvStore, ref: ObjectRef) -> Any:
             return there.write(_key(ref), _checked(store.read(ref), ref))
@@ -97,8 +131,13 @@ class BucketPlace:
             self._arrived(ref, outcome)
             advance(ref.size)
 
-    def bring(self, store: LocalStore, refs: Sequence[ObjectRef], advance: Callable[[int], None]) -> None:
-        """Fetch what is there into ``store``. :class:`TransferError` with the first reason where something could not be had."""
+    def bring(
+        self, store: LocalStore, refs: Sequence[ObjectRef], advance: Callable[[int], None]
+    ) -> None:
+        """Fetch what is there into ``store``.
+
+        :class:`TransferError` with the first reason where something could not be had.
+        """
         problem, failed, count, size, in_a_row = "", 0, 0, 0, 0
         try:
             for ref, outcome in self._each(refs, _read, lambda ref: ref.size):
@@ -134,23 +173,37 @@ class BucketPlace:
                 raise TransferError(f"{self.title}: object {ref.oid}: {reason}")
 
     def upload(self, path: Path, ref: ObjectRef) -> None:
-        """Deliver a file, if it is not there already. It is held in memory: the storage takes it in one request."""
+        """Deliver a file, if it is not there already.
+
+        It is held in memory: the storage takes it in one request.
+        """
         self._writable()
         if ref.size > _LARGEST:
-            raise TransferError(f"{self.title} takes files of at most {_LARGEST >> 30} GiB; this one has {ref.size:,} bytes")
+            raise TransferError(
+                f"{self.title} takes files of at most {_LARGEST >> 30} GiB; this one has"
+                f" {ref.size:,} bytes"
+            )
         if ref.size and not self.lacking([ref]):
             return
         data = _checked(path.read_bytes(), ref)
-        for _, outcome in self._each([ref], lambda there, ref: there.write(_key(ref), data), lambda ref: ref.size, write=True):
+        for _, outcome in self._each(
+            [ref], lambda there, ref: there.write(_key(ref), data), lambda ref: ref.size, write=True
+        ):
             self._arrived(ref, outcome)
 
     def download(self, ref: ObjectRef, path: Path) -> None:
-        """Fetch an object into a new file, piece by piece; :class:`TransferError` if it cannot be had as its name says."""
-        pieces = [slice(start, min(start + _PIECE, ref.size)) for start in range(0, ref.size, _PIECE)]
+        """Fetch an object into a new file, piece by piece; :class:`TransferError` if it cannot be
+        had as its name says.
+        """
+        pieces = [
+            slice(start, min(start + _PIECE, ref.size)) for start in range(0, ref.size, _PIECE)
+        ]
         hasher, size = hashlib.sha256(), 0
         with path.open("xb") as file:
             for _, outcome in self._each(
-                pieces, lambda there, piece: there.read(_key(ref), byte_range=piece), lambda piece: piece.stop - piece.start
+                pieces,
+                lambda there, piece: there.read(_key(ref), byte_range=piece),
+                lambda piece: piece.stop - piece.start,
             ):
                 reason = _unreadable(outcome)
                 if reason:
@@ -162,23 +215,31 @@ class BucketPlace:
 
     def _writable(self) -> None:
         if self._storage.read_only:
-            raise TransferError(f"{self.title} is read-only; objects can only be fetched from there")
+            raise TransferError(
+                f"{self.title} is read-only; objects can only be fetched from there"
+            )
 
     def _arrived(self, ref: ObjectRef, outcome: Any) -> None:
         if isinstance(outcome, Exception):
-            raise TransferError(f"object {ref.oid} could not be delivered to {self.title}: {_reason(outcome)}")
+            raise TransferError(
+                f"object {ref.oid} could not be delivered to {self.title}: {_reason(outcome)}"
+            )
 
     def _is_there(self, outcome: Any) -> bool:
         if not isinstance(outcome, Exception):
             return bool(outcome.state == "value" and len(outcome.value) == 1)
-        if _code(outcome) in ("OUT_OF_RANGE", "PERMISSION_DENIED"):  # S3 denies who may not list a bucket what is not in it
+        # S3 denies who may not list a bucket what is not in it
+        if _code(outcome) in ("OUT_OF_RANGE", "PERMISSION_DENIED"):
             return False
-        if "was ignored by server" in str(outcome):  # a plain web server, which sends the whole or nothing
+        # A plain web server, which sends the whole or nothing
+        if "was ignored by server" in str(outcome):
             return True
         raise TransferError(f"{self.title}: {_reason(outcome)}")
 
     def _reader(self) -> tensorstore.KvStore | Web:
-        """What reads: our own reader wherever an address of somebody's choice is asked, TensorStore for the clouds' own addresses."""
+        """What reads: our own reader wherever an address of somebody's choice is asked, TensorStore
+        for the clouds' own addresses.
+        """
         if self._web is None and self._storage.read_only:
             from git_theta.store.web import Web
 
@@ -191,7 +252,11 @@ class BucketPlace:
             keys = s3_signature.find(self._environment)
             if keys is not None:  # those of a machine's role and the like only TensorStore finds
                 sign = partial(s3_signature.headers, keys, service["aws_region"])
-                self._web = Web(f"{service['endpoint']}/{service['bucket']}/{service['path']}", self._limits, sign)
+                self._web = Web(
+                    f"{service['endpoint']}/{service['bucket']}/{service['path']}",
+                    self._limits,
+                    sign,
+                )
         return self._web or self._store()
 
     def _store(self) -> tensorstore.KvStore:
@@ -200,21 +265,31 @@ class BucketPlace:
             import tensorstore
 
             try:
-                self._opened = tensorstore.KvStore.open(self._storage.spec(self._environment), context=context()).result()
+                self._opened = tensorstore.KvStore.open(
+                    self._storage.spec(self._environment), context=context()
+                ).result()
             except (ValueError, OSError) as error:
                 raise TransferError(f"{self.title} cannot be opened: {_reason(error)}") from None
         return self._opened
 
     def _each(
-        self, items: Iterable[Item], begin: Callable[[Any, Item], Any], weight: Callable[[Item], int], write: bool = False
+        self,
+        items: Iterable[Item],
+        begin: Callable[[Any, Item], Any],
+        weight: Callable[[Item], int],
+        write: bool = False,
     ) -> Iterator[tuple[Item, Any]]:
-        """Begin a request for each item, several under way at a time, and give the outcomes in order: a result or what went wrong."""
+        """Begin a request for each item, several under way at a time, and give the outcomes in
+        order: a result or what went wrong.
+        """
         store = self._store() if write else self._reader()
         under_way: deque[tuple[Item, Any]] = deque()
         size = 0
         try:
             for item in items:
-                while under_way and (len(under_way) >= _IN_FLIGHT or size + weight(item) > _IN_FLIGHT_BYTES):
+                while under_way and (
+                    len(under_way) >= _IN_FLIGHT or size + weight(item) > _IN_FLIGHT_BYTES
+                ):
                     first, future = under_way.popleft()
                     size -= weight(first)
                     yield first, _finish(future)
@@ -228,10 +303,13 @@ class BucketPlace:
                 future.cancel()
 
 
-def check_reachable(storage: StorageUrl, environment: Mapping[str, str], title: str, limits: Limits | None = None) -> None:
+def check_reachable(
+    storage: StorageUrl, environment: Mapping[str, str], title: str, limits: Limits | None = None
+) -> None:
     """:class:`TransferError` if nobody answers at the storage's address.
 
-    TensorStore would go on trying for half a minute, and its libraries would write to standard error about credentials meanwhile.
+    TensorStore would go on trying for half a minute, and its libraries would write to standard
+    error about credentials meanwhile.
     """
     where = storage.contact(environment)
     if where is not None:
@@ -249,7 +327,9 @@ def context() -> tensorstore.Context:
         os.environ.setdefault(name, value)
     import tensorstore
 
-    return tensorstore.Context({f"{kind}_request_retries": _RETRIES for kind in ("s3", "gcs", "http")})
+    return tensorstore.Context(
+        {f"{kind}_request_retries": _RETRIES for kind in ("s3", "gcs", "http")}
+    )
 
 
 _DAMAGED = "damaged there: its bytes have another SHA-256 or size"
@@ -261,12 +341,14 @@ def _finish(future: Any) -> Any:
         return future.result()
     except ThetaError:
         raise
-    except (ValueError, OSError, RuntimeError, KeyError, IndexError) as error:  # what TensorStore's errors become in Python
+    except (ValueError, OSError, RuntimeError, KeyError, IndexError) as error:
+        # What TensorStore's errors become in Python
         return error
 
 
 def _read(there: tensorstore.KvStore, ref: ObjectRef) -> Any:
-    return there.read(_key(ref), byte_range=slice(0, ref.size))  # no more than that, whatever is there
+    # No more than that, whatever is there
+    return there.read(_key(ref), byte_range=slice(0, ref.size))
 
 
 def _last_byte(ref: ObjectRef) -> slice:
@@ -281,7 +363,9 @@ def _checked(data: bytes, ref: ObjectRef) -> bytes:
 
 def _fault(ref: ObjectRef, outcome: Any) -> str:
     reason = _unreadable(outcome)
-    if not reason and (len(outcome.value) != ref.size or hashlib.sha256(outcome.value).hexdigest() != ref.oid):
+    if not reason and (
+        len(outcome.value) != ref.size or hashlib.sha256(outcome.value).hexdigest() != ref.oid
+    ):
         return _DAMAGED
     return reason
 
@@ -289,7 +373,8 @@ def _fault(ref: ObjectRef, outcome: Any) -> str:
 def _unreadable(outcome: Any) -> str:
     if not isinstance(outcome, Exception):
         return "" if outcome.state == "value" else "missing"
-    if _code(outcome) == "OUT_OF_RANGE" or "was ignored by server" in str(outcome):  # it is shorter, or longer, than its name says
+    # It is shorter, or longer, than its name says
+    if _code(outcome) == "OUT_OF_RANGE" or "was ignored by server" in str(outcome):
         return _DAMAGED
     return _reason(outcome)
 

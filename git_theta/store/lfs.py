@@ -1,9 +1,10 @@
 """Moving objects with Git LFS, whose ids and layout ours share.
 
-Each transfer has a *dock* of its own, laid out as Git LFS's storage. To push, objects are linked there and git-lfs sends them by id.
-To fetch, git-lfs is asked for them in the protocol of a delayed filter, the one way to name single objects to it, and what it brings
-is linked over and verified. Nothing goes through Git LFS's own storage, where ``git lfs prune`` and other transfers are at work; what is
-there is used.
+Each transfer has a *dock* of its own, laid out as Git LFS's storage. To push, objects are linked
+there and git-lfs sends them by id. To fetch, git-lfs is asked for them in the protocol of a delayed
+filter, the one way to name single objects to it, and what it brings is linked over and verified.
+Nothing goes through Git LFS's own storage, where ``git lfs prune`` and other transfers are at work;
+what is there is used.
 """
 
 from __future__ import annotations
@@ -22,16 +23,27 @@ from typing import IO, cast
 
 from git_theta.core.manifest import ObjectRef
 from git_theta.core.names import display
-from git_theta.errors import GitError, ObjectDamaged, ObjectMissing, StoreError, ThetaError, TransferError
+from git_theta.errors import (
+    GitError,
+    ObjectDamaged,
+    ObjectMissing,
+    StoreError,
+    ThetaError,
+    TransferError,
+)
 from git_theta.git import pktline
 from git_theta.git.command import call, launch, run, run_code
 from git_theta.git.config.remotes import BY_URL, Remote, base_folder, current_branch, local_path
 from git_theta.git.repository import Repository
 from git_theta.store.local import LocalStore
 
-INSTALL = "install it from https://git-lfs.com (or with your package manager: apt, dnf, brew, winget, conda: git-lfs)"
+INSTALL = (
+    "install it from https://git-lfs.com (or with your package manager: apt, dnf, brew, winget,"
+    " conda: git-lfs)"
+)
 _IDS_FROM_STDIN = (3, 3)  # the first release that takes them there
-_IDS_AT_ONCE = 400  # as arguments; 32,000 characters are the least that a command line holds anywhere
+# As arguments; 32,000 characters are the least that a command line holds anywhere
+_IDS_AT_ONCE = 400
 _FLUSH_COUNT, _FLUSH_BYTES = 256, 1 << 30
 
 
@@ -50,11 +62,24 @@ class GitLfs:
         match = re.match(rb"git-lfs/(\d+)\.(\d+)", words)
         if code or not match:
             raise TransferError(f"git-lfs is not installed; {INSTALL}")
-        named = run(["config", "--show-scope", "--type=path", "--get", "lfs.storage"], cwd=base_folder(repository), allowed=(0, 1))
+        named = run(
+            ["config", "--show-scope", "--type=path", "--get", "lfs.storage"],
+            cwd=base_folder(repository),
+            allowed=(0, 1),
+        )
         scope, _, storage = named.decode("utf-8", "surrogateescape").rstrip("\n").partition("\t")
-        if scope == "command":  # git-lfs would hand it on to the other side of a file:// transfer, deliver nothing and report success
-            raise TransferError("lfs.storage cannot be given on the command line; 'git config lfs.storage' sets it for the repository")
-        return cls(repository, (int(match[1]), int(match[2])), repository.common_dir / (storage or "lfs") / "objects")
+        # Git-lfs would hand it on to the other side of a file:// transfer, deliver nothing and
+        # report success
+        if scope == "command":
+            raise TransferError(
+                "lfs.storage cannot be given on the command line; 'git config lfs.storage' sets it"
+                " for the repository"
+            )
+        return cls(
+            repository,
+            (int(match[1]), int(match[2])),
+            repository.common_dir / (storage or "lfs") / "objects",
+        )
 
     def path(self, oid: str) -> Path:
         """Where git-lfs keeps an object."""
@@ -66,17 +91,21 @@ class LfsPlace:
 
     verifies = False
 
-    def __init__(self, lfs: GitLfs, remote: Remote, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, lfs: GitLfs, remote: Remote, settings: Mapping[str, str] | None = None
+    ) -> None:
         self._lfs = lfs
         self._remote = remote
         self._more = dict(settings or {})
         self.title = f"{remote.title} (Git LFS)"
 
-    def send(self, store: LocalStore, refs: Sequence[ObjectRef], advance: Callable[[int], None]) -> None:
+    def send(
+        self, store: LocalStore, refs: Sequence[ObjectRef], advance: Callable[[int], None]
+    ) -> None:
         """Deliver objects that are in ``store``; what the server has already it does not ask for.
 
-        :class:`TransferError` unless every one of them has arrived. :class:`ObjectMissing` or :class:`ObjectDamaged`
-        before anything is sent.
+        :class:`TransferError` unless every one of them has arrived. :class:`ObjectMissing` or
+        :class:`ObjectDamaged` before anything is sent.
         """
         if not refs:
             return
@@ -86,8 +115,14 @@ class LfsPlace:
             place._push([ref.oid for ref in refs])
         advance(sum(ref.size for ref in refs))
 
-    def bring(self, store: LocalStore, refs: Sequence[ObjectRef], advance: Callable[[int], None]) -> None:
-        """Fetch objects into ``store``. Those that cannot be had stay missing; :class:`TransferError` with git-lfs's words if any did."""
+    def bring(
+        self, store: LocalStore, refs: Sequence[ObjectRef], advance: Callable[[int], None]
+    ) -> None:
+        """Fetch objects into ``store``.
+
+        Those that cannot be had stay missing; :class:`TransferError` with git-lfs's words if any
+        did.
+        """
         if not refs:
             return
         arriving = _Arrivals(store, advance)
@@ -102,16 +137,26 @@ class LfsPlace:
                 arriving.finish(place._lfs, wanted)
         lacking = [ref for ref in wanted if ref.oid not in arriving.taken]
         if lacking:
-            many = f"{len(lacking):,} of {len(refs):,} objects" if len(lacking) > 1 else f"object {lacking[0].oid}"
-            raise TransferError(f"{self.title} did not deliver {many}{f': {words}' if words else ''}")
+            many = (
+                f"{len(lacking):,} of {len(refs):,} objects"
+                if len(lacking) > 1
+                else f"object {lacking[0].oid}"
+            )
+            raise TransferError(
+                f"{self.title} did not deliver {many}{f': {words}' if words else ''}"
+            )
 
     def audit(self, refs: Sequence[ObjectRef]) -> Iterator[tuple[ObjectRef, str]]:
-        """Read objects at the server; those that are missing or not what their name says, with the reason.
+        """Read objects at the server; those that are missing or not what their name says, with the
+        reason.
 
-        They pass through a dock of their own, group by group, as git-lfs would not fetch what it has in the real one.
+        They pass through a dock of their own, group by group, as git-lfs would not fetch what it
+        has in the real one.
         """
         with (
-            tempfile.TemporaryDirectory(prefix="git-theta-", dir=self._lfs.repository.git_dir) as folder,
+            tempfile.TemporaryDirectory(
+                prefix="git-theta-", dir=self._lfs.repository.git_dir
+            ) as folder,
             self._apart(Path(folder, "dock")) as place,
         ):
             for group in _groups(refs):
@@ -127,20 +172,27 @@ class LfsPlace:
     def _apart(self, folder: Path) -> Iterator[LfsPlace]:
         """The same server, with a dock of its own in the new ``folder``, which is gone afterwards.
 
-        git-lfs runs in a repository made there, with the settings of the real one: transfers that share a dock would take
-        objects out of it that others still need. ``lfs.storage`` stands in that repository's config, as the other side of a
-        transfer between folders would obey it if it came in any other way.
+        git-lfs runs in a repository made there, with the settings of the real one: transfers that
+        share a dock would take objects out of it that others still need. ``lfs.storage`` stands in
+        that repository's config, as the other side of a transfer between folders would obey it if
+        it came in any other way.
         """
         repository, git_dir = self._lfs.repository, folder / ".git"
         settings = [repository.common_dir / "config", repository.git_dir / "config.worktree"]
-        included = "".join(f"[include]\n\tpath = {_quoted(path)}\n" for path in settings if path.is_file())
+        included = "".join(
+            f"[include]\n\tpath = {_quoted(path)}\n" for path in settings if path.is_file()
+        )
         try:
             (git_dir / "objects").mkdir(parents=True)
             (git_dir / "refs").mkdir()
             (git_dir / "HEAD").write_bytes(b"ref: refs/heads/main\n")
             text = f"[core]\n\trepositoryformatversion = 0\n{included}[lfs]\n\tstorage = lfs\n"
             (git_dir / "config").write_text(text, "utf-8", "surrogateescape", newline="\n")
-            own = GitLfs(Repository(git_dir, git_dir, folder, repository.hash_length), self._lfs.version, git_dir / "lfs" / "objects")
+            own = GitLfs(
+                Repository(git_dir, git_dir, folder, repository.hash_length),
+                self._lfs.version,
+                git_dir / "lfs" / "objects",
+            )
             yield LfsPlace(own, self._remote, self._more | self._absolute())
         except OSError as error:
             if isinstance(error, ThetaError):
@@ -154,7 +206,11 @@ class LfsPlace:
         found = {}
         for key, url in (("url", self._remote.url), ("pushurl", self._remote.push_url)):
             folder = local_path(url, base_folder(self._lfs.repository))
-            if folder is not None and self._remote.name and (key == "url" or url != self._remote.url):
+            if (
+                folder is not None
+                and self._remote.name
+                and (key == "url" or url != self._remote.url)
+            ):
                 found[f"remote.{self._remote.name}.{key}"] = folder.absolute().as_uri()
         return found
 
@@ -176,13 +232,22 @@ class LfsPlace:
     def _push(self, oids: Sequence[str]) -> None:
         name, environment = self._addressed({"lfs.allowincompletepush": "false"})
         if self._lfs.version >= _IDS_FROM_STDIN:
-            self._run_push(["lfs", "push", "--object-id", name, "--stdin"], "\n".join(oids) + "\n", environment)
+            self._run_push(
+                ["lfs", "push", "--object-id", name, "--stdin"], "\n".join(oids) + "\n", environment
+            )
             return
         for start in range(0, len(oids), _IDS_AT_ONCE):
-            self._run_push(["lfs", "push", "--object-id", name, *oids[start : start + _IDS_AT_ONCE]], "", environment)
+            self._run_push(
+                ["lfs", "push", "--object-id", name, *oids[start : start + _IDS_AT_ONCE]],
+                "",
+                environment,
+            )
 
-    def _run_push(self, arguments: Sequence[str], stdin: str, environment: Mapping[str, str]) -> None:
-        # git-lfs shows its own progress, on standard output; that belongs on standard error, where a terminal is.
+    def _run_push(
+        self, arguments: Sequence[str], stdin: str, environment: Mapping[str, str]
+    ) -> None:
+        # git-lfs shows its own progress, on standard output; that belongs on standard error, where
+        # a terminal is.
         watched = os.isatty(2)
         with tempfile.TemporaryFile() as words:
             target = 2 if watched else words
@@ -196,7 +261,10 @@ class LfsPlace:
             )
             if done.returncode:
                 said = "" if watched else _reason(words)
-                raise TransferError(f"git-lfs could not deliver to {self._remote.title}{f': {said}' if said else ' (see above)'}")
+                raise TransferError(
+                    "git-lfs could not deliver to"
+                    f" {self._remote.title}{f': {said}' if said else ' (see above)'}"
+                )
 
     # Fetching
 
@@ -231,21 +299,33 @@ class LfsPlace:
             return _reason(words)
 
     def _environment(self, more: Mapping[str, str]) -> dict[str, str]:
-        """What git-lfs is run with. Where it finds the repository by itself, git's word for it is left out: a transfer's other side,
-        which is another repository, would obey it too.
+        """What git-lfs is run with.
+
+        Where it finds the repository by itself, git's word for it is left out: a transfer's other
+        side, which is another repository, would obey it too.
         """
         worktree = self._lfs.repository.worktree
-        hidden = ("GIT_DIR", "GIT_WORK_TREE") if worktree is not None and (worktree / ".git").exists() else ()
+        hidden = (
+            ("GIT_DIR", "GIT_WORK_TREE")
+            if worktree is not None and (worktree / ".git").exists()
+            else ()
+        )
         return {**{key: value for key, value in os.environ.items() if key not in hidden}, **more}
 
-    def _addressed(self, settings: Mapping[str, str], fetch: bool = False) -> tuple[str, dict[str, str]]:
-        """The name to call the remote, and the environment that makes git-lfs understand it (and use it, to fetch)."""
+    def _addressed(
+        self, settings: Mapping[str, str], fetch: bool = False
+    ) -> tuple[str, dict[str, str]]:
+        """The name to call the remote, and the environment that makes git-lfs understand it (and
+        use it, to fetch).
+        """
         settings = {**self._more, **settings}
         name = self._remote.name
         if not name:
             name, url = BY_URL, self._remote.push_url
             folder = local_path(url, base_folder(self._lfs.repository))
-            settings[f"remote.{name}.url"] = folder.absolute().as_uri() if folder is not None else url
+            settings[f"remote.{name}.url"] = (
+                folder.absolute().as_uri() if folder is not None else url
+            )
         if fetch:
             branch = current_branch(self._lfs.repository)
             settings["remote.lfsdefault"] = name
@@ -255,7 +335,9 @@ class LfsPlace:
 
 
 def configured(settings: Mapping[str, str]) -> dict[str, str]:
-    """The environment that gives git (and git-lfs) further settings, beside those that the environment gives already."""
+    """The environment that gives git (and git-lfs) further settings, beside those that the
+    environment gives already.
+    """
     count = os.environ.get("GIT_CONFIG_COUNT", "")
     first = int(count) if count.isdigit() else 0
     environment = {"GIT_CONFIG_COUNT": str(first + len(settings))}
@@ -267,7 +349,10 @@ def configured(settings: Mapping[str, str]) -> dict[str, str]:
 
 def lfs_folder(git_dir: Path) -> Path:
     """Where a repository on this machine keeps its Git LFS objects."""
-    named = run(["--git-dir", str(git_dir), "config", "--type=path", "--get", "lfs.storage"], allowed=(0, 1, 128))
+    named = run(
+        ["--git-dir", str(git_dir), "config", "--type=path", "--get", "lfs.storage"],
+        allowed=(0, 1, 128),
+    )
     return git_dir / (named.decode("utf-8", "surrogateescape").rstrip("\n") or "lfs") / "objects"
 
 
@@ -310,10 +395,17 @@ class _Arrivals:
         self._store.flush()
 
 
-def _converse(stdin: IO[bytes], stdout: IO[bytes], refs: Sequence[ObjectRef], take: Callable[[ObjectRef], None]) -> None:
-    """Speak to ``git lfs filter-process`` as git does when it may delay: name every object, then wait for each.
+def _converse(
+    stdin: IO[bytes],
+    stdout: IO[bytes],
+    refs: Sequence[ObjectRef],
+    take: Callable[[ObjectRef], None],
+) -> None:
+    """Speak to ``git lfs filter-process`` as git does when it may delay: name every object, then
+    wait for each.
 
-    Its content is never asked for: it is in the dock by then. To ask what is available once more than needed crashes git-lfs 3.3.0.
+    Its content is never asked for: it is in the dock by then. To ask what is available once more
+    than needed crashes git-lfs 3.3.0.
     """
 
     def say(*lines: str) -> None:
@@ -328,7 +420,9 @@ def _converse(stdin: IO[bytes], stdout: IO[bytes], refs: Sequence[ObjectRef], ta
         raise GitError("this git-lfs cannot delay; Git-Theta needs git-lfs 3.0 or newer")
     waiting: dict[str, ObjectRef] = {}
     for ref in refs:
-        pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{ref.oid}\nsize {ref.size}\n".encode("ascii")
+        pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{ref.oid}\nsize {ref.size}\n".encode(
+            "ascii"
+        )
         say("command=smudge", f"pathname={ref.oid}", "can-delay=1")
         stdin.write(b"%04x" % (len(pointer) + 4) + pointer + pktline.FLUSH)
         stdin.flush()
@@ -370,7 +464,10 @@ def _groups(refs: Sequence[ObjectRef]) -> Iterator[list[ObjectRef]]:
 def _fault(path: Path, ref: ObjectRef) -> str:
     try:
         with path.open("rb") as file:
-            right = hashlib.file_digest(file, "sha256").hexdigest() == ref.oid and path.stat().st_size == ref.size
+            right = (
+                hashlib.file_digest(file, "sha256").hexdigest() == ref.oid
+                and path.stat().st_size == ref.size
+            )
     except FileNotFoundError:
         return "missing"
     return "" if right else "damaged"
@@ -383,9 +480,15 @@ def _quoted(path: Path) -> str:
 
 
 def _reason(words: IO[bytes]) -> str:
-    """What a person should read of git-lfs's output: its first complaint, without progress and debris of the transfer agent."""
+    """What a person should read of git-lfs's output: its first complaint, without progress and
+    debris of the transfer agent.
+    """
     words.seek(0)
     text = words.read(64 << 10).decode("utf-8", "replace").replace("\r", "\n")
     lines = [line.strip() for line in text.split("\n")]
-    told = [line for line in lines if line and line != "EOF" and not re.match(r"(Uploading|Downloading) LFS objects:", line)]
+    told = [
+        line
+        for line in lines
+        if line and line != "EOF" and not re.match(r"(Uploading|Downloading) LFS objects:", line)
+    ]
     return display(told[0], 300) if told else ""

@@ -1,8 +1,10 @@
-"""The local object store: files named by the SHA-256 of their bytes, laid out as Git LFS lays out its own.
+"""The local object store: files named by the SHA-256 of their bytes, laid out as Git LFS lays out
+its own.
 
-An object becomes visible complete, durable and read-only, or not at all: it is written to a temporary file in the same file
-system, synced, and renamed. :meth:`LocalStore.flush` is the point after which everything written before survives a power cut;
-nothing may tell git of an object before it.
+An object becomes visible complete, durable and read-only, or not at all: it is written to a
+temporary file in the same file system, synced, and renamed. :meth:`LocalStore.flush` is the point
+after which everything written before survives a power cut; nothing may tell git of an object before
+it.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ Held = TypeVar("Held", bytes, memoryview)
 _SYNC_THREADS = 8
 _SYNC_EARLY = 1 << 20  # files from this size are synced while others are still coded
 _STALE = 24 * 3600  # seconds after which a temporary file belongs to nobody
-_FRESH = 6 * 3600  # seconds for which an object counts as just stored; a small part of what prune spares
+# Seconds for which an object counts as just stored; a small part of what prune spares
+_FRESH = 6 * 3600
 _CHUNK = 1 << 20
 _MAPPED = 1 << 20  # bytes from which mapping a file beats reading it
 
@@ -48,14 +51,22 @@ class _Pending(NamedTuple):
 
 
 class LocalStore:
-    """Objects under ``root`` (``<git common dir>/theta/objects``); those of ``alternates`` are read as well.
+    """Objects under ``root`` (``<git common dir>/theta/objects``); those of ``alternates`` are read
+    as well.
 
-    ``shared`` holds the permission bits that ``core.sharedRepository`` adds to files (negative: the only ones they have). ``beside`` is the
-    folder for temporary files and the lock, in the same file system; without it, the one that ``root`` is in. Safe to use from several
-    threads, and beside other processes.
+    ``shared`` holds the permission bits that ``core.sharedRepository`` adds to files (negative: the
+    only ones they have). ``beside`` is the folder for temporary files and the lock, in the same
+    file system; without it, the one that ``root`` is in. Safe to use from several threads, and
+    beside other processes.
     """
 
-    def __init__(self, root: Path, alternates: Sequence[Path] = (), shared: int = 0, beside: Path | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        alternates: Sequence[Path] = (),
+        shared: int = 0,
+        beside: Path | None = None,
+    ) -> None:
         self.root = root
         self._beside = beside or root.parent
         self.alternates = tuple(alternates)
@@ -66,8 +77,10 @@ class LocalStore:
         self._temporary: Path | None = None
         self._held: int | None = None
         self._alone = False
-        self._relied: set[str] = set()  # objects that nobody deletes while the store is held, young already
-        self._grown: set[Path] = set()  # folders with a new subfolder, to be synced with the next flush
+        # Objects that nobody deletes while the store is held, young already
+        self._relied: set[str] = set()
+        # Folders with a new subfolder, to be synced with the next flush
+        self._grown: set[Path] = set()
         self._linked: set[Path] = set()  # folders with a new link, likewise
 
     def again(self) -> LocalStore:
@@ -77,13 +90,16 @@ class LocalStore:
     # Reading
 
     def find(self, oid: str, size: int | None = None) -> Path | None:
-        """The file that holds an object (of ``size`` bytes, where given), here or in an alternate; None if there is none."""
+        """The file that holds an object (of ``size`` bytes, where given), here or in an alternate;
+        None if there is none.
+        """
         found = self._look(oid, size)
         return None if found is None else Path(found[0])
 
     def _look(self, oid: str, size: int | None) -> tuple[str, os.stat_result] | None:
         for root in (self.root, *self.alternates):
-            path = f"{root}{os.sep}{oid[:2]}{os.sep}{oid[2:4]}{os.sep}{oid}"  # joining paths would cost more than looking
+            # Joining paths would cost more than looking
+            path = f"{root}{os.sep}{oid[:2]}{os.sep}{oid[2:4]}{os.sep}{oid}"
             try:
                 status = os.stat(path)
             except (OSError, ValueError):
@@ -93,13 +109,21 @@ class LocalStore:
         return None
 
     def missing(self, refs: Iterable[ObjectRef]) -> list[ObjectRef]:
-        """Those objects that are not here with their right size (one that is written but not flushed counts as here)."""
-        return [ref for ref in refs if ref.oid not in self._pending and self.find(ref.oid, ref.size) is None]
+        """Those objects that are not here with their right size (one that is written but not
+        flushed counts as here).
+        """
+        return [
+            ref
+            for ref in refs
+            if ref.oid not in self._pending and self.find(ref.oid, ref.size) is None
+        ]
 
     def rely_on(self, refs: Iterable[ObjectRef]) -> list[ObjectRef]:
-        """As :meth:`missing`; the objects that are here become as young as new ones, so that prune spares them.
+        """As :meth:`missing`; the objects that are here become as young as new ones, so that prune
+        spares them.
 
-        Whatever a manifest needs goes through here before anyone gets that manifest. The caller holds the store.
+        Whatever a manifest needs goes through here before anyone gets that manifest. The caller
+        holds the store.
         """
         absent, limit = [], time.time() - _FRESH
         for ref in refs:
@@ -113,14 +137,18 @@ class LocalStore:
         return absent
 
     def read(self, ref: ObjectRef) -> bytes:
-        """An object's bytes. Their hash is not checked here (see :meth:`verify`), only their number.
+        """An object's bytes.
+
+        Their hash is not checked here (see :meth:`verify`), only their number.
 
         :class:`ObjectMissing`, or :class:`ObjectDamaged` when the file has another size.
         """
         return self._load(ref, Path.read_bytes)
 
     def view(self, ref: ObjectRef) -> memoryview:
-        """As :meth:`read`; a large object is mapped into memory, as git maps its packs, which saves a copy and fresh memory for it."""
+        """As :meth:`read`; a large object is mapped into memory, as git maps its packs, which saves
+        a copy and fresh memory for it.
+        """
         return self._load(ref, _map if ref.size >= _MAPPED and os.name == "posix" else _view)
 
     def _load(self, ref: ObjectRef, take: Callable[[Path], Held]) -> Held:
@@ -130,11 +158,16 @@ class LocalStore:
             except FileNotFoundError:
                 continue
             except OSError as error:
-                raise StoreError(f"object {ref.oid} cannot be read: {error.strerror or error}") from None
+                raise StoreError(
+                    f"object {ref.oid} cannot be read: {error.strerror or error}"
+                ) from None
             if len(data) != ref.size:
                 raise ObjectDamaged(f"object {ref.oid} has {len(data)} bytes instead of {ref.size}")
             return data
-        raise ObjectMissing(f"object {ref.oid} ({ref.size} bytes) is not in the store; 'git theta fetch' may bring it")
+        raise ObjectMissing(
+            f"object {ref.oid} ({ref.size} bytes) is not in the store; 'git theta fetch' may"
+            " bring it"
+        )
 
     def verify(self, ref: ObjectRef) -> None:
         """Read an object and check its hash: :class:`ObjectMissing` or :class:`ObjectDamaged`."""
@@ -145,16 +178,23 @@ class LocalStore:
             except FileNotFoundError:
                 continue
             except OSError as error:
-                raise StoreError(f"object {ref.oid} cannot be read: {error.strerror or error}") from None
+                raise StoreError(
+                    f"object {ref.oid} cannot be read: {error.strerror or error}"
+                ) from None
             if size != ref.size:
                 raise ObjectDamaged(f"object {ref.oid} has {size} bytes instead of {ref.size}")
             if hasher.hexdigest() != ref.oid:
                 raise ObjectDamaged(f"object {ref.oid} is damaged: its bytes have another SHA-256")
             return
-        raise ObjectMissing(f"object {ref.oid} ({ref.size} bytes) is not in the store; 'git theta fetch' may bring it")
+        raise ObjectMissing(
+            f"object {ref.oid} ({ref.size} bytes) is not in the store; 'git theta fetch' may"
+            " bring it"
+        )
 
     def _places(self, ref: ObjectRef) -> Iterator[Path]:
-        """Where to read an object: where it waits for its flush, then (that may happen meanwhile) in the store, the right size first."""
+        """Where to read an object: where it waits for its flush, then (that may happen meanwhile)
+        in the store, the right size first.
+        """
         pending = self._pending.get(ref.oid)
         if pending is not None:
             yield pending.temporary
@@ -189,15 +229,19 @@ class LocalStore:
             raise
 
     def adopt(self, path: Path, ref: ObjectRef) -> None:
-        """Take over the file at ``path`` as an object: by hard link where possible, else as a copy. Its hash is checked first.
+        """Take over the file at ``path`` as an object: by hard link where possible, else as a copy.
 
-        :class:`ObjectMissing` if the file is gone, :class:`ObjectDamaged` if it is not what it should be.
+        Its hash is checked first.
+
+        :class:`ObjectMissing` if the file is gone, :class:`ObjectDamaged` if it is not what it
+        should be.
         """
         hasher = hashlib.sha256()
         temporary = self.temporary_path()
         try:
             mode = path.stat().st_mode
-            if self._granted(mode) & 0o444 == mode & 0o444 and _link(path, temporary):  # a link's mode is the other's too
+            # A link's mode is the other's too
+            if self._granted(mode) & 0o444 == mode & 0o444 and _link(path, temporary):
                 size = _feed(temporary, hasher)
             else:
                 with temporary.open("xb") as target:
@@ -205,21 +249,30 @@ class LocalStore:
         except OSError as error:
             temporary.unlink(missing_ok=True)
             if isinstance(error, FileNotFoundError) and not path.exists():
-                raise ObjectMissing(f"object {ref.oid} ({ref.size} bytes) was deleted while it was being fetched") from None
+                raise ObjectMissing(
+                    f"object {ref.oid} ({ref.size} bytes) was deleted while it was being fetched"
+                ) from None
             raise _store_error(error, self.root) from None
         if hasher.hexdigest() != ref.oid or size != ref.size:
             temporary.unlink(missing_ok=True)
-            raise ObjectDamaged(f"object {ref.oid} arrived damaged: its bytes have another SHA-256 or size")
+            raise ObjectDamaged(
+                f"object {ref.oid} arrived damaged: its bytes have another SHA-256 or size"
+            )
         self._add(temporary, ref)
 
     def link(self, path: Path, ref: ObjectRef) -> None:
-        """Take over an object of another store, as :meth:`adopt`. It is durable and final there, so a link is made in place at once."""
+        """Take over an object of another store, as :meth:`adopt`.
+
+        It is durable and final there, so a link is made in place at once.
+        """
         target = self._path(ref.oid)
         hasher = hashlib.sha256()
         try:
             size, mode = _feed(path, hasher), path.stat().st_mode
             if hasher.hexdigest() != ref.oid or size != ref.size:
-                raise ObjectDamaged(f"object {ref.oid} is damaged: its bytes have another SHA-256 or size")
+                raise ObjectDamaged(
+                    f"object {ref.oid} is damaged: its bytes have another SHA-256 or size"
+                )
             if self._granted(mode) & 0o444 != mode & 0o444:
                 raise PermissionError
             try:
@@ -229,7 +282,8 @@ class LocalStore:
                 os.link(path, target)
         except ObjectDamaged:
             raise
-        except OSError:  # another file system, links that are not allowed, a damaged object in the way
+        except OSError:
+            # Another file system, links that are not allowed, a damaged object in the way
             self.adopt(path, ref)
         else:
             with self._lock:
@@ -248,14 +302,19 @@ class LocalStore:
             raise StoreError(f"object {oid} cannot be deleted: {error.strerror or error}") from None
 
     def touched(self, oid: str) -> float | None:
-        """When an object of this store's own was last written, linked or relied on; None if it is not there."""
+        """When an object of this store's own was last written, linked or relied on; None if it is
+        not there.
+        """
         try:
             return touched(os.stat(self._path(oid), follow_symlinks=False))
         except OSError:
             return None
 
     def flush(self) -> None:
-        """Make every object written so far durable and visible. :class:`StoreError` when the disk refuses."""
+        """Make every object written so far durable and visible.
+
+        :class:`StoreError` when the disk refuses.
+        """
         with self._lock:
             pending = list(self._pending.values())
             linked, self._linked = self._linked, set()
@@ -295,7 +354,9 @@ class LocalStore:
             self._relied.clear()
 
     def temporary_path(self) -> Path:
-        """A fresh path in the store's file system, for a file that is to become an object or to be spooled."""
+        """A fresh path in the store's file system, for a file that is to become an object or to be
+        spooled.
+        """
         if self._temporary is None:
             folder = self._folder_beside() / "tmp"
             try:
@@ -307,7 +368,9 @@ class LocalStore:
         return self._temporary / f"{os.getpid()}-{os.urandom(12).hex()}"
 
     def _folder_beside(self) -> Path:
-        """Where temporary files go: no rename from there to ``root``, which may be a link, must cross file systems."""
+        """Where temporary files go: no rename from there to ``root``, which may be a link, must
+        cross file systems.
+        """
         try:
             apart = os.stat(self.root).st_dev != os.stat(self._beside).st_dev
         except OSError:  # one of them is still to be made
@@ -315,22 +378,29 @@ class LocalStore:
         return self.root / ".git-theta" if apart else self._beside
 
     def hold(self) -> None:
-        """Let nobody delete objects until :meth:`close`. Whoever relies on an object that no commit names yet calls this first."""
+        """Let nobody delete objects until :meth:`close`.
+
+        Whoever relies on an object that no commit names yet calls this first.
+        """
         with self._lock:
             if self._held is None and not self._alone:
-                with contextlib.suppress(OSError):  # a store that cannot be written: there is nothing to rely on but what others keep
+                # A store that cannot be written: there is nothing to rely on but what others keep
+                with contextlib.suppress(OSError):
                     self._make_folder(self._beside)
                 _sweep(self._beside)
                 self._held = hold(self._beside)
 
     def keep_for(self, process: int) -> None:
-        """Let nobody delete objects before ``process`` has ended either, should this store be closed before."""
+        """Let nobody delete objects before ``process`` has ended either, should this store be
+        closed before.
+        """
         if self._held is not None:
             keep([self._held], process)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Have the store alone, to delete from it; it need not exist yet, and this object must not hold it before.
+        """Have the store alone, to delete from it; it need not exist yet, and this object must not
+        hold it before.
 
         :class:`StoreError` when others use it for longer than a few seconds.
         """
@@ -363,7 +433,9 @@ class LocalStore:
                 self._pending[ref.oid] = _Pending(temporary, ref, synced)
         if known:
             temporary.unlink()
-        else:  # now, while other threads work: hundreds of new folders in a row would keep the end waiting
+        else:
+            # Now, while other threads work: hundreds of new folders in a row would keep the end
+            # waiting
             try:
                 self._make_folder(self._path(ref.oid).parent)
             except OSError as error:
@@ -402,9 +474,12 @@ class LocalStore:
         return -self._shared if self._shared < 0 else mode | self._shared
 
     def _sync_folders(self, folders: set[Path]) -> None:
-        if os.name != "nt":  # folders cannot be opened there; the file system's journal orders the rename
+        # Folders cannot be opened there; the file system's journal orders the rename
+        if os.name != "nt":
             grown, self._grown = self._grown, set()
-            _sync_files(sorted(folders | {folder.parent for folder in folders} | {self.root} | grown))
+            _sync_files(
+                sorted(folders | {folder.parent for folder in folders} | {self.root} | grown)
+            )
 
 
 class ObjectWriter:
@@ -416,7 +491,8 @@ class ObjectWriter:
         self._hasher = hashlib.sha256()
         self.size = 0
         try:
-            self._file = open(self._path, "xb", buffering=0)  # noqa: SIM115 - closed by close() or abort()
+            # Closed by close() or abort()
+            self._file = open(self._path, "xb", buffering=0)  # noqa: SIM115
         except OSError as error:
             raise _store_error(error, store.root) from None
 
@@ -481,7 +557,8 @@ def _feed(path: Path, hasher: hashlib._Hash, target: BinaryIO | None = None) -> 
     """Hash a file, and copy it into ``target`` where that is given; its size."""
     size = 0
     with path.open("rb", buffering=0) as source:
-        room = min(_CHUNK, os.fstat(source.fileno()).st_size + 1)  # memory for a small file should be small
+        # Memory for a small file should be small
+        room = min(_CHUNK, os.fstat(source.fileno()).st_size + 1)
         while chunk := source.read(room):
             hasher.update(chunk)
             size += len(chunk)
@@ -516,7 +593,10 @@ def _sync_file(path: Path) -> None:
 
 
 def _sync_files(paths: Sequence[Path]) -> None:
-    """Sync many files or folders. Side by side, since a journal commits for all who wait: 2,000 take 0.3 s instead of 4."""
+    """Sync many files or folders.
+
+    Side by side, since a journal commits for all who wait: 2,000 take 0.3 s instead of 4.
+    """
     left, failed = iter(paths), list[OSError]()
     lock = threading.Lock()
 
@@ -531,7 +611,10 @@ def _sync_files(paths: Sequence[Path]) -> None:
             except OSError as error:
                 failed.append(error)
 
-    helpers = [threading.Thread(target=work, name="git-theta-sync") for _ in range(min(_SYNC_THREADS, len(paths)) - 1)]
+    helpers = [
+        threading.Thread(target=work, name="git-theta-sync")
+        for _ in range(min(_SYNC_THREADS, len(paths)) - 1)
+    ]
     for helper in helpers:
         helper.start()
     work()
@@ -561,7 +644,8 @@ def _freshen(path: str, status: os.stat_result, limit: float) -> bool:
 def _sweep(beside: Path) -> None:
     """Remove what processes that were killed left behind: old files, while nobody uses the store.
 
-    Age alone proves nothing: a machine may have slept, and a link is as old as the file that it was made of.
+    Age alone proves nothing: a machine may have slept, and a link is as old as the file that it was
+    made of.
     """
     limit, folder = time.time() - _STALE, beside / "tmp"
     if not _older(folder, limit, linked=False):

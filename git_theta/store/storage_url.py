@@ -1,8 +1,9 @@
 """URLs of object storage.
 
-``s3://BUCKET/PREFIX`` and ``gs://BUCKET/PREFIX`` use the credentials of the user's own configuration and environment (as the AWS and Google
-Cloud tools do); ``http(s)://HOST/PATH`` is read-only; ``file:///PATH`` is a folder. An S3-compatible service is named by ``?endpoint=URL``
-and ``region=NAME`` behind the URL, or by ``AWS_ENDPOINT_URL`` in the environment.
+``s3://BUCKET/PREFIX`` and ``gs://BUCKET/PREFIX`` use the credentials of the user's own
+configuration and environment (as the AWS and Google Cloud tools do); ``http(s)://HOST/PATH`` is
+read-only; ``file:///PATH`` is a folder. An S3-compatible service is named by ``?endpoint=URL`` and
+``region=NAME`` behind the URL, or by ``AWS_ENDPOINT_URL`` in the environment.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ from git_theta.core.names import display
 from git_theta.errors import UsageError
 
 _SCHEMES = ("file", "s3", "gs", "http", "https")
-_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,221}\Z")  # what S3 and Google Cloud allow, together
+# What S3 and Google Cloud allow, together
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,221}\Z")
 _REGION = re.compile(r"[a-z0-9-]+\Z")
 
 
 @dataclass(frozen=True, slots=True)
 class StorageUrl:
-    """A parsed URL of object storage: its scheme, host (with port) or bucket, path (decoded, without slashes around it) and options.
+    """A parsed URL of object storage: its scheme, host (with port) or bucket, path (decoded,
+    without slashes around it) and options.
 
     Of ``file``, the path is a folder's.
     """
@@ -45,9 +48,15 @@ class StorageUrl:
         return f"{self.scheme}://{self.host}/{self.path}{'/' if self.path else ''}"
 
     def contact(self, environment: Mapping[str, str]) -> tuple[str, str] | None:
-        """The scheme and host (with port) that answer for it, as far as they are known before anything is asked."""
+        """The scheme and host (with port) that answer for it, as far as they are known before
+        anything is asked.
+        """
         if self.scheme == "gs":
-            return None if environment.get("TENSORSTORE_GCS_HTTP_URL") else ("https", "storage.googleapis.com")
+            return (
+                None
+                if environment.get("TENSORSTORE_GCS_HTTP_URL")
+                else ("https", "storage.googleapis.com")
+            )
         if self.scheme != "s3":
             return self.scheme, self.host
         service = self._service(environment)
@@ -55,7 +64,11 @@ class StorageUrl:
             parts = urlsplit(service["endpoint"])
             return parts.scheme, parts.netloc
         region = service.get("aws_region", "")
-        return None if region.startswith("cn-") else ("https", f"{self.host}.s3{'.' if region else ''}{region}.amazonaws.com")
+        return (
+            None
+            if region.startswith("cn-")
+            else ("https", f"{self.host}.s3{'.' if region else ''}{region}.amazonaws.com")
+        )
 
     def spec(self, environment: Mapping[str, str]) -> dict[str, Any]:
         """What TensorStore calls it."""
@@ -67,14 +80,23 @@ class StorageUrl:
         return {"driver": "http", "base_url": f"{self.scheme}://{self.host}", "path": f"/{path}"}
 
     def _service(self, environment: Mapping[str, str]) -> dict[str, Any]:
-        endpoint = self.options.get("endpoint") or environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
-        region = self.options.get("region") or environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
+        endpoint = (
+            self.options.get("endpoint")
+            or environment.get("AWS_ENDPOINT_URL_S3")
+            or environment.get("AWS_ENDPOINT_URL")
+        )
+        region = (
+            self.options.get("region")
+            or environment.get("AWS_REGION")
+            or environment.get("AWS_DEFAULT_REGION")
+        )
         service: dict[str, Any] = {}
         if endpoint:
             service = {"endpoint": endpoint.rstrip("/"), "aws_region": region or "us-east-1"}
         elif region:
             service = {"aws_region": region}
-        if environment.get("AWS_ACCESS_KEY_ID"):  # they come first anyway; and no complaints of files that are not there
+        # They come first anyway; and no complaints of files that are not there
+        if environment.get("AWS_ACCESS_KEY_ID"):
             service["aws_credentials"] = {"type": "environment"}
         return service
 
@@ -88,9 +110,15 @@ def parse_url(url: str) -> StorageUrl:
     except ValueError:
         raise UsageError(f"'{shown}' is not a URL") from None
     if parts.scheme not in _SCHEMES:
-        raise UsageError(f"'{shown}' is no object storage; it must start with file://, s3://, gs://, http:// or https://")
+        raise UsageError(
+            f"'{shown}' is no object storage; it must start with file://, s3://, gs://, http:// or"
+            " https://"
+        )
     if "@" in parts.netloc:
-        raise UsageError("a storage URL holds no user name or password; credentials come from your own configuration and environment")
+        raise UsageError(
+            "a storage URL holds no user name or password; credentials come from your own"
+            " configuration and environment"
+        )
     path = unquote(parts.path, errors="surrogateescape")
     if parts.fragment or url != url.strip() or re.search(r"[\x00-\x1f\x7f]", url + path):
         raise UsageError(f"'{shown}' is not a plain URL")
@@ -98,24 +126,31 @@ def parse_url(url: str) -> StorageUrl:
     if parts.scheme == "file":
         if host or not os.path.isabs(path):
             raise UsageError(f"'{shown}' must name an absolute path: file:///...")
-        return StorageUrl("file", "", path.removeprefix("/") if os.name == "nt" else path, options)  # file:///C:/...
+        # File:///C:/...
+        return StorageUrl("file", "", path.removeprefix("/") if os.name == "nt" else path, options)
     if any("\ud800" <= letter <= "\udfff" for letter in path):
         raise UsageError(f"'{shown}' is not UTF-8")
     if {".", ".."} & set(path.split("/")):
         raise UsageError(f"'{shown}' leads out of its own path")
     if parts.scheme in ("s3", "gs"):
         if port is not None or not _BUCKET.match(parts.netloc):
-            raise UsageError(f"'{shown}' names no bucket; it must read {parts.scheme}://BUCKET/PREFIX")
+            raise UsageError(
+                f"'{shown}' names no bucket; it must read {parts.scheme}://BUCKET/PREFIX"
+            )
         return StorageUrl(parts.scheme, parts.netloc, path.strip("/"), options)
     if not host or re.search(r"[\s/?#\\]", host):
         raise UsageError(f"'{shown}' names no host")
     host = f"[{host}]" if ":" in host else host  # IPv6
-    return StorageUrl(parts.scheme, host if port is None else f"{host}:{port}", path.strip("/"), options)
+    return StorageUrl(
+        parts.scheme, host if port is None else f"{host}:{port}", path.strip("/"), options
+    )
 
 
 def _options(parts: SplitResult, shown: str) -> dict[str, str]:
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    if (options or parts.query) and not set(options) <= ({"endpoint", "region"} if parts.scheme == "s3" else set()):
+    if (options or parts.query) and not set(options) <= (
+        {"endpoint", "region"} if parts.scheme == "s3" else set()
+    ):
         raise UsageError(f"'{shown}' has options that {parts.scheme}:// does not take")
     endpoint, region = options.get("endpoint"), options.get("region")
     if region is not None and not _REGION.match(region):
@@ -123,9 +158,16 @@ def _options(parts: SplitResult, shown: str) -> dict[str, str]:
     if endpoint is not None:
         try:
             service = urlsplit(endpoint)
-            good = service.scheme in ("http", "https") and service.hostname and "@" not in service.netloc and service.port != 0
+            good = (
+                service.scheme in ("http", "https")
+                and service.hostname
+                and "@" not in service.netloc
+                and service.port != 0
+            )
         except ValueError:
             good = False
         if not good or service.query or service.fragment or re.search(r"[^!-~]", endpoint):
-            raise UsageError(f"the endpoint in '{shown}' must be a URL that starts with https:// or http://")
+            raise UsageError(
+                f"the endpoint in '{shown}' must be a URL that starts with https:// or http://"
+            )
     return options

@@ -1,7 +1,9 @@
-"""Read objects from a plain web server that is not trusted: in bounded memory, bounded time and with few repetitions.
+"""Read objects from a plain web server that is not trusted: in bounded memory, bounded time and
+with few repetitions.
 
-A server can ignore ``Range``, send without end, send a byte a second, or redirect to another address. Each of these ends in one error
-that names the fault; after it the server is not asked again. See :class:`Limits` for the bounds.
+A server can ignore ``Range``, send without end, send a byte a second, or redirect to another
+address. Each of these ends in one error that names the fault; after it the server is not asked
+again. See :class:`Limits` for the bounds.
 """
 
 from __future__ import annotations
@@ -27,16 +29,18 @@ if TYPE_CHECKING:
 _THREADS = 16
 _CHUNK = 1 << 16
 _CHUNKED = 8  # bytes on the wire for each byte of content, if each comes in a chunk of its own
-_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})  # statuses that a later request may not get
+# Statuses that a later request may not get
+_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """When a server is given up on.
 
-    ``connect``: seconds for a connection. ``window`` and ``rate``: in each ``window`` seconds at least ``rate`` bytes a second must arrive,
-    headers included. ``overhead``: bytes that an answer may have besides the object (headers, chunk sizes). ``pauses``: seconds to wait
-    before each repetition of a request that failed in passing.
+    ``connect``: seconds for a connection. ``window`` and ``rate``: in each ``window`` seconds at
+    least ``rate`` bytes a second must arrive, headers included. ``overhead``: bytes that an answer
+    may have besides the object (headers, chunk sizes). ``pauses``: seconds to wait before each
+    repetition of a request that failed in passing.
     """
 
     connect: float = 5.0
@@ -47,11 +51,15 @@ class Limits:
 
 
 def reach(scheme: str, host: str, limits: Limits | None = None) -> None:
-    """Connect to ``host`` (or the proxy to it) and hang up; :class:`ServerFault` if that cannot be done."""
+    """Connect to ``host`` (or the proxy to it) and hang up; :class:`ServerFault` if that cannot be
+    done.
+    """
     address = urlsplit(f"//{_proxy(scheme, host) or host}")
     try:
         port = address.port or (443 if scheme == "https" else 80)
-        socket.create_connection((address.hostname or "", port), timeout=(limits or Limits()).connect).close()
+        socket.create_connection(
+            (address.hostname or "", port), timeout=(limits or Limits()).connect
+        ).close()
     except OSError as error:
         raise ServerFault(f"{address.netloc} cannot be reached: {_text(error)}") from None
 
@@ -65,7 +73,10 @@ class Answer:
 
 
 class ServerFault(OSError):  # noqa: N818 - a fact about the server
-    """The server did what no later request would mend: it is not asked again. Its text holds words of the server's, not escaped."""
+    """The server did what no later request would mend: it is not asked again.
+
+    Its text holds words of the server's, not escaped.
+    """
 
 
 class _Passing(OSError):  # noqa: N818 - as above
@@ -75,8 +86,15 @@ class _Passing(OSError):  # noqa: N818 - as above
 class Web:
     """The files below one URL, by key. Safe to use from several threads."""
 
-    def __init__(self, url: str, limits: Limits | None = None, sign: Callable[[str, str], dict[str, str]] | None = None) -> None:
-        """``url`` is ``http(s)://HOST[:PORT]`` and a decoded path that ends in a slash. Nothing is contacted yet.
+    def __init__(
+        self,
+        url: str,
+        limits: Limits | None = None,
+        sign: Callable[[str, str], dict[str, str]] | None = None,
+    ) -> None:
+        """``url`` is ``http(s)://HOST[:PORT]`` and a decoded path that ends in a slash.
+
+        Nothing is contacted yet.
 
         ``sign`` gives the further headers of a request for a host and an encoded path.
         """
@@ -92,9 +110,11 @@ class Web:
         self._fault: ServerFault | None = None
 
     def read(self, key: str, *, byte_range: slice) -> Future[Answer]:
-        """The bytes of ``key`` from ``byte_range.start`` up to ``byte_range.stop`` (both given), no more, whatever the server sends.
+        """The bytes of ``key`` from ``byte_range.start`` up to ``byte_range.stop`` (both given), no
+        more, whatever the server sends.
 
-        The future raises :class:`OSError`, with a text that begins with ``OUT_OF_RANGE`` if the file ends before that.
+        The future raises :class:`OSError`, with a text that begins with ``OUT_OF_RANGE`` if the
+        file ends before that.
         """
         return self._threads.submit(self._read, key, int(byte_range.start), int(byte_range.stop))
 
@@ -120,18 +140,29 @@ class Web:
         keep = False
         try:
             path = self._path + quote(key)
-            headers = {"Host": self._host, "Range": f"bytes={start}-{stop - 1}", **(self._sign(self._host, path) if self._sign else {})}
+            headers = {
+                "Host": self._host,
+                "Range": f"bytes={start}-{stop - 1}",
+                **(self._sign(self._host, path) if self._sign else {}),
+            }
             through = f"http://{self._host}" if self._proxy and not self._secure else ""
             response = connection.ask(through + path, headers, stop)
             answer = _judge(response, start, stop)
-            if response.length is not None and response.length <= _CHUNK and not response.will_close:
+            if (
+                response.length is not None
+                and response.length <= _CHUNK
+                and not response.will_close
+            ):
                 response.read()
                 keep = True
             return answer
         except TimeoutError:
-            raise ServerFault(f"the server was silent for {self._limits.window:g} seconds") from None
+            raise ServerFault(
+                f"the server was silent for {self._limits.window:g} seconds"
+            ) from None
         except (http.client.HTTPException, ConnectionError, ssl.SSLError) as error:
-            if used is not None and response is None:  # the server closed a connection that was kept
+            # The server closed a connection that was kept
+            if used is not None and response is None:
                 return self._attempt(key, start, stop)
             raise _Passing(f"the answer was cut short ({_text(error)})") from None
         finally:
@@ -143,12 +174,16 @@ class Web:
                 connection.close()
 
     def _connect(self) -> _Connection:
-        connection = _Connection(self._proxy or self._host, self._secure, self._host if self._proxy else "", self._limits)
+        connection = _Connection(
+            self._proxy or self._host, self._secure, self._host if self._proxy else "", self._limits
+        )
         try:
             connection.open()
         except OSError as error:  # no repetition: nobody is there
             connection.close()
-            raise ServerFault(f"{self._proxy or self._host} cannot be reached: {_text(error)}") from None
+            raise ServerFault(
+                f"{self._proxy or self._host} cannot be reached: {_text(error)}"
+            ) from None
         return connection
 
 
@@ -180,7 +215,11 @@ class _Connection:
 
     def ask(self, target: str, headers: dict[str, str], length: int) -> http.client.HTTPResponse:
         """The answer to a GET, of which at most ``length`` bytes of content will be read."""
-        self._http.request("GET", target, headers={"User-Agent": "git-theta", "Accept-Encoding": "identity", **headers})
+        self._http.request(
+            "GET",
+            target,
+            headers={"User-Agent": "git-theta", "Accept-Encoding": "identity", **headers},
+        )
         response = self._http.getresponse()
         self._pace.allow(_CHUNKED * length)
         return response
@@ -192,7 +231,9 @@ class _Connection:
 
     __del__ = close  # one that was kept for a request that never came
 
-    def _response(self, sock: socket.socket, *arguments: Any, **options: Any) -> http.client.HTTPResponse:
+    def _response(
+        self, sock: socket.socket, *arguments: Any, **options: Any
+    ) -> http.client.HTTPResponse:
         self._pace = _Pace(self._limits)
         paced = _Paced(sock, self._pace)
         return http.client.HTTPResponse(paced, *arguments, **options)  # type: ignore[arg-type]
@@ -222,8 +263,8 @@ class _Pace:
             return
         if self._arrived < self._limits.rate * self._limits.window:
             raise ServerFault(
-                f"the server is too slow: {self._arrived:,} bytes in {now - self._begun:.3g} seconds, "
-                f"less than {self._limits.rate:,} bytes a second"
+                f"the server is too slow: {self._arrived:,} bytes in {now - self._begun:.3g}"
+                f" seconds, less than {self._limits.rate:,} bytes a second"
             )
         self._begun, self._arrived = now, 0
 
@@ -237,7 +278,9 @@ class _Paced:
 
     def makefile(self, mode: str) -> io.BufferedReader:  # noqa: ARG002 - as of a socket
         """What arrives, as a file."""
-        return io.BufferedReader(_Arriving(self._sock.makefile("rb", buffering=0), self._pace.count), _CHUNK)
+        return io.BufferedReader(
+            _Arriving(self._sock.makefile("rb", buffering=0), self._pace.count), _CHUNK
+        )
 
 
 class _Arriving(io.RawIOBase):
@@ -263,7 +306,10 @@ def _judge(response: http.client.HTTPResponse, start: int, stop: int) -> Answer:
     status = response.status
     if 300 <= status < 400:
         where = (response.getheader("Location") or "nowhere")[:200]
-        raise ServerFault(f"the server redirects to {where}, which is not followed; 'git theta remote set' can name that address")
+        raise ServerFault(
+            f"the server redirects to {where}, which is not followed; 'git theta remote set' can"
+            " name that address"
+        )
     if status in (404, 410):
         return Answer("missing")
     if status == 416:

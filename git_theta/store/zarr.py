@@ -1,7 +1,8 @@
 """Tensors as zarr3 arrays in a folder or in object storage, through TensorStore.
 
-An array becomes visible when its metadata is written, which is done after its data: what is there is whole. Arrays are cut into *chunks* of
-about a megabyte, and large ones into *shards* of many chunks, one file or object each: who reads a slice reads the chunks it touches.
+An array becomes visible when its metadata is written, which is done after its data: what is there
+is whole. Arrays are cut into *chunks* of about a megabyte, and large ones into *shards* of many
+chunks, one file or object each: who reads a slice reads the chunks it touches.
 """
 
 from __future__ import annotations
@@ -30,21 +31,33 @@ ROOT = "zarr.json"
 _CHUNK, _SHARD = 1 << 20, 64 << 20  # bytes
 _LONGEST = 120  # characters of a name in a path
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_.-]")
-_ERRORS = (ValueError, OSError, RuntimeError, KeyError, IndexError, NotImplementedError)  # what TensorStore's errors become in Python
+# What TensorStore's errors become in Python
+_ERRORS = (ValueError, OSError, RuntimeError, KeyError, IndexError, NotImplementedError)
 
 
 class ArrayFolder:
-    """A folder, or a prefix of a bucket, that holds arrays; ``where`` is a path, or a URL as ``git theta remote set`` takes it."""
+    """A folder, or a prefix of a bucket, that holds arrays; ``where`` is a path, or a URL as ``git
+    theta remote set`` takes it.
+    """
 
     def __init__(self, where: str, environment: Mapping[str, str]) -> None:
         if "://" in where:
             storage = parse_url(where)
             folder = storage.path if storage.scheme == "file" else None
             self.read_only = storage.read_only
-            self._reach = None if folder is not None else partial(check_reachable, storage, environment, display(where, 200))
+            self._reach = (
+                None
+                if folder is not None
+                else partial(check_reachable, storage, environment, display(where, 200))
+            )
             self._spec = storage.spec(environment) if folder is None else {}
         else:
-            folder, self.read_only, self._spec, self._reach = os.path.abspath(where), False, {}, None
+            folder, self.read_only, self._spec, self._reach = (
+                os.path.abspath(where),
+                False,
+                {},
+                None,
+            )
         self.title = display(where, 200)
         if folder is not None:
             self._spec = {"driver": "file", "path": f"{Path(folder).as_posix().rstrip('/')}/"}
@@ -64,16 +77,26 @@ class ArrayFolder:
         found = self._run(lambda: self._store().read(key).result())
         return bytes(found.value) if found.state == "value" else None
 
-    def array(self, path: str, metadata: Mapping[str, Any] | None = None) -> tensorstore.TensorStore:
-        """The array at ``path``. With ``metadata`` it is taken to be such a one, and can be written before anybody sees it."""
+    def array(
+        self, path: str, metadata: Mapping[str, Any] | None = None
+    ) -> tensorstore.TensorStore:
+        """The array at ``path``.
+
+        With ``metadata`` it is taken to be such a one, and can be written before anybody sees it.
+        """
         import tensorstore
 
-        spec: dict[str, Any] = {"driver": "zarr3", "kvstore": {**self._spec, "path": f"{self._spec['path']}{path}/"}}
+        spec: dict[str, Any] = {
+            "driver": "zarr3",
+            "kvstore": {**self._spec, "path": f"{self._spec['path']}{path}/"},
+        }
         options: dict[str, Any] = {"open": True}
         if metadata is not None:
             spec |= {"metadata": metadata, "store_data_equal_to_fill_value": True}
             options |= {"assume_metadata": True}
-        array: tensorstore.TensorStore = self._run(lambda: tensorstore.open(spec, context=self._patience(), **options).result())
+        array: tensorstore.TensorStore = self._run(
+            lambda: tensorstore.open(spec, context=self._patience(), **options).result()
+        )
         return array
 
     def fill(self, array: tensorstore.TensorStore, value: np.ndarray) -> None:
@@ -118,11 +141,18 @@ def metadata(spec: Spec, attributes: Mapping[str, Any]) -> dict[str, Any]:
     """A zarr3 array's metadata: raw little-endian bytes with a checksum for each chunk."""
     size = dtypes.numpy_dtype(spec.dtype).itemsize
     chunk, shard = chunks(spec.shape, size)
-    codecs: list[dict[str, Any]] = [{"name": "bytes", "configuration": {"endian": "little"}} if size > 1 else {"name": "bytes"}]
+    codecs: list[dict[str, Any]] = [
+        {"name": "bytes", "configuration": {"endian": "little"}} if size > 1 else {"name": "bytes"}
+    ]
     codecs.append({"name": "crc32c"})
     if shard != chunk:
         index = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
-        inner = {"chunk_shape": chunk, "codecs": codecs, "index_codecs": index, "index_location": "end"}
+        inner = {
+            "chunk_shape": chunk,
+            "codecs": codecs,
+            "index_codecs": index,
+            "index_location": "end",
+        }
         codecs = [{"name": "sharding_indexed", "configuration": inner}]
     name = dtypes.get(spec.dtype).numpy
     return {
@@ -149,7 +179,9 @@ def _zero(name: str) -> Any:
 
 
 def chunks(shape: Sequence[int], size: int) -> tuple[list[int], list[int]]:
-    """The shapes of chunks and of shards for elements of ``size`` bytes: the longest sides are halved until a piece is small enough."""
+    """The shapes of chunks and of shards for elements of ``size`` bytes: the longest sides are
+    halved until a piece is small enough.
+    """
     chunk = [max(1, length) for length in shape]
     while chunk and size * dtypes.count(chunk) > _CHUNK and max(chunk) > 1:
         longest = chunk.index(max(chunk))
@@ -162,16 +194,23 @@ def chunks(shape: Sequence[int], size: int) -> tuple[list[int], list[int]]:
 
 
 def paths(names: Iterable[str]) -> list[str]:
-    """A path segment for each name: the name itself where it is plain, else with ``=`` and two hex digits for other bytes.
+    """A path segment for each name: the name itself where it is plain, else with ``=`` and two hex
+    digits for other bytes.
 
-    None leads anywhere else, is hidden, is a name that zarr or Windows keeps for itself, or differs from another in case only: such
-    names, and long ones, end in a part of their hash.
+    None leads anywhere else, is hidden, is a name that zarr or Windows keeps for itself, or differs
+    from another in case only: such names, and long ones, end in a part of their hash.
     """
     taken, found = set[str](), []
     for name in names:
         raw = name.encode("utf-8", "surrogatepass")
         text = _UNSAFE.sub(lambda match: b"=%02X" % match[0][0], raw).decode("ascii")
-        special = not text or text[0] in "._-" or text[-1] == "." or len(text) > _LONGEST or _is_reserved(text)
+        special = (
+            not text
+            or text[0] in "._-"
+            or text[-1] == "."
+            or len(text) > _LONGEST
+            or _is_reserved(text)
+        )
         if special or text.lower() in taken:
             text = f"t{text[:_LONGEST]}={hashlib.sha256(raw).hexdigest()[:16]}"
         while text.lower() in taken:
@@ -183,11 +222,16 @@ def paths(names: Iterable[str]) -> list[str]:
 
 def _is_reserved(text: str) -> bool:
     stem = text.split(".")[0].lower()
-    return stem in ("c", "zarr", "con", "prn", "aux", "nul") or re.fullmatch(r"(com|lpt)\d", stem) is not None
+    return (
+        stem in ("c", "zarr", "con", "prn", "aux", "nul")
+        or re.fullmatch(r"(com|lpt)\d", stem) is not None
+    )
 
 
 def as_array(spec: Spec, data: Buffer) -> np.ndarray | None:
-    """A tensor as an array that zarr can hold with every bit; None for packed types, and for booleans that are neither 0 nor 1."""
+    """A tensor as an array that zarr can hold with every bit; None for packed types, and for
+    booleans that are neither 0 nor 1.
+    """
     import numpy as np
 
     if not dtypes.get(spec.dtype).numpy:
@@ -200,7 +244,11 @@ def as_array(spec: Spec, data: Buffer) -> np.ndarray | None:
 
 def group(attributes: Mapping[str, Any]) -> bytes:
     """A zarr3 group's metadata."""
-    text = json.dumps({"zarr_format": 3, "node_type": "group", "attributes": attributes}, ensure_ascii=True, separators=(",", ":"))
+    text = json.dumps(
+        {"zarr_format": 3, "node_type": "group", "attributes": attributes},
+        ensure_ascii=True,
+        separators=(",", ":"),
+    )
     return text.encode("ascii")
 
 

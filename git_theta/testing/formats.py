@@ -1,4 +1,6 @@
-"""The contract of checkpoint formats: exact layouts, errors of the right kind for every broken file, and files built as asked."""
+"""The contract of checkpoint formats: exact layouts, errors of the right kind for every broken
+file, and files built as asked.
+"""
 
 from __future__ import annotations
 
@@ -27,30 +29,44 @@ def check_checkpoint_format(
     seed: int = 0,
     mutations: int = 300,
 ) -> None:
-    """Prove as far as trying can that a format keeps the :class:`~git_theta.core.contracts.CheckpointFormat` contract.
+    """Prove as far as trying can that a format keeps the
+    :class:`~git_theta.core.contracts.CheckpointFormat` contract.
 
-    ``files`` are sound files of this format by some name for messages; ``tensors`` tells of any of them what it holds. Checked are: each is
-    recognised by its first 4096 bytes; its layout is the same every time and exact, so that cutting and splicing gives the file back; the
-    tensors are those expected; and each of ``mutations`` damaged versions of every file (truncated, extended, bytes altered) is either
-    refused with :class:`~git_theta.errors.FormatError` or cut exactly, in bounded time and memory. A format that can ``build`` is asked
-    to: what it built must be sound and hold just the tensors given.
+    ``files`` are sound files of this format by some name for messages; ``tensors`` tells of any of
+    them what it holds. Checked are: each is recognised by its first 4096 bytes; its layout is the
+    same every time and exact, so that cutting and splicing gives the file back; the tensors are
+    those expected; and each of ``mutations`` damaged versions of every file (truncated, extended,
+    bytes altered) is either refused with :class:`~git_theta.errors.FormatError` or cut exactly, in
+    bounded time and memory. A format that can ``build`` is asked to: what it built must be sound
+    and hold just the tensors given.
 
     :class:`AssertionError` names the first thing that is wrong.
     """
     check_name(checkpoint_format.name)
     suffixes = checkpoint_format.suffixes
     assert isinstance(suffixes, tuple), "suffixes must be a tuple"
-    assert all(suffix.startswith(".") and suffix == suffix.lower() for suffix in suffixes), f"{suffixes}: lower-case, with their dot"
+    assert all(suffix.startswith(".") and suffix == suffix.lower() for suffix in suffixes), (
+        f"{suffixes}: lower-case, with their dot"
+    )
     assert files, "give at least one sound file"
     for head in (b"", b"\0", b"\xff" * _HEAD, b"{" * _HEAD, b"PK\3\4"):
-        assert isinstance(checkpoint_format.sniff(head), bool), "sniff must return True or False, whatever it is given"
+        assert isinstance(checkpoint_format.sniff(head), bool), (
+            "sniff must return True or False, whatever it is given"
+        )
     for what, data in files.items():
         assert checkpoint_format.sniff(data[:_HEAD]), f"{what}: sniff does not recognise it"
         layout = _scan(checkpoint_format, data, what)
         assert layout is not None, f"{what}: scan refuses it"
-        assert layout.format == checkpoint_format.name, f"{what}: the layout's format is {layout.format!r}, not {checkpoint_format.name!r}"
-        assert _scan(checkpoint_format, data, what) == layout, f"{what}: another layout the second time"
-        found = {extent.name: Tensor(extent.dtype, extent.shape, data[extent.offset : extent.end]) for extent in layout.extents}
+        assert layout.format == checkpoint_format.name, (
+            f"{what}: the layout's format is {layout.format!r}, not {checkpoint_format.name!r}"
+        )
+        assert _scan(checkpoint_format, data, what) == layout, (
+            f"{what}: another layout the second time"
+        )
+        found = {
+            extent.name: Tensor(extent.dtype, extent.shape, data[extent.offset : extent.end])
+            for extent in layout.extents
+        }
         if tensors is not None and what in tensors:
             _check_same(found, tensors[what], what)
         for number, altered in enumerate(_altered(data, seed, mutations)):
@@ -68,13 +84,21 @@ def _scan(checkpoint_format: CheckpointFormat, data: bytes, what: str) -> Layout
     except FormatError:
         return None
     except Exception as error:
-        raise AssertionError(f"{what}: raised {type(error).__name__} instead of FormatError: {error}") from error
+        raise AssertionError(
+            f"{what}: raised {type(error).__name__} instead of FormatError: {error}"
+        ) from error
     finally:
         taken = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert taken <= _SLACK + _FACTOR * len(data), f"{what}: reading {len(data)} bytes took {taken} bytes of memory"
-        assert time.monotonic() - start < _SECONDS, f"{what}: reading {len(data)} bytes took more than {_SECONDS:.0f} s"
-    assert layout.size == len(data), f"{what}: the layout is of {layout.size} bytes, the file has {len(data)}"
+        assert taken <= _SLACK + _FACTOR * len(data), (
+            f"{what}: reading {len(data)} bytes took {taken} bytes of memory"
+        )
+        assert time.monotonic() - start < _SECONDS, (
+            f"{what}: reading {len(data)} bytes took more than {_SECONDS:.0f} s"
+        )
+    assert layout.size == len(data), (
+        f"{what}: the layout is of {layout.size} bytes, the file has {len(data)}"
+    )
     _check_exact(layout, data, what)
     return layout
 
@@ -98,7 +122,9 @@ def _check_exact(layout: Layout, data: bytes, what: str) -> None:
 
 
 def _check_same(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: str) -> None:
-    assert sorted(found) == sorted(wanted), f"{what}: holds {sorted(found)}, expected {sorted(wanted)}"
+    assert sorted(found) == sorted(wanted), (
+        f"{what}: holds {sorted(found)}, expected {sorted(wanted)}"
+    )
     for name, tensor in wanted.items():
         other = found[name]
         assert other.spec == tensor.spec, f"{what}, {name}: {other.spec}, expected {tensor.spec}"
@@ -110,14 +136,21 @@ def _check_build(builder: BuildsFiles, found: Mapping[str, Tensor], data: bytes,
     fewer = dict(list(found.items())[:-1])
     for like in (None, BytesSource(data)):
         for tensors in (found, fewer):
-            how = f"{what}, built {'anew' if like is None else 'like it'} with {len(tensors)} tensors"
+            how = (
+                f"{what}, built {'anew' if like is None else 'like it'} with {len(tensors)} tensors"
+            )
             try:
                 built = bytes(builder.build(tensors, like))
             except FormatError:
-                assert tensors is not found or like is None, f"{how}: refused, though they are its own tensors"
+                assert tensors is not found or like is None, (
+                    f"{how}: refused, though they are its own tensors"
+                )
                 continue
             layout = scan(BytesSource(built))
-            again = {extent.name: Tensor(extent.dtype, extent.shape, built[extent.offset : extent.end]) for extent in layout.extents}
+            again = {
+                extent.name: Tensor(extent.dtype, extent.shape, built[extent.offset : extent.end])
+                for extent in layout.extents
+            }
             _check_same(again, tensors, how)
 
 

@@ -2,7 +2,8 @@
 
 :class:`~git_theta.training.background.BackgroundSaver` serves a loop of your own,
 :class:`~git_theta.training.transformers.ThetaCallback` the Trainer of transformers, and
-:class:`~git_theta.training.lightning.ThetaCheckpoint` Lightning. Each is imported, and its framework with it, when it is first named.
+:class:`~git_theta.training.lightning.ThetaCheckpoint` Lightning. Each is imported, and its
+framework with it, when it is first named.
 """
 
 from __future__ import annotations
@@ -13,7 +14,11 @@ if TYPE_CHECKING:
     from git_theta.training.lightning import ThetaCheckpoint as ThetaCheckpoint
     from git_theta.training.transformers import ThetaCallback as ThetaCallback
 
-_PLACES = {"BackgroundSaver": "background", "ThetaCallback": "transformers", "ThetaCheckpoint": "lightning"}
+_PLACES = {
+    "BackgroundSaver": "background",
+    "ThetaCallback": "transformers",
+    "ThetaCheckpoint": "lightning",
+}
 __all__ = [*_PLACES]
 
 

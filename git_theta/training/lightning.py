@@ -1,4 +1,6 @@
-"""A checkpoint callback for Lightning, under whichever of its two names (``lightning`` or ``pytorch_lightning``) is in use."""
+"""A checkpoint callback for Lightning, under whichever of its two names (``lightning`` or
+``pytorch_lightning``) is in use.
+"""
 
 from __future__ import annotations
 
@@ -18,19 +20,27 @@ def _model_checkpoint() -> Any:
         except ModuleNotFoundError as error:
             if error.name not in ("lightning", name, f"{name}.callbacks"):
                 raise
-    raise ModuleNotFoundError("neither 'lightning' nor 'pytorch_lightning' is installed; 'pip install lightning' installs the one")
+    raise ModuleNotFoundError(
+        "neither 'lightning' nor 'pytorch_lightning' is installed; 'pip install lightning' installs"
+        " the one"
+    )
 
 
-class ThetaCheckpoint(_model_checkpoint()):  # type: ignore[misc]  # a base that is known when it is imported
-    """A ``ModelCheckpoint`` that also commits every checkpoint it saves, in the background; training neither waits nor fails for it.
+# A base that is known when it is imported
+class ThetaCheckpoint(_model_checkpoint()):  # type: ignore[misc]
+    """A ``ModelCheckpoint`` that also commits every checkpoint it saves, in the background;
+    training neither waits nor fails for it.
 
-    A checkpoint becomes ``path`` on ``branch`` of the repository that ``repo`` lies in, just as Lightning wrote it, so that a run can go on
-    from it. By default the branch is ``runs/<the folder's name>``; where the folder is Lightning's own ``checkpoints``, the one around it
-    counts. The metrics logged so far are noted on the commit, and with ``monitor`` the tag ``best_tag`` (default: ``best/<branch>``) moves
-    to the best. All other arguments are those of ``ModelCheckpoint``. ``path`` must be tracked by Git-Theta: commit a ``.gitattributes``
-    that says so first.
+    A checkpoint becomes ``path`` on ``branch`` of the repository that ``repo`` lies in, just as
+    Lightning wrote it, so that a run can go on from it. By default the branch is ``runs/<the
+    folder's name>``; where the folder is Lightning's own ``checkpoints``, the one around it counts.
+    The metrics logged so far are noted on the commit, and with ``monitor`` the tag ``best_tag``
+    (default: ``best/<branch>``) moves to the best. All other arguments are those of
+    ``ModelCheckpoint``. ``path`` must be tracked by Git-Theta: commit a ``.gitattributes`` that
+    says so first.
 
-    ``saver.commits`` and ``saver.errors`` tell what was committed and what could not be; errors are logged when training ends.
+    ``saver.commits`` and ``saver.errors`` tell what was committed and what could not be; errors are
+    logged when training ends.
     """
 
     def __init__(
@@ -57,9 +67,15 @@ class ThetaCheckpoint(_model_checkpoint()):  # type: ignore[misc]  # a base that
         if trainer.is_global_zero:
             message = f"Step {trainer.global_step}"
             try:
-                metrics = {"epoch": trainer.current_epoch, "step": trainer.global_step, **numbers(trainer.callback_metrics)}
+                metrics = {
+                    "epoch": trainer.current_epoch,
+                    "step": trainer.global_step,
+                    **numbers(trainer.callback_metrics),
+                }
                 best = self.monitor is not None and self.best_model_path == filepath
-                self.saver.save_files({self._path: filepath}, message=message, metrics=metrics, best=best)
+                self.saver.save_files(
+                    {self._path: filepath}, message=message, metrics=metrics, best=best
+                )
             except Exception as error:  # whatever it is, training goes on
                 self.saver.failed(message, error)
 

@@ -1,1 +1,4 @@
-"""Updates: the ways to store a tensor exactly, one module each, and the choice among them. Knows neither git nor disk."""
+"""Updates: the ways to store a tensor exactly, one module each, and the choice among them.
+
+Knows neither git nor disk.
+"""

@@ -1,9 +1,11 @@
 """Which update stores a tensor smallest.
 
-Choosing must cost little beside coding, so samples decide what is worth encoding at all: the one that promises most, and another only
-where it might be smaller still. The same arguments give the same choice, on any number of threads.
+Choosing must cost little beside coding, so samples decide what is worth encoding at all: the one
+that promises most, and another only where it might be smaller still. The same arguments give the
+same choice, on any number of threads.
 
-Nothing here needs numpy until a tensor is looked at as numbers, so that adding a small text-like change stays fast.
+Nothing here needs numpy until a tensor is looked at as numbers, so that adding a small text-like
+change stays fast.
 """
 
 from __future__ import annotations
@@ -29,11 +31,15 @@ _HARDLY_ANY = 0.02  # of the elements: below that, sparse nearly always does
 _CHEAP = 1.5  # bits an element: a delta as small as that leaves little to gain
 
 
-def choose(tensor: Tensor, base: Tensor | None, updates: Sequence[Update], level: Level) -> tuple[Update, Encoded]:
-    """The update that stores ``tensor`` smallest and its payload; ``base`` is the earlier value, if any, and may differ in shape and type.
+def choose(
+    tensor: Tensor, base: Tensor | None, updates: Sequence[Update], level: Level
+) -> tuple[Update, Encoded]:
+    """The update that stores ``tensor`` smallest and its payload; ``base`` is the earlier value, if
+    any, and may differ in shape and type.
 
-    ``updates`` are those that may be used; dense always may. Updates this module does not know are all tried in full and, since a plugin
-    made them, decoded again: :class:`PluginError` when one is not exact.
+    ``updates`` are those that may be used; dense always may. Updates this module does not know are
+    all tried in full and, since a plugin made them, decoded again: :class:`PluginError` when one is
+    not exact.
     """
     known = {update.name: update for update in updates if update.name in BUILT_IN}
     dense = known.get("dense") or Dense()
@@ -42,8 +48,8 @@ def choose(tensor: Tensor, base: Tensor | None, updates: Sequence[Update], level
     for update in updates:
         if update.name not in BUILT_IN and (base is not None or not update.needs_base):
             race.enter(update, verify=True)
-    # Where dense is expected to be clearly larger, it need not be tried; else it has to be seen. (Samples mix what blocks keep apart,
-    # so a tensor of unlike parts takes less than expected.)
+    # Where dense is expected to be clearly larger, it need not be tried; else it has to be seen.
+    # (Samples mix what blocks keep apart, so a tensor of unlike parts takes less than expected.)
     if not race.best or race.size > 0.75 * expected:
         race.enter(dense, ties=True)
     assert race.best is not None
@@ -51,18 +57,26 @@ def choose(tensor: Tensor, base: Tensor | None, updates: Sequence[Update], level
 
 
 def estimates(tensor: Tensor, bases: Sequence[Tensor]) -> list[float]:
-    """About how many bytes a delta from each of ``bases`` takes, judged by samples; infinity where one cannot predict it in place."""
+    """About how many bytes a delta from each of ``bases`` takes, judged by samples; infinity where
+    one cannot predict it in place.
+    """
     from git_theta.updates.prediction import delta_plan
 
     sizes = []
     for base in bases:
         alike = base.shape == tensor.shape and delta_plan.predictable(tensor.spec, base.spec)
-        sizes.append(delta_plan.estimate(tensor, base, delta_plan.DeltaPlan(), _FEW)[0] if alike else float("inf"))
+        sizes.append(
+            delta_plan.estimate(tensor, base, delta_plan.DeltaPlan(), _FEW)[0]
+            if alike
+            else float("inf")
+        )
     return sizes
 
 
 def is_text(spec: Spec) -> bool:
-    """Whether a tensor is taken for text or the like (a file's header, a pickle): only dense and patch are tried then."""
+    """Whether a tensor is taken for text or the like (a file's header, a pickle): only dense and
+    patch are tried then.
+    """
     return spec.dtype == "u8" and len(spec.shape) <= 1 and spec.nbytes <= _TEXT
 
 
@@ -78,9 +92,19 @@ class _Race:
         """Bytes of the smallest so far."""
         return self.best[1].size if self.best else float("inf")
 
-    def enter(self, update: Update, encoded: Encoded | None = None, verify: bool = False, ties: bool = False) -> None:
-        """Encode with ``update`` (unless done already) and remember the result if there is one and it is the smallest."""
-        encoded = encoded or update.encode(self.tensor, self.base if update.needs_base else None, self.level)
+    def enter(
+        self,
+        update: Update,
+        encoded: Encoded | None = None,
+        verify: bool = False,
+        ties: bool = False,
+    ) -> None:
+        """Encode with ``update`` (unless done already) and remember the result if there is one and
+        it is the smallest.
+        """
+        encoded = encoded or update.encode(
+            self.tensor, self.base if update.needs_base else None, self.level
+        )
         if encoded is None:
             return
         if encoded.size < self.size or (ties and encoded.size == self.size):
@@ -92,11 +116,16 @@ class _Race:
         payload = memoryview(b"".join(encoded.chunks))
         decoded = update.decode(payload, self.tensor.spec, self.base if update.needs_base else None)
         if memoryview(decoded).cast("B") != memoryview(self.tensor.data).cast("B"):
-            raise PluginError(f"the update {update.name!r} does not give back what it stored; remove or mend the plugin it comes from")
+            raise PluginError(
+                f"the update {update.name!r} does not give back what it stored; remove or mend the"
+                " plugin it comes from"
+            )
 
 
 def _built_in(race: _Race, known: dict[str, Update]) -> float:
-    """Enter the built-in updates that may win, and return how large a dense payload is expected to be (0: unknown)."""
+    """Enter the built-in updates that may win, and return how large a dense payload is expected to
+    be (0: unknown).
+    """
     tensor, base = race.tensor, race.base
     assert base is not None
     if "patch" in known and tensor.dtype == base.dtype == "u8" and len(tensor.shape) <= 1:
@@ -120,14 +149,24 @@ def _built_in(race: _Race, known: dict[str, Update]) -> float:
         _enter_delta(race, known, plan)
         return expected
     promised, changed = delta_plan.estimate(tensor, base, plan, _SAMPLE)
-    if changed < _FEW_CHANGED and "sparse" in known and (changed < _HARDLY_ANY or _sparse_promises(tensor, base) < 1.1 * promised):
+    if (
+        changed < _FEW_CHANGED
+        and "sparse" in known
+        and (changed < _HARDLY_ANY or _sparse_promises(tensor, base) < 1.1 * promised)
+    ):
         race.enter(known["sparse"])
     explained = plan.decay is not None and plan.decay.steps > 1
-    if not explained and changed > 0.5 and race.level != "fast" and promised * 8 > _CHEAP * len(tensor.bits()):
+    if (
+        not explained
+        and changed > 0.5
+        and race.level != "fast"
+        and promised * 8 > _CHEAP * len(tensor.bits())
+    ):
         for name in ("low-rank", "ia3"):
             if name in known and race.size > 0.8 * promised:
                 race.enter(known[name])
-    # Both promises come from the same elements: a delta that does not beat dense there is most likely one from an unrelated value.
+    # Both promises come from the same elements: a delta that does not beat dense there is most
+    # likely one from an unrelated value.
     margin, beside_dense = (1.3, 1.3) if race.level == "best" else (1.1, 1.0)
     if promised < min(margin * race.size, beside_dense * expected):
         _enter_delta(race, known, plan)

@@ -1,12 +1,15 @@
-"""delta: the difference from the base, for every type and also for a base of other rows or of another float type.
+"""delta: the difference from the base, for every type and also for a base of other rows or of
+another float type.
 
-The base predicts the tensor; what is coded is the residual (see :mod:`git_theta.updates.prediction.residual`). How the base predicts is said by
-the payload:
+The base predicts the tensor; what is coded is the residual (see
+:mod:`git_theta.updates.prediction.residual`). How the base predicts is said by the payload:
 
-``flags`` byte | where flagged DECAY: factor (f64), steps (varint) | where flagged ROWS: the runs of rows that the base predicts |
-residual of the predicted elements | where flagged ROWS: byte planes of the elements in no run.
+``flags`` byte | where flagged DECAY: factor (f64), steps (varint) | where flagged ROWS: the runs of
+rows that the base predicts | residual of the predicted elements | where flagged ROWS: byte planes
+of the elements in no run.
 
-GROUPED: elements are ordered by the prediction's exponent. CONVERTED: the base has another float type and is rounded to the tensor's.
+GROUPED: elements are ordered by the prediction's exponent. CONVERTED: the base has another float
+type and is rounded to the tensor's.
 """
 
 from __future__ import annotations
@@ -47,10 +50,16 @@ class Delta:
 def encode(tensor: Tensor, base: Tensor, plan: delta_plan.DeltaPlan, level: Level) -> Encoded:
     """The payload, as planned."""
     head = _head(plan, tensor.spec, base.spec)
-    return _encode_in_place(head, tensor, base, plan, level) if plan.runs is None else _encode_rows(head, tensor, base, plan, level)
+    return (
+        _encode_in_place(head, tensor, base, plan, level)
+        if plan.runs is None
+        else _encode_rows(head, tensor, base, plan, level)
+    )
 
 
-def _encode_in_place(head: bytes, tensor: Tensor, base: Tensor, plan: delta_plan.DeltaPlan, level: Level) -> Encoded:
+def _encode_in_place(
+    head: bytes, tensor: Tensor, base: Tensor, plan: delta_plan.DeltaPlan, level: Level
+) -> Encoded:
     target, source, changed = tensor.bits(), base.bits(), 0
     comparable = source.dtype == target.dtype
 
@@ -66,7 +75,9 @@ def _encode_in_place(head: bytes, tensor: Tensor, base: Tensor, plan: delta_plan
     return Encoded(chunks, f"changed={changed}" if comparable else "")
 
 
-def _encode_rows(head: bytes, tensor: Tensor, base: Tensor, plan: delta_plan.DeltaPlan, level: Level) -> Encoded:
+def _encode_rows(
+    head: bytes, tensor: Tensor, base: Tensor, plan: delta_plan.DeltaPlan, level: Level
+) -> Encoded:
     assert plan.runs is not None
     width = delta_plan.row_width(tensor.spec, base.spec)
     paired = runs.Gathered(tensor.bits(), [(run.start, run.length) for run in plan.runs], width)
@@ -116,13 +127,19 @@ def _parse_head(payload: memoryview, spec: Spec, base: Spec) -> tuple[delta_plan
     if not len(payload) or payload[0] > 15:
         raise PayloadError("this is not a delta, or one that a newer Git-Theta wrote")
     flags, position = payload[0], 1
-    if not delta_plan.predictable(spec, base) or bool(flags & _CONVERTED) != delta_plan.converted(spec, base):
+    if not delta_plan.predictable(spec, base) or bool(flags & _CONVERTED) != delta_plan.converted(
+        spec, base
+    ):
         raise PayloadError(f"a delta for {spec} cannot be based on {base}")
     if flags & _GROUPED and spec.dtype not in floats.EXPONENTS:
         raise PayloadError(f"{spec.dtype} values have no exponents to group by")
     found, aligned = None, None
     if flags & _DECAY:
-        if position + _FACTOR.size > len(payload) or spec.dtype not in floats.KINDS or flags & _CONVERTED:
+        if (
+            position + _FACTOR.size > len(payload)
+            or spec.dtype not in floats.KINDS
+            or flags & _CONVERTED
+        ):
             raise PayloadError("a delta's decay is cut short or out of place")
         (factor,) = _FACTOR.unpack_from(payload, position)
         steps, position = varint.parse(payload, position + _FACTOR.size)

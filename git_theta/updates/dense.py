@@ -20,18 +20,22 @@ class Dense:
     name = "dense"
     needs_base = False
 
-    def encode(self, tensor: Tensor, base: Tensor | None, level: Level) -> Encoded:  # noqa: ARG002 - part of the contract
+    # Part of the contract
+    def encode(self, tensor: Tensor, base: Tensor | None, level: Level) -> Encoded:  # noqa: ARG002
         """The planes of ``tensor``; never None."""
         return Encoded(list(chunks(tensor.dtype, memoryview(tensor.data).cast("B"), level)))
 
-    def decode(self, payload: memoryview, spec: Spec, base: Tensor | None) -> Buffer:  # noqa: ARG002 - part of the contract
+    # Part of the contract
+    def decode(self, payload: memoryview, spec: Spec, base: Tensor | None) -> Buffer:  # noqa: ARG002
         """The tensor's bytes."""
         width = dtypes.get(spec.dtype).width
         return planes.decode_bytes(payload, spec.nbytes // width, width)
 
 
 def decode_into(payload: memoryview, spec: Spec, take: Take) -> memoryview:
-    """A tensor's bytes, decoded into the memory that ``take`` gives for their number once the payload may hold as many."""
+    """A tensor's bytes, decoded into the memory that ``take`` gives for their number once the
+    payload may hold as many.
+    """
     width = dtypes.get(spec.dtype).width
     return planes.decode_into(payload, spec.nbytes // width, width, take)
 
@@ -45,7 +49,8 @@ def blocks(payload: memoryview, spec: Spec) -> Iterator[memoryview]:
 def chunks(dtype: str, data: memoryview, level: Level) -> Iterator[Buffer]:
     """The payload of a tensor's bytes, piece by piece.
 
-    ``data`` may also be a stretch of a larger tensor that starts at a multiple of :data:`planes.BLOCK` elements: the payloads of
-    the stretches, one behind the other, are the payload of the whole.
+    ``data`` may also be a stretch of a larger tensor that starts at a multiple of
+    :data:`planes.BLOCK` elements: the payloads of the stretches, one behind the other, are the
+    payload of the whole.
     """
     return planes.encode_bytes(data, dtypes.get(dtype).width, level)

@@ -1,8 +1,9 @@
 """Floating point that gives the same bits on every machine.
 
-Predictions must be redone bit for bit by whoever decodes, so only operations whose result IEEE 754 fixes are used: one element-wise
-operation at a time (numpy never fuses two), no sums whose order could vary. Two things are left that machines disagree on, and they are
-defined away here: denormals (a process may flush them) count as zero, and the bits of a NaN are never computed.
+Predictions must be redone bit for bit by whoever decodes, so only operations whose result IEEE 754
+fixes are used: one element-wise operation at a time (numpy never fuses two), no sums whose order
+could vary. Two things are left that machines disagree on, and they are defined away here: denormals
+(a process may flush them) count as zero, and the bits of a NaN are never computed.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 KINDS = ("f16", "bf16", "f32", "f64")
-# Results below this magnitude become zero: the smallest normal number, doubled since some machines look at it before rounding, some after.
+# Results below this magnitude become zero: the smallest normal number, doubled since some machines
+# look at it before rounding, some after.
 _TINY = {"f16": 0.0, "bf16": 2.0**-125, "f32": 2.0**-125, "f64": 2.0**-1021}
 EXPONENTS = {
     "f16": (10, 5), "bf16": (7, 8), "f32": (23, 8), "f64": (52, 11), "c32": (10, 5), "c64": (23, 8), "c128": (52, 11),
@@ -28,7 +30,9 @@ def exponents(bits: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def widen(bits: np.ndarray, dtype: str) -> np.ndarray:
-    """The values of ``bits`` (flat, unsigned, of a type in :data:`KINDS`) as a new float64 array; denormals read as zero."""
+    """The values of ``bits`` (flat, unsigned, of a type in :data:`KINDS`) as a new float64 array;
+    denormals read as zero.
+    """
     with np.errstate(invalid="ignore"):
         if dtype == "f64":
             values = bits.view(np.float64).copy()
@@ -43,7 +47,8 @@ def widen(bits: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def narrow(values: np.ndarray, dtype: str) -> np.ndarray:
-    """The float64 ``values`` rounded to ``dtype``, ties to even, as its bits (bf16: by way of float32, as frameworks do).
+    """The float64 ``values`` rounded to ``dtype``, ties to even, as its bits (bf16: by way of
+    float32, as frameworks do).
 
     NaN is not allowed for; what would be denormal (f16 excepted) becomes zero of the same sign.
     """
@@ -60,7 +65,10 @@ def narrow(values: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def round_to_bf16(bits: np.ndarray) -> np.ndarray:
-    """The bits of float32 rounded to those of bf16, ties to even, by integer arithmetic. A NaN may come out as anything."""
+    """The bits of float32 rounded to those of bf16, ties to even, by integer arithmetic.
+
+    A NaN may come out as anything.
+    """
     odd = np.right_shift(bits, 16)
     np.bitwise_and(odd, 1, out=odd)
     odd += bits
@@ -70,7 +78,9 @@ def round_to_bf16(bits: np.ndarray) -> np.ndarray:
 
 
 def settle(values: np.ndarray, before: np.ndarray, keep: np.ndarray, dtype: str) -> np.ndarray:
-    """``values`` rounded to ``dtype``, except where ``keep`` holds or they are not finite: there the bits of ``before`` stay."""
+    """``values`` rounded to ``dtype``, except where ``keep`` holds or they are not finite: there
+    the bits of ``before`` stay.
+    """
     stays = np.isfinite(values)
     np.logical_not(stays, out=stays)
     np.logical_or(stays, keep, out=stays)
@@ -80,7 +90,9 @@ def settle(values: np.ndarray, before: np.ndarray, keep: np.ndarray, dtype: str)
 
 
 def convert(bits: np.ndarray, source: str, target: str) -> np.ndarray:
-    """The bits of type ``source`` as the nearest ones of type ``target`` (both in :data:`KINDS`); NaN becomes 0."""
+    """The bits of type ``source`` as the nearest ones of type ``target`` (both in :data:`KINDS`);
+    NaN becomes 0.
+    """
     if (source, target) == ("f32", "bf16"):
         return round_to_bf16(bits)
     if (source, target) == ("bf16", "f32"):

@@ -1,10 +1,11 @@
-"""ia3: the base times one factor a channel (Liu et al. 2022, "(IA)^3"; also a merged normalisation, or channels pruned to zero), and
-what that leaves.
+"""ia3: the base times one factor a channel (Liu et al. 2022, "(IA)^3"; also a merged normalisation,
+or channels pruned to zero), and what that leaves.
 
-A channel is a position along one dimension or along a run of neighbouring ones, so that a tensor reads as (before, channels, behind).
-Products are taken in float64 and rounded once. Payload: ``flags`` byte (1: the residual is grouped by exponent, 2: there is none, 4:
-factors are f64, not f32) | first dimension and number of dimensions that channels run along (varints) | the factors' bits as byte
-planes | the residual.
+A channel is a position along one dimension or along a run of neighbouring ones, so that a tensor
+reads as (before, channels, behind). Products are taken in float64 and rounded once. Payload:
+``flags`` byte (1: the residual is grouped by exponent, 2: there is none, 4: factors are f64, not
+f32) | first dimension and number of dimensions that channels run along (varints) | the factors'
+bits as byte planes | the residual.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from git_theta.updates import floats, planes
 from git_theta.updates.prediction import residual
 
 _GROUPED, _NO_RESIDUAL, _DOUBLE = 1, 2, 4
-_HALF_STEP = {"f16": 11, "bf16": 8, "f32": 24, "f64": 53}  # half a step of the last digit is 2^-this of the power of two below
+# Half a step of the last digit is 2^-this of the power of two below
+_HALF_STEP = {"f16": 11, "bf16": 8, "f32": 24, "f64": 53}
 _WORTH = 1.0  # bits an element that a sample must save
 
 
@@ -48,28 +50,40 @@ class IA3:
             residual.finish(payload, position)
             return residual.predicted(predict, base.bits())
         out = residual.allocate(payload, position, len(base.bits()), base.bits().itemsize)
-        residual.finish(payload, residual.decode(payload, position, out, predict, spec.dtype if flags & _GROUPED else ""))
+        residual.finish(
+            payload,
+            residual.decode(
+                payload, position, out, predict, spec.dtype if flags & _GROUPED else ""
+            ),
+        )
         return out.data.cast("B")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scaling:
-    """``factors`` (float64, flat) for each position along ``axes`` dimensions from ``first`` on; no dimensions: one factor for all."""
+    """``factors`` (float64, flat) for each position along ``axes`` dimensions from ``first`` on; no
+    dimensions: one factor for all.
+    """
 
     first: int
     axes: int
     factors: np.ndarray
 
 
-def encode_given(tensor: Tensor | None, base: Tensor, factors: np.ndarray, level: Level = "default") -> tuple[Tensor, Encoded]:
+def encode_given(
+    tensor: Tensor | None, base: Tensor, factors: np.ndarray, level: Level = "default"
+) -> tuple[Tensor, Encoded]:
     """Code ``base * factors``, which broadcast against it as in numpy.
 
-    Without ``tensor`` that product, computed as every machine computes it, is the new tensor, and nothing but the factors is stored.
-    With one, it is stored as the product and a residual. Returns the new tensor and its payload. :class:`UsageError` when the factors
-    do not fit or are not finite.
+    Without ``tensor`` that product, computed as every machine computes it, is the new tensor, and
+    nothing but the factors is stored. With one, it is stored as the product and a residual. Returns
+    the new tensor and its payload. :class:`UsageError` when the factors do not fit or are not
+    finite.
     """
     if base.dtype not in floats.KINDS:
-        raise UsageError(f"an ia3 update needs a float tensor (f16, bf16, f32 or f64), not {base.spec}")
+        raise UsageError(
+            f"an ia3 update needs a float tensor (f16, bf16, f32 or f64), not {base.spec}"
+        )
     if tensor is not None and tensor.spec != base.spec:
         raise UsageError(f"an ia3 update cannot turn {base.spec} into {tensor.spec}")
     with np.errstate(all="ignore"):
@@ -77,11 +91,15 @@ def encode_given(tensor: Tensor | None, base: Tensor, factors: np.ndarray, level
     if not np.isfinite(given).all():
         raise UsageError("the factors hold NaN or infinity")
     shape = (1,) * (len(base.shape) - given.ndim) + given.shape
-    if len(shape) != len(base.shape) or any(mine not in (1, size) for mine, size in zip(shape, base.shape, strict=True)):
+    if len(shape) != len(base.shape) or any(
+        mine not in (1, size) for mine, size in zip(shape, base.shape, strict=True)
+    ):
         raise UsageError(f"factors of shape {given.shape} do not broadcast against {base.spec}")
     along = [number for number, size in enumerate(shape) if size != 1]
     first, axes = (along[0], along[-1] - along[0] + 1) if along else (0, 0)
-    wide = np.broadcast_to(given.reshape(shape[first : first + axes]), base.shape[first : first + axes])
+    wide = np.broadcast_to(
+        given.reshape(shape[first : first + axes]), base.shape[first : first + axes]
+    )
     scaling = Scaling(first, axes, np.ascontiguousarray(wide).reshape(-1))
     if tensor is not None:
         return tensor, _dump(scaling, base, tensor, level)
@@ -90,8 +108,15 @@ def encode_given(tensor: Tensor | None, base: Tensor, factors: np.ndarray, level
 
 
 def find(tensor: Tensor, base: Tensor) -> Scaling | None:
-    """The factors along one dimension (or the first two) that best turn ``base`` into ``tensor``; None when they save too little."""
-    if tensor.dtype not in floats.KINDS or tensor.spec != base.spec or len(tensor.shape) < 2 or 0 in tensor.shape:
+    """The factors along one dimension (or the first two) that best turn ``base`` into ``tensor``;
+    None when they save too little.
+    """
+    if (
+        tensor.dtype not in floats.KINDS
+        or tensor.spec != base.spec
+        or len(tensor.shape) < 2
+        or 0 in tensor.shape
+    ):
         return None
     new, old = _sampled(tensor), _sampled(base)
     views = {choice: _channels(new.shape, *choice) for choice in _choices(tensor.shape)}
@@ -110,7 +135,9 @@ def find(tensor: Tensor, base: Tensor) -> Scaling | None:
 def _coherent(
     new: np.ndarray, old: np.ndarray, dtype: str, views: dict[tuple[int, int], tuple[int, int, int]]
 ) -> Iterator[tuple[int, int]]:
-    """A quick look: choices in which ratios differ from their channel's median less than half as much as from 1 or from one for all."""
+    """A quick look: choices in which ratios differ from their channel's median less than half as
+    much as from 1 or from one for all.
+    """
     with np.errstate(all="ignore"):
         ratios = floats.widen(new.reshape(-1), dtype) / floats.widen(old.reshape(-1), dtype)
     ratios[~np.isfinite(ratios)] = 1.0
@@ -135,21 +162,38 @@ def _choices(shape: tuple[int, ...]) -> list[tuple[int, int]]:
 
 def _channels(shape: tuple[int, ...], first: int, axes: int) -> tuple[int, int, int]:
     """Numbers of positions before, along and behind the channels' dimensions."""
-    return math.prod(shape[:first]), math.prod(shape[first : first + axes]), math.prod(shape[first + axes :])
+    return (
+        math.prod(shape[:first]),
+        math.prod(shape[first : first + axes]),
+        math.prod(shape[first + axes :]),
+    )
 
 
 def _sampled(tensor: Tensor) -> np.ndarray:
     """A grid of at most about 1000 elements, as bits, in the tensor's number of dimensions."""
     side = max(3, round(1000 ** (1 / len(tensor.shape))))
-    grid = np.ix_(*(np.unique(np.linspace(0, size - 1, min(size, side)).astype(np.int64)) for size in tensor.shape))
+    grid = np.ix_(
+        *(
+            np.unique(np.linspace(0, size - 1, min(size, side)).astype(np.int64))
+            for size in tensor.shape
+        )
+    )
     return np.ascontiguousarray(tensor.bits().reshape(tensor.shape)[grid])
 
 
-def _fit(target: np.ndarray, base: np.ndarray, dtype: str, view: tuple[int, int, int], first: int, axes: int) -> Scaling:
+def _fit(
+    target: np.ndarray,
+    base: np.ndarray,
+    dtype: str,
+    view: tuple[int, int, int],
+    first: int,
+    axes: int,
+) -> Scaling:
     """A factor for each channel.
 
-    Each element allows those factors whose product rounds to it: an interval. Where the intervals of a channel meet, its elements are
-    exact products, and the shortest number in there (bf16, f32, f64) is the factor; elsewhere it is that of least squares.
+    Each element allows those factors whose product rounds to it: an interval. Where the intervals
+    of a channel meet, its elements are exact products, and the shortest number in there (bf16, f32,
+    f64) is the factor; elsewhere it is that of least squares.
     """
     channels = view[1]
     low, high = np.full(channels, -np.inf), np.full(channels, np.inf)
@@ -158,7 +202,10 @@ def _fit(target: np.ndarray, base: np.ndarray, dtype: str, view: tuple[int, int,
     for part in _blocks(view):
         mine = part[1]
         with np.errstate(all="ignore"):
-            values, before = (floats.widen(bits[part].reshape(-1), dtype).reshape(bits[part].shape) for bits in (new, old))
+            values, before = (
+                floats.widen(bits[part].reshape(-1), dtype).reshape(bits[part].shape)
+                for bits in (new, old)
+            )
             usable = np.isfinite(values) & np.isfinite(before) & (before != 0)
             zeroed[mine] |= (usable & (values == 0)).any(axis=(0, 2))
             usable &= values != 0
@@ -166,8 +213,16 @@ def _fit(target: np.ndarray, base: np.ndarray, dtype: str, view: tuple[int, int,
             if dtype == "f16":
                 half = np.maximum(half, 2.0**-25)  # of its denormals, which are worth keeping
             value, size = np.where(before < 0, -values, values), np.abs(before)
-            np.maximum(low[mine], np.where(usable, (value - half) / size, -np.inf).max(axis=(0, 2)), out=low[mine])
-            np.minimum(high[mine], np.where(usable, (value + half) / size, np.inf).min(axis=(0, 2)), out=high[mine])
+            np.maximum(
+                low[mine],
+                np.where(usable, (value - half) / size, -np.inf).max(axis=(0, 2)),
+                out=low[mine],
+            )
+            np.minimum(
+                high[mine],
+                np.where(usable, (value + half) / size, np.inf).min(axis=(0, 2)),
+                out=high[mine],
+            )
             values, before = np.where(usable, values, 0.0), np.where(usable, before, 0.0)
             products[mine] += (values * before).sum(axis=(0, 2))
             squares[mine] += (before * before).sum(axis=(0, 2))
@@ -185,9 +240,13 @@ def _blocks(view: tuple[int, int, int]) -> Iterator[tuple[slice, slice, slice]]:
                 yield slice(i, i + before), slice(j, j + along), slice(k, k + behind)
 
 
-def _settle(low: np.ndarray, high: np.ndarray, products: np.ndarray, squares: np.ndarray, zeroed: np.ndarray) -> np.ndarray:
+def _settle(
+    low: np.ndarray, high: np.ndarray, products: np.ndarray, squares: np.ndarray, zeroed: np.ndarray
+) -> np.ndarray:
     with np.errstate(all="ignore"):
-        slopes = np.where(squares > 0, products / np.where(squares > 0, squares, 1.0), np.where(zeroed, 0.0, 1.0))
+        slopes = np.where(
+            squares > 0, products / np.where(squares > 0, squares, 1.0), np.where(zeroed, 0.0, 1.0)
+        )
         slopes = np.where(np.isfinite(slopes), slopes, 1.0).astype(np.float32).astype(np.float64)
         meet = (low <= high) & np.isfinite(low) & np.isfinite(high)
         middle = np.where(meet, low + (high - low) / 2, 1.0)
@@ -221,15 +280,23 @@ def _head(scaling: Scaling, flags: int, level: Level) -> Iterator[Buffer]:
     with np.errstate(over="ignore", under="ignore"):
         short = scaling.factors.astype(np.float32)
     exact = bool((short.astype(np.float64) == scaling.factors).all())
-    yield bytes([flags | (0 if exact else _DOUBLE)]) + varint.dump(scaling.first) + varint.dump(scaling.axes)
-    yield from planes.encode(short.view(np.uint32) if exact else scaling.factors.view(np.uint64), level)
+    yield (
+        bytes([flags | (0 if exact else _DOUBLE)])
+        + varint.dump(scaling.first)
+        + varint.dump(scaling.axes)
+    )
+    yield from planes.encode(
+        short.view(np.uint32) if exact else scaling.factors.view(np.uint64), level
+    )
 
 
 def _dump(scaling: Scaling, base: Tensor, tensor: Tensor, level: Level) -> Encoded:
     bits = tensor.bits()
     group = tensor.dtype if level == "best" else ""
     rest = residual.encode(residual.reading(bits), _predict(scaling, base), len(bits), level, group)
-    return Encoded([*_head(scaling, _GROUPED * bool(group), level), *rest], f"channels={len(scaling.factors)}")
+    return Encoded(
+        [*_head(scaling, _GROUPED * bool(group), level), *rest], f"channels={len(scaling.factors)}"
+    )
 
 
 def _parse(payload: memoryview, spec: Spec) -> tuple[int, Scaling, int]:

@@ -1,7 +1,9 @@
-"""low-rank: two thin factors whose product is added to the base, and what that leaves (LoRA merged into the weights, for one).
+"""low-rank: two thin factors whose product is added to the base, and what that leaves (LoRA merged
+into the weights, for one).
 
-A tensor of more than two dimensions counts as a matrix of shape[0] rows. Payload: ``flags`` byte (1: the residual is grouped by
-exponent, 2: there is none) | the factors | the residual against base + product.
+A tensor of more than two dimensions counts as a matrix of shape[0] rows. Payload: ``flags`` byte
+(1: the residual is grouped by exponent, 2: there is none) | the factors | the residual against base
++ product.
 """
 
 from __future__ import annotations
@@ -41,29 +43,54 @@ class LowRank:
             residual.finish(payload, position)
             return residual.predicted(predict, base.bits())
         out = residual.allocate(payload, position, len(base.bits()), base.bits().itemsize)
-        residual.finish(payload, residual.decode(payload, position, out, predict, spec.dtype if payload[0] == _GROUPED else ""))
+        residual.finish(
+            payload,
+            residual.decode(
+                payload, position, out, predict, spec.dtype if payload[0] == _GROUPED else ""
+            ),
+        )
         return out.data.cast("B")
 
 
 def encode_given(
-    tensor: Tensor | None, base: Tensor, left: np.ndarray, right: np.ndarray, scale: float = 1.0, level: Level = "default"
+    tensor: Tensor | None,
+    base: Tensor,
+    left: np.ndarray,
+    right: np.ndarray,
+    scale: float = 1.0,
+    level: Level = "default",
 ) -> tuple[Tensor, Encoded]:
-    """Code ``base + scale * left @ right``: ``left`` is (rows x rank), ``right`` (rank x columns), of any real type.
+    """Code ``base + scale * left @ right``: ``left`` is (rows x rank), ``right`` (rank x columns),
+    of any real type.
 
-    Without ``tensor`` that sum, computed as every machine computes it, is the new tensor, and nothing but the factors is stored. With
-    one, it is stored as the sum and a residual. Returns the new tensor and its payload. :class:`UsageError` when the factors do not fit
-    or are not finite.
+    Without ``tensor`` that sum, computed as every machine computes it, is the new tensor, and
+    nothing but the factors is stored. With one, it is stored as the sum and a residual. Returns the
+    new tensor and its payload. :class:`UsageError` when the factors do not fit or are not finite.
     """
     if not _is_matrix(base.spec):
-        raise UsageError(f"a low-rank update needs a float matrix (f16, bf16, f32 or f64), not {base.spec}")
+        raise UsageError(
+            f"a low-rank update needs a float matrix (f16, bf16, f32 or f64), not {base.spec}"
+        )
     if tensor is not None and tensor.spec != base.spec:
         raise UsageError(f"a low-rank update cannot turn {base.spec} into {tensor.spec}")
     rows, columns = _matrix_shape(base.spec)
     left, right = np.asarray(left), np.asarray(right)
-    if left.ndim != 2 or right.ndim != 2 or left.shape[0] != rows or right.shape[1] != columns or left.shape[1] != right.shape[0]:
-        raise UsageError(f"factors of shape {left.shape} and {right.shape} do not fit {base.spec}, a matrix of {rows} by {columns}")
+    if (
+        left.ndim != 2
+        or right.ndim != 2
+        or left.shape[0] != rows
+        or right.shape[1] != columns
+        or left.shape[1] != right.shape[0]
+    ):
+        raise UsageError(
+            f"factors of shape {left.shape} and {right.shape} do not fit {base.spec}, a matrix of"
+            f" {rows} by {columns}"
+        )
     if not 0 < left.shape[1] <= min(factors.MAX_RANK, rows, columns):
-        raise UsageError(f"a rank of {left.shape[1]} is not low: at most {min(factors.MAX_RANK, rows, columns)} is possible here")
+        raise UsageError(
+            f"a rank of {left.shape[1]} is not low: at most {min(factors.MAX_RANK, rows, columns)}"
+            " is possible here"
+        )
     with np.errstate(all="ignore"):
         left, right = left.astype(np.float64) * float(scale), right.astype(np.float64)
     if not np.isfinite(left).all() or not np.isfinite(right).all():
@@ -81,7 +108,8 @@ def encode_given(
 def _dump(found: factors.Factors, base: Tensor, tensor: Tensor, level: Level) -> Encoded:
     predict = factors.predict(found, residual.reading(base.bits()), base.dtype)
     bits = tensor.bits()
-    # How far a prediction is off, in steps of the last digit, depends on the exponent above all: grouping pays at any level.
+    # How far a prediction is off, in steps of the last digit, depends on the exponent above all:
+    # grouping pays at any level.
     rest = residual.encode(residual.reading(bits), predict, len(bits), level, tensor.dtype)
     return Encoded([bytes([_GROUPED]), *factors.dump(found, level), *rest], f"rank={found.rank}")
 

@@ -1,6 +1,8 @@
-"""patch: for bytes that are no array of numbers (file headers, pickles, JSON): zstd with the base as its dictionary.
+"""patch: for bytes that are no array of numbers (file headers, pickles, JSON): zstd with the base
+as its dictionary.
 
-What the base already says is then a reference, wherever it moved. The payload is one zstd frame that states its content's size.
+What the base already says is then a reference, wherever it moved. The payload is one zstd frame
+that states its content's size.
 """
 
 from __future__ import annotations
@@ -24,8 +26,15 @@ class Patch:
     needs_base = True
 
     def encode(self, tensor: Tensor, base: Tensor | None, level: Level) -> Encoded | None:
-        """The payload; None unless both are single bytes (``u8``), of no more than 256 MiB together."""
-        if base is None or tensor.dtype != "u8" or base.dtype != "u8" or tensor.spec.nbytes + base.spec.nbytes > _LIMIT:
+        """The payload; None unless both are single bytes (``u8``), of no more than 256 MiB
+        together.
+        """
+        if (
+            base is None
+            or tensor.dtype != "u8"
+            or base.dtype != "u8"
+            or tensor.spec.nbytes + base.spec.nbytes > _LIMIT
+        ):
             return None
         data, old = _flat(tensor), _flat(base)
         strength = _STRENGTH[level][len(data) > _LARGE[level]]
@@ -39,7 +48,9 @@ class Patch:
             write_content_size=True,
             write_checksum=False,
         )
-        compressor = zstandard.ZstdCompressor(compression_params=parameters, dict_data=_dictionary(old))
+        compressor = zstandard.ZstdCompressor(
+            compression_params=parameters, dict_data=_dictionary(old)
+        )
         return Encoded([compressor.compress(data)])
 
     def decode(self, payload: memoryview, spec: Spec, base: Tensor | None) -> Buffer:
@@ -48,11 +59,15 @@ class Patch:
             raise PayloadError("a patch is made of bytes and needs the bytes it is based on")
         size = spec.nbytes
         if size + base.spec.nbytes > _LIMIT:
-            raise PayloadError(f"a patch cannot be as large as {size} bytes on a base of {base.spec.nbytes}")
+            raise PayloadError(
+                f"a patch cannot be as large as {size} bytes on a base of {base.spec.nbytes}"
+            )
         try:
             if zstandard.frame_content_size(payload) != size:
                 raise PayloadError(f"a patch for {size} bytes declares another size")
-            expand = zstandard.ZstdDecompressor(dict_data=_dictionary(_flat(base)), max_window_size=1 << _WINDOW + 1)
+            expand = zstandard.ZstdDecompressor(
+                dict_data=_dictionary(_flat(base)), max_window_size=1 << _WINDOW + 1
+            )
             data = expand.decompress(payload, max_output_size=size, allow_extra_data=False)
         except zstandard.ZstdError as error:
             raise PayloadError(f"a patch is damaged ({error})") from None
@@ -67,4 +82,8 @@ def _flat(tensor: Tensor) -> memoryview:
 
 def _dictionary(old: memoryview) -> zstandard.ZstdCompressionDict | None:
     # zstd takes content of at least 8 bytes as a dictionary; less would not help either.
-    return zstandard.ZstdCompressionDict(bytes(old), dict_type=zstandard.DICT_TYPE_RAWCONTENT) if len(old) >= 8 else None
+    return (
+        zstandard.ZstdCompressionDict(bytes(old), dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+        if len(old) >= 8
+        else None
+    )

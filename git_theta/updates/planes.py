@@ -1,12 +1,13 @@
 """The byte-plane coder under every update: integers in, compressed planes out.
 
-Values are coded in blocks of 256 Ki elements, small enough to stay in a core's cache. A block of w-byte integers is
-split into w *planes* (all lowest bytes, …, all highest bytes), since the bytes of one significance are alike: exponents are few,
-mantissa bits are noise. A plane that would not shrink is stored as it is. The others go through zstd, in effect as a Huffman coder: matches
-are worth looking for only where a sample says so (text, runs of zeros).
+Values are coded in blocks of 256 Ki elements, small enough to stay in a core's cache. A block of
+w-byte integers is split into w *planes* (all lowest bytes, …, all highest bytes), since the bytes
+of one significance are alike: exponents are few, mantissa bits are noise. A plane that would not
+shrink is stored as it is. The others go through zstd, in effect as a Huffman coder: matches are
+worth looking for only where a sample says so (text, runs of zeros).
 
-Layout of the payload, block after block: per plane, lowest first, a little-endian u32 ``n`` and then, for n = 0, the plane's
-bytes, otherwise a zstd frame of ``n`` bytes.
+Layout of the payload, block after block: per plane, lowest first, a little-endian u32 ``n`` and
+then, for n = 0, the plane's bytes, otherwise a zstd frame of ``n`` bytes.
 """
 
 from __future__ import annotations
@@ -41,10 +42,21 @@ class _PlaneCoders(threading.local):
     def __init__(self) -> None:
         parameters = zstandard.ZstdCompressionParameters
         plain = {"write_content_size": False, "write_checksum": False}
-        huffman = parameters(strategy=zstandard.STRATEGY_FAST, window_log=17, hash_log=6, chain_log=6, min_match=7, **plain)
+        huffman = parameters(
+            strategy=zstandard.STRATEGY_FAST,
+            window_log=17,
+            hash_log=6,
+            chain_log=6,
+            min_match=7,
+            **plain,
+        )
         self.huffman = zstandard.ZstdCompressor(compression_params=huffman)
-        self.matching = zstandard.ZstdCompressor(compression_params=parameters.from_level(3, window_log=18, **plain))
-        self.thorough = zstandard.ZstdCompressor(compression_params=parameters.from_level(19, window_log=18, **plain))
+        self.matching = zstandard.ZstdCompressor(
+            compression_params=parameters.from_level(3, window_log=18, **plain)
+        )
+        self.thorough = zstandard.ZstdCompressor(
+            compression_params=parameters.from_level(19, window_log=18, **plain)
+        )
         self.expand = zstandard.ZstdDecompressor(max_window_size=1 << 20)
 
 
@@ -52,7 +64,9 @@ _coders = _PlaneCoders()
 
 
 def encode(bits: np.ndarray, level: Level = "default") -> Iterator[Buffer]:
-    """The chunks of the payload of ``bits``: a flat array of ``uint8``, ``uint16``, ``uint32`` or ``uint64``, little-endian."""
+    """The chunks of the payload of ``bits``: a flat array of ``uint8``, ``uint16``, ``uint32`` or
+    ``uint64``, little-endian.
+    """
     return encode_bytes(bits.data.cast("B") if len(bits) else memoryview(b""), bits.itemsize, level)
 
 
@@ -60,7 +74,9 @@ encode_block = encode
 
 
 def encode_bytes(data: memoryview, width: int, level: Level = "default") -> Iterator[Buffer]:
-    """The chunks of the payload of the little-endian integers of ``width`` bytes in ``data`` (bytes, contiguous)."""
+    """The chunks of the payload of the little-endian integers of ``width`` bytes in ``data``
+    (bytes, contiguous).
+    """
     for start in range(0, len(data), BLOCK * width):
         for plane in _split(data[start : start + BLOCK * width], width):
             packed = _compress(plane, level)
@@ -80,7 +96,10 @@ def _split(block: memoryview, width: int) -> list[Buffer]:
 
 
 def split(block: np.ndarray) -> list[np.ndarray]:
-    """The byte planes of ``block``, lowest byte first. Casting and shifting beat strided copies about three times."""
+    """The byte planes of ``block``, lowest byte first.
+
+    Casting and shifting beat strided copies about three times.
+    """
     import numpy as np
 
     if block.itemsize == 1:
@@ -138,13 +157,16 @@ def _compress(plane: Buffer, level: Level) -> bytes | None:
 def shrink(plane: Buffer, level: Level) -> bytes:
     """``plane`` as one zstd frame, whatever its size; :func:`expand` is the inverse.
 
-    The frame is copied, since it lies in memory that would have held the plane, and frames are kept until a tensor is complete.
+    The frame is copied, since it lies in memory that would have held the plane, and frames are kept
+    until a tensor is complete.
     """
     return bytes(memoryview(_choose_coder(plane, level).compress(plane)))
 
 
 def _choose_coder(plane: Buffer, level: Level) -> zstandard.ZstdCompressor:
-    """Matching pays where it shrinks a sample of the plane clearly below what Huffman codes do; else those are as small and faster."""
+    """Matching pays where it shrinks a sample of the plane clearly below what Huffman codes do;
+    else those are as small and faster.
+    """
     middle = len(plane) // 2
     sample = plane[max(0, middle - _SAMPLE) : middle + _SAMPLE]
     if len(_coders.matching.compress(sample)) < 0.95 * len(_coders.huffman.compress(sample)):
@@ -153,7 +175,8 @@ def _choose_coder(plane: Buffer, level: Level) -> zstandard.ZstdCompressor:
 
 
 def decode(payload: memoryview, count: int, width: int) -> np.ndarray:
-    """The ``count`` integers of ``width`` bytes in ``payload``; :class:`PayloadError` when it holds anything else.
+    """The ``count`` integers of ``width`` bytes in ``payload``; :class:`PayloadError` when it holds
+    anything else.
 
     The result is writable. Nothing is allocated for a count that the payload is too short to hold.
     """
@@ -164,7 +187,9 @@ def decode(payload: memoryview, count: int, width: int) -> np.ndarray:
 
 
 def decode_into(payload: memoryview, count: int, width: int, take: Take) -> memoryview:
-    """As :func:`decode`, the integers as little-endian bytes in the memory that ``take`` gives for their number."""
+    """As :func:`decode`, the integers as little-endian bytes in the memory that ``take`` gives for
+    their number.
+    """
     import numpy as np
 
     _check_count(payload, count, width)
@@ -244,7 +269,9 @@ def _decode_plane(payload: memoryview, position: int, count: int) -> tuple[Buffe
 
 
 def expand(frame: memoryview, count: int) -> bytes:
-    """The ``count`` bytes that the zstd ``frame`` holds; :class:`PayloadError` when it holds another number, before allocating more."""
+    """The ``count`` bytes that the zstd ``frame`` holds; :class:`PayloadError` when it holds
+    another number, before allocating more.
+    """
     try:
         if zstandard.frame_content_size(frame) not in (-1, count):
             raise PayloadError("a plane declares another size than its block has")

@@ -1,11 +1,11 @@
 """sparse: where elements changed, and by how much. The smallest when few of them did.
 
-Positions are stored in whichever of two ways is smaller: the gaps between them, as byte planes of 32-bit (or, for a gap beyond that,
-64-bit) integers, or one bit an element through zstd. The changed elements follow as a residual against the base's elements in the same
-places.
+Positions are stored in whichever of two ways is smaller: the gaps between them, as byte planes of
+32-bit (or, for a gap beyond that, 64-bit) integers, or one bit an element through zstd. The changed
+elements follow as a residual against the base's elements in the same places.
 
-Payload: form byte (0 gaps of 32 bits, 1 gaps of 64 bits, 2 bits) | number of changes (varint) | length of the positions (varint) |
-positions | residual.
+Payload: form byte (0 gaps of 32 bits, 1 gaps of 64 bits, 2 bits) | number of changes (varint) |
+length of the positions (varint) | positions | residual.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from git_theta.updates.prediction import delta_plan, residual
 
 _BITS = 2
 _MOST = 0.25  # of the elements; above that it never pays
-_STRETCH, _STRETCHES = 1 << 11, 16  # places in each of the stretches that tell which form is smaller, and the number of these
+# Places in each of the stretches that tell which form is smaller, and the number of these
+_STRETCH, _STRETCHES = 1 << 11, 16
 _LIMIT = 1 << 24  # changes; so that their positions stay within 128 MiB
 
 
@@ -36,7 +37,9 @@ class Sparse:
     needs_base = True
 
     def encode(self, tensor: Tensor, base: Tensor | None, level: Level) -> Encoded | None:
-        """The payload; None unless the base has the same type and as many elements, of which at most a quarter (and 16 Mi) changed."""
+        """The payload; None unless the base has the same type and as many elements, of which at
+        most a quarter (and 16 Mi) changed.
+        """
         if base is None or base.dtype != tensor.dtype or base.spec.nbytes != tensor.spec.nbytes:
             return None
         changes = _changes(tensor.bits(), base.bits(), min(_LIMIT, int(_MOST * len(tensor.bits()))))
@@ -51,14 +54,19 @@ class Sparse:
         places = _parse_places(payload[position : position + length], form, changed, len(source))
         position += length
         values = residual.allocate(payload, position, changed, source.itemsize)
-        residual.finish(payload, residual.decode(payload, position, values, residual.reading(source[places])))
+        residual.finish(
+            payload, residual.decode(payload, position, values, residual.reading(source[places]))
+        )
         out = source.copy()
         out[places] = values
         return out.data.cast("B")
 
 
 def estimate(tensor: Tensor, base: Tensor, count: int) -> float:
-    """About how many bytes the update takes, judged by about ``count`` elements. Type and size must be the same."""
+    """About how many bytes the update takes, judged by about ``count`` elements.
+
+    Type and size must be the same.
+    """
     target, source = delta_plan.sample(tensor.bits(), count), delta_plan.sample(base.bits(), count)
     changes = _changes(target, source, len(target))
     assert changes is not None
@@ -66,15 +74,22 @@ def estimate(tensor: Tensor, base: Tensor, count: int) -> float:
 
 
 def encode_given(
-    base: Tensor, data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, shape: Sequence[int], level: Level = "default"
+    base: Tensor,
+    data: np.ndarray,
+    indices: np.ndarray,
+    indptr: np.ndarray,
+    shape: Sequence[int],
+    level: Level = "default",
 ) -> tuple[Tensor, Encoded]:
-    """Code ``base`` plus a sparse matrix in compressed rows (as scipy's ``csr_matrix``) of as many elements, taken in C order.
+    """Code ``base`` plus a sparse matrix in compressed rows (as scipy's ``csr_matrix``) of as many
+    elements, taken in C order.
 
-    With two row pointers it is a single row of all elements, whatever ``shape`` says: Git-Theta 0.2 wrote the flattened tensor, and
-    the tensor's own shape beside it.
+    With two row pointers it is a single row of all elements, whatever ``shape`` says: Git-Theta 0.2
+    wrote the flattened tensor, and the tensor's own shape beside it.
 
-    Sums are taken in float64 and rounded once; those of integer types wrap around. Returns the new tensor and its payload.
-    :class:`UsageError` when the matrix is malformed, does not fit, or holds NaN or infinity.
+    Sums are taken in float64 and rounded once; those of integer types wrap around. Returns the new
+    tensor and its payload. :class:`UsageError` when the matrix is malformed, does not fit, or holds
+    NaN or infinity.
     """
     places = _flat_places(indices, indptr, shape, dtypes.count(base.shape))
     values = np.asarray(data).reshape(-1)
@@ -87,7 +102,9 @@ def encode_given(
             raise UsageError("a sparse update holds NaN or infinity")
         before = base.bits()[places]
         with np.errstate(all="ignore"):
-            after = floats.settle(floats.widen(before, base.dtype) + wide, before, wide == 0, base.dtype)
+            after = floats.settle(
+                floats.widen(before, base.dtype) + wide, before, wide == 0, base.dtype
+            )
     elif dtypes.get(base.dtype).kind in "iu" and values.dtype.kind in "iu":
         after = base.bits()[places] + values.astype(base.bits().dtype)
     else:
@@ -100,18 +117,27 @@ def encode_given(
     return new, _dump(changes, len(bits), level)
 
 
-def _flat_places(indices: np.ndarray, indptr: np.ndarray, shape: Sequence[int], count: int) -> np.ndarray:
+def _flat_places(
+    indices: np.ndarray, indptr: np.ndarray, shape: Sequence[int], count: int
+) -> np.ndarray:
     columns, ends = np.asarray(indices).reshape(-1), np.asarray(indptr).reshape(-1)
     size = [int(n) for n in np.asarray(shape).reshape(-1)]
     if len(ends) == 2 and min(size, default=0) >= 0 and math.prod(size) == count:
         size = [1, count]
     if len(size) != 2 or min(size) < 0 or size[0] * size[1] != count:
-        raise UsageError(f"a sparse update of shape {tuple(size)} does not fit a tensor of {count} elements")
+        raise UsageError(
+            f"a sparse update of shape {tuple(size)} does not fit a tensor of {count} elements"
+        )
     if columns.dtype.kind not in "iu" or ends.dtype.kind not in "iu" or len(ends) != size[0] + 1:
-        raise UsageError(f"a sparse update of {size[0]} rows needs integer indices and {size[0] + 1} row pointers")
+        raise UsageError(
+            f"a sparse update of {size[0]} rows needs integer indices and {size[0] + 1} row"
+            " pointers"
+        )
     columns, ends = columns.astype(np.int64), ends.astype(np.int64)
     if int(ends[0]) != 0 or int(ends[-1]) != len(columns) or (np.diff(ends) < 0).any():
-        raise UsageError("a sparse update's row pointers do not rise from 0 to the number of its values")
+        raise UsageError(
+            "a sparse update's row pointers do not rise from 0 to the number of its values"
+        )
     if len(columns) and (int(columns.min()) < 0 or int(columns.max()) >= size[1]):
         raise UsageError(f"a sparse update's index lies outside its {size[1]} columns")
     places = np.repeat(np.arange(size[0]), np.diff(ends)) * size[1] + columns
@@ -129,7 +155,10 @@ class _Changes(NamedTuple):
 
 
 def _changes(target: np.ndarray, source: np.ndarray, limit: int) -> _Changes | None:
-    """Where the two differ, and how; None in more than ``limit`` places. Elements are taken while their block is in the cache."""
+    """Where the two differ, and how; None in more than ``limit`` places.
+
+    Elements are taken while their block is in the cache.
+    """
     place_type = np.uint32 if len(target) < 1 << 32 else np.int64
     places, ours, theirs, count = [np.empty(0, place_type)], [target[:0]], [source[:0]], 0
     differ = np.empty(min(planes.BLOCK, len(target)), bool)
@@ -149,7 +178,12 @@ def _dump(changes: _Changes, count: int, level: Level) -> Encoded:
     form, position_chunks = _dump_places(changes.places, count, level)
     length = _size(position_chunks)
     head = bytes([form]) + varint.dump(len(changes.places)) + varint.dump(length)
-    values = residual.encode(residual.reading(changes.target), residual.reading(changes.source), len(changes.places), level)
+    values = residual.encode(
+        residual.reading(changes.target),
+        residual.reading(changes.source),
+        len(changes.places),
+        level,
+    )
     return Encoded([head, *position_chunks, *values], f"changed={len(changes.places)}")
 
 
@@ -171,7 +205,9 @@ def _dump_gaps(places: np.ndarray, level: Level) -> tuple[int, Sequence[Buffer]]
     np.subtract(places[1:], places[:-1], out=gaps[1:])
     gaps[1:] -= 1
     form = 1 if gaps.itemsize == 8 and len(gaps) and int(gaps.max()) > 0xFFFFFFFF else 0
-    return form, list(planes.encode(gaps.astype(np.uint64 if form else np.uint32, copy=False), level))
+    return form, list(
+        planes.encode(gaps.astype(np.uint64 if form else np.uint32, copy=False), level)
+    )
 
 
 def _bits_are_smaller(places: np.ndarray, level: Level) -> bool:
@@ -191,7 +227,10 @@ def _size(chunks: Sequence[Buffer]) -> int:
 
 def _marks(places: np.ndarray, count: int) -> np.ndarray:
     starts = range(0, count, planes.BLOCK)
-    marks, edges = np.empty(-(-count // 8), np.uint8), np.searchsorted(places, np.array([*starts, count], places.dtype))
+    marks, edges = (
+        np.empty(-(-count // 8), np.uint8),
+        np.searchsorted(places, np.array([*starts, count], places.dtype)),
+    )
     for number, start in enumerate(starts):
         block = np.zeros(min(planes.BLOCK, count - start), bool)
         block[places[edges[number] : edges[number + 1]] - start] = True
@@ -204,7 +243,12 @@ def _unmark(marks: np.ndarray, count: int) -> np.ndarray:
     found = [np.empty(0, np.int64)]
     for start in range(0, count, planes.BLOCK):
         block = marks[start // 8 : (start + planes.BLOCK) // 8]
-        found.append(np.flatnonzero(np.unpackbits(block, count=min(planes.BLOCK, count - start), bitorder="little")) + start)
+        found.append(
+            np.flatnonzero(
+                np.unpackbits(block, count=min(planes.BLOCK, count - start), bitorder="little")
+            )
+            + start
+        )
     return np.concatenate(found)
 
 
@@ -227,6 +271,8 @@ def _parse_places(data: memoryview, form: int, changed: int, count: int) -> np.n
         if changed and int(gaps.max()) >= count:
             raise PayloadError("a changed element lies outside the tensor")
         places = np.cumsum(gaps.astype(np.int64) + 1) - 1
-    if len(places) != changed or (changed and (int(places.max()) >= count or int(places.min()) < 0)):
+    if len(places) != changed or (
+        changed and (int(places.max()) >= count or int(places.min()) < 0)
+    ):
         raise PayloadError("the changed elements' places do not fit the tensor")
     return places

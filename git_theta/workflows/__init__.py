@@ -1,1 +1,3 @@
-"""The verbs: clean, smudge, checkout, … Each is told what to work on; none reads the environment or a terminal."""
+"""The verbs: clean, smudge, checkout, … Each is told what to work on; none reads the environment or
+a terminal.
+"""

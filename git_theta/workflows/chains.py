@@ -13,7 +13,14 @@ from git_theta.core.digest import digest
 from git_theta.core.manifest import Entry, Link, ObjectRef
 from git_theta.core.names import display
 from git_theta.core.tensors import Buffer, Encoded, Spec, Tensor
-from git_theta.errors import FormatError, ObjectDamaged, ObjectMissing, PayloadError, PluginError, ThetaError
+from git_theta.errors import (
+    FormatError,
+    ObjectDamaged,
+    ObjectMissing,
+    PayloadError,
+    PluginError,
+    ThetaError,
+)
 from git_theta.plugins import registry
 from git_theta.store.local import LocalStore
 
@@ -24,13 +31,16 @@ from git_theta.core.manifest import Manifest
 
 _POUR = 1 << 20  # bytes from which a tensor is decoded block by block where it can be
 
-# Differences of integers are exact by construction, and tested so; what else computes is decoded once more before it is accepted.
+# Differences of integers are exact by construction, and tested so; what else computes is decoded
+# once more before it is accepted.
 _INTEGER = ("delta", "sparse")
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """An earlier value that a new one can be stored as a difference from, and the chain that gives it."""
+    """An earlier value that a new one can be stored as a difference from, and the chain that gives
+    it.
+    """
 
     tensor: Tensor
     chain: tuple[Link, ...]
@@ -44,10 +54,14 @@ def load(store: LocalStore, entry: Entry) -> Buffer:
     return bases(store, entry)[0].tensor.data if entry.inline is None else entry.inline
 
 
-def pour(store: LocalStore, entry: Entry, put: Callable[[int, Buffer], None], summed: bool) -> int | None:
-    """Hand ``entry``'s tensor to ``put`` piece by piece, each with its offset, and return its CRC-32 where it is to be ``summed``.
+def pour(
+    store: LocalStore, entry: Entry, put: Callable[[int, Buffer], None], summed: bool
+) -> int | None:
+    """Hand ``entry``'s tensor to ``put`` piece by piece, each with its offset, and return its
+    CRC-32 where it is to be ``summed``.
 
-    Pieces come before the whole is checked: should this raise (as :func:`load` does), they are void.
+    Pieces come before the whole is checked: should this raise (as :func:`load` does), they are
+    void.
     """
     if not _is_plain(entry) or entry.nbytes < _POUR:
         data = load(store, entry)
@@ -71,7 +85,11 @@ def pour(store: LocalStore, entry: Entry, put: Callable[[int, Buffer], None], su
 
 def _is_plain(entry: Entry) -> bool:
     """Whether one object holds all of the tensor."""
-    return len(entry.chain) == 1 and entry.chain[0].update == "dense" and len(entry.chain[0].objects) == 1
+    return (
+        len(entry.chain) == 1
+        and entry.chain[0].update == "dense"
+        and len(entry.chain[0].objects) == 1
+    )
 
 
 def _payload(store: LocalStore, entry: Entry) -> memoryview:
@@ -84,20 +102,26 @@ def _payload(store: LocalStore, entry: Entry) -> memoryview:
 
 @contextmanager
 def _naming_faults(store: LocalStore, entry: Entry) -> Iterator[None]:
-    """Errors of a tensor's objects, with the tensor's name; of several possible causes, a damaged object is the one to tell."""
+    """Errors of a tensor's objects, with the tensor's name; of several possible causes, a damaged
+    object is the one to tell.
+    """
     try:
         yield
     except (PayloadError, FormatError) as error:
         _blame_object(store, entry)
-        raise ObjectDamaged(f"tensor {display(entry.name, 200)} cannot be rebuilt: {error}") from None
+        raise ObjectDamaged(
+            f"tensor {display(entry.name, 200)} cannot be rebuilt: {error}"
+        ) from None
     except (ObjectMissing, ObjectDamaged) as error:
         raise type(error)(f"tensor {display(entry.name, 200)}: {error}") from None
 
 
 def bases(store: LocalStore, entry: Entry, take: Take | None = None) -> list[Base]:
-    """What a new value of ``entry`` can build on: its present value, and the value at the root of its chain.
+    """What a new value of ``entry`` can build on: its present value, and the value at the root of
+    its chain.
 
-    The root's is held in memory that ``take`` gives, where it is given. Errors as of :func:`load`. An inline tensor has none.
+    The root's is held in memory that ``take`` gives, where it is given. Errors as of :func:`load`.
+    An inline tensor has none.
     """
     if entry.inline is not None:
         return []
@@ -125,9 +149,11 @@ def _follow(store: LocalStore, chain: Sequence[Link], take: Take | None) -> list
 
 
 def decode(store: LocalStore, link: Link, base: Tensor | None, take: Take | None = None) -> Tensor:
-    """The value that ``link`` makes of ``base``; a dense one in memory that ``take`` gives, where it is given.
+    """The value that ``link`` makes of ``base``; a dense one in memory that ``take`` gives, where
+    it is given.
 
-    :class:`PayloadError` where its objects hold anything else, :class:`ObjectMissing` where they are not here.
+    :class:`PayloadError` where its objects hold anything else, :class:`ObjectMissing` where they
+    are not here.
     """
     update = registry.update(link.update)
     if update.needs_base and base is None:
@@ -146,7 +172,11 @@ def read_payload(store: LocalStore, link: Link) -> tuple[Spec, memoryview]:
     for number, ref in enumerate(link.objects):
         data = store.view(ref)
         header, start = objects.parse(data)
-        if header.update != link.update or header.part != number or (spec or header.spec) != header.spec:
+        if (
+            header.update != link.update
+            or header.part != number
+            or (spec or header.spec) != header.spec
+        ):
             raise PayloadError(f"object {ref.oid} is not part {number} of this '{link.update}'")
         spec = header.spec
         parts.append(data[start:])
@@ -163,7 +193,9 @@ def _blame_object(store: LocalStore, entry: Entry) -> None:
             raise type(error)(f"tensor {display(entry.name, 200)}: {error}") from None
 
 
-def save(store: LocalStore, update: str, spec: Spec, chunks: Iterable[Buffer], note: str = "") -> Link:
+def save(
+    store: LocalStore, update: str, spec: Spec, chunks: Iterable[Buffer], note: str = ""
+) -> Link:
     """Store a payload, in parts where it is longer than a Git LFS server would take."""
     refs: list[ObjectRef] = []
     writer = store.writer()
@@ -186,23 +218,33 @@ def save(store: LocalStore, update: str, spec: Spec, chunks: Iterable[Buffer], n
     return Link(update, tuple(refs), note)
 
 
-def load_bases(store: LocalStore, entries: Iterable[Entry], warn: list[str], take: Take | None = None) -> list[Base]:
-    """What the first of ``entries`` that can be rebuilt here offers (see :func:`bases`); why the others could not is added to ``warn``."""
+def load_bases(
+    store: LocalStore, entries: Iterable[Entry], warn: list[str], take: Take | None = None
+) -> list[Base]:
+    """What the first of ``entries`` that can be rebuilt here offers (see :func:`bases`); why the
+    others could not is added to ``warn``.
+    """
     for entry in entries:
         try:
             return bases(store, entry, take)
         except ObjectMissing:
-            warn.append(f"the earlier value of {display(entry.name, 80)} is not here; its new value is stored whole")
+            warn.append(
+                f"the earlier value of {display(entry.name, 80)} is not here; its new value is"
+                " stored whole"
+            )
         except ThetaError as error:
             warn.append(f"{error}; the new value is stored whole")
     return []
 
 
-def encode(store: LocalStore, tensor: Tensor, candidates: Sequence[Base], level: Level, max_chain: int) -> tuple[Link, ...]:
+def encode(
+    store: LocalStore, tensor: Tensor, candidates: Sequence[Base], level: Level, max_chain: int
+) -> tuple[Link, ...]:
     """Store ``tensor`` the smallest exact way and return its chain.
 
-    Of the ``candidates`` with room for one more update, samples tell which is closest. Where the updates of a chain would together be
-    larger than a dense copy, the next is tried; if none is left, the tensor is stored dense, or by a plugin's update that needs no base.
+    Of the ``candidates`` with room for one more update, samples tell which is closest. Where the
+    updates of a chain would together be larger than a dense copy, the next is tried; if none is
+    left, the tensor is stored dense, or by a plugin's update that needs no base.
     """
     usable = [base for base in candidates if len(base.chain) < max_chain]
     for base in _closest_first(tensor, usable):
@@ -214,7 +256,10 @@ def encode(store: LocalStore, tensor: Tensor, candidates: Sequence[Base], level:
         if _updates_size(base) + encoded.size <= _dense_size(tensor, base):
             if update.name not in _INTEGER:
                 _check_exact(update, encoded, tensor, base.tensor)
-            return (save(store, update.name, tensor.spec, encoded.chunks, encoded.note), *base.chain)
+            return (
+                save(store, update.name, tensor.spec, encoded.chunks, encoded.note),
+                *base.chain,
+            )
     from git_theta.updates import dense
 
     added = baseless()
@@ -233,12 +278,15 @@ def baseless() -> list[Update]:
 
 
 def has_room(base: Base, size: int, max_chain: int) -> bool:
-    """Whether an update of ``size`` bytes that keeps type and shape may follow ``base``: in the chain's length and in its bytes."""
+    """Whether an update of ``size`` bytes that keeps type and shape may follow ``base``: in the
+    chain's length and in its bytes.
+    """
     return len(base.chain) < max_chain and _updates_size(base) + size <= base.chain[-1].size
 
 
 def _closest_first(tensor: Tensor, candidates: Sequence[Base]) -> list[Base]:
-    """The candidates by how small a delta they promise; those left out whose chain would surely grow too large.
+    """The candidates by how small a delta they promise; those left out whose chain would surely
+    grow too large.
 
     Where nothing is promised (other rows, another type), the order stays: newest first.
     """
@@ -249,7 +297,11 @@ def _closest_first(tensor: Tensor, candidates: Sequence[Base]) -> list[Base]:
     promised = estimates(tensor, [base.tensor for base in candidates])
     ranked = sorted(zip(promised, range(len(candidates)), candidates, strict=True))
     unknown = float("inf")
-    fitting = [base for size, _, base in ranked if size == unknown or _updates_size(base) + 0.8 * size <= _dense_size(tensor, base)]
+    fitting = [
+        base
+        for size, _, base in ranked
+        if size == unknown or _updates_size(base) + 0.8 * size <= _dense_size(tensor, base)
+    ]
     return fitting or [base for _, _, base in ranked[-1:]]
 
 
@@ -259,7 +311,9 @@ def _updates_size(base: Base) -> int:
 
 
 def _dense_size(tensor: Tensor, base: Base) -> int:
-    """About what a dense copy takes: as much as the one at the chain's end, where that is of the same kind."""
+    """About what a dense copy takes: as much as the one at the chain's end, where that is of the
+    same kind.
+    """
     return base.chain[-1].size if base.tensor.spec == tensor.spec else tensor.spec.nbytes
 
 
@@ -268,7 +322,9 @@ def _check_exact(update: Update, encoded: Encoded, tensor: Tensor, base: Tensor)
     payload = encoded.chunks[0] if len(encoded.chunks) == 1 else b"".join(encoded.chunks)
     decoded = update.decode(memoryview(payload).cast("B"), tensor.spec, base)
     if memoryview(decoded).cast("B") != memoryview(tensor.data).cast("B"):
-        raise PluginError(f"the update {update.name!r} does not give back what it stored; please report it")
+        raise PluginError(
+            f"the update {update.name!r} does not give back what it stored; please report it"
+        )
 
 
 def missing(store: LocalStore, manifest: Manifest) -> list[ObjectRef]:
@@ -277,13 +333,20 @@ def missing(store: LocalStore, manifest: Manifest) -> list[ObjectRef]:
 
 
 def require(store: LocalStore, manifest: Manifest) -> None:
-    """:class:`ObjectMissing`, naming a tensor and its object, unless everything that ``manifest`` needs is here."""
+    """:class:`ObjectMissing`, naming a tensor and its object, unless everything that ``manifest``
+    needs is here.
+    """
     absent = {ref.oid for ref in missing(store, manifest)}
     for entry in (manifest.skeleton, *manifest.entries) if absent else ():
         for ref in entry.objects:
             if ref.oid in absent:
                 more = f", nor are {len(absent) - 1} others" if len(absent) > 1 else ""
-                what = display(entry.name, 200) if entry is not manifest.skeleton else "(the file's skeleton)"
+                what = (
+                    display(entry.name, 200)
+                    if entry is not manifest.skeleton
+                    else "(the file's skeleton)"
+                )
                 raise ObjectMissing(
-                    f"tensor {what}: object {ref.oid} ({ref.size} bytes) is not in the store{more}; 'git theta fetch' may bring it"
+                    f"tensor {what}: object {ref.oid} ({ref.size} bytes) is not in the store{more};"
+                    " 'git theta fetch' may bring it"
                 )

@@ -1,4 +1,7 @@
-"""A line on the terminal for work that takes long: what, how much, how fast. Silent where nobody watches."""
+"""A line on the terminal for work that takes long: what, how much, how fast.
+
+Silent where nobody watches.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +24,18 @@ class Progress:
         self._done = 0
 
     def begin(self, what: str, total: int, done: Callable[[], int] | None = None) -> None:
-        """Start to show ``what``; ``done`` tells how many bytes of ``total`` are done, else :meth:`advance` counts them."""
+        """Start to show ``what``; ``done`` tells how many bytes of ``total`` are done, else
+        :meth:`advance` counts them.
+        """
         self.end()
         self._done = 0
         if not self._watched or total <= 0:
             return
         self._stop = threading.Event()
         arguments = (what, total, done or (lambda: self._done), self._stop)
-        self._thread = threading.Thread(target=_show, args=arguments, name="git-theta-progress", daemon=True)
+        self._thread = threading.Thread(
+            target=_show, args=arguments, name="git-theta-progress", daemon=True
+        )
         self._thread.start()
 
     def advance(self, count: int) -> None:
@@ -61,7 +68,10 @@ def _show(what: str, total: int, done: Callable[[], int], stop: threading.Event)
 def line(what: str, done: int, total: int, elapsed: float) -> str:
     """For example ``Adding model.safetensors: 43 % (0.9 of 2.1 GB, 410 MB/s)``."""
     percent = min(100, 100 * done // total)
-    return f"{what}: {percent} % ({size(done)} of {size(total)}, {done / max(elapsed, 1e-9) / 1e6:.0f} MB/s)"
+    return (
+        f"{what}: {percent} % ({size(done)} of {size(total)}, {done / max(elapsed, 1e-9) / 1e6:.0f}"
+        " MB/s)"
+    )
 
 
 def size(count: int) -> str:

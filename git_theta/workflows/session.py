@@ -1,4 +1,6 @@
-"""What the verbs of one command share: repository, settings, store, threads, and what is known of earlier versions."""
+"""What the verbs of one command share: repository, settings, store, threads, and what is known of
+earlier versions.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,9 @@ if TYPE_CHECKING:
 class Session:
     """One command's view of a repository.
 
-    ``executor`` spreads the work on tensors; by default threads of this process. ``warn`` receives one-line messages for the user.
-    ``cwd`` is where git is run; None: the current directory (for git's own children it has set everything up there).
+    ``executor`` spreads the work on tensors; by default threads of this process. ``warn`` receives
+    one-line messages for the user. ``cwd`` is where git is run; None: the current directory (for
+    git's own children it has set everything up there).
     """
 
     repository: Repository
@@ -43,8 +46,14 @@ class Session:
     def __enter__(self) -> Session:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)  # then nobody waits for a tensor that takes long
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # Then nobody waits for a tensor that takes long
+        interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
         for executor in self._own:
             executor.shutdown(wait=not interrupted, cancel_futures=True)
         for name in ("store", "blobs"):
@@ -61,7 +70,9 @@ class Session:
     @cached_property
     def store(self) -> LocalStore:
         """The local object store."""
-        return LocalStore(self.repository.objects, self.repository.alternates(), self.settings.shared_bits)
+        return LocalStore(
+            self.repository.objects, self.repository.alternates(), self.settings.shared_bits
+        )
 
     @cached_property
     def blobs(self) -> BlobReader:
@@ -81,7 +92,8 @@ class Session:
     def hand_out(self, manifest: Manifest) -> bytes:
         """The text of ``manifest`` for git to keep.
 
-        The objects that it needs, however old, are as young as new ones now: prune spares them until a commit or index names them.
+        The objects that it needs, however old, are as young as new ones now: prune spares them
+        until a commit or index names them.
         """
         self.store.hold()
         self.store.rely_on(ObjectRef(*item) for item in manifest.objects().items())
@@ -99,12 +111,16 @@ class Session:
             return self.executor
 
     def manifest(self, name: str) -> Manifest | None:
-        """The manifest that git stores under ``name`` (``HEAD:path``, ``:path``, a blob id); None if it is none."""
+        """The manifest that git stores under ``name`` (``HEAD:path``, ``:path``, a blob id); None
+        if it is none.
+        """
         text = self.blobs.read(name)
         return parse_if_manifest(text) if text is not None else None
 
     def known_manifests(self, path: str) -> list[Manifest]:
-        """What the index and HEAD hold at ``path``, the index first: where lines are reused and bases are found."""
+        """What the index and HEAD hold at ``path``, the index first: where lines are reused and
+        bases are found.
+        """
         found: dict[str, Manifest] = {}
         for name in (f":0:{path}", f":2:{path}", f":3:{path}", f"HEAD:{path}"):
             manifest = self.manifest(name)

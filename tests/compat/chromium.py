@@ -1,4 +1,6 @@
-"""A headless Chromium, driven through its DevTools protocol over a pipe: nothing to install beside the browser."""
+"""A headless Chromium, driven through its DevTools protocol over a pipe: nothing to install beside
+the browser.
+"""
 
 from __future__ import annotations
 
@@ -42,12 +44,24 @@ class Browser:
             "--disable-background-networking",
             "--remote-debugging-pipe",
         ]
-        words = [executable, *flags, f"--window-size={width},{height}", f"--user-data-dir={folder}", "about:blank"]
+        words = [
+            executable,
+            *flags,
+            f"--window-size={width},{height}",
+            f"--user-data-dir={folder}",
+            "about:blank",
+        ]
         # The browser wants the pipes as its descriptors 3 and 4.
         ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (to_browser, from_browser)]
-        start = "import os, sys; [os.dup2(int(end), to) for end, to in zip(sys.argv[1:3], (3, 4))]; os.execv(sys.argv[3], sys.argv[3:])"
+        start = (
+            "import os, sys; [os.dup2(int(end), to) for end, to in zip(sys.argv[1:3], (3, 4))];"
+            " os.execv(sys.argv[3], sys.argv[3:])"
+        )
         self._process = subprocess.Popen(
-            [sys.executable, "-c", start, *map(str, ends), *words], pass_fds=ends, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [sys.executable, "-c", start, *map(str, ends), *words],
+            pass_fds=ends,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         for end in ends:
             os.close(end)
@@ -57,8 +71,14 @@ class Browser:
         self._number = 0
         self.errors: list[str] = []
         self.requests: list[str] = []
-        target = next(item for item in self._call("Target.getTargets")["targetInfos"] if item["type"] == "page")
-        self._session = self._call("Target.attachToTarget", targetId=target["targetId"], flatten=True)["sessionId"]
+        target = next(
+            item
+            for item in self._call("Target.getTargets")["targetInfos"]
+            if item["type"] == "page"
+        )
+        self._session = self._call(
+            "Target.attachToTarget", targetId=target["targetId"], flatten=True
+        )["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
         self.call("Emulation.setFocusEmulationEnabled", enabled=True)
@@ -66,7 +86,12 @@ class Browser:
     def __enter__(self) -> Browser:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         try:
             self._call("Browser.close")
         except (OSError, RuntimeError):
@@ -77,7 +102,9 @@ class Browser:
 
     def _call(self, method: str, session: str | None = None, **parameters: Any) -> dict[str, Any]:
         self._number += 1
-        message = {"id": self._number, "method": method, "params": parameters} | ({"sessionId": session} if session else {})
+        message = {"id": self._number, "method": method, "params": parameters} | (
+            {"sessionId": session} if session else {}
+        )
         os.write(self._write, json.dumps(message).encode() + b"\0")
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
@@ -119,7 +146,10 @@ class Browser:
         """Load a file and wait until its script is done."""
         self.errors.clear()
         self.requests.clear()
-        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
+        self.call(
+            "Emulation.setEmulatedMedia",
+            features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}],
+        )
         self.call("Page.navigate", url=page.as_uri())
         self.wait("document.documentElement?.dataset.ready === 'yes'")
 
@@ -133,16 +163,34 @@ class Browser:
 
     def value(self, expression: str) -> Any:
         """What a JavaScript expression is, as JSON has it."""
-        reply = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        reply = self.call(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in reply, reply["exceptionDetails"]
         return reply["result"].get("value")
 
     def press(self, key: str) -> None:
         """A key, as from a keyboard."""
-        codes = {"Enter": 13, "Tab": 9, "ArrowRight": 39, "ArrowDown": 40, "ArrowLeft": 37, "ArrowUp": 38, "Escape": 27, " ": 32}
+        codes = {
+            "Enter": 13,
+            "Tab": 9,
+            "ArrowRight": 39,
+            "ArrowDown": 40,
+            "ArrowLeft": 37,
+            "ArrowUp": 38,
+            "Escape": 27,
+            " ": 32,
+        }
         for kind in ("rawKeyDown", "char", "keyUp") if key == "Enter" else ("rawKeyDown", "keyUp"):
             text = {"text": "\r"} if kind == "char" else {}
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=codes[key], **text)
+            self.call(
+                "Input.dispatchKeyEvent",
+                type=kind,
+                key=key,
+                code=key,
+                windowsVirtualKeyCode=codes[key],
+                **text,
+            )
 
     def type(self, text: str) -> None:
         """Text, into what has the focus."""
@@ -150,7 +198,11 @@ class Browser:
 
     def picture(self, file: Path) -> None:
         """A screenshot of the whole page."""
-        size = self.value("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]")
+        size = self.value(
+            "[document.documentElement.scrollWidth, document.documentElement.scrollHeight]"
+        )
         clip = {"x": 0, "y": 0, "width": size[0], "height": min(size[1], 8000), "scale": 1}
-        data = self.call("Page.captureScreenshot", format="png", clip=clip, captureBeyondViewport=True)["data"]
+        data = self.call(
+            "Page.captureScreenshot", format="png", clip=clip, captureBeyondViewport=True
+        )["data"]
         file.write_bytes(base64.b64decode(data))

@@ -15,7 +15,12 @@ from gitrepo import PATIENCE, ROOT, Repo
 
 PAGES = sorted(
     path.relative_to(ROOT).as_posix()
-    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/*.md"), *ROOT.glob("benchmarks/*.md")]
+    for path in [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("examples/*/*.md"),
+        *ROOT.glob("benchmarks/*.md"),
+    ]
     if path.name != "CHANGELOG.md"
 )
 _FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
@@ -59,7 +64,9 @@ def blocks(page: str) -> list[Block]:
     text = (ROOT / page).read_text(encoding="utf-8")
     found = [Block(page, match[2], textwrap.dedent(match[3])) for match in _FENCE.finditer(text)]
     for block in found:
-        assert block.language in ("console", "sh") or not re.search(r"^\$ ", block.text, re.MULTILINE), f"{page}: not marked as console"
+        assert block.language in ("console", "sh") or not re.search(
+            r"^\$ ", block.text, re.MULTILINE
+        ), f"{page}: not marked as console"
     return [block for block in found if block.language in ("console", "sh", "python")]
 
 
@@ -102,7 +109,9 @@ class World:
         return done
 
     def python(self, blocks: Sequence[str]) -> str:
-        """What Python prints into which ``blocks`` are pasted, one after the other; no line may fail."""
+        """What Python prints into which ``blocks`` are pasted, one after the other; no line may
+        fail.
+        """
         end = "PASTED TO THE END"
         pasted = "\n".join(f"{block}\n" for block in [*blocks, f"print({end!r})"])
         # At a prompt, a blank line ends a block, as when a reader pastes.
@@ -156,7 +165,11 @@ def matched(scenes: Sequence[Scene]) -> tuple[list[list[tuple[Step, Block]]], li
     for scene in scenes:
         pairs = []
         for step in scene.steps:
-            mine = (block for block in waiting if block.page == scene.page and block.commands[0].startswith(step.first))
+            mine = (
+                block
+                for block in waiting
+                if block.page == scene.page and block.commands[0].startswith(step.first)
+            )
             block = next(mine, None)
             assert block is not None, f"{scene.page} has no block that begins with: {step.first}"
             waiting.remove(block)

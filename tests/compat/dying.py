@@ -29,6 +29,8 @@ sys.exit(main())
 
 
 def killed(repo: Repo, module: str, function: str, calls: int, *words: str) -> None:
-    """Run ``git theta WORDS``, which is killed as soon as ``function`` of ``module`` has returned ``calls`` times."""
+    """Run ``git theta WORDS``, which is killed as soon as ``function`` of ``module`` has returned
+    ``calls`` times.
+    """
     done = repo.run([sys.executable, "-c", _CODE, module, function, str(calls), *words])
     assert done.returncode == -signal.SIGKILL, (done.returncode, done.stderr)

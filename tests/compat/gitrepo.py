@@ -1,4 +1,6 @@
-"""Real repositories for the tests: git with Git-Theta as its filter, apart from the configuration of whoever runs them."""
+"""Real repositories for the tests: git with Git-Theta as its filter, apart from the configuration
+of whoever runs them.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,8 @@ def isolated_environment(home: Path) -> dict[str, str]:
         "GIT_CONFIG_NOSYSTEM": "1",
         "GIT_TERMINAL_PROMPT": "0",
         "LC_ALL": "C",
-        "OPENBLAS_NUM_THREADS": "1",  # starting more costs each of thousands of commands a tenth of a second
+        # Starting more costs each of thousands of commands a tenth of a second
+        "OPENBLAS_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [kept.get("PYTHONPATH")])]),
         "PYTHONWARNINGS": "error",
     }
@@ -85,7 +88,9 @@ class Repo:
         """Another working tree, in the same environment."""
         return Repo(path, self.environment)
 
-    def run(self, words: Sequence[str], stdin: bytes | None = None, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    def run(
+        self, words: Sequence[str], stdin: bytes | None = None, **environment: str
+    ) -> subprocess.CompletedProcess[bytes]:
         """A command, whatever its exit code. It must not take forever, nor show a traceback."""
         done = subprocess.run(
             words,
@@ -102,7 +107,9 @@ class Repo:
     def git(self, *arguments: str, stdin: bytes | None = None, **environment: str) -> bytes:
         """What a git command prints; it must succeed."""
         done = self.run(["git", *arguments], stdin, **environment)
-        assert done.returncode == 0, f"git {' '.join(arguments)}: {done.returncode}\n{done.stderr.decode('utf-8', 'replace')}"
+        assert done.returncode == 0, (
+            f"git {' '.join(arguments)}: {done.returncode}\n{done.stderr.decode('utf-8', 'replace')}"
+        )
         return done.stdout
 
     def git_fails(self, *arguments: str, stdin: bytes | None = None, **environment: str) -> str:
@@ -119,7 +126,10 @@ class Repo:
     def theta(self, *arguments: str, **environment: str) -> bytes:
         """What ``git theta ARGUMENTS`` prints; it must succeed."""
         done = self.theta_run(*arguments, **environment)
-        assert done.returncode == 0, f"git theta {' '.join(arguments)}: {done.returncode}\n{done.stderr.decode('utf-8', 'replace')}"
+        assert done.returncode == 0, (
+            f"git theta {' '.join(arguments)}:"
+            f" {done.returncode}\n{done.stderr.decode('utf-8', 'replace')}"
+        )
         return done.stdout
 
     def status(self) -> str:
@@ -168,10 +178,15 @@ class Repo:
         return self.common / "theta" / "objects"
 
     def objects(self, checked: Collection[str] = ()) -> dict[str, Path]:
-        """The store's objects by id. Each must be what its name says, and read-only; those that are ``checked`` are left out."""
+        """The store's objects by id.
+
+        Each must be what its name says, and read-only; those that are ``checked`` are left out.
+        """
         found = {}
         for path in sorted(path for path in self.store.glob("*/*/*") if path.name not in checked):
-            assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name, f"{path} is not what its name says"
+            assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name, (
+                f"{path} is not what its name says"
+            )
             assert not stat.S_IMODE(path.stat().st_mode) & 0o222, f"{path} can be written"
             assert path.parts[-3:-1] == (path.name[:2], path.name[2:4])
             found[path.name] = path

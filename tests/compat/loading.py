@@ -30,7 +30,10 @@ def by_numpy(path: Path) -> dict[str, np.ndarray]:
 
 def by_gguf(path: Path) -> dict[str, np.ndarray]:
     gguf = pytest.importorskip("gguf")
-    return {tensor.name: tensor.data.reshape(tuple(reversed(tensor.shape.tolist()))) for tensor in gguf.GGUFReader(path).tensors}
+    return {
+        tensor.name: tensor.data.reshape(tuple(reversed(tensor.shape.tolist())))
+        for tensor in gguf.GGUFReader(path).tensors
+    }
 
 
 def by_msgpack(path: Path) -> dict[str, np.ndarray]:

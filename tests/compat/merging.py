@@ -19,8 +19,14 @@ MODEL = "model.safetensors"
 def model(seed: int = 1) -> Tensors:
     """Four layers of 32 x 32, a bias and a step counter."""
     random = np.random.default_rng(seed)
-    tensors: Tensors = {f"layer{i}.weight": random.standard_normal((32, 32)).astype(np.float32) for i in range(4)}
-    return {**tensors, "layer3.bias": random.standard_normal(32).astype(np.float32), "step": np.array([100])}
+    tensors: Tensors = {
+        f"layer{i}.weight": random.standard_normal((32, 32)).astype(np.float32) for i in range(4)
+    }
+    return {
+        **tensors,
+        "layer3.bias": random.standard_normal(32).astype(np.float32),
+        "step": np.array([100]),
+    }
 
 
 def moved(tensors: Tensors, seed: int, *names: str) -> Tensors:
@@ -28,9 +34,11 @@ def moved(tensors: Tensors, seed: int, *names: str) -> Tensors:
     random = np.random.default_rng(seed)
     chosen = names or ("",)
     return {
-        name: value + (random.standard_normal(value.shape) * 0.01).astype(value.dtype)
-        if value.dtype.kind == "f" and name.startswith(chosen)
-        else value
+        name: (
+            value + (random.standard_normal(value.shape) * 0.01).astype(value.dtype)
+            if value.dtype.kind == "f" and name.startswith(chosen)
+            else value
+        )
         for name, value in tensors.items()
     }
 
@@ -38,9 +46,15 @@ def moved(tensors: Tensors, seed: int, *names: str) -> Tensors:
 def programs(folder: Path) -> Path:
     """A folder with ``git-theta`` and ``git-merge-theta``, as an installation has them."""
     folder.mkdir(parents=True)
-    for name, module in (("git-theta", "git_theta.__main__"), ("git-merge-theta", "git_theta.drivers.merge_strategy")):
+    for name, module in (
+        ("git-theta", "git_theta.__main__"),
+        ("git-merge-theta", "git_theta.drivers.merge_strategy"),
+    ):
         script = folder / name
-        start = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom {module} import main\nsys.exit(main())\n"
+        start = (
+            f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom {module} import"
+            " main\nsys.exit(main())\n"
+        )
         script.write_text(f"#!{sys.executable}\n{start}")
         script.chmod(0o755)
     return folder
@@ -53,12 +67,17 @@ class Branches(Repo):
     def make(cls, path: Path, environment: Mapping[str, str], bin_folder: Path) -> Branches:
         """On ``main``: the attributes."""
         repo = cls.create(path, {**environment, "PATH": f"{bin_folder}:{environment['PATH']}"})
-        command = " ".join(map(shlex.quote, [Path(sys.executable).as_posix(), "-m", "git_theta", "merge-driver"]))
+        command = " ".join(
+            map(shlex.quote, [Path(sys.executable).as_posix(), "-m", "git_theta", "merge-driver"])
+        )
         repo.git("config", "merge.theta.driver", f"{command} %O %A %B %P")
         repo.git("config", "merge.theta.recursive", "theta-ancestors")
         repo.git("config", "merge.theta-ancestors.driver", f"{command} --ancestors %O %A %B %P")
         repo.git("config", "rerere.enabled", "false")
-        repo.write(".gitattributes", b"*.safetensors filter=theta merge=theta -text\n*.pt filter=theta merge=theta -text\n")
+        repo.write(
+            ".gitattributes",
+            b"*.safetensors filter=theta merge=theta -text\n*.pt filter=theta merge=theta -text\n",
+        )
         repo.git("commit", "-qam", "merge driver")
         assert isinstance(repo, Branches)
         return repo
@@ -73,7 +92,9 @@ class Branches(Repo):
         self.git("commit", "-qm", message)
         return tensors
 
-    def branch(self, name: str, tensors: Tensors, start: str = "main", path: str = MODEL, **files: bytes) -> Tensors:
+    def branch(
+        self, name: str, tensors: Tensors, start: str = "main", path: str = MODEL, **files: bytes
+    ) -> Tensors:
         """A branch of one commit on ``start``; main stays checked out."""
         self.git("checkout", "-q", "-b", name, start)
         self.save(name, tensors, path, **files)
@@ -103,7 +124,9 @@ class Branches(Repo):
             file.unlink()
 
     def settled(self) -> None:
-        """Nothing is open: no conflict, no record of one, and what is checked out is what is committed."""
+        """Nothing is open: no conflict, no record of one, and what is checked out is what is
+        committed.
+        """
         self.assert_clean()
         assert self.git("ls-files", "--unmerged") == b""
         self.git("fsck", "--no-progress", "--no-dangling")
@@ -121,5 +144,8 @@ class Branches(Repo):
 def same(one: Tensors, other: Tensors) -> bool:
     """Whether two models hold the same bytes under the same names."""
     return one.keys() == other.keys() and all(
-        one[n].dtype == other[n].dtype and one[n].shape == other[n].shape and one[n].tobytes() == other[n].tobytes() for n in one
+        one[n].dtype == other[n].dtype
+        and one[n].shape == other[n].shape
+        and one[n].tobytes() == other[n].tobytes()
+        for n in one
     )

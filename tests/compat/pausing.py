@@ -1,8 +1,11 @@
-"""git-theta with its windows held open: a program for the tests of races, run in place of ``git-theta``.
+"""git-theta with its windows held open: a program for the tests of races, run in place of
+``git-theta``.
 
-``GIT_THETA_TEST_PAUSES`` names a JSON file: ``pauses`` are functions (``module:Class.name``) before or after whose call a process
-waits for the file ``go`` in a folder, once it has made the file ``reached`` there; ``jitter`` are functions around which it sleeps for a
-moment; what is older than ``began`` (seconds since the epoch) counts as older than a day; ``patience`` is how long a lock is waited for.
+``GIT_THETA_TEST_PAUSES`` names a JSON file: ``pauses`` are functions (``module:Class.name``) before
+or after whose call a process waits for the file ``go`` in a folder, once it has made the file
+``reached`` there; ``jitter`` are functions around which it sleeps for a moment; what is older than
+``began`` (seconds since the epoch) counts as older than a day; ``patience`` is how long a lock is
+waited for.
 """
 
 from __future__ import annotations
@@ -21,7 +24,8 @@ from typing import Any
 VARIABLE = "GIT_THETA_TEST_PAUSES"
 _DEADLINE = 60.0
 _PRUNE, _FOLDER = "git_theta.workflows.maintenance.prune", "git_theta.store.folder"
-_UNUSED = {"filter-process": (_PRUNE, _FOLDER), "pre-push": (_PRUNE,)}  # importing these would only take time
+# Importing these would only take time
+_UNUSED = {"filter-process": (_PRUNE, _FOLDER), "pre-push": (_PRUNE,)}
 
 
 def arrange(asked: Mapping[str, Any], command: str = "") -> None:
@@ -81,7 +85,9 @@ def _jittering(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _begin(began: float, command: str) -> None:
-    """Let the clock of what decides by age stand still: all that was there at ``began`` is old, all that came since is young."""
+    """Let the clock of what decides by age stand still: all that was there at ``began`` is old, all
+    that came since is young.
+    """
     from git_theta.store import local
 
     local.time = SimpleNamespace(time=lambda: began + local._FRESH, monotonic=time.monotonic)  # type: ignore[attr-defined]

@@ -1,4 +1,5 @@
-"""What goes on at once in a remote and its clones: a push, prunes on both sides, an add, a fetch and a save, round after round.
+"""What goes on at once in a remote and its clones: a push, prunes on both sides, an add, a fetch
+and a save, round after round.
 
 By hand: ``python tests/compat/racing.py ROUNDS SEED [FOLDER]`` tells what it has done.
 """
@@ -65,7 +66,10 @@ def held(environment: Mapping[str, str], folder: Path) -> dict[str, str]:
     text = Path(environment["GIT_CONFIG_GLOBAL"]).read_text(encoding="utf-8")
     quoted = filter_command().replace("\\", "\\\\").replace('"', '\\"')
     assert quoted in text
-    config.write_text(text.replace(quoted, f"{words} filter-process".replace("\\", "\\\\").replace('"', '\\"')), encoding="utf-8")
+    config.write_text(
+        text.replace(quoted, f"{words} filter-process".replace("\\", "\\\\").replace('"', '\\"')),
+        encoding="utf-8",
+    )
     return {**with_it, "GIT_CONFIG_GLOBAL": str(config)}
 
 
@@ -74,12 +78,15 @@ class Lost(AssertionError):
 
 
 class Forked:
-    """One of our own commands, in a fork of this process: rounds by the hundred need not import everything each time."""
+    """One of our own commands, in a fork of this process: rounds by the hundred need not import
+    everything each time.
+    """
 
     def __init__(self, race: Race, repo: Repo, words: Sequence[str]) -> None:
         from git_theta import __main__ as program
 
-        self.said = [tempfile.TemporaryFile(), tempfile.TemporaryFile()]  # noqa: SIM115 - closed when they are read
+        # Closed when they are read
+        self.said = [tempfile.TemporaryFile(), tempfile.TemporaryFile()]  # noqa: SIM115
         self.pid = os.fork()
         if self.pid:
             return
@@ -121,7 +128,9 @@ class Forked:
 class Race:
     """A bare remote, a clone that works in all ways at once, and one that fetches."""
 
-    def __init__(self, folder: Path, environment: Mapping[str, str], seed: int, forks: bool = False) -> None:
+    def __init__(
+        self, folder: Path, environment: Mapping[str, str], seed: int, forks: bool = False
+    ) -> None:
         self.folder, self.random, self.forks = folder, random.Random(seed), forks
         self.asked = folder / "asked.json"
         self.environment = {**held(environment, folder / "bin"), pausing.VARIABLE: str(self.asked)}
@@ -133,7 +142,11 @@ class Race:
         self.one = Repo.create(folder / "one", self.environment)
         self.one.git("remote", "add", "origin", str(bare))
         first = model(0, tensors=4, size=64)
-        self.pool = [first, *(changed(first, number % 4, number) for number in range(1, 7)), model(9, tensors=4, size=64)]
+        self.pool = [
+            first,
+            *(changed(first, number % 4, number) for number in range(1, 7)),
+            model(9, tensors=4, size=64),
+        ]
         self.files = []
         for number, data in enumerate(self.pool):
             self.files.append(folder / f"{number}.safetensors")
@@ -152,7 +165,12 @@ class Race:
         if self.forks and words[0] == sys.executable:
             return Forked(self, repo, words)
         return subprocess.Popen(
-            words, cwd=repo.path, env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            words,
+            cwd=repo.path,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
 
     def round(self) -> None:
@@ -162,8 +180,15 @@ class Race:
         time.sleep(0.03)
         self.arrange(began=time.time(), jitter=JITTER)
         time.sleep(0.03)
-        target, source, saved = f"t{pick.randrange(3)}", f"s{pick.randrange(3)}", f"s{pick.randrange(3)}"
-        tip = self.one.run(["git", "rev-parse", "-q", "--verify", source]).stdout.decode().strip() or self.one.head()
+        target, source, saved = (
+            f"t{pick.randrange(3)}",
+            f"s{pick.randrange(3)}",
+            f"s{pick.randrange(3)}",
+        )
+        tip = (
+            self.one.run(["git", "rev-parse", "-q", "--verify", source]).stdout.decode().strip()
+            or self.one.head()
+        )
         fetched = pick.choice(["main", "t0", "t1", "t2"])
         added, stored = pick.randrange(len(self.pool)), pick.randrange(len(self.pool))
         self.one.write(NAME, self.pool[added])
@@ -175,7 +200,10 @@ class Race:
             "prune here": (self.one, [*PROGRAM, "prune", *now[1]]),
             "add": (self.one, ["git", "add", NAME]),
             "fetch": (self.two, [*PROGRAM, "fetch", "origin", f"origin/{fetched}"]),
-            "save": (self.one, [sys.executable, "-c", SAVING, saver, str(self.files[stored]), NAME, saved]),
+            "save": (
+                self.one,
+                [sys.executable, "-c", SAVING, saver, str(self.files[stored]), NAME, saved],
+            ),
         }
         order = list(works)
         pick.shuffle(order)
@@ -185,21 +213,36 @@ class Race:
                 self.two.git("fetch", "-q", "origin")
             running[name] = self.start(works[name][0], *works[name][1])
             time.sleep(pick.random() ** 2 * 0.15)
-        ends = {name: (*process.communicate(timeout=120), process.returncode) for name, process in running.items()}
+        ends = {
+            name: (*process.communicate(timeout=120), process.returncode)
+            for name, process in running.items()
+        }
         for name, (_, said, code) in ends.items():
-            outcome = "done" if not code else "busy" if name.startswith("prune") and BUSY.encode() in said else "failed"
+            outcome = (
+                "done"
+                if not code
+                else "busy"
+                if name.startswith("prune") and BUSY.encode() in said
+                else "failed"
+            )
             self.done[f"{name}: {outcome}"] = self.done.get(f"{name}: {outcome}", 0) + 1
             if b"Traceback" in said or (outcome == "failed" and name != "fetch"):
                 raise Lost(f"{name} failed: {said.decode(errors='replace')}")
-        if not ends["push"][2] and self.remote.git("rev-parse", f"refs/heads/{target}").decode().strip() != tip:
+        if (
+            not ends["push"][2]
+            and self.remote.git("rev-parse", f"refs/heads/{target}").decode().strip() != tip
+        ):
             raise Lost("a push that succeeded moved nothing")
         if (
             self.one.blob(f":{NAME}")
-            and hashlib.sha256(self.decoded(self.one, f":{NAME}")).digest() != hashlib.sha256(self.pool[added]).digest()
+            and hashlib.sha256(self.decoded(self.one, f":{NAME}")).digest()
+            != hashlib.sha256(self.pool[added]).digest()
         ):
             raise Lost("what was added is something else")
         if (
-            hashlib.sha256(self.decoded(self.one, f"{ends['save'][0].decode().strip()}:{NAME}")).digest()
+            hashlib.sha256(
+                self.decoded(self.one, f"{ends['save'][0].decode().strip()}:{NAME}")
+            ).digest()
             != hashlib.sha256(self.pool[stored]).digest()
         ):
             raise Lost("what was saved is something else")
@@ -209,7 +252,10 @@ class Race:
         elif self.two.run(["git", "rev-parse", "-q", "--verify", tracked]).returncode == 0:
             seen = self.two.git("rev-parse", tracked).decode().strip()
             if seen in self.remote.git("rev-list", "--all").decode().split():
-                raise Lost(f"fetch failed though the remote needs {seen}: {ends['fetch'][1].decode(errors='replace')}")
+                raise Lost(
+                    f"fetch failed though the remote needs {seen}:"
+                    f" {ends['fetch'][1].decode(errors='replace')}"
+                )
         self.check(self.remote, ["--all"])
         self.check(self.one, ["--all", "--reflog", "--indexed-objects"])
         self.check_locks()
@@ -218,7 +264,10 @@ class Race:
         """Let old versions be needed by nothing, here or there, that what comes may need again."""
         pick = self.random
         gone = f"refs/heads/t{pick.randrange(3)}"
-        if pick.random() < 0.7 and self.remote.run(["git", "rev-parse", "-q", "--verify", gone]).returncode == 0:
+        if (
+            pick.random() < 0.7
+            and self.remote.run(["git", "rev-parse", "-q", "--verify", gone]).returncode == 0
+        ):
             self.remote.git("update-ref", "-d", gone)
         if pick.random() < 0.7:
             self.one.run(["git", "branch", "-q", "-D", f"s{pick.randrange(3)}"])
@@ -230,7 +279,17 @@ class Race:
 
     def check(self, repo: Repo, words: Sequence[str]) -> None:
         """Every version that ``words`` of rev-list reach is one of the recorded ones, to the byte."""
-        listed = repo.git("rev-list", "--objects", "--filter=object:type=blob", "--filter-provided-objects", *words).decode().splitlines()
+        listed = (
+            repo.git(
+                "rev-list",
+                "--objects",
+                "--filter=object:type=blob",
+                "--filter-provided-objects",
+                *words,
+            )
+            .decode()
+            .splitlines()
+        )
         new = [line.split(" ")[0] for line in listed if line.endswith(f" {NAME}")]
         for blob in new:
             text = repo.blob(blob)
@@ -251,7 +310,9 @@ class Race:
             try:
                 manifest = parse(repo.blob(name))
                 chains.require(session.store, manifest)
-                return b"".join(map(bytes, smudge.stream(session.store, manifest, session.pool(), 1)))
+                return b"".join(
+                    map(bytes, smudge.stream(session.store, manifest, session.pool(), 1))
+                )
             except ThetaError as error:
                 raise Lost(f"{repo.path}: {name}: {error}") from None
 
@@ -283,7 +344,9 @@ def _free(folder: Path) -> bool:
         os.close(descriptor)
 
 
-def rounds(folder: Path, environment: Mapping[str, str], seed: int, count: int, forks: bool = False) -> Iterator[Race]:
+def rounds(
+    folder: Path, environment: Mapping[str, str], seed: int, count: int, forks: bool = False
+) -> Iterator[Race]:
     """``count`` rounds; the race after each."""
     race = Race(folder, environment, seed, forks)
     for number in range(count):

@@ -1,8 +1,11 @@
-"""Every version of a real model through every git operation that moves files, byte for byte. Run by hand: it takes minutes and gigabytes.
+"""Every version of a real model through every git operation that moves files, byte for byte.
+
+Run by hand: it takes minutes and gigabytes.
 
     python tests/compat/real_history.py FOLDER
 
-FOLDER holds base, dense, head, trim and their .bf16 copies (as .safetensors and .pt), train-1.pt and train-2.pt. git-theta must be on PATH.
+FOLDER holds base, dense, head, trim and their .bf16 copies (as .safetensors and .pt), train-1.pt
+and train-2.pt. git-theta must be on PATH.
 """
 
 from __future__ import annotations
@@ -40,7 +43,10 @@ class Check:
                 sys.exit(f"{what}: {name} at {commit} is not {source}")
             self.count += 1
         if git(folder, "status", "--porcelain"):
-            sys.exit(f"{what}: git status is not clean at {commit}:\n{git(folder, 'status', '--porcelain')}")
+            sys.exit(
+                f"{what}: git status is not clean at"
+                f" {commit}:\n{git(folder, 'status', '--porcelain')}"
+            )
 
     def build(self) -> None:
         self.repo.mkdir()
@@ -66,7 +72,11 @@ class Check:
             print(f"{step}: {self.objects() - before:,} bytes stored", flush=True)
 
     def objects(self) -> int:
-        return sum(file.stat().st_size for file in (self.repo / ".git/theta/objects").rglob("*") if file.is_file())
+        return sum(
+            file.stat().st_size
+            for file in (self.repo / ".git/theta/objects").rglob("*")
+            if file.is_file()
+        )
 
     def run(self) -> None:
         self.build()
@@ -100,7 +110,10 @@ class Check:
         git(self.repo, "stash", "-q")
         self.same(self.repo, "dense", "stash")
         git(self.repo, "stash", "pop", "-q")
-        self.content["side"] = {**self.content["dense"], "model.pt": self.content["head"]["model.pt"]}
+        self.content["side"] = {
+            **self.content["dense"],
+            "model.pt": self.content["head"]["model.pt"],
+        }
         git(self.repo, "commit", "-q", "-a", "-m", "side")
         self.same(self.repo, "side", "stash pop")
         git(self.repo, "commit", "-q", "--amend", "-m", "side, amended")
@@ -119,10 +132,14 @@ class Check:
 
 def main() -> None:
     models = Path(sys.argv[1]).resolve()
-    with tempfile.TemporaryDirectory(prefix="git-theta-history-", dir=os.environ.get("TMPDIR")) as folder:
+    with tempfile.TemporaryDirectory(
+        prefix="git-theta-history-", dir=os.environ.get("TMPDIR")
+    ) as folder:
         work = Path(folder)
         config = work / "gitconfig"
-        config.write_text("[user]\n\tname = Test\n\temail = test@example.org\n[advice]\n\tdetachedHead = false\n")
+        config.write_text(
+            "[user]\n\tname = Test\n\temail = test@example.org\n[advice]\n\tdetachedHead = false\n"
+        )
         os.environ.update(GIT_CONFIG_GLOBAL=str(config), GIT_CONFIG_NOSYSTEM="1", HOME=folder)
         check = Check(models, work)
         check.run()

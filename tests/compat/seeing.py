@@ -1,4 +1,6 @@
-"""Repositories in which git shows models: installed filter, diff and merge drivers, and small histories to look at."""
+"""Repositories in which git shows models: installed filter, diff and merge drivers, and small
+histories to look at.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def base() -> Tensors:
     tensors = {"embed.weight": matrix(100, 64)}
     for layer in range(4):
         for part in ("attn.q", "attn.v", "mlp.up"):
-            tensors[f"layers.{layer}.{part}.weight"] = matrix(64, 64) if part != "mlp.up" else matrix(192, 64)
+            tensors[f"layers.{layer}.{part}.weight"] = (
+                matrix(64, 64) if part != "mlp.up" else matrix(192, 64)
+            )
     tensors["head.weight"] = matrix(64, 64)
     return tensors
 
@@ -36,13 +40,19 @@ def tuned(tensors: Tensors, *parts: str, seed: int = 1, size: float = 1e-3) -> T
     moved = {}
     for name, value in tensors.items():
         wanted = any(part in name for part in parts)
-        moved[name] = value + (random.standard_normal(value.shape) * size).astype(np.float32) if wanted else value
+        moved[name] = (
+            value + (random.standard_normal(value.shape) * size).astype(np.float32)
+            if wanted
+            else value
+        )
     return moved
 
 
 def file(tensors: Mapping[str, np.ndarray]) -> bytes:
     """A .safetensors file."""
-    return safetensors.numpy.save({name: np.ascontiguousarray(value) for name, value in tensors.items()}, {"format": "pt"})
+    return safetensors.numpy.save(
+        {name: np.ascontiguousarray(value) for name, value in tensors.items()}, {"format": "pt"}
+    )
 
 
 def install(repo: Repo) -> Repo:
@@ -55,12 +65,19 @@ def install(repo: Repo) -> Repo:
 
 
 def story(repo: Repo) -> dict[str, Tensors]:
-    """Three commits: the base, its attention tuned, and its head and embedding tuned. Versions by commit id, oldest first."""
+    """Three commits: the base, its attention tuned, and its head and embedding tuned.
+
+    Versions by commit id, oldest first.
+    """
     first = base()
     second = tuned(first, "attn.q", seed=2)
     third = tuned(second, "head", "embed", seed=3)
     found = {}
-    for message, tensors in (("Base model", first), ("Tune the attention", second), ("Tune head and embedding", third)):
+    for message, tensors in (
+        ("Base model", first),
+        ("Tune the attention", second),
+        ("Tune head and embedding", third),
+    ):
         found[repo.commit(message, **{MODEL.replace(".", "__"): file(tensors)})] = tensors
     return found
 

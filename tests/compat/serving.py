@@ -64,7 +64,10 @@ def _process(code: str, *arguments: str) -> Iterator[int]:
 
 
 _HEADERS = {
-    "Authorization": "AWS4-HMAC-SHA256 Credential=key/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=unchecked",
+    "Authorization": (
+        "AWS4-HMAC-SHA256 Credential=key/20260101/us-east-1/s3/aws4_request, SignedHeaders=host,"
+        " Signature=unchecked"
+    ),
     "Content-Type": "application/octet-stream",
 }
 
@@ -82,7 +85,9 @@ class Bucket:
 
     def request(self, method: str, key: str = "", data: bytes | None = None) -> bytes:
         address = f"http://127.0.0.1:{self.port}/{self.name}/{key}"
-        with urllib.request.urlopen(urllib.request.Request(address, data, _HEADERS, method=method)) as answer:
+        with urllib.request.urlopen(
+            urllib.request.Request(address, data, _HEADERS, method=method)
+        ) as answer:
             return bytes(answer.read())
 
     def keys(self) -> dict[str, str]:
@@ -101,7 +106,9 @@ def s3() -> Iterator[int]:
 
 @contextmanager
 def lfs(folder: Path, secret: str) -> Iterator[int]:
-    """A Git LFS server that keeps its files in ``folder`` and lets in who has a token signed with ``secret``; its port."""
+    """A Git LFS server that keeps its files in ``folder`` and lets in who has a token signed with
+    ``secret``; its port.
+    """
     with _process(_LFS + _SERVE, str(folder), secret) as port:
         yield port
 
@@ -118,10 +125,12 @@ Fault = Callable[[str, str, int], str]
 
 @dataclass
 class Proxy:
-    """Stands before a server. ``fault(method, path, number of requests so far)`` says what to do wrong; "" for nothing.
+    """Stands before a server.
 
-    Faults: a status such as ``503``; ``cut`` (the connection closed in the middle of an answer); ``wrong`` (a bit of the answer's body
-    turned); ``slow`` (half a second late).
+    ``fault(method, path, number of requests so far)`` says what to do wrong; "" for nothing.
+
+    Faults: a status such as ``503``; ``cut`` (the connection closed in the middle of an answer);
+    ``wrong`` (a bit of the answer's body turned); ``slow`` (half a second late).
     """
 
     port: int
@@ -169,10 +178,18 @@ def proxy(upstream: int) -> Iterator[Proxy]:
                 data = data[:-1] + bytes([data[-1] ^ 1])
             self.answer(answer.status, dict(answer.headers), data, cut=fault == "cut")
 
-        def answer(self, status: int, headers: Mapping[str, str], data: bytes, cut: bool = False) -> None:
+        def answer(
+            self, status: int, headers: Mapping[str, str], data: bytes, cut: bool = False
+        ) -> None:
             self.send_response(status)
             for name, value in headers.items():
-                if name.lower() not in ("content-length", "transfer-encoding", "connection", "date", "server"):
+                if name.lower() not in (
+                    "content-length",
+                    "transfer-encoding",
+                    "connection",
+                    "date",
+                    "server",
+                ):
                     self.send_header(name, value)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()

@@ -21,7 +21,9 @@ def with_program(environment: Mapping[str, str], folder: Path) -> dict[str, str]
     """``environment`` with ``git-theta`` on PATH, as an installation has it."""
     folder.mkdir(parents=True, exist_ok=True)
     script = folder / "git-theta"
-    script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m git_theta "$@"\n', encoding="utf-8")
+    script.write_text(
+        f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m git_theta "$@"\n', encoding="utf-8"
+    )
     script.chmod(0o755)
     return {**environment, "PATH": os.pathsep.join([str(folder), environment["PATH"]])}
 
@@ -29,7 +31,12 @@ def with_program(environment: Mapping[str, str], folder: Path) -> dict[str, str]
 def model(seed: int, tensors: int = 6, size: int = 400) -> bytes:
     """A model of random fp32 tensors; the same seed gives the same bytes."""
     random = np.random.default_rng(seed)
-    return safetensors_file({f"layer.{number}.weight": random.standard_normal(size).astype(np.float32) for number in range(tensors)})
+    return safetensors_file(
+        {
+            f"layer.{number}.weight": random.standard_normal(size).astype(np.float32)
+            for number in range(tensors)
+        }
+    )
 
 
 def changed(data: bytes, number: int, seed: int) -> bytes:
@@ -38,7 +45,9 @@ def changed(data: bytes, number: int, seed: int) -> bytes:
 
     tensors = safetensors.numpy.load(data)
     name = f"layer.{number}.weight"
-    tensors[name] = np.random.default_rng(seed).standard_normal(tensors[name].shape).astype(np.float32)
+    tensors[name] = (
+        np.random.default_rng(seed).standard_normal(tensors[name].shape).astype(np.float32)
+    )
     return safetensors_file(tensors)
 
 
@@ -56,11 +65,16 @@ def clone(url: str, path: Path, environment: Mapping[str, str], *options: str, *
 
 
 def objects_at(folder: Path) -> set[str]:
-    """The objects in a repository's folder, Git LFS's and Git-Theta's. Each must be what its name says."""
+    """The objects in a repository's folder, Git LFS's and Git-Theta's.
+
+    Each must be what its name says.
+    """
     found = set()
     for path in (*folder.glob("lfs/objects/*/*/*"), *folder.glob("theta/objects/*/*/*")):
         if path.is_file() and "." not in path.name:
-            assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name, f"{path} is not what its name says"
+            assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name, (
+                f"{path} is not what its name says"
+            )
             found.add(path.name)
     return found
 
@@ -79,7 +93,10 @@ def needed_by(repo: Repo, *revisions: str) -> set[str]:
 
 
 class World:
-    """A bare remote and clones of it. With ``server``, its objects are not in its own folder, but at a Git LFS server."""
+    """A bare remote and clones of it.
+
+    With ``server``, its objects are not in its own folder, but at a Git LFS server.
+    """
 
     def __init__(self, folder: Path, environment: Mapping[str, str], server: bool) -> None:
         self.folder = folder
@@ -90,7 +107,9 @@ class World:
             self.server = folder / "server.git"
             config = folder / "gitconfig"
             url = bare(self.server, environment)
-            config.write_text(Path(environment["GIT_CONFIG_GLOBAL"]).read_text() + f"[lfs]\n\turl = {url}\n")
+            config.write_text(
+                Path(environment["GIT_CONFIG_GLOBAL"]).read_text() + f"[lfs]\n\turl = {url}\n"
+            )
             self.environment["GIT_CONFIG_GLOBAL"] = str(config)
 
     def start(self, name: str = "one") -> Repo:

@@ -36,12 +36,22 @@ os.execvp(sys.argv[2], sys.argv[2:])
 
 
 def interruptible(words: Sequence[str], terminal: bool = False) -> list[str]:
-    """``words`` as a command that SIGINT ends, as at a terminal: workers of pytest-xdist ignore it, and so would their children."""
+    """``words`` as a command that SIGINT ends, as at a terminal: workers of pytest-xdist ignore it,
+    and so would their children.
+    """
     return [sys.executable, "-c", _BEGIN, "terminal" if terminal else "", *words]
 
 
-def play(words: Sequence[str], folder: Path, environment: Mapping[str, str], answers: Sequence[tuple[str, str]], size: int = 100) -> Played:
-    """Run ``words`` at a terminal ``size`` columns wide. Each of ``answers`` is typed when its question (a piece of text) has appeared.
+def play(
+    words: Sequence[str],
+    folder: Path,
+    environment: Mapping[str, str],
+    answers: Sequence[tuple[str, str]],
+    size: int = 100,
+) -> Played:
+    """Run ``words`` at a terminal ``size`` columns wide.
+
+    Each of ``answers`` is typed when its question (a piece of text) has appeared.
 
     Every question must appear, in order, and the program end by itself.
     """
@@ -77,7 +87,8 @@ def play(words: Sequence[str], folder: Path, environment: Mapping[str, str], ans
                 screen += data
             if waiting and (at := screen.find(waiting[0][0].encode(), answered)) >= 0:
                 answered = at + len(waiting[0][0].encode())
-                _at_rest(process.pid)  # nobody answers before it is read: Python would miss a Ctrl-C between the two
+                # Nobody answers before it is read: Python would miss a Ctrl-C between the two
+                _at_rest(process.pid)
                 os.write(master, waiting.pop(0)[1].encode())
         code = process.wait(PATIENCE)
     finally:
@@ -91,7 +102,8 @@ def play(words: Sequence[str], folder: Path, environment: Mapping[str, str], ans
 
 
 def _at_rest(session: int) -> None:
-    """Wait until every process of ``session`` waits for something: the one that has asked is reading by then.
+    """Wait until every process of ``session`` waits for something: the one that has asked is
+    reading by then.
 
     Linux shows that, however busy it is; elsewhere it is a matter of time.
     """
@@ -104,6 +116,8 @@ def _states(session: int) -> Iterator[str]:
     """The state of each process of ``session``, a letter as in proc(5)."""
     for file in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):  # it has ended meanwhile
-            state, _, _, its_session = file.read_text("utf-8", "replace").rpartition(")")[2].split()[:4]
+            state, _, _, its_session = (
+                file.read_text("utf-8", "replace").rpartition(")")[2].split()[:4]
+            )
             if int(its_session) == session:
                 yield state

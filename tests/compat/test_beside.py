@@ -1,4 +1,6 @@
-"""TensorFlow's and torch's distributed checkpoints in real repositories: cut by tensor where the file beside them is at hand."""
+"""TensorFlow's and torch's distributed checkpoints in real repositories: cut by tensor where the
+file beside them is at hand.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,10 @@ VALUES, INDEX = "model.data-00000-of-00001", "model.index"
 
 @pytest.fixture
 def tf(repo: Repo) -> Repo:
-    repo.write(".gitattributes", b"*.data-* filter=theta -text\n*.index filter=theta -text\n*.distcp filter=theta -text\n")
+    repo.write(
+        ".gitattributes",
+        b"*.data-* filter=theta -text\n*.index filter=theta -text\n*.distcp filter=theta -text\n",
+    )
     for name in (VALUES, INDEX):
         repo.write(name, (DATA / "tensorflow" / name.replace("model", "small")).read_bytes())
     return repo
@@ -25,11 +30,16 @@ def commit(repo: Repo, *names: str) -> None:
 
 
 def test_what_explains_other_files_is_not_warned_of(tf: Repo) -> None:
-    tf.write(".gitattributes", tf.read(".gitattributes") + b".metadata filter=theta -text\n*.txt filter=theta -text\n")
+    tf.write(
+        ".gitattributes",
+        tf.read(".gitattributes") + b".metadata filter=theta -text\n*.txt filter=theta -text\n",
+    )
     tf.write(".metadata", (DATA / "dcp" / ".metadata").read_bytes())
     tf.write("notes.txt", b"text")
     done = tf.run(["git", "add", "."])
-    assert done.stderr == b"git-theta: notes.txt: no known checkpoint format; stored as plain bytes\n"
+    assert (
+        done.stderr == b"git-theta: notes.txt: no known checkpoint format; stored as plain bytes\n"
+    )
 
 
 def test_tensorflow(tf: Repo, tmp_path: Path) -> None:
@@ -50,7 +60,9 @@ def test_tensorflow(tf: Repo, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("loss", ["removed", "broken", "another", "link", "manifest"])
-def test_what_was_committed_stays_as_it_is_whatever_becomes_of_the_index(tf: Repo, loss: str) -> None:
+def test_what_was_committed_stays_as_it_is_whatever_becomes_of_the_index(
+    tf: Repo, loss: str
+) -> None:
     commit(tf, ".gitattributes", VALUES, INDEX)
     before = tf.blob(f"HEAD:{VALUES}")
     (tf.path / INDEX).unlink()
@@ -117,7 +129,9 @@ def test_without_the_index_it_is_plain_bytes_and_stays_so(tf: Repo) -> None:
     assert tf.manifest(f"HEAD:{VALUES}").format == "tf-checkpoint"
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.filterwarnings(
+    "ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"
+)
 def test_what_torch_distributed_writes(tf: Repo) -> None:
     torch = pytest.importorskip("torch")
     dcp = pytest.importorskip("torch.distributed.checkpoint")
@@ -129,7 +143,10 @@ def test_what_torch_distributed_writes(tf: Repo) -> None:
     save(1.0)
     commit(tf, ".gitattributes", "run")
     manifest = tf.manifest("HEAD:run/__0_0.distcp")
-    assert {name: str(entry.spec) for name, entry in manifest.by_name.items()} == {"model.w": "f32[40,30]", "model.b": "f32[50]"}
+    assert {name: str(entry.spec) for name, entry in manifest.by_name.items()} == {
+        "model.w": "f32[40,30]",
+        "model.b": "f32[50]",
+    }
     assert tf.blob("HEAD:run/.metadata") == tf.read("run/.metadata")
     save(2.0)
     commit(tf, "run")

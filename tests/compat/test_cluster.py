@@ -44,12 +44,19 @@ HOSTILE = [
 ]
 
 
-def safetensors_of(tensors: Mapping[str, tuple[str, tuple[int, ...], bytes]], metadata: Mapping[str, str] | None = None) -> bytes:
+def safetensors_of(
+    tensors: Mapping[str, tuple[str, tuple[int, ...], bytes]],
+    metadata: Mapping[str, str] | None = None,
+) -> bytes:
     """A .safetensors file with any types and names."""
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     body = b""
     for name, (dtype, shape, data) in tensors.items():
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [len(body), len(body) + len(data)]}
+        header[name] = {
+            "dtype": dtype,
+            "shape": list(shape),
+            "data_offsets": [len(body), len(body) + len(data)],
+        }
         body += data
     text = json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + body
@@ -57,7 +64,22 @@ def safetensors_of(tensors: Mapping[str, tuple[str, tuple[int, ...], bytes]], me
 
 def every_type() -> bytes:
     random = np.random.default_rng(3)
-    names = ["BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "BF16", "F32", "F64", "C64"]
+    names = [
+        "BOOL",
+        "U8",
+        "I8",
+        "U16",
+        "I16",
+        "U32",
+        "I32",
+        "U64",
+        "I64",
+        "F16",
+        "BF16",
+        "F32",
+        "F64",
+        "C64",
+    ]
     names += ["F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F4", "F6_E2M3"]
     sizes = {"BOOL": 1, "F4": 0.5, "F6_E2M3": 0.75, "C64": 8, "BF16": 2}
     found = {}
@@ -76,7 +98,10 @@ def every_type() -> bytes:
 def made(repo: Repo) -> Repo:
     repo.write("types.safetensors", every_type())
     repo.write(
-        "hostile.safetensors", safetensors_of({name: ("F32", (5,), np.full(5, i, "<f4").tobytes()) for i, name in enumerate(HOSTILE)})
+        "hostile.safetensors",
+        safetensors_of(
+            {name: ("F32", (5,), np.full(5, i, "<f4").tobytes()) for i, name in enumerate(HOSTILE)}
+        ),
     )
     w = np.arange(600, dtype=np.float32).reshape(20, 30)
     repo.write("tied.pt", torch_file({"embed.weight": w, "epoch": 3, "opt": {"m": w + 1}}))
@@ -92,7 +117,11 @@ def test_there_and_back_to_the_byte(made: Repo, tmp_path: Path, name: str) -> No
     assert done.returncode == 0, done.stderr
     made.theta("import", str(tmp_path / "out"), "back.tmp")
     assert made.read("back.tmp") == made.read(name)
-    outside = {path for path in tmp_path.rglob("*") if "/repo/" not in f"{path}/" and tmp_path / "out" not in (path, *path.parents)}
+    outside = {
+        path
+        for path in tmp_path.rglob("*")
+        if "/repo/" not in f"{path}/" and tmp_path / "out" not in (path, *path.parents)
+    }
     assert outside == before
     if name.startswith("types"):
         assert b"as bytes" in done.stderr
@@ -103,7 +132,9 @@ def test_there_and_back_to_the_byte(made: Repo, tmp_path: Path, name: str) -> No
 
 def test_any_reader_of_zarr_sees_the_values(made: Repo, tmp_path: Path) -> None:
     made.theta("export", "HEAD:types.safetensors", str(tmp_path / "out"))
-    array = tensorstore.open({"driver": "zarr3", "kvstore": f"file://{tmp_path}/out/tensors/BF16/"}).result()
+    array = tensorstore.open(
+        {"driver": "zarr3", "kvstore": f"file://{tmp_path}/out/tensors/BF16/"}
+    ).result()
     raw = every_type()
     start = raw.index(b"}}") + 2
     where = json.loads(raw[8:start])["BF16"]["data_offsets"]
@@ -128,12 +159,27 @@ def test_names_become_paths_that_stay_inside_and_apart() -> None:
         assert not set(text) & set('/\\\0:*?"<>|% ')
         assert text[0] not in "._-"
         assert text[-1] != "."
-    assert zarr.paths(["model.layers.0.q_proj.weight", "x y"]) == ["model.layers.0.q_proj.weight", "x=20y"]
+    assert zarr.paths(["model.layers.0.q_proj.weight", "x y"]) == [
+        "model.layers.0.q_proj.weight",
+        "x=20y",
+    ]
     forged = zarr.paths(["A", "a"])[1]
     assert len(set(zarr.paths(["A", forged, "a"]))) == 3
 
 
-@pytest.mark.parametrize("shape", [(), (5,), (3_000_000,), (4096, 4096), (1, 7_000_000), (7, 11, 13, 1024), (0, 9), (2_000_000, 2, 2)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (),
+        (5,),
+        (3_000_000,),
+        (4096, 4096),
+        (1, 7_000_000),
+        (7, 11, 13, 1024),
+        (0, 9),
+        (2_000_000, 2, 2),
+    ],
+)
 @pytest.mark.parametrize("size", [1, 2, 8])
 def test_chunks_and_shards_are_small_and_fit_each_other(shape: tuple[int, ...], size: int) -> None:
     chunk, shard = zarr.chunks(shape, size)
@@ -152,7 +198,11 @@ def test_a_large_tensor_is_sharded_and_comes_back(repo: Repo, tmp_path: Path) ->
     data = safetensors_of({"big": ("F32", big.shape, big.tobytes())})
     repo.commit("big", model__safetensors=data)
     repo.theta("export", "HEAD:model.safetensors", str(tmp_path / "out"))
-    files = [path.stat().st_size for path in (tmp_path / "out" / "tensors" / "big" / "c").rglob("*") if path.is_file()]
+    files = [
+        path.stat().st_size
+        for path in (tmp_path / "out" / "tensors" / "big" / "c").rglob("*")
+        if path.is_file()
+    ]
     assert 1 < len(files) < 10
     assert max(files) < 70 << 20
     there = json.loads((tmp_path / "out" / "tensors" / "big" / "zarr.json").read_text())
@@ -163,22 +213,30 @@ def test_a_large_tensor_is_sharded_and_comes_back(repo: Repo, tmp_path: Path) ->
 
 def test_changed_values_are_refused_or_taken(made: Repo, tmp_path: Path) -> None:
     made.theta("export", "HEAD:tied.pt", str(tmp_path / "out"))
-    rows = json.loads((tmp_path / "out" / "zarr.json").read_text())["attributes"]["git_theta"]["tensors"]
-    array = tensorstore.open({"driver": "zarr3", "kvstore": f"file://{tmp_path}/out/{rows[0]['path']}/"}).result()
+    rows = json.loads((tmp_path / "out" / "zarr.json").read_text())["attributes"]["git_theta"][
+        "tensors"
+    ]
+    array = tensorstore.open(
+        {"driver": "zarr3", "kvstore": f"file://{tmp_path}/out/{rows[0]['path']}/"}
+    ).result()
     array[0].write(7).result()
     done = made.theta_run("import", str(tmp_path / "out"), "back.tmp")
     assert done.returncode == 1
     assert b"--changed" in done.stderr
     assert not (made.path / "back.tmp").exists()
     assert list(made.path.glob(".back*")) == []
-    assert b"1 tensor changed" in made.theta("import", str(tmp_path / "out"), "back.pt", "--changed")
+    assert b"1 tensor changed" in made.theta(
+        "import", str(tmp_path / "out"), "back.pt", "--changed"
+    )
     made.git("add", "back.pt")  # its checksums are right again, or it would be refused
     import torch
 
     assert torch.load(made.path / "back.pt")["embed.weight"][0].eq(7).all()
 
 
-@pytest.mark.parametrize("damage", ["chunk", "array", "skeleton", "root", "digest", "shape", "version", "huge"])
+@pytest.mark.parametrize(
+    "damage", ["chunk", "array", "skeleton", "root", "digest", "shape", "version", "huge"]
+)
 def test_a_damaged_export_is_told(made: Repo, tmp_path: Path, damage: str) -> None:
     out = tmp_path / "out"
     made.theta("export", "HEAD:types.safetensors", str(out))
@@ -233,21 +291,48 @@ def test_what_is_there_already_stays(made: Repo, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="kill")
-@pytest.mark.parametrize(("function", "calls"), [("fill", 1), ("fill", 15), ("write", 1), ("write", 10), ("write", 21)])
-def test_an_interrupted_export_is_none(repo: Repo, tmp_path: Path, function: str, calls: int) -> None:
-    """Killed when some arrays have values, and some or all of these their metadata: none can be taken for complete that is not."""
-    tensors = {f"t{i}": ("F32", (100, 30), np.random.default_rng(i).standard_normal(3000).astype("<f4").tobytes()) for i in range(20)}
+@pytest.mark.parametrize(
+    ("function", "calls"), [("fill", 1), ("fill", 15), ("write", 1), ("write", 10), ("write", 21)]
+)
+def test_an_interrupted_export_is_none(
+    repo: Repo, tmp_path: Path, function: str, calls: int
+) -> None:
+    """Killed when some arrays have values, and some or all of these their metadata: none can be
+    taken for complete that is not.
+    """
+    tensors = {
+        f"t{i}": (
+            "F32",
+            (100, 30),
+            np.random.default_rng(i).standard_normal(3000).astype("<f4").tobytes(),
+        )
+        for i in range(20)
+    }
     repo.commit("big", model__safetensors=safetensors_of(tensors))
     out = tmp_path / "out"
-    killed(repo, "git_theta.store.zarr", f"Place.{function}", calls, "export", "HEAD:model.safetensors", str(out))
+    killed(
+        repo,
+        "git_theta.store.zarr",
+        f"Place.{function}",
+        calls,
+        "export",
+        "HEAD:model.safetensors",
+        str(out),
+    )
     assert list(out.glob("tensors/*/c"))
     assert not (out / "zarr.json").exists()
     done = repo.theta_run("import", str(out), "back.tmp")
     assert done.returncode == 1
     assert b"interrupted" in done.stderr
-    for array in out.glob("tensors/*/zarr.json"):  # whose values are all there, if it can be opened at all
+    # Whose values are all there, if it can be opened at all
+    for array in out.glob("tensors/*/zarr.json"):
         name = array.parent.name
-        value = tensorstore.open({"driver": "zarr3", "kvstore": f"file://{array.parent}/"}).result().read().result()
+        value = (
+            tensorstore.open({"driver": "zarr3", "kvstore": f"file://{array.parent}/"})
+            .result()
+            .read()
+            .result()
+        )
         assert value.tobytes() == tensors[name][2]
     assert repo.theta_run("export", "HEAD:model.safetensors", str(out)).returncode == 1
 
@@ -258,7 +343,11 @@ def test_to_a_bucket_and_back(made: Repo) -> None:
     with serving.s3() as port:
         bucket = serving.Bucket(port, "exports")
         bucket.request("PUT")
-        credentials = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_EC2_METADATA_DISABLED": "true"}
+        credentials = {
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
         made.theta("export", "HEAD:types.safetensors", bucket.url("runs/1"), **credentials)
         made.theta("export", "HEAD:hostile.safetensors", bucket.url("runs/10"), **credentials)
         done = made.theta_run("export", "HEAD:tied.pt", bucket.url("runs/1"), **credentials)

@@ -28,17 +28,25 @@ MakeRepo = Callable[..., Repo]
 
 def model(seed: int = 1, **more: np.ndarray) -> bytes:
     values = np.random.default_rng(seed).standard_normal((64, 64)).astype(np.float32)
-    return safetensors.numpy.save({"layer.weight": values, "step": np.array(seed, np.int64), **more})
+    return safetensors.numpy.save(
+        {"layer.weight": values, "step": np.array(seed, np.int64), **more}
+    )
 
 
 @pytest.fixture
 def home(tmp_path: Path, environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment in which git is not configured for Git-Theta, and where its program is on PATH only if a test puts it there."""
+    """An environment in which git is not configured for Git-Theta, and where its program is on PATH
+    only if a test puts it there.
+    """
     folder = tmp_path / "home"
     folder.mkdir()
     (folder / "gitconfig").write_text(USER)
     git = os.path.dirname(shutil.which("git") or "")
-    clean = [part for part in os.environ["PATH"].split(os.pathsep) if not shutil.which("git-theta", path=part)]
+    clean = [
+        part
+        for part in os.environ["PATH"].split(os.pathsep)
+        if not shutil.which("git-theta", path=part)
+    ]
     return {
         **environment,
         "HOME": str(folder),
@@ -78,7 +86,8 @@ def script(path: Path) -> Path:
     """An installed ``git-theta``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
-        f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom git_theta.__main__ import main\nsys.exit(main())\n"
+        f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom"
+        " git_theta.__main__ import main\nsys.exit(main())\n"
     )
     path.chmod(0o755)
     return path
@@ -103,7 +112,10 @@ def test_each_scope_has_its_own_file(fresh: Repo, tmp_path: Path) -> None:
     system = {**fresh.environment, "GIT_CONFIG_SYSTEM": str(tmp_path / "system")}
     del system["GIT_CONFIG_NOSYSTEM"]
     everywhere = Repo(fresh.path, system)
-    for scope, file in (("--local", fresh.path / ".git" / "config"), ("--system", tmp_path / "system")):
+    for scope, file in (
+        ("--local", fresh.path / ".git" / "config"),
+        ("--system", tmp_path / "system"),
+    ):
         said(everywhere, "install", scope)
         assert '[filter "theta"]' in file.read_text()
     text = said(everywhere, "uninstall", "--local")
@@ -120,20 +132,29 @@ def test_values_of_others_are_not_replaced_unless_forced(fresh: Repo) -> None:
     fresh.git("config", "filter.theta.process", "other --tool")
     fresh.git("config", "alias.theta", "log --oneline")
     text = said(fresh, "install", "--local", code=1)
-    assert text == (
-        "git-theta: filter.theta.process in .git/config is 'other --tool', which Git-Theta did not write; "
-        "'git theta install --force' replaces it\n"
+    assert (
+        text
+        == "git-theta: filter.theta.process in .git/config is 'other --tool', which Git-Theta did"
+        " not write; 'git theta install --force' replaces it\n"
     )
-    assert configured(fresh) == {"filter.theta.process": "other --tool", "alias.theta": "log --oneline"}
+    assert configured(fresh) == {
+        "filter.theta.process": "other --tool",
+        "alias.theta": "log --oneline",
+    }
     assert "Your own alias.theta stays" in said(fresh, "install", "--local", "--force")
     assert configured(fresh)["alias.theta"] == "log --oneline"
-    assert "Left alone: alias.theta in .git/config is 'log --oneline'" in said(fresh, "uninstall", "--local")
+    assert "Left alone: alias.theta in .git/config is 'log --oneline'" in said(
+        fresh, "uninstall", "--local"
+    )
     assert configured(fresh) == {"alias.theta": "log --oneline"}
 
 
 def test_install_says_what_overrides_it(fresh: Repo) -> None:
     fresh.git("config", "filter.theta.required", "false")
-    assert "In the current repository it is overridden: filter.theta.required in .git/config is 'false'." in said(fresh, "install")
+    assert (
+        "In the current repository it is overridden: filter.theta.required in .git/config is"
+        " 'false'." in said(fresh, "install")
+    )
 
 
 def test_settings_of_the_first_git_theta_are_replaced(fresh: Repo) -> None:
@@ -152,7 +173,9 @@ def test_settings_of_the_first_git_theta_are_replaced(fresh: Repo) -> None:
 
 @posix
 @pytest.mark.parametrize("folder", ["venv", "my venv", 'it\'s "here" $x `y` ; &'])
-def test_git_finds_the_program_while_its_environment_is_not_active(folder: str, fresh: Repo, tmp_path: Path) -> None:
+def test_git_finds_the_program_while_its_environment_is_not_active(
+    folder: str, fresh: Repo, tmp_path: Path
+) -> None:
     program = script(tmp_path / folder / "bin" / "git-theta")
     fresh.run([str(program), "install"])
     fresh.git("theta", "track", "*.safetensors")
@@ -177,10 +200,15 @@ def test_a_program_that_was_moved(fresh: Repo, tmp_path: Path) -> None:
         fresh.git("config", "--global", key, text.replace(start, gone))
     fresh.write("model.safetensors", model())
     text = fresh.git_fails("add", "model.safetensors")
-    assert f"git-theta was moved or removed (it was {gone}, run by {python}); install it, then run 'git theta install' again\n" in text
+    assert (
+        f"git-theta was moved or removed (it was {gone}, run by {python}); install it, then run"
+        " 'git theta install' again\n" in text
+    )
     assert fresh.git("ls-files", "model.safetensors") == b""
     assert "git-theta was moved" in fresh.git_fails("theta", "ls-files")
-    assert f"is gone ({python} {gone}); run 'git theta install' again" in said(fresh, "track", "*.pt")
+    assert f"is gone ({python} {gone}); run 'git theta install' again" in said(
+        fresh, "track", "*.pt"
+    )
     report = json.loads(said(fresh, "env", "--json", code=1))
     assert report["Filter"]["it answers"] == "no"
     assert "git-theta was moved or removed" in report["problems"][0]
@@ -213,7 +241,11 @@ def test_checkout_names_the_file_it_cannot_write(fresh: Repo) -> None:
     said(fresh, "track", "*.safetensors")
     fresh.git("add", ".gitattributes")
     fresh.commit("one", model__safetensors=model(1), other__safetensors=model(2))
-    victim = next(ref.oid for entry in fresh.manifest("HEAD:other.safetensors").entries for ref in entry.objects)
+    victim = next(
+        ref.oid
+        for entry in fresh.manifest("HEAD:other.safetensors").entries
+        for ref in entry.objects
+    )
     next(fresh.store.glob(f"*/*/{victim}")).unlink()
     (fresh.path / "model.safetensors").unlink()
     fresh.write("other.safetensors", b"mine")
@@ -277,14 +309,27 @@ NASTY = [
 @pytest.mark.parametrize("name", NASTY)
 def test_a_file_of_any_name_can_be_tracked_alone(name: str, fresh: Repo) -> None:
     fresh.write(name, b"x")
-    decoys = ["other.pt", "a.pt", "starx.pt", "whatx.pt", "backslash.pt", "bang.pt", "ax.pt", "my models/ab.pt"]
+    decoys = [
+        "other.pt",
+        "a.pt",
+        "starx.pt",
+        "whatx.pt",
+        "backslash.pt",
+        "bang.pt",
+        "ax.pt",
+        "my models/ab.pt",
+    ]
     for decoy in decoys:
         fresh.write(decoy, b"x")
     text = said(fresh, "track", "--", name)
     assert all(line.isprintable() for line in text.splitlines())
     asked = "\0".join([name, *decoys, ""]).encode()
     answers = fresh.git("check-attr", "-z", "--stdin", "filter", stdin=asked).split(b"\0")
-    assert [os.fsdecode(path) for path, value in zip(answers[::3], answers[2::3], strict=False) if value == b"theta"] == [name]
+    assert [
+        os.fsdecode(path)
+        for path, value in zip(answers[::3], answers[2::3], strict=False)
+        if value == b"theta"
+    ] == [name]
     before = fresh.read(".gitattributes")
     said(fresh, "track", "--", name)
     assert fresh.read(".gitattributes") == before
@@ -298,15 +343,26 @@ def test_a_file_of_any_name_can_be_tracked_alone(name: str, fresh: Repo) -> None
 
 @posix
 def test_literal_and_written_patterns_mean_to_git_what_they_mean_to_us(fresh: Repo) -> None:
-    """Random names from the characters that matter: git agrees that each one's pattern matches it, and no other name."""
+    """Random names from the characters that matter: git agrees that each one's pattern matches it,
+    and no other name.
+    """
     chance = random.Random(7)
-    names = {"".join(chance.choice(' \t\n"\\#!*?[]-^ab:é\x01') for _ in range(chance.randint(1, 6))) for _ in range(300)}
+    names = {
+        "".join(chance.choice(' \t\n"\\#!*?[]-^ab:é\x01') for _ in range(chance.randint(1, 6)))
+        for _ in range(300)
+    }
     names -= {name for name in names if name.startswith("[attr]")}
     every = sorted(names)
     repository = discover(fresh.path)
-    found = attributes.matches(repository, [("", f"/{attributes.literal(name)}") for name in every], every)
+    found = attributes.matches(
+        repository, [("", f"/{attributes.literal(name)}") for name in every], every
+    )
     assert found == [[name] for name in every]
-    found = attributes.matches(repository, [("f [x]", attributes.literal(name)) for name in every], [f"f [x]/{name}" for name in every])
+    found = attributes.matches(
+        repository,
+        [("f [x]", attributes.literal(name)) for name in every],
+        [f"f [x]/{name}" for name in every],
+    )
     assert found == [[f"f [x]/{name}"] for name in every]
 
 
@@ -336,21 +392,28 @@ def test_the_made_up_path_matches_its_pattern(pattern: str, fresh: Repo) -> None
 
 def test_track_configures_says_so_and_is_idempotent(fresh: Repo) -> None:
     fresh.write("model.safetensors", model())
-    assert said(fresh, "track") == 'Nothing is tracked yet. Start with: git theta track "*.safetensors"\n'
-    assert said(fresh, "track", "*.safetensors", "*.pt") == (
-        "Git was not configured for Git-Theta; now it is, in this repository ('git theta install' configures it for all of yours).\n"
-        'Tracking "*.safetensors" (.gitattributes).\n'
-        'Tracking "*.pt" (.gitattributes).\n'
-        "Now: git add .gitattributes model.safetensors\n"
+    assert (
+        said(fresh, "track")
+        == 'Nothing is tracked yet. Start with: git theta track "*.safetensors"\n'
+    )
+    assert (
+        said(fresh, "track", "*.safetensors", "*.pt")
+        == "Git was not configured for Git-Theta; now it is, in this repository ('git theta"
+        ' install\' configures it for all of yours).\nTracking "*.safetensors"'
+        ' (.gitattributes).\nTracking "*.pt" (.gitattributes).\nNow: git add .gitattributes'
+        " model.safetensors\n"
     )
     assert fresh.read(".gitattributes").decode() == f"*.safetensors {LINE}\n*.pt {LINE}\n"
     fresh.git("add", ".")
-    assert said(fresh, "track", "*.pt", "*.safetensors", "model.safetensors") == (
-        '"*.pt" is already tracked.\n"*.safetensors" is already tracked.\n"model.safetensors" is already tracked.\n'
+    assert (
+        said(fresh, "track", "*.pt", "*.safetensors", "model.safetensors")
+        == '"*.pt" is already tracked.\n"*.safetensors" is already tracked.\n"model.safetensors" is'
+        " already tracked.\n"
     )
-    assert said(fresh, "track") == (
-        "Patterns\n    *.safetensors  .gitattributes:1  1 file\n    *.pt           .gitattributes:2  0 files\n"
-        "Files\n    model.safetensors\n"
+    assert (
+        said(fresh, "track")
+        == "Patterns\n    *.safetensors  .gitattributes:1  1 file\n    *.pt          "
+        " .gitattributes:2  0 files\nFiles\n    model.safetensors\n"
     )
     assert fresh.status() == "A  .gitattributes\nA  model.safetensors\n"
 
@@ -360,7 +423,10 @@ def test_other_lines_comments_and_line_ends_stay(fresh: Repo) -> None:
     fresh.write(".gitattributes", before)
     said(fresh, "track", "*.pt")
     assert fresh.read(".gitattributes") == before + b"\r\n*.pt " + LINE.encode() + b"\r\n"
-    assert fresh.git("check-attr", "foo", "filter", "--", "x.pt") == b"x.pt: foo: bar\nx.pt: filter: theta\n"
+    assert (
+        fresh.git("check-attr", "foo", "filter", "--", "x.pt")
+        == b"x.pt: foo: bar\nx.pt: filter: theta\n"
+    )
     said(fresh, "untrack", "*.pt")
     assert fresh.read(".gitattributes") == before + b"\r\n"
 
@@ -377,7 +443,9 @@ def test_macros_count(fresh: Repo) -> None:
     assert '"*.pt" is already tracked.' in said(fresh, "track", "*.pt")
     assert fresh.read(".gitattributes") == macro
     assert "*.pt  .gitattributes:2  0 files" in said(fresh, "track")
-    assert '"*.pt" is tracked through a macro in .gitattributes:2; edit that line' in said(fresh, "untrack", "*.pt", code=1)
+    assert '"*.pt" is tracked through a macro in .gitattributes:2; edit that line' in said(
+        fresh, "untrack", "*.pt", code=1
+    )
 
 
 def test_what_overrides_a_pattern_is_named(fresh: Repo) -> None:
@@ -385,14 +453,25 @@ def test_what_overrides_a_pattern_is_named(fresh: Repo) -> None:
     fresh.write("models/a.pt", b"x")
     fresh.write("b.pt", b"x")
     text = said(fresh, "track", "*.pt")
-    assert '"*.pt" does not take effect: models/a.pt gets filter=lfs (see models/.gitattributes:2)' in text
-    assert '"models/*.pt" does not take effect: models/a.pt gets filter=lfs' in said(fresh, "track", "models/*.pt", code=1)
+    assert (
+        '"*.pt" does not take effect: models/a.pt gets filter=lfs (see models/.gitattributes:2)'
+        in text
+    )
+    assert '"models/*.pt" does not take effect: models/a.pt gets filter=lfs' in said(
+        fresh, "track", "models/*.pt", code=1
+    )
     info = fresh.path / ".git" / "info" / "attributes"
     info.parent.mkdir(exist_ok=True)
     info.write_text("*.bin !filter\n*.x -diff\n")
     text = said(fresh, "track", "*.bin", "*.x", code=1)
-    assert '"*.bin" does not take effect: a file it matches gets !filter (see .git/info/attributes:1)' in text
-    assert '"*.x": a file it matches gets -diff (see .git/info/attributes:2) instead of diff=theta' in text
+    assert (
+        '"*.bin" does not take effect: a file it matches gets !filter (see .git/info/attributes:1)'
+        in text
+    )
+    assert (
+        '"*.x": a file it matches gets -diff (see .git/info/attributes:2) instead of diff=theta'
+        in text
+    )
 
 
 def test_a_folder_has_its_own_file(fresh: Repo) -> None:
@@ -431,7 +510,10 @@ def test_patterns_that_would_do_harm_are_refused(pattern: str, reason: str, fres
 
 def test_files_that_are_in_git_already_are_named(fresh: Repo) -> None:
     fresh.commit("raw", model__safetensors=model(), small__pt=b"x" * 1500)
-    fresh.write("pointer.bin", b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 5\n")
+    fresh.write(
+        "pointer.bin",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 5\n",
+    )
     fresh.git("add", ".")
     text = said(fresh, "track", "*.safetensors", "*.pt", "*.bin")
     assert "2 matching files are in git already, stored without Git-Theta:\n" in text
@@ -453,28 +535,48 @@ def test_a_base(fresh: Repo) -> None:
     assert "the base my base.safetensors is not tracked itself" in said(
         fresh, "track", "--base", "my base.safetensors", "sub/*.safetensors"
     )
-    said(fresh.at(fresh.path / "sub"), "track", "--base", "../my base.safetensors", "tuned.safetensors")
+    said(
+        fresh.at(fresh.path / "sub"),
+        "track",
+        "--base",
+        "../my base.safetensors",
+        "tuned.safetensors",
+    )
     said(fresh, "track", "my base.safetensors")
-    assert fresh.read(".gitattributes").splitlines()[0].endswith(b"merge=theta -text theta-base=my%20base.safetensors")
+    assert (
+        fresh.read(".gitattributes")
+        .splitlines()[0]
+        .endswith(b"merge=theta -text theta-base=my%20base.safetensors")
+    )
     assert not (fresh.path / "sub" / ".gitattributes").exists()
-    values = attributes.check(discover(fresh.path), ["sub/tuned.safetensors", "my base.safetensors"], [attributes.BASE])
+    values = attributes.check(
+        discover(fresh.path), ["sub/tuned.safetensors", "my base.safetensors"], [attributes.BASE]
+    )
     assert {path: attributes.base_in(value) for path, value in values.items()} == {
         "sub/tuned.safetensors": "my base.safetensors",
         "my base.safetensors": None,
     }
-    assert attributes.base_of(discover(fresh.path), "sub/tuned.safetensors") == "my base.safetensors"
+    assert (
+        attributes.base_of(discover(fresh.path), "sub/tuned.safetensors") == "my base.safetensors"
+    )
     assert "sub/tuned.safetensors  base: my base.safetensors" in said(fresh, "track")
-    assert "is no file of this repository" in said(fresh, "track", "--base", "nosuch", "*.pt", code=1)
+    assert "is no file of this repository" in said(
+        fresh, "track", "--base", "nosuch", "*.pt", code=1
+    )
     assert "lies outside" in said(fresh, "track", "--base", "../x", "*.pt", code=1)
     assert "needs the patterns" in said(fresh, "track", "--base", "x", code=2)
-    assert '"sub/*.safetensors" is already tracked' in said(fresh, "track", "--base", "my base.safetensors", "sub/*.safetensors")
+    assert '"sub/*.safetensors" is already tracked' in said(
+        fresh, "track", "--base", "my base.safetensors", "sub/*.safetensors"
+    )
 
 
 def test_tracking_needs_a_working_tree(fresh: Repo, tmp_path: Path) -> None:
     bare = new(tmp_path / "bare.git", fresh.environment, "--bare")
     for words in (["track", "*.pt"], ["track"], ["untrack", "*.pt"]):
         assert "no working tree" in said(bare, *words, code=1)
-        assert said(fresh.at(tmp_path), *words, code=1).startswith("git-theta: not inside a git repository")
+        assert said(fresh.at(tmp_path), *words, code=1).startswith(
+            "git-theta: not inside a git repository"
+        )
 
 
 # ls-files, show
@@ -505,8 +607,13 @@ def test_models_of_the_index(history: Repo) -> None:
     assert found["path"] == ["path", "format", "tensors", "size", "stored"]
     assert found["model.safetensors"][1:3] == ["safetensors", "3"]
     assert found["sub/copy.safetensors"][1:3] == ["safetensors", "2"]
-    assert "committed without Git-Theta (as it is, 2.0 kB); run 'git add --renormalize old.raw' and commit it" in text
-    manifests = [history.manifest(f":{name}") for name in ("model.safetensors", "sub/copy.safetensors")]
+    assert (
+        "committed without Git-Theta (as it is, 2.0 kB); run 'git add --renormalize old.raw' and"
+        " commit it" in text
+    )
+    manifests = [
+        history.manifest(f":{name}") for name in ("model.safetensors", "sub/copy.safetensors")
+    ]
     shared = set(manifests[0].objects()) & set(manifests[1].objects())
     assert shared
     count = len(set(manifests[0].objects()) | set(manifests[1].objects()))
@@ -516,9 +623,18 @@ def test_models_of_the_index(history: Repo) -> None:
 
 def test_models_of_a_revision(history: Repo) -> None:
     assert list(rows(said(history, "ls-files", "v1"))) == ["path", "model.safetensors"]
-    assert list(rows(said(history, "ls-files", "HEAD", "--", "sub"))) == ["path", "sub/copy.safetensors"]
-    assert list(rows(said(history, "ls-files", "HEAD", "*.safetensors")))[1:3] == ["model.safetensors", "sub/copy.safetensors"]
-    assert list(rows(said(history.at(history.path / "sub"), "ls-files", "HEAD"))) == ["path", "copy.safetensors"]
+    assert list(rows(said(history, "ls-files", "HEAD", "--", "sub"))) == [
+        "path",
+        "sub/copy.safetensors",
+    ]
+    assert list(rows(said(history, "ls-files", "HEAD", "*.safetensors")))[1:3] == [
+        "model.safetensors",
+        "sub/copy.safetensors",
+    ]
+    assert list(rows(said(history.at(history.path / "sub"), "ls-files", "HEAD"))) == [
+        "path",
+        "copy.safetensors",
+    ]
     assert "'nosuch' is no revision" in said(history, "ls-files", "nosuch", "--", code=1)
     assert "nothing in the index matches nosuch" in said(history, "ls-files", "nosuch", code=1)
     assert "nothing in v1 matches sub" in said(history, "ls-files", "v1", "--", "sub", code=1)
@@ -541,9 +657,22 @@ def test_tensors_and_json(history: Repo) -> None:
     assert "layer.weight  f32[64,64]" in text
     assert ["step", "i64[]", "-", "inline"] in [line.split() for line in text.splitlines()]
     data = json.loads(said(history, "ls-files", "--json", "-l"))
-    assert [item["path"] for item in data] == ["model.safetensors", "old.raw", "sub/copy.safetensors"]
+    assert [item["path"] for item in data] == [
+        "model.safetensors",
+        "old.raw",
+        "sub/copy.safetensors",
+    ]
     assert [item["tracked"] for item in data] == [True, False, True]
-    assert data[0]["entries"][0].keys() == {"name", "aliases", "dtype", "shape", "size", "digest", "inline", "chain"}
+    assert data[0]["entries"][0].keys() == {
+        "name",
+        "aliases",
+        "dtype",
+        "shape",
+        "size",
+        "digest",
+        "inline",
+        "chain",
+    }
     assert "entries" not in json.loads(said(history, "ls-files", "--json"))[0]
 
 
@@ -558,7 +687,9 @@ def test_missing_objects_are_counted(history: Repo) -> None:
 def test_bare_unborn_and_sha256_repositories(history: Repo, tmp_path: Path) -> None:
     history.git("clone", "-q", "--bare", str(history.path), str(tmp_path / "bare.git"))
     assert "model.safetensors" in said(history.at(tmp_path / "bare.git"), "ls-files")
-    assert "format    safetensors" in said(history.at(tmp_path / "bare.git"), "show", "v1:model.safetensors")
+    assert "format    safetensors" in said(
+        history.at(tmp_path / "bare.git"), "show", "v1:model.safetensors"
+    )
     unborn = new(tmp_path / "unborn", history.environment)
     assert said(unborn, "ls-files") == "No tracked models are in the index.\n"
     wide = new(tmp_path / "wide", history.environment, "--object-format=sha256")
@@ -566,7 +697,9 @@ def test_bare_unborn_and_sha256_repositories(history: Repo, tmp_path: Path) -> N
     wide.git("add", ".gitattributes")
     wide.commit("one", model__safetensors=model())
     assert "model.safetensors" in said(wide, "ls-files", "HEAD")
-    assert "tensors   2 with 4,096 f32, 1 i64 elements\n" in said(wide, "show", "HEAD:model.safetensors")
+    assert "tensors   2 with 4,096 f32, 1 i64 elements\n" in said(
+        wide, "show", "HEAD:model.safetensors"
+    )
 
 
 def test_hundreds_of_models_and_large_raw_files(fresh: Repo) -> None:
@@ -589,7 +722,9 @@ def test_a_broken_manifest_is_listed_as_such(fresh: Repo) -> None:
     assert "broken manifest: line" in text
     assert "upgrade git-theta" in text
     assert "\x1b" not in text
-    assert "the manifest of ':bad.safetensors' is broken: " in said(fresh, "show", ":bad.safetensors", code=1)
+    assert "the manifest of ':bad.safetensors' is broken: " in said(
+        fresh, "show", ":bad.safetensors", code=1
+    )
 
 
 def test_show(history: Repo) -> None:
@@ -598,9 +733,14 @@ def test_show(history: Repo) -> None:
     assert "layer.weight  f32[64,64]" in text
     assert "3 with " in said(history, "show", "model.safetensors")
     sub = history.at(history.path / "sub")
-    assert said(sub, "show", "copy.safetensors").splitlines()[1:] == said(sub, "show", "HEAD:./copy.safetensors").splitlines()[1:]
+    assert (
+        said(sub, "show", "copy.safetensors").splitlines()[1:]
+        == said(sub, "show", "HEAD:./copy.safetensors").splitlines()[1:]
+    )
     data = json.loads(said(history, "show", "HEAD:model.safetensors", "--json"))
-    assert [entry["name"] for entry in data["entries"]] == [entry.name for entry in history.manifest("HEAD:model.safetensors").entries]
+    assert [entry["name"] for entry in data["entries"]] == [
+        entry.name for entry in history.manifest("HEAD:model.safetensors").entries
+    ]
 
 
 @pytest.mark.parametrize(
@@ -662,7 +802,9 @@ def test_env_tells_what_is_wrong_and_never_fails(fresh: Repo, tmp_path: Path) ->
 def test_env_names_what_an_older_install_did_not_write(fresh: Repo) -> None:
     said(fresh, "install")
     fresh.git("config", "--global", "--unset", "filter.theta.required")
-    assert "git's config lacks filter.theta.required; run 'git theta install' again" in said(fresh, "env", code=1)
+    assert "git's config lacks filter.theta.required; run 'git theta install' again" in said(
+        fresh, "env", code=1
+    )
     said(fresh, "install")
     assert said(fresh, "env").endswith("Missing\n  nothing\n")
 
@@ -670,7 +812,10 @@ def test_env_names_what_an_older_install_did_not_write(fresh: Repo) -> None:
 def test_a_bad_setting_is_one_clear_line_at_git_add(history: Repo) -> None:
     history.git("config", "theta.maxChain", "100")
     history.write("model.safetensors", model(5))
-    assert "git-theta: theta.maxChain must be a whole number from 1 to 64, not '100'" in history.git_fails("add", "model.safetensors")
+    assert (
+        "git-theta: theta.maxChain must be a whole number from 1 to 64, not '100'"
+        in history.git_fails("add", "model.safetensors")
+    )
 
 
 PLUGIN = '''
@@ -695,20 +840,36 @@ def with_package(repo: Repo, folder: Path, name: str, source: str) -> Repo:
     (folder / f"{module}.py").write_text(source)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 2.5\n")
     (info / "entry_points.txt").write_text(f"[git_theta]\nplugin = {module}\n")
-    return replace(repo, environment={**repo.environment, "PYTHONPATH": os.pathsep.join([str(folder), repo.environment["PYTHONPATH"]])})
+    return replace(
+        repo,
+        environment={
+            **repo.environment,
+            "PYTHONPATH": os.pathsep.join([str(folder), repo.environment["PYTHONPATH"]]),
+        },
+    )
 
 
 def test_a_real_plugin_adds_a_command(history: Repo, tmp_path: Path) -> None:
     repo = with_package(history, tmp_path / "one", "theta-scales", PLUGIN)
-    assert ["command", "weigh", "theta-scales", "2.5", "theta_scales"] in [line.split() for line in said(repo, "plugins").splitlines()]
+    assert ["command", "weigh", "theta-scales", "2.5", "theta_scales"] in [
+        line.split() for line in said(repo, "plugins").splitlines()
+    ]
     assert said(repo, "weigh") == "7 kg\n"
     assert "From plugins:\n  weigh  Weigh a model.\n" in said(repo, "-h")
-    greedy = with_package(history, tmp_path / "three", "greedy", PLUGIN.replace('"weigh"', '"track"'))
-    assert "two plugins provide a command called track: greedy 2.5 and built in; uninstall one" in said(greedy, "plugins", code=1)
+    greedy = with_package(
+        history, tmp_path / "three", "greedy", PLUGIN.replace('"weigh"', '"track"')
+    )
+    assert (
+        "two plugins provide a command called track: greedy 2.5 and built in; uninstall one"
+        in said(greedy, "plugins", code=1)
+    )
     assert "Patterns" in said(greedy, "track")
     second = with_package(repo, tmp_path / "two", "other-scales", PLUGIN)
     text = said(second, "plugins", code=1)
-    assert "two plugins provide a command called weigh: other-scales 2.5 and theta-scales 2.5; uninstall one of them" in text
+    assert (
+        "two plugins provide a command called weigh: other-scales 2.5 and theta-scales 2.5;"
+        " uninstall one of them" in text
+    )
     assert "other-scales 2.5 and theta-scales 2.5" in said(second, "weigh", code=2)
     assert "model.safetensors" in said(second, "ls-files")
     second.commit("three", model__safetensors=model(9))
@@ -717,15 +878,27 @@ def test_a_real_plugin_adds_a_command(history: Repo, tmp_path: Path) -> None:
 def test_a_plugin_that_does_not_import_is_in_nobodys_way(history: Repo, tmp_path: Path) -> None:
     repo = with_package(history, tmp_path / "one", "broken-plugin", "import nosuchmodule\n")
     reason = "ModuleNotFoundError: No module named 'nosuchmodule'"
-    warning = f"git-theta: warning: plugin broken-plugin 2.5 cannot be imported and is ignored: {reason}\n"
+    warning = (
+        "git-theta: warning: plugin broken-plugin 2.5 cannot be imported and is ignored:"
+        f" {reason}\n"
+    )
     assert said(repo, "plugins").count(warning) == 1
     repo.commit("three", model__safetensors=model(9), other__safetensors=model(10))
     data = json.loads(repo.theta("plugins", "--json"))
-    assert {"kind": "update", "name": "dense", "provider": "built in", "module": "git_theta.updates.dense"} in data
+    assert {
+        "kind": "update",
+        "name": "dense",
+        "provider": "built in",
+        "module": "git_theta.updates.dense",
+    } in data
 
 
 def test_a_manifest_that_needs_a_plugin_names_it(history: Repo) -> None:
-    text = history.blob("v1:model.safetensors").replace(b" dense:", b" weaving:", 1).replace(b"skeleton u8", b"skeleton u8")
+    text = (
+        history.blob("v1:model.safetensors")
+        .replace(b" dense:", b" weaving:", 1)
+        .replace(b"skeleton u8", b"skeleton u8")
+    )
     assert b"weaving" in text
     blob = history.git("hash-object", "-w", "--stdin", "--no-filters", stdin=text).decode().strip()
     history.git("update-index", "--cacheinfo", f"100644,{blob},model.safetensors")
@@ -744,7 +917,11 @@ def test_values_of_all_scopes(fresh: Repo, monkeypatch: pytest.MonkeyPatch) -> N
     fresh.git("config", "--add", "theta.x", "c")
     fresh.git("config", "--add", "theta.x", "d*")
     found = config_file.values(r"^theta\.x$", where=fresh.path)
-    assert [(value.text, value.scope) for value in found] == [("a\nb", "global"), ("c", "local"), ("d*", "local")]
+    assert [(value.text, value.scope) for value in found] == [
+        ("a\nb", "global"),
+        ("c", "local"),
+        ("d*", "local"),
+    ]
     config_file.unset("local", found[2], fresh.path)
     config_file.unset("local", found[2], fresh.path)
     assert [value.text for value in config_file.values(r"^theta\.x$", "local", fresh.path)] == ["c"]
@@ -754,7 +931,13 @@ def test_values_of_all_scopes(fresh: Repo, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_output_to_a_closed_pipe_is_quiet(history: Repo) -> None:
     words = [sys.executable, "-m", "git_theta", "ls-files", "-l"]
-    process = subprocess.Popen(words, cwd=history.path, env=dict(history.environment), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        words,
+        cwd=history.path,
+        env=dict(history.environment),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     assert process.stdout is not None
     process.stdout.close()
     assert process.stderr is not None

@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,9 @@ def text(output: bytes) -> str:
 
 
 def reference(old: Tensors, new: Tensors) -> dict[str, tuple[float, float, float, float]]:
-    """For each tensor that changed: fraction, relative change, cosine and largest change, by numpy in float64."""
+    """For each tensor that changed: fraction, relative change, cosine and largest change, by numpy
+    in float64.
+    """
     found = {}
     for name in old:
         w, v = old[name].astype(np.float64).reshape(-1), new[name].astype(np.float64).reshape(-1)
@@ -52,7 +55,9 @@ def reference(old: Tensors, new: Tensors) -> dict[str, tuple[float, float, float
 def test_git_diff_between_commits(seen: Repo) -> None:
     first, second, third = story(seen)
     shown = text(seen.git("diff", first, second))
-    assert shown.startswith(f"diff --theta a/{MODEL} b/{MODEL}\n  4 modified of 14 tensors, 10 unchanged\n")
+    assert shown.startswith(
+        f"diff --theta a/{MODEL} b/{MODEL}\n  4 modified of 14 tensors, 10 unchanged\n"
+    )
     assert "attn.q.weight" in shown
     assert "f32[64,64]" in shown
     assert "layers.0.attn.v" not in shown
@@ -78,7 +83,10 @@ def test_git_diff_of_the_working_tree_and_the_index(seen: Repo) -> None:
     assert "3 modified" in text(seen.git("diff", "--staged", "HEAD", "--", MODEL))
     seen.write(MODEL, file(versions[-1]))
     assert "3 modified" in text(seen.git("diff"))
-    assert text(seen.git("diff", "HEAD")) in ("", f"diff --theta a/{MODEL} b/{MODEL}\n  no tensor changed (14)\n")
+    assert text(seen.git("diff", "HEAD")) in (
+        "",
+        f"diff --theta a/{MODEL} b/{MODEL}\n  no tensor changed (14)\n",
+    )
 
 
 def test_git_diff_of_files_that_come_go_and_move(seen: Repo) -> None:
@@ -98,7 +106,10 @@ def test_git_diff_of_files_that_come_go_and_move(seen: Repo) -> None:
     seen.git("checkout", "--", MODEL)
     seen.git("mv", MODEL, "moved.safetensors")
     shown = text(seen.git("diff", "--cached", "-M"))
-    assert f"similarity index 100%\nrename from {MODEL}\nrename to moved.safetensors\n  no tensor changed (14)" in shown
+    assert (
+        f"similarity index 100%\nrename from {MODEL}\nrename to moved.safetensors\n  no tensor"
+        " changed (14)" in shown
+    )
     assert shown.startswith(f"diff --theta a/{MODEL} b/moved.safetensors\n")
     seen.write("moved.safetensors", file(tuned(base(), "head", seed=5)))
     seen.git("add", "moved.safetensors")
@@ -128,7 +139,15 @@ def conflict(repo: Repo) -> None:
 def test_git_diff_while_a_merge_is_unresolved(seen: Repo) -> None:
     seen.commit("base", model__safetensors=file(base()))
     conflict(seen)
-    for arguments in ((), ("--ours",), ("--theirs",), ("--base",), ("--cached",), ("HEAD~1",), ("--cc",)):
+    for arguments in (
+        (),
+        ("--ours",),
+        ("--theirs",),
+        ("--base",),
+        ("--cached",),
+        ("HEAD~1",),
+        ("--cc",),
+    ):
         shown = text(seen.git("diff", *arguments))
         assert shown, arguments
     shown = text(seen.git("diff", "--cached"))
@@ -178,7 +197,9 @@ def test_git_diff_rebuilds_nothing(seen: Repo) -> None:
     hide_objects(seen)
     shown = text(seen.git("diff", first, second))
     assert "4 modified of 14 tensors, 10 unchanged" in shown
-    assert "4 tensors not measured: objects are not here ('git theta fetch' may bring them)" in shown
+    assert (
+        "4 tensors not measured: objects are not here ('git theta fetch' may bring them)" in shown
+    )
     for arguments in (
         ("-c", f"alias.d=diff {first}", "d"),
         ("--no-pager", "-C", ".", "diff", first),
@@ -232,7 +253,9 @@ def test_a_driver_of_the_users_own_gets_the_models(seen: Repo, tmp_path: Path) -
     assert (tmp_path / "old").read_bytes() == file(versions[first])
     assert (tmp_path / "new").read_bytes() == file(versions[second])
     count = "-c", "diff.theta.textconv=wc -c <"
-    assert str(len(file(versions[first]))) in text(seen.git(*count, "-c", "diff.theta.command=", "show", "--textconv", f"{first}:{MODEL}"))
+    assert str(len(file(versions[first]))) in text(
+        seen.git(*count, "-c", "diff.theta.command=", "show", "--textconv", f"{first}:{MODEL}")
+    )
     seen.write(".git/info/attributes", b"*.safetensors diff=mine\n")
     seen.git("-c", f"diff.mine.command={driver.as_posix()}", "diff", second, first)
     assert (tmp_path / "new").read_bytes() == file(versions[first])
@@ -256,7 +279,13 @@ def test_a_broken_file_does_not_stop_git_diff(seen: Repo) -> None:
     seen.git("add", "other.txt")
     seen.write("other.txt", b"two\n")
     whole = seen.read(MODEL)
-    for broken in (whole[:-5], whole[:300], b"\xff" * 100, b"git-theta manifest 99\n", b"git-theta manifest 1\nrubbish\n"):
+    for broken in (
+        whole[:-5],
+        whole[:300],
+        b"\xff" * 100,
+        b"git-theta manifest 99\n",
+        b"git-theta manifest 1\nrubbish\n",
+    ):
         seen.write(MODEL, broken)
         shown = text(seen.git("diff"))
         assert f"diff --theta a/{MODEL} b/{MODEL}\n" in shown
@@ -269,7 +298,11 @@ def test_a_broken_file_does_not_stop_git_diff(seen: Repo) -> None:
 def test_a_broken_manifest_in_a_commit_is_shown_as_text(seen: Repo) -> None:
     story(seen)
     good = seen.blob(f"HEAD:{MODEL}")
-    for bad in (good[:-3], good.replace(b"manifest 1", b"manifest 7"), good.replace(b"f32[", b"f33[")):
+    for bad in (
+        good[:-3],
+        good.replace(b"manifest 1", b"manifest 7"),
+        good.replace(b"f32[", b"f33["),
+    ):
         blob = seen.git("hash-object", "-w", "--stdin", stdin=bad).decode().strip()
         seen.git("update-index", "--cacheinfo", f"100644,{blob},{MODEL}")
         shown = text(seen.git("diff", "--cached"))
@@ -311,7 +344,11 @@ def test_committed_without_the_filter(seen: Repo) -> None:
 
 
 def test_names_in_paths_and_tensors_are_escaped(seen: Repo) -> None:
-    hostile = "\u202e\x1b[31m<b>.safetensors" if os.name != "nt" else "<b>.safetensors".replace("<", "").replace(">", "")
+    hostile = (
+        "\u202e\x1b[31m<b>.safetensors"
+        if os.name != "nt"
+        else "<b>.safetensors".replace("<", "").replace(">", "")
+    )
     name = "a\x1b]0;title\x07\u202eb\nc"
     seen.write(hostile, file({name: np.zeros((4, 8), np.float32)}))
     seen.git("add", "-A")
@@ -346,13 +383,23 @@ def test_paths_with_blanks_and_folders(seen: Repo) -> None:
 def test_git_diff_no_index(seen: Repo, tmp_path: Path) -> None:
     (tmp_path / "a.safetensors").write_bytes(file(base()))
     (tmp_path / "b.safetensors").write_bytes(file(tuned(base(), "head")))
-    done = seen.run(["git", "diff", "--no-index", str(tmp_path / "a.safetensors"), str(tmp_path / "b.safetensors")])
+    done = seen.run(
+        [
+            "git",
+            "diff",
+            "--no-index",
+            str(tmp_path / "a.safetensors"),
+            str(tmp_path / "b.safetensors"),
+        ]
+    )
     assert done.returncode == 1
     assert b"Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("options", [(), ("--object-format=sha256",)])
-def test_other_kinds_of_repositories(tmp_path: Path, environment: dict[str, str], options: tuple[str, ...]) -> None:
+def test_other_kinds_of_repositories(
+    tmp_path: Path, environment: dict[str, str], options: tuple[str, ...]
+) -> None:
     repo = install(Repo.create(tmp_path / "one", environment, *options))
     first, second, third = story(repo)
     assert "4 modified" in text(repo.git("diff", first, second))
@@ -368,7 +415,14 @@ def test_other_kinds_of_repositories(tmp_path: Path, environment: dict[str, str]
     assert "8 modified" in text(linked.git("diff"))
     assert "8 modified" in text(linked.theta("diff"))
     shallow = repo.at(tmp_path / "shallow")
-    repo.git("clone", "-q", "--depth=1", f"file://{repo.path}", str(shallow.path), GIT_THETA_SKIP_SMUDGE="1")
+    repo.git(
+        "clone",
+        "-q",
+        "--depth=1",
+        f"file://{repo.path}",
+        str(shallow.path),
+        GIT_THETA_SKIP_SMUDGE="1",
+    )
     assert len(data(shallow, "log", MODEL)["commits"]) == 1
     assert len(data(shallow, "blame", MODEL)["tensors"]) == 14
 
@@ -408,19 +462,35 @@ def test_plain_git_speaks_per_tensor(seen: Repo) -> None:
     log = text(seen.git(*NOTHING, "log", "-p", "--", MODEL))
     assert len(re.findall(r"^\+layers\.\d\.attn\.q\.weight f32\[64,64\] ", log, re.MULTILINE)) == 8
     shown = text(seen.git(*NOTHING, "show", second))
-    assert len(re.findall(r"^-layers", shown, re.MULTILINE)) == len(re.findall(r"^\+layers", shown, re.MULTILINE)) == 4
+    assert (
+        len(re.findall(r"^-layers", shown, re.MULTILINE))
+        == len(re.findall(r"^\+layers", shown, re.MULTILINE))
+        == 4
+    )
     plain = text(seen.git(*NOTHING, "diff", "--no-ext-diff", second, third))
     assert re.findall(r"^\+(\S+\.weight)", plain, re.MULTILINE) == ["embed.weight", "head.weight"]
     words = text(seen.git(*NOTHING, "diff", "--no-ext-diff", "--word-diff", second, third))
-    assert re.search(r"^embed\.weight f32\[100,64\] \[-[0-9a-f]{64}-\]\{\+[0-9a-f]{64} ", words, re.MULTILINE)
+    assert re.search(
+        r"^embed\.weight f32\[100,64\] \[-[0-9a-f]{64}-\]\{\+[0-9a-f]{64} ", words, re.MULTILINE
+    )
     blamed = text(seen.git(*NOTHING, "blame", "-s", "-l", "HEAD", "--", MODEL))
-    owners = {line.split(") ")[1].split(" ")[0]: line[:40] for line in blamed.splitlines() if ".weight " in line}
+    owners = {
+        line.split(") ")[1].split(" ")[0]: line[:40]
+        for line in blamed.splitlines()
+        if ".weight " in line
+    }
     assert owners["layers.0.attn.q.weight"] == second
     assert owners["head.weight"] == third
     assert owners["layers.0.mlp.up.weight"].lstrip("^") in first
-    followed = text(seen.git(*NOTHING, "log", "-s", "--format=%H", "-L", "/^layers.3.attn.q.weight /,+1:" + MODEL))
+    followed = text(
+        seen.git(
+            *NOTHING, "log", "-s", "--format=%H", "-L", "/^layers.3.attn.q.weight /,+1:" + MODEL
+        )
+    )
     assert followed.split() == [second, first]
-    named = text(seen.git(*NOTHING, "log", "-s", "--format=%H", "-L", f":layers.3.attn.q.weight:{MODEL}"))
+    named = text(
+        seen.git(*NOTHING, "log", "-s", "--format=%H", "-L", f":layers.3.attn.q.weight:{MODEL}")
+    )
     assert named.split() == [second, first]
 
 
@@ -444,8 +514,12 @@ def test_the_numbers_are_numpys(seen: Repo) -> None:
     together = model["together"]
     w = np.concatenate([old[name].reshape(-1) for name in wanted]).astype(np.float64)
     v = np.concatenate([new[name].reshape(-1) for name in wanted]).astype(np.float64)
-    assert together["relative_change"] == pytest.approx(np.linalg.norm(v - w) / np.linalg.norm(w), rel=1e-12)
-    assert together["cosine"] == pytest.approx(w @ v / np.linalg.norm(w) / np.linalg.norm(v), abs=1e-14)
+    assert together["relative_change"] == pytest.approx(
+        np.linalg.norm(v - w) / np.linalg.norm(w), rel=1e-12
+    )
+    assert together["cosine"] == pytest.approx(
+        w @ v / np.linalg.norm(w) / np.linalg.norm(v), abs=1e-14
+    )
 
 
 def test_a_diff_both_ways_and_of_siblings(seen: Repo) -> None:
@@ -461,15 +535,19 @@ def test_a_diff_both_ways_and_of_siblings(seen: Repo) -> None:
             found = data(seen, "diff", old, new)["models"]
             changes = found[0]["changes"] if found else []
             wanted = reference(every[i], every[j])
-            assert {c["name"]: pytest.approx(c["statistics"]["relative_change"], rel=1e-12) for c in changes} == {
-                n: w[1] for n, w in wanted.items()
-            }
+            assert {
+                c["name"]: pytest.approx(c["statistics"]["relative_change"], rel=1e-12)
+                for c in changes
+            } == {n: w[1] for n, w in wanted.items()}
 
 
 def test_ranges_words_and_paths(seen: Repo) -> None:
     first, second, third = story(seen)
     seen.git("tag", "v1", first)
-    counted = lambda *arguments: [model["counts"]["modified"] for model in data(seen, "diff", *arguments)["models"]]  # noqa: E731
+
+    def counted(*arguments: str) -> list[Any]:
+        return [model["counts"]["modified"] for model in data(seen, "diff", *arguments)["models"]]
+
     assert counted("v1", "HEAD") == counted("v1..HEAD") == counted("v1..") == counted("v1") == [6]
     assert counted("v1...HEAD") == [6]
     assert counted("HEAD", "v1") == [6]
@@ -481,7 +559,13 @@ def test_ranges_words_and_paths(seen: Repo) -> None:
     seen.git("branch", MODEL)
     assert b"both a revision and a file" in seen.theta_run("diff", MODEL).stderr
     assert counted("HEAD~1", "--", MODEL) == [2]
-    for wrong in (("nonsense",), ("HEAD", "HEAD", "HEAD"), ("--cached", "HEAD", "HEAD"), ("HEAD..nonsense",), ("-x",)):
+    for wrong in (
+        ("nonsense",),
+        ("HEAD", "HEAD", "HEAD"),
+        ("--cached", "HEAD", "HEAD"),
+        ("HEAD..nonsense",),
+        ("-x",),
+    ):
         done = seen.theta_run("diff", *wrong)
         assert done.returncode not in (0, 1) or done.stderr
         assert done.stdout == b""
@@ -489,13 +573,20 @@ def test_ranges_words_and_paths(seen: Repo) -> None:
 
 def test_only_some_tensors(seen: Repo) -> None:
     first, _, third = story(seen)
-    names = lambda *arguments: [change["name"] for change in data(seen, "diff", first, third, *arguments)["models"][0]["changes"]]  # noqa: E731
+
+    def names(*arguments: str) -> list[Any]:
+        return [
+            change["name"]
+            for change in data(seen, "diff", first, third, *arguments)["models"][0]["changes"]
+        ]
+
     assert names("--params", "layers.2") == ["layers.2.attn.q.weight"]
     assert names("--params", "*attn*") == [f"layers.{layer}.attn.q.weight" for layer in range(4)]
     assert names("--params", "head*", "--params", "embed*") == ["embed.weight", "head.weight"]
     assert data(seen, "diff", first, third, "--params", "nothing")["models"] == []
     by_change = [
-        change["statistics"]["relative_change"] for change in data(seen, "diff", first, third, "--sort", "change")["models"][0]["changes"]
+        change["statistics"]["relative_change"]
+        for change in data(seen, "diff", first, third, "--sort", "change")["models"][0]["changes"]
     ]
     assert by_change == sorted(by_change, reverse=True)
     assert names("--sort", "name") == sorted(names())
@@ -505,13 +596,17 @@ def test_only_some_tensors(seen: Repo) -> None:
 def test_forms(seen: Repo, tmp_path: Path) -> None:
     first, _, third = story(seen)
     rows = list(csv.DictReader(io.StringIO(text(seen.theta("diff", "--csv", first, third)))))
-    assert [row["tensor"] for row in rows] == [c["name"] for c in data(seen, "diff", first, third)["models"][0]["changes"]]
+    assert [row["tensor"] for row in rows] == [
+        c["name"] for c in data(seen, "diff", first, third)["models"][0]["changes"]
+    ]
     assert {row["kind"] for row in rows} == {"modified"}
     assert all(0 < float(row["relative_change"]) < 1 for row in rows)
     markdown = text(seen.theta("diff", "--markdown", first, third))
     assert markdown.startswith("<!-- git-theta diff -->\n### Models: ")
     assert "| `layers.0.attn.q.weight` | `f32[64,64]` | 100 % |" in markdown
-    assert text(seen.theta("diff", "--stat", first, third)).startswith(f" {MODEL} | 6 modified of 14, ")
+    assert text(seen.theta("diff", "--stat", first, third)).startswith(
+        f" {MODEL} | 6 modified of 14, "
+    )
     seen.theta("diff", "--html", str(tmp_path / "page.html"), first, third)
     assert "layers.0.attn.q.weight" in (tmp_path / "page.html").read_text("utf-8")
     unread = data(seen, "diff", "--manifest-only", first, third)["models"][0]
@@ -545,15 +640,29 @@ def test_check_fails_for_what_is_harm(seen: Repo) -> None:
     }  # fmt: skip
     done = seen.theta_run("diff", "--check", "HEAD~1", "HEAD")
     assert done.returncode == 1
-    assert set(text(done.stderr).splitlines()) == {f"git-theta: {MODEL}: {name}: {what}" for name, what in wanted.items()}
+    assert set(text(done.stderr).splitlines()) == {
+        f"git-theta: {MODEL}: {name}: {what}" for name, what in wanted.items()
+    }
     (model,) = data(seen, "diff", "HEAD~1", "HEAD")["models"]
-    found = {change["name"]: ", ".join(item["text"] for item in change["findings"]) for change in model["changes"] if change["findings"]}
+    found = {
+        change["name"]: ", ".join(item["text"] for item in change["findings"])
+        for change in model["changes"]
+        if change["findings"]
+    }
     assert found == wanted
-    for shown in (text(seen.theta("diff", "HEAD~1", "HEAD")), text(seen.git("diff", "HEAD~1", "HEAD"))):
+    for shown in (
+        text(seen.theta("diff", "HEAD~1", "HEAD")),
+        text(seen.git("diff", "HEAD~1", "HEAD")),
+    ):
         assert "findings in 7 tensors:" in shown
         assert "layers.0.attn.q.weight: 1 new NaN" in shown
-    assert "**⚠️ Findings in 7 tensors:**" in text(seen.theta("diff", "--markdown", "HEAD~1", "HEAD"))
-    assert seen.theta_run("diff", "--check", "HEAD~1", "HEAD", "--params", "layers.1.attn").returncode == 0
+    assert "**⚠️ Findings in 7 tensors:**" in text(
+        seen.theta("diff", "--markdown", "HEAD~1", "HEAD")
+    )
+    assert (
+        seen.theta_run("diff", "--check", "HEAD~1", "HEAD", "--params", "layers.1.attn").returncode
+        == 0
+    )
     first = seen.theta_run("diff", "--check", "--no-index", os.devnull, MODEL)
     assert first.returncode >= 2, "no file is an error, not a finding"
     assert seen.theta_run("diff", "--check", "nonsense").returncode == 2
@@ -567,26 +676,40 @@ def test_check_fails_for_what_is_harm(seen: Repo) -> None:
 
 def test_a_new_model_is_read_for_a_check_only(seen: Repo) -> None:
     seen.commit("nothing", notes__txt=b"x")
-    seen.commit("new", model__safetensors=file({**base(), "head.weight": np.full((4, 4), np.nan, np.float32)}))
+    seen.commit(
+        "new",
+        model__safetensors=file({**base(), "head.weight": np.full((4, 4), np.nan, np.float32)}),
+    )
     assert seen.theta_run("diff", "HEAD~1", "HEAD").returncode == 0
     done = seen.theta_run("diff", "--check", "HEAD~1", "HEAD")
-    assert (done.returncode, done.stderr) == (1, f"git-theta: {MODEL}: head.weight: 16 new NaN\n".encode())
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"git-theta: {MODEL}: head.weight: 16 new NaN\n".encode(),
+    )
 
 
 def test_the_name_of_a_page(seen: Repo) -> None:
     story(seen)
     assert text(seen.theta("diff", "--html", "HEAD~1", "HEAD")) == "Wrote diff.html.\n"
-    assert text(seen.theta("diff", "--html", "HEAD~2", "HEAD")) == "Wrote diff.html.\n", "a page of ours is replaced"
+    assert text(seen.theta("diff", "--html", "HEAD~2", "HEAD")) == "Wrote diff.html.\n", (
+        "a page of ours is replaced"
+    )
     assert text(seen.theta("log", "--html", MODEL)) == "Wrote log.html.\n"
     assert text(seen.theta("diff", "--html=a.html", "HEAD~1")) == "Wrote a.html.\n"
     assert text(seen.theta("diff", "HEAD~1", "--html", "b.html")) == "Wrote b.html.\n"
     assert text(seen.theta("diff", "HEAD~1", "--html", "--", MODEL)) == "Wrote diff.html.\n"
     before = seen.read(MODEL)
     for words, said in (
-        (("diff", "--html=HEAD~1", "HEAD"), "'HEAD~1' is a revision, not a file to write; '--html HEAD~1 HEAD' compares it"),
+        (
+            ("diff", "--html=HEAD~1", "HEAD"),
+            "'HEAD~1' is a revision, not a file to write; '--html HEAD~1 HEAD' compares it",
+        ),
         (("diff", f"--html={MODEL}", "HEAD~1"), f"{MODEL} exists and is not a page of Git-Theta"),
         (("log", "--html=main", MODEL), "'main' is a revision, not a file to write"),
-        (("convert", MODEL, "HEAD:x.npz"), "'HEAD:x.npz' is a file of a revision, not a file to write"),
+        (
+            ("convert", MODEL, "HEAD:x.npz"),
+            "'HEAD:x.npz' is a file of a revision, not a file to write",
+        ),
         (("convert", MODEL, "main", "--to", "npz"), "'main' is a revision"),
         (("export", f"HEAD:{MODEL}", "main"), "'main' is a revision"),
         (("import", "somewhere", "HEAD"), "'HEAD' is a revision"),
@@ -605,13 +728,22 @@ def test_every_kind_of_change(seen: Repo) -> None:
     seen.commit("old", model__safetensors=file(old))
     new = dict(old)
     new["layers.0.attn.q.weight"] = old["layers.0.attn.q.weight"].astype(np.float16)
-    new["embed.weight"] = np.concatenate([old["embed.weight"] * np.float32(1.5), np.ones((4, 64), np.float32)])
+    new["embed.weight"] = np.concatenate(
+        [old["embed.weight"] * np.float32(1.5), np.ones((4, 64), np.float32)]
+    )
     new["lm_head.weight"] = new.pop("head.weight")
     new["fresh.weight"] = np.ones((3, 3), np.float32)
     del new["layers.3.mlp.up.weight"]
     seen.commit("new", model__safetensors=file(new))
     (model,) = data(seen, "diff", "HEAD~1", "HEAD")["models"]
-    assert model["counts"] == {"added": 1, "removed": 1, "modified": 0, "renamed": 1, "reshaped": 1, "retyped": 1}
+    assert model["counts"] == {
+        "added": 1,
+        "removed": 1,
+        "modified": 0,
+        "renamed": 1,
+        "reshaped": 1,
+        "retyped": 1,
+    }
     kinds = {change["name"]: change for change in model["changes"]}
     assert kinds["lm_head.weight"]["former_name"] == "head.weight"
     assert kinds["embed.weight"]["statistics"]["partial"] is True
@@ -654,17 +786,27 @@ def test_two_files_inside_of_git(seen: Repo) -> None:
     assert found["counts"]["modified"] == 10
     assert found["former_path"] == MODEL
     seen.git("add", "other.safetensors")
-    assert data(seen, "diff", MODEL, "other.safetensors")["models"] == [], "both are git's: these are paths"
-    assert data(seen, "diff", "--no-index", MODEL, "other.safetensors")["models"][0]["counts"]["modified"] == 10
+    assert data(seen, "diff", MODEL, "other.safetensors")["models"] == [], (
+        "both are git's: these are paths"
+    )
+    assert (
+        data(seen, "diff", "--no-index", MODEL, "other.safetensors")["models"][0]["counts"][
+            "modified"
+        ]
+        == 10
+    )
     seen.write("as-manifest.safetensors", seen.blob(f"HEAD~1:{MODEL}"))
-    assert data(seen, "diff", "--no-index", "as-manifest.safetensors", MODEL)["models"][0]["changes"][0]["statistics"]
+    assert data(seen, "diff", "--no-index", "as-manifest.safetensors", MODEL)["models"][0][
+        "changes"
+    ][0]["statistics"]
 
 
 def test_the_working_tree_as_it_is(seen: Repo) -> None:
     versions = list(story(seen).values())
     objects = seen.object_ids()
     seen.write(MODEL, file(tuned(versions[-1], "mlp", seed=21)))
-    os.utime(seen.path / MODEL, (1e9, 1e9))  # what is changed in the second of the checkout, git itself has cleaned to see it
+    # What is changed in the second of the checkout, git itself has cleaned to see it
+    os.utime(seen.path / MODEL, (1e9, 1e9))
     for _ in range(2):
         (model,) = data(seen, "diff")["models"]
         assert model["counts"]["modified"] == 4
@@ -690,11 +832,24 @@ def test_renamed_models_are_found_by_their_tensors(seen: Repo) -> None:
     seen.git("mv", MODEL, "better.safetensors")
     seen.git("commit", "-qm", "rename")
     (model,) = data(seen, "diff", third, "HEAD")["models"]
-    assert (model["former_path"], model["path"], model["changes"]) == (MODEL, "better.safetensors", [])
+    assert (model["former_path"], model["path"], model["changes"]) == (
+        MODEL,
+        "better.safetensors",
+        [],
+    )
     seen.commit("tune", better__safetensors=file(tuned(versions[third], "layers.0", seed=41)))
     (model,) = data(seen, "diff", third, "HEAD")["models"]
-    assert (model["former_path"], model["path"], model["counts"]["modified"]) == (MODEL, "better.safetensors", 3)
-    assert data(seen, "diff", third, "HEAD", "--", "better.safetensors")["models"][0]["counts"]["added"] == 14
+    assert (model["former_path"], model["path"], model["counts"]["modified"]) == (
+        MODEL,
+        "better.safetensors",
+        3,
+    )
+    assert (
+        data(seen, "diff", third, "HEAD", "--", "better.safetensors")["models"][0]["counts"][
+            "added"
+        ]
+        == 14
+    )
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
@@ -707,17 +862,30 @@ def test_a_large_model_fits_the_screen(seen: Repo, columns: int, lines: int) -> 
     import subprocess
     import termios
 
-    old = {f"model.layers.{n}.{part}.weight": np.full((8, 8), n + 1.0, np.float32) for n in range(30) for part in "abcdefghij"}
+    old = {
+        f"model.layers.{n}.{part}.weight": np.full((8, 8), n + 1.0, np.float32)
+        for n in range(30)
+        for part in "abcdefghij"
+    }
     seen.commit("old", model__safetensors=file(old))
     seen.commit("new", model__safetensors=file(tuned(old, "model", seed=3)))
     main, side = pty.openpty()
     fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-    environment = {k: v for k, v in seen.environment.items() if k not in ("COLUMNS", "LINES", "NO_COLOR")} | {
+    environment = {
+        k: v for k, v in seen.environment.items() if k not in ("COLUMNS", "LINES", "NO_COLOR")
+    } | {
         "TERM": "xterm",
         "GIT_PAGER": "cat",
         "LC_ALL": "C.UTF-8",
     }
-    process = subprocess.Popen(["git", "diff", "HEAD~1", "HEAD"], cwd=seen.path, env=environment, stdin=side, stdout=side, stderr=side)
+    process = subprocess.Popen(
+        ["git", "diff", "HEAD~1", "HEAD"],
+        cwd=seen.path,
+        env=environment,
+        stdin=side,
+        stdout=side,
+        stderr=side,
+    )
     os.close(side)
     output = b""
     try:
@@ -738,7 +906,11 @@ def test_a_large_model_fits_the_screen(seen: Repo, columns: int, lines: int) -> 
 @pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
 def test_piped_it_is_plain(seen: Repo, locale: str) -> None:
     first, second, _ = story(seen)
-    utf8 = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"} if locale == "C" else {"PYTHONUTF8": "1"}
+    utf8 = (
+        {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+        if locale == "C"
+        else {"PYTHONUTF8": "1"}
+    )
     output = seen.git("diff", first, second, LC_ALL=locale, **utf8)
     assert b"\x1b" not in output
     assert (b"|D|/|W|" in output) is (locale == "C")
@@ -750,7 +922,9 @@ def test_piped_it_is_plain(seen: Repo, locale: str) -> None:
 
 
 def test_hashing_alone_finds_what_adding_found(seen: Repo) -> None:
-    """Without the stat cache a file is hashed anew: its tensors and its other bytes, checksums of a zip included."""
+    """Without the stat cache a file is hashed anew: its tensors and its other bytes, checksums of a
+    zip included.
+    """
     from small_models import torch_file
 
     seen.write(".gitattributes", b"* filter=theta diff=theta -text\n.gitattributes -filter -diff\n")
@@ -767,5 +941,7 @@ def test_hashing_alone_finds_what_adding_found(seen: Repo) -> None:
     shutil.rmtree(seen.common / "theta" / "cache", ignore_errors=True)
     for name in files:
         os.utime(seen.path / name, (1, 1))
-    assert seen.git("diff-files", "--name-only").decode().split() == list(files), "git itself cannot tell that they are unchanged"
+    assert seen.git("diff-files", "--name-only").decode().split() == list(files), (
+        "git itself cannot tell that they are unchanged"
+    )
     assert data(seen, "diff")["models"] == []

@@ -1,4 +1,7 @@
-"""The examples in ``docs/diff.md`` are what git prints. ``python tests/compat/test_diff_docs.py`` writes them anew."""
+"""The examples in ``docs/diff.md`` are what git prints.
+
+``python tests/compat/test_diff_docs.py`` writes them anew.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,22 @@ from seeing import MODEL, Tensors, file, install
 
 DOCUMENT = ROOT / "docs" / "diff.md"
 NO_MODELS = "-c", "filter.theta.process=false"
-EXAMPLES: dict[str, tuple[str, tuple[str, ...], int]] = {  # title: what is shown, what is run, lines kept
+# Title: what is shown, what is run, lines kept
+EXAMPLES: dict[str, tuple[str, tuple[str, ...], int]] = {
     "git log -p": ("git log -p -1 v3", ("log", "-p", "-1", "v3"), 40),
     "git show": ("git show v2", ("show", "v2"), 60),
     "git diff A B": ("git diff --no-ext-diff v1 v3", ("diff", "--no-ext-diff", "v1", "v3"), 60),
-    "git diff --word-diff": ("git diff --no-ext-diff --word-diff v2 v3", ("diff", "--no-ext-diff", "--word-diff", "-U0", "v2", "v3"), 60),
+    "git diff --word-diff": (
+        "git diff --no-ext-diff --word-diff v2 v3",
+        ("diff", "--no-ext-diff", "--word-diff", "-U0", "v2", "v3"),
+        60,
+    ),
     "git blame": (f"git blame HEAD {MODEL}", ("blame", "HEAD", "--", MODEL), 60),
-    "git log -L": (f"git log -L '/^layers.1.attn.q.weight /,+1:{MODEL}'", ("log", "-L", f"/^layers.1.attn.q.weight /,+1:{MODEL}"), 60),
+    "git log -L": (
+        f"git log -L '/^layers.1.attn.q.weight /,+1:{MODEL}'",
+        ("log", "-L", f"/^layers.1.attn.q.weight /,+1:{MODEL}"),
+        60,
+    ),
     "git show of a merge": ("git show merged", ("show", "merged"), 60),
     "forge": ("", ("diff", "--no-ext-diff", "v1", "v2"), 60),
     "git diff with the driver": ("git diff v1 v3", ("diff", "v1", "v3"), 60),
@@ -29,7 +41,11 @@ EXAMPLES: dict[str, tuple[str, tuple[str, ...], int]] = {  # title: what is show
         ("theta", "diff", "v1", "v3", "--sort", "change", "--params", "layers"),
         60,
     ),
-    "git theta diff --stat": ("git theta diff --stat v1 v3", ("theta", "diff", "--stat", "v1", "v3"), 60),
+    "git theta diff --stat": (
+        "git theta diff --stat v1 v3",
+        ("theta", "diff", "--stat", "v1", "v3"),
+        60,
+    ),
     "git theta log": (f"git theta log {MODEL}", ("theta", "log", "v3", MODEL), 60),
     "git theta blame": (f"git theta blame {MODEL}", ("theta", "blame", "v3", MODEL), 60),
     "git theta diff --markdown": ("", ("theta", "diff", "--markdown", "v1", "v3"), 60),
@@ -55,20 +71,32 @@ def adapted(tensors: Tensors, part: str, seed: int, scale: float = 0.001) -> Ten
     out = dict(tensors)
     for name in tensors:
         if part in name:
-            change = random.standard_normal((tensors[name].shape[0], 2)) @ random.standard_normal((2, tensors[name].shape[1]))
+            change = random.standard_normal((tensors[name].shape[0], 2)) @ random.standard_normal(
+                (2, tensors[name].shape[1])
+            )
             out[name] = tensors[name] + (change * scale).astype(np.float32)
     return out
 
 
 def trained(tensors: Tensors, part: str, seed: int) -> Tensors:
     random = np.random.default_rng(seed)
-    return {n: v + (random.standard_normal(v.shape) * 1e-3).astype(np.float32) if part in n else v for n, v in tensors.items()}
+    return {
+        n: v + (random.standard_normal(v.shape) * 1e-3).astype(np.float32) if part in n else v
+        for n, v in tensors.items()
+    }
 
 
 def repository(folder: Path, environment: Mapping[str, str]) -> Repo:
     """The history that the document is about."""
     repo = install(
-        Repo.create(folder, {**environment, "GIT_AUTHOR_DATE": "2026-03-02T09:00:00Z", "GIT_COMMITTER_DATE": "2026-03-02T09:00:00Z"})
+        Repo.create(
+            folder,
+            {
+                **environment,
+                "GIT_AUTHOR_DATE": "2026-03-02T09:00:00Z",
+                "GIT_COMMITTER_DATE": "2026-03-02T09:00:00Z",
+            },
+        )
     )
     first = base()
     second = adapted(first, "attn", 2)
@@ -78,7 +106,10 @@ def repository(folder: Path, environment: Mapping[str, str]) -> Repo:
         date = f"2026-03-{day:02}T10:00:00Z"
         repo.write(MODEL, file(tensors))
         repo.git("add", MODEL)
-        who = {"GIT_AUTHOR_NAME": author, "GIT_AUTHOR_EMAIL": f"{author.split()[0].lower()}@example.com"}
+        who = {
+            "GIT_AUTHOR_NAME": author,
+            "GIT_AUTHOR_EMAIL": f"{author.split()[0].lower()}@example.com",
+        }
         repo.git("commit", "-qm", message, GIT_AUTHOR_DATE=date, GIT_COMMITTER_DATE=date, **who)
         repo.git("tag", tag)
 
@@ -89,7 +120,14 @@ def repository(folder: Path, environment: Mapping[str, str]) -> Repo:
     commit(10, "Cyd Cole", "Train the embedding", "v3b", trained(second, "embed", 4))
     repo.git("checkout", "-q", "main")
     date = "2026-03-11T10:00:00Z"
-    repo.git("merge", "-qm", "Merge branch 'other'", "other", GIT_AUTHOR_DATE=date, GIT_COMMITTER_DATE=date)
+    repo.git(
+        "merge",
+        "-qm",
+        "Merge branch 'other'",
+        "other",
+        GIT_AUTHOR_DATE=date,
+        GIT_COMMITTER_DATE=date,
+    )
     repo.git("tag", "merged")
     return repo
 
@@ -102,7 +140,9 @@ def shortened(text: str) -> str:
 
 
 def masked(text: str) -> str:
-    """What may differ from one release of git, zstd or numpy to the next: ids, stored sizes, blanks, and the last digits of numbers."""
+    """What may differ from one release of git, zstd or numpy to the next: ids, stored sizes,
+    blanks, and the last digits of numbers.
+    """
     text = re.sub(r"\b[0-9a-f]{7,40}(?:…|\b)", "ID", text)
     text = re.sub(r":\d+\b", ":N", text)
     text = re.sub(r"\d+(?:\.\d+)? (?:B|kB|MB)\b", "SIZE", text)
@@ -116,8 +156,12 @@ def example(repo: Repo, title: str) -> str:
     output = repo.git(*(NO_MODELS if plain else ()), *words, PYTHONUTF8="1").decode("utf-8")
     lines = shortened(output).split("\n")[:kept]
     if title == "git theta diff --markdown":
-        comment = [re.sub(r"^#+ (.*)", r"**\1**", line) for line in output.rstrip("\n").split("\n")[1:]]
-        return "\n".join(f"> {line}".rstrip(" ") + ("  " if line.endswith("  ") else "") for line in comment)
+        comment = [
+            re.sub(r"^#+ (.*)", r"**\1**", line) for line in output.rstrip("\n").split("\n")[1:]
+        ]
+        return "\n".join(
+            f"> {line}".rstrip(" ") + ("  " if line.endswith("  ") else "") for line in comment
+        )
     if title == "forge":
         return "\n".join(["```diff", *lines, "```"])
     return "\n".join(["```console", f"$ {shown}", *lines, "```"])
@@ -130,14 +174,18 @@ def filled(document: str, repo: Repo) -> str:
         assert document.count(marker) == 1, title
         block = "\n".join([marker, example(repo, title), "<!-- end -->"])
         pattern = re.escape(marker) + r"(?:\n.*?<!-- end -->)?"
-        document = re.sub(pattern, lambda match, block=block: block, document, count=1, flags=re.DOTALL)  # type: ignore[misc]
+        document = re.sub(
+            pattern, lambda match, block=block: block, document, count=1, flags=re.DOTALL
+        )  # type: ignore[misc]
     return document
 
 
 def test_the_examples_are_what_git_prints(tmp_path: Path, environment: Mapping[str, str]) -> None:
     document = DOCUMENT.read_text("utf-8")
     assert set(re.findall(r"<!-- example: (.*?) -->", document)) == set(EXAMPLES)
-    assert document.count("```console") == sum(bool(shown) for shown, _, _ in EXAMPLES.values()), "a block that is no example"
+    assert document.count("```console") == sum(bool(shown) for shown, _, _ in EXAMPLES.values()), (
+        "a block that is no example"
+    )
     assert masked(filled(document, repository(tmp_path / "repo", environment))) == masked(document)
 
 

@@ -1,7 +1,8 @@
-"""Every command line in the documentation and in the commands' help runs, with git as it comes: no setting but the user's name.
+"""Every command line in the documentation and in the commands' help runs, with git as it comes: no
+setting but the user's name.
 
-:data:`SCENES` says in which world the blocks of a page run, :data:`HELP` the same of the examples that ``git theta COMMAND -h`` prints.
-A line that is run nowhere needs a reason in :data:`NOT_RUN`.
+:data:`SCENES` says in which world the blocks of a page run, :data:`HELP` the same of the examples
+that ``git theta COMMAND -h`` prints. A line that is run nowhere needs a reason in :data:`NOT_RUN`.
 """
 
 from __future__ import annotations
@@ -55,13 +56,17 @@ ELSEWHERE = {
 }
 
 
-# -- worlds ---------------------------------------------------------------------------------------------------------------------
+# -- worlds
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 def tensors(seed: int = 1) -> dict[str, np.ndarray]:
     random = np.random.default_rng(seed)
     names = [f"{module}.attn.q.weight" for module in ("encoder.layer.3", "encoder.layer.4", "h.11")]
-    found = {name: random.standard_normal((32, 32)).astype(np.float32) for name in (*names, "body.weight")}
+    found = {
+        name: random.standard_normal((32, 32)).astype(np.float32)
+        for name in (*names, "body.weight")
+    }
     return {
         **found,
         "head.bias": random.standard_normal(10).astype(np.float32),
@@ -104,13 +109,20 @@ def installed(world: World) -> None:
 
 def new(world: World) -> None:
     """A repository with a model that nobody has added."""
-    must(world, "git theta install", "git init -q -b main .", "git commit -q --allow-empty -m start")
+    must(
+        world, "git theta install", "git init -q -b main .", "git commit -q --allow-empty -m start"
+    )
     write(world, "model.safetensors", safetensors_file(tensors()))
 
 
 def tracked(world: World) -> None:
     """A repository that tracks models, and has none."""
-    must(world, "git theta install", "git init -q -b main .", 'git theta track "*.safetensors" "*.pt"')
+    must(
+        world,
+        "git theta install",
+        "git init -q -b main .",
+        'git theta track "*.safetensors" "*.pt"',
+    )
     must(world, "git add .gitattributes", "git commit -q -m Track")
 
 
@@ -129,14 +141,22 @@ def models(world: World) -> None:
     write(world, "model.pt", torch_file(base))
     shards(world, base)
     must(world, "git add .", "git commit -q -m 'Base model'", "git tag v1.0")
-    for number, branch in enumerate(("fine-tuned", "task-a", "task-b", "task-c", "other", "qa", "summaries")):
+    for number, branch in enumerate(
+        ("fine-tuned", "task-a", "task-b", "task-c", "other", "qa", "summaries")
+    ):
         tune(world, branch, moved(base, 10 + number, "head.weight", "body"))
     must(world, "git branch experiment v1.0", *["git commit -q --allow-empty -m step"] * 20)
     base = moved(base, 3, "head.weight", "encoder")
     write(world, "model.safetensors", safetensors_file(base))
     write(world, "model.pt", torch_file(base))
     shards(world, base)
-    must(world, "git commit -q -a -m 'Trained on'", "git tag v1.1", "git tag -f base v1.0", "git branch sentiment")
+    must(
+        world,
+        "git commit -q -a -m 'Trained on'",
+        "git tag v1.1",
+        "git tag -f base v1.0",
+        "git branch sentiment",
+    )
     must(world, "git push -q -u origin --all", "git push -q origin --tags")
 
 
@@ -154,25 +174,45 @@ def shards(world: World, values: dict[str, np.ndarray]) -> None:
     for name, half in zip(names, halves, strict=True):
         write(world, name, safetensors_file(half))
         where |= dict.fromkeys(half, name.rpartition("/")[2])
-    write(world, "sharded/model.safetensors.index.json", json.dumps({"metadata": {}, "weight_map": where}).encode())
+    write(
+        world,
+        "sharded/model.safetensors.index.json",
+        json.dumps({"metadata": {}, "weight_map": where}).encode(),
+    )
 
 
 @upon(models)
 def merged(world: World) -> None:
     """The models, with a merge by a strategy as the newest commit."""
-    must(world, "git theta merge fine-tuned -s average", "git tag v2.0", "git tag v2", "git tag -f v1.1 v1.0")
-    must(world, "git init -q --bare -b main ../upstream.git", "git remote add upstream ../upstream.git")
+    must(
+        world,
+        "git theta merge fine-tuned -s average",
+        "git tag v2.0",
+        "git tag v2",
+        "git tag -f v1.1 v1.0",
+    )
+    must(
+        world,
+        "git init -q --bare -b main ../upstream.git",
+        "git remote add upstream ../upstream.git",
+    )
 
 
 @upon(models)
 def conflicting(world: World) -> None:
     """Two branches that changed the same two tensors of two models."""
     base = moved(tensors(), 21, "head")
-    for name, data in (("model.safetensors", safetensors_file(base)), ("model.pt", torch_file(base))):
+    for name, data in (
+        ("model.safetensors", safetensors_file(base)),
+        ("model.pt", torch_file(base)),
+    ):
         write(world, name, data)
     must(world, "git commit -q -a -m 'Here'", "git checkout -q fine-tuned")
     base = moved(tensors(), 22, "head")
-    for name, data in (("model.safetensors", safetensors_file(base)), ("model.pt", torch_file(base))):
+    for name, data in (
+        ("model.safetensors", safetensors_file(base)),
+        ("model.pt", torch_file(base)),
+    ):
         write(world, name, data)
     must(world, "git commit -q -a -m 'There'", "git checkout -q main")
 
@@ -190,7 +230,13 @@ def resolved(world: World) -> None:
 @upon(models)
 def manifests(world: World) -> None:
     """A clone without objects of the models' repository."""
-    must(world, "cd ..", "mv repo before", "GIT_THETA_SKIP_SMUDGE=1 git clone -q origin.git repo", "cd repo")
+    must(
+        world,
+        "cd ..",
+        "mv repo before",
+        "GIT_THETA_SKIP_SMUDGE=1 git clone -q origin.git repo",
+        "cd repo",
+    )
     must(world, "git branch experiment origin/experiment")
 
 
@@ -202,14 +248,20 @@ def unpulled(world: World) -> None:
 
 @upon(models)
 def unset(world: World) -> None:
-    """A clone that was made before Git-Theta was configured, over one of whose models another was saved."""
+    """A clone that was made before Git-Theta was configured, over one of whose models another was
+    saved.
+    """
     must(world, "git theta uninstall", "git clone -q ../origin.git ../plain", "cd ../plain")
 
 
 @upon(models)
 def exported(world: World) -> None:
     """The models, exported to a folder and to a bucket."""
-    must(world, f"git theta export v1.0:model.safetensors {world.folder}/shared/model-v1", "rm model.safetensors")
+    must(
+        world,
+        f"git theta export v1.0:model.safetensors {world.folder}/shared/model-v1",
+        "rm model.safetensors",
+    )
     must(world, "git theta export v1.0:model.safetensors s3://my-bucket/runs/7/end")
 
 
@@ -230,10 +282,16 @@ def migrated(world: World) -> None:
 
 @upon(migrated)
 def published(world: World) -> None:
-    must(world, "git init -q --bare -b main ../origin.git", "git remote add origin ../origin.git", "git config push.autoSetupRemote true")
+    must(
+        world,
+        "git init -q --bare -b main ../origin.git",
+        "git remote add origin ../origin.git",
+        "git config push.autoSetupRemote true",
+    )
 
 
-# -- what runs where ----------------------------------------------------------------------------------------------------------------
+# -- what runs where
+# ----------------------------------------------------------------------------------------------------------------
 
 
 def overwritten(world: World) -> None:
@@ -246,7 +304,11 @@ def saved(*values: int) -> Start:
     """Training wrote another version over the model."""
 
     def prepare(world: World) -> None:
-        write(world, "model.safetensors", safetensors_file(moved(tensors(), values[0], "head") if values else tensors()))
+        write(
+            world,
+            "model.safetensors",
+            safetensors_file(moved(tensors(), values[0], "head") if values else tensors()),
+        )
 
     return prepare
 
@@ -254,22 +316,39 @@ def saved(*values: int) -> Start:
 def adapter(world: World) -> None:
     """Files to hand over: a LoRA for the model, the same as factors, and a mask."""
     random = np.random.default_rng(5)
-    left, right = random.standard_normal((32, 2)).astype(np.float32), random.standard_normal((2, 32)).astype(np.float32)
+    left, right = (
+        random.standard_normal((32, 2)).astype(np.float32),
+        random.standard_normal((2, 32)).astype(np.float32),
+    )
     module = "encoder.layer.3.attn.q"
     folder = world.here / "path" / "to" / "adapter"
     folder.mkdir(parents=True)
-    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q"], "base_model_name_or_path": "x"}
+    config = {
+        "peft_type": "LORA",
+        "r": 2,
+        "lora_alpha": 4,
+        "target_modules": ["q"],
+        "base_model_name_or_path": "x",
+    }
     (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
-    pair = {f"base_model.model.{module}.lora_A.weight": right, f"base_model.model.{module}.lora_B.weight": left}
+    pair = {
+        f"base_model.model.{module}.lora_A.weight": right,
+        f"base_model.model.{module}.lora_B.weight": left,
+    }
     (folder / "adapter_model.safetensors").write_bytes(safetensors_file(pair))
-    (world.here / "factors.safetensors").write_bytes(safetensors_file({f"{module}.weight/R": left, f"{module}.weight/C": right}))
+    (world.here / "factors.safetensors").write_bytes(
+        safetensors_file({f"{module}.weight/R": left, f"{module}.weight/C": right})
+    )
     parts = {
         "data": np.ones(2, np.float32),
         "indices": np.array([3, 4]),
         "indptr": np.array([0, *[1] * 31, 2]),
         "shape": np.array([32, 32]),
     }
-    np.savez(world.here / "mask.npz", **{f"{module}.weight/{part}": value for part, value in parts.items()})
+    np.savez(
+        world.here / "mask.npz",
+        **{f"{module}.weight/{part}": value for part, value in parts.items()},
+    )
 
 
 def score(world: World) -> None:
@@ -302,7 +381,12 @@ def files(world: World) -> None:
 @upon(models)
 def forge(world: World) -> None:
     """A remote whose committed .thetaconfig names a bucket."""
-    must(world, "git theta remote set origin s3://my-models/project --share", "git theta push origin --all", "git add .thetaconfig")
+    must(
+        world,
+        "git theta remote set origin s3://my-models/project --share",
+        "git theta push origin --all",
+        "git add .thetaconfig",
+    )
     must(
         world,
         "git commit -q -m 'Where the objects are'",
@@ -345,7 +429,11 @@ def scoring(world: World) -> None:
 @upon(forge)
 def unconfirmed(world: World) -> None:
     """A clone that names a bucket nobody has agreed to."""
-    must(world, "GIT_THETA_SKIP_SMUDGE=1 git clone -q https://forge.example.com/team/project.git", "cd project")
+    must(
+        world,
+        "GIT_THETA_SKIP_SMUDGE=1 git clone -q https://forge.example.com/team/project.git",
+        "cd project",
+    )
 
 
 @upon(models)
@@ -372,7 +460,8 @@ def indexed(world: World) -> None:
     must(world, "git mv sharded/* .", "git commit -q -m 'At the top'")
 
 
-# -- what the commands must have done ----------------------------------------------------------------------------------------------
+# -- what the commands must have done
+# ----------------------------------------------------------------------------------------------
 
 
 def in_place(world: World) -> None:
@@ -397,7 +486,10 @@ def deltas(world: World) -> None:
 
 
 def gone_back(world: World) -> None:
-    assert world.repo.git("log", "--format=%D %s").decode().splitlines()[-1] == "tag: base, main Pretrained model"
+    assert (
+        world.repo.git("log", "--format=%D %s").decode().splitlines()[-1]
+        == "tag: base, main Pretrained model"
+    )
     in_place(world)
 
 
@@ -412,7 +504,12 @@ def cloned(world: World, url: str = "") -> None:
 
 
 def first_again(world: World) -> None:
-    must(world, "mv model.safetensors found", "git checkout -q v1.0 -- model.safetensors", "cmp found model.safetensors")
+    must(
+        world,
+        "mv model.safetensors found",
+        "git checkout -q v1.0 -- model.safetensors",
+        "cmp found model.safetensors",
+    )
 
 
 def complete(world: World) -> None:
@@ -426,14 +523,23 @@ def moved_over(world: World) -> None:
 
 def back_again(world: World) -> None:
     """Commits are as they were before the migration."""
-    assert world.repo.git("rev-parse", "HEAD") == world.repo.git("rev-parse", "refs/git-theta/before-import/heads/main")
+    assert world.repo.git("rev-parse", "HEAD") == world.repo.git(
+        "rev-parse", "refs/git-theta/before-import/heads/main"
+    )
 
 
 def taken_back(world: World) -> None:
     """What was picked was added to what main had, and taken away again."""
-    picked, reverted = (git_theta.load(rev, "model.safetensors", repo=world.here) for rev in ("HEAD~2", "HEAD"))
-    before, later = (git_theta.load(rev, "model.safetensors", repo=world.here) for rev in ("HEAD~3", "HEAD~1"))
-    base, tuned = (git_theta.load(rev, "model.safetensors", repo=world.here) for rev in ("fine-tuned~1", "fine-tuned"))
+    picked, reverted = (
+        git_theta.load(rev, "model.safetensors", repo=world.here) for rev in ("HEAD~2", "HEAD")
+    )
+    before, later = (
+        git_theta.load(rev, "model.safetensors", repo=world.here) for rev in ("HEAD~3", "HEAD~1")
+    )
+    base, tuned = (
+        git_theta.load(rev, "model.safetensors", repo=world.here)
+        for rev in ("fine-tuned~1", "fine-tuned")
+    )
     for name in base:
         task = tuned[name].astype(np.float64) - base[name]
         assert np.abs(picked[name] - (before[name] + task)).max() < 1e-6
@@ -441,7 +547,9 @@ def taken_back(world: World) -> None:
 
 
 def scene(page: str, start: Start, *steps: Step | str) -> Scene:
-    return Scene(page, start, tuple(Step(step) if isinstance(step, str) else step for step in steps))
+    return Scene(
+        page, start, tuple(Step(step) if isinstance(step, str) else step for step in steps)
+    )
 
 
 SCENES = [
@@ -458,7 +566,11 @@ SCENES = [
     scene("docs/ci.md", manifests, "git theta pull"),
     scene("docs/ci.md", models, "git config --global"),
     scene("docs/ci.md", models, 'git theta diff "$base" "$head"'),
-    scene("docs/clusters.md", models, Step("git theta export v1.0:model.safetensors", check=first_again)),
+    scene(
+        "docs/clusters.md",
+        models,
+        Step("git theta export v1.0:model.safetensors", check=first_again),
+    ),
     scene(
         "docs/fine-tuning.md",
         installed,
@@ -474,10 +586,14 @@ SCENES = [
     scene("docs/merging.md", merged, "git theta verify-merge"),
     scene("docs/merging.md", models, Step("git theta merge fine-tuned", score)),
     scene("docs/merging.md", models, Step("git config theta.merge.strategy", check=taken_back)),
-    scene("docs/migrating.md", plain_history, Step('git theta track "*.safetensors"', check=stored)),
+    scene(
+        "docs/migrating.md", plain_history, Step('git theta track "*.safetensors"', check=stored)
+    ),
     scene("docs/migrating.md", models, "pip install git-filter-repo"),
     scene("docs/migrating.md", plain_history, Step("git theta migrate import", check=stored)),
-    scene("docs/migrating.md", migrated, Step("git for-each-ref --format='update", check=back_again)),
+    scene(
+        "docs/migrating.md", migrated, Step("git for-each-ref --format='update", check=back_again)
+    ),
     scene("docs/migrating.md", migrated, Step("git for-each-ref --format='delete", check=stored)),
     scene("docs/migrating.md", published, Step("git push -q --force --all", check=cloned)),
     scene("docs/migrating.md", migrated, Step("git theta migrate export", check=whole)),
@@ -485,11 +601,25 @@ SCENES = [
     scene("docs/python.md", installed, "git init -b main models"),
     scene("docs/sharing.md", shared, Step('git theta track "*.safetensors"', check=cloned)),
     scene("docs/sharing.md", unshared, Step("git init --bare", check=cloned)),
-    scene("docs/sharing.md", models, Step("git theta remote set origin s3://my-models/project", check=complete)),
-    scene("docs/sharing.md", models, "git theta remote set origin s3://my-models/project --with-lfs"),
-    scene("docs/sharing.md", models, "git theta remote set origin https://models.example.com/project --mirror"),
+    scene(
+        "docs/sharing.md",
+        models,
+        Step("git theta remote set origin s3://my-models/project", check=complete),
+    ),
+    scene(
+        "docs/sharing.md", models, "git theta remote set origin s3://my-models/project --with-lfs"
+    ),
+    scene(
+        "docs/sharing.md",
+        models,
+        "git theta remote set origin https://models.example.com/project --mirror",
+    ),
     scene("docs/sharing.md", models, "git theta remote set origin s3://my-models/project --share"),
-    scene("docs/sharing.md", forge, Step("GIT_THETA_SKIP_SMUDGE=1 git clone", answers="y\n", check=stored)),
+    scene(
+        "docs/sharing.md",
+        forge,
+        Step("GIT_THETA_SKIP_SMUDGE=1 git clone", answers="y\n", check=stored),
+    ),
     scene("docs/sharing.md", copying, Step("git clone --mirror", check=moved_over)),
     scene("docs/sharing.md", manifests, Step("git theta fetch --params", check=stored)),
     scene("docs/sharing.md", models, "git theta fsck"),
@@ -497,7 +627,8 @@ SCENES = [
     scene("CONTRIBUTING.md", nothing, "make test"),
     scene("docs/install.md", nothing, "pipx install"),
 ]
-# The world of a line of help, or of a block whose lines are alternatives; "models" unless it is named here.
+# The world of a line of help, or of a block whose lines are alternatives; "models" unless it is
+# named here.
 LINES: dict[str, Start] = {
     "git theta track tuned.safetensors": by_base,
     'git theta track "my model.pt"': pt_only,
@@ -540,7 +671,8 @@ FAILS = {  # lines that are to end with 1
 PREPARED = {"docs/merging.md: git cherry-pick fine-tuned": train}
 
 
-# -- the tests ------------------------------------------------------------------------------------------------------------------
+# -- the tests
+# ------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -557,7 +689,9 @@ Build = Callable[[Start], World]
 
 
 @pytest.fixture(scope="module")
-def build(tmp_path_factory: pytest.TempPathFactory, environment: Mapping[str, str], s3: int) -> Build:
+def build(
+    tmp_path_factory: pytest.TempPathFactory, environment: Mapping[str, str], s3: int
+) -> Build:
     """Makes worlds. What starts a world is done once, and then copied."""
     top = tmp_path_factory.mktemp("documented")
     made: dict[Start, World] = {}
@@ -577,7 +711,9 @@ def build(tmp_path_factory: pytest.TempPathFactory, environment: Mapping[str, st
     def world(folder: Path, here: Path) -> World:
         made = World(folder, {**common, "HOME": str(folder / "home")}, folder / here)
         (folder / "home").mkdir(parents=True, exist_ok=True)
-        places = "".join(f'[url "{folder / name}"]\n\tinsteadOf = {url}\n' for url, name in ADDRESSES.items())
+        places = "".join(
+            f'[url "{folder / name}"]\n\tinsteadOf = {url}\n' for url, name in ADDRESSES.items()
+        )
         (folder / "home" / "places").write_text(places, encoding="utf-8")
         return made
 
@@ -589,7 +725,10 @@ def build(tmp_path_factory: pytest.TempPathFactory, environment: Mapping[str, st
                 first = world(top / f"start{next(number)}", Path("repo"))
                 for name in ("repo", "shared", "mnt"):
                     (first.folder / name).mkdir(parents=True)
-                settings = "[user]\n\tname = A U Thor\n\temail = author@example.com\n[include]\n\tpath = places\n"
+                settings = (
+                    "[user]\n\tname = A U Thor\n\temail = author@example.com\n[include]\n\tpath ="
+                    " places\n"
+                )
                 (first.folder / "home" / ".gitconfig").write_text(settings, encoding="utf-8")
             start(first)
             made[start] = first
@@ -602,7 +741,9 @@ def build(tmp_path_factory: pytest.TempPathFactory, environment: Mapping[str, st
 
 
 def reason_not_to_run(command: str) -> str | None:
-    return next((reason for beginning, reason in NOT_RUN.items() if command.startswith(beginning)), None)
+    return next(
+        (reason for beginning, reason in NOT_RUN.items() if command.startswith(beginning)), None
+    )
 
 
 def start_of(line: str) -> Start:
@@ -612,14 +753,18 @@ def start_of(line: str) -> Start:
 
 
 def run(world: World, command: str, where: str, shown: list[str], answers: str = "") -> None:
-    """Run a line, which must succeed, or fail if it is to; what the page shows must be what it prints."""
+    """Run a line, which must succeed, or fail if it is to; what the page shows must be what it
+    prints.
+    """
     if reason_not_to_run(command):
         return
     done = world.shell(world.placed(command, PLACES), answers)
     said = f"$ {command}\n{done.stdout}{done.stderr}"
     assert done.returncode == int(f"{where}{command}" in FAILS), said
     for line in shown:
-        assert shown_in(line.removesuffix(f" {answers}".rstrip()), said), f"{line}\nis not in\n{said}"
+        assert shown_in(line.removesuffix(f" {answers}".rstrip()), said), (
+            f"{line}\nis not in\n{said}"
+        )
 
 
 @cache
@@ -663,7 +808,9 @@ def examples() -> dict[str, list[str]]:
         entry = waiting.pop(0)
         waiting = [*entry.parts, *waiting]
         if entry.examples:
-            found[entry.path] = [command for line in entry.examples.splitlines() if (command := plain(line))]
+            found[entry.path] = [
+                command for line in entry.examples.splitlines() if (command := plain(line))
+            ]
     return found
 
 
@@ -678,7 +825,13 @@ def test_the_examples_in_help(build: Build, path: str) -> None:
 
 def test_the_tables_name_nothing_else() -> None:
     """What is not in the documentation any more is not in the tables."""
-    shown = [(block.page, command) for page in PAGES for block in blocks(page) if block.language != "python" for command in block.commands]
+    shown = [
+        (block.page, command)
+        for page in PAGES
+        for block in blocks(page)
+        if block.language != "python"
+        for command in block.commands
+    ]
     helped = [line for found in EXAMPLES.values() for line in found]
     lines = [*(command for _, command in shown), *helped]
     for beginning in (*NOT_RUN, *LINES):

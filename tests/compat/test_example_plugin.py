@@ -1,4 +1,6 @@
-"""The example plugin, installed as pip installs it: listed, chosen by plain ``git add``, and missed where it is not installed."""
+"""The example plugin, installed as pip installs it: listed, chosen by plain ``git add``, and missed
+where it is not installed.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +31,19 @@ def trimmed(*removed: int) -> bytes:
 
 
 def test_it_is_listed(with_plugin: Repo, repo: Repo) -> None:
-    (line,) = [line for line in with_plugin.theta("plugins").decode().splitlines() if "trim-rows" in line]
+    (line,) = [
+        line for line in with_plugin.theta("plugins").decode().splitlines() if "trim-rows" in line
+    ]
     assert "git-theta-trim-rows 1.0" in line
     assert b"trim-rows" not in repo.theta("plugins")
 
 
 def test_git_add_chooses_it(with_plugin: Repo, repo: Repo) -> None:
-    contents = [trimmed(), trimmed(*range(3900, 4000)), trimmed(5, *range(700, 800), *range(3900, 4000))]
+    contents = [
+        trimmed(),
+        trimmed(*range(3900, 4000)),
+        trimmed(5, *range(700, 800), *range(3900, 4000)),
+    ]
     for number, content in enumerate(contents):
         with_plugin.commit(str(number), m__safetensors=content)
     chain = with_plugin.manifest("HEAD:m.safetensors").by_name["word.weight"].chain
@@ -62,11 +70,26 @@ def test_git_add_chooses_it(with_plugin: Repo, repo: Repo) -> None:
     # A change added without the plugin does not need it any more.
     repo.write("m.safetensors", trimmed(1, 2))
     repo.git("add", "m.safetensors")
-    assert not any(link.update == "trim-rows" for link in repo.manifest(":m.safetensors").by_name["word.weight"].chain)
+    assert not any(
+        link.update == "trim-rows"
+        for link in repo.manifest(":m.safetensors").by_name["word.weight"].chain
+    )
 
 
 def test_its_own_tests_pass() -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(EXAMPLE / "src")])}
-    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", str(EXAMPLE / "pyproject.toml"), str(EXAMPLE)]
-    done = subprocess.run(words, cwd=EXAMPLE, env=environment, capture_output=True, text=True, check=False)
+    words = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        str(EXAMPLE / "pyproject.toml"),
+        str(EXAMPLE),
+    ]
+    done = subprocess.run(
+        words, cwd=EXAMPLE, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,4 +1,6 @@
-"""Bad files, missing and damaged objects, full disks, sudden death: one clear line, and nothing that was there is harmed."""
+"""Bad files, missing and damaged objects, full disks, sudden death: one clear line, and nothing
+that was there is harmed.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,10 @@ def small(seed: int) -> Tensors:
     """A model of 1.3 MB in a few tensors, all of them another seed's own."""
     source = np.random.default_rng(seed)
     shapes = {"embed": (512, 256), "up": (256, 512), "down": (512, 128), "norm": (256,)}
-    return {name: (source.standard_normal(shape) * 0.05).astype(np.float32) for name, shape in shapes.items()}
+    return {
+        name: (source.standard_normal(shape) * 0.05).astype(np.float32)
+        for name, shape in shapes.items()
+    }
 
 
 def lines_of_ours(said: str) -> list[str]:
@@ -42,7 +47,8 @@ def broken_files() -> dict[str, bytes]:
     header = struct.unpack("<Q", plain[:8])[0]
     text = plain[8 : 8 + header]
     directory = zipped.index(b"PK\1\2")
-    pointer = zipped.index(b"PK\1\2", directory + 4) + 42  # where the second entry says that it lies
+    # Where the second entry says that it lies
+    pointer = zipped.index(b"PK\1\2", directory + 4) + 42
 
     def with_header(new: bytes) -> bytes:
         return struct.pack("<Q", len(new)) + new + plain[8 + header :]
@@ -58,7 +64,9 @@ def broken_files() -> dict[str, bytes]:
         "longer.safetensors": plain + b"\0",
         "huge-header.safetensors": struct.pack("<Q", 1 << 40) + plain[8:],
         "largest-header.safetensors": b"\xff" * 8 + plain[8:],
-        "overlap.safetensors": with_header(b'{"a":%s,"b":%s}' % ((b'{"dtype":"U8","shape":[9],"data_offsets":[0,9]}',) * 2)),
+        "overlap.safetensors": with_header(
+            b'{"a":%s,"b":%s}' % ((b'{"dtype":"U8","shape":[9],"data_offsets":[0,9]}',) * 2)
+        ),
         "lying-shape.safetensors": with_header(text.replace(b"[512,256]", b"[512,255]")),
         "overflow.safetensors": with_header(text.replace(b"[512,256]", b"[4294967296,4294967296]")),
         "negative.safetensors": with_header(text.replace(b"[512,256]", b"[-512,-256]")),
@@ -114,7 +122,9 @@ def test_broken_files_are_stored_whole_on_request(repo: Repo) -> None:
     for name in files:
         (repo.path / name).unlink()
     repo.git("checkout", "-q", "--", ".")
-    assert {name: repo.read(name) == data for name, data in files.items()} == dict.fromkeys(files, True)
+    assert {name: repo.read(name) == data for name, data in files.items()} == dict.fromkeys(
+        files, True
+    )
     repo.assert_clean()
 
 
@@ -140,10 +150,20 @@ def test_what_one_stored_on_request_stays_as_it_is_for_others(repo: Repo) -> Non
 def test_nothing_in_a_pickle_is_executed(repo: Repo) -> None:
     """A torch file whose pickle would create a file if it ran, and one that would fill the memory."""
     marker = repo.path / "executed"
-    call = b"\x80\x02cbuiltins\nopen\n(X" + struct.pack("<I", len(os.fsencode(marker))) + os.fsencode(marker) + b"X\x01\0\0\0wtR."
+    call = (
+        b"\x80\x02cbuiltins\nopen\n(X"
+        + struct.pack("<I", len(os.fsencode(marker)))
+        + os.fsencode(marker)
+        + b"X\x01\0\0\0wtR."
+    )
     laughs = b"\x80\x02]q\0" + b"(h\0h\0h\0h\0h\0h\0h\0h\0lq\0" * 200 + b"."
     benign = torch_file({"w": np.arange(100_000, dtype=np.float32)})
-    pickles = (call, laughs, b"\x80\x02" + b"(" * 200_000 + b".", b"\x80\x04\x96" + b"\xff" * 7 + b"\x7f.")
+    pickles = (
+        call,
+        laughs,
+        b"\x80\x02" + b"(" * 200_000 + b".",
+        b"\x80\x04\x96" + b"\xff" * 7 + b"\x7f.",
+    )
     files = {f"{number}.pt": _with_pickle(benign, pickle) for number, pickle in enumerate(pickles)}
     for name, data in files.items():
         repo.write(name, data)
@@ -169,16 +189,24 @@ def _with_pickle(data: bytes, pickle: bytes) -> bytes:
 
 
 def test_manifests_of_others_cannot_ask_for_much(repo: Repo) -> None:
-    """A manifest may come from anybody: sizes beyond all measure, objects that are none, and names of terminal escapes."""
+    """A manifest may come from anybody: sizes beyond all measure, objects that are none, and names
+    of terminal escapes.
+    """
     data = safetensors_file(small(1))
     repo.commit("good", model__safetensors=data)
     text = repo.blob("HEAD:model.safetensors").decode()
     lying = {
         "bigger file": text.replace(f"size {len(data)}", f"size {1 << 60}"),
-        "bigger tensor": text.replace("f32[512,256]", "f32[65536,65536]").replace(f"size {len(data)}", f"size {1 << 60}"),
+        "bigger tensor": (
+            text.replace("f32[512,256]", "f32[65536,65536]").replace(
+                f"size {len(data)}", f"size {1 << 60}"
+            )
+        ),
         "other type": text.replace("f32[512,256]", "i32[512,256]"),
         "other shape": text.replace("f32[512,256]", "f32[256,512]"),
-        "other digest": text.replace(repo.manifest("HEAD:model.safetensors").by_name["embed"].digest, "0" * 64),
+        "other digest": text.replace(
+            repo.manifest("HEAD:model.safetensors").by_name["embed"].digest, "0" * 64
+        ),
         "other update": text.replace(" dense:", " nothing-known:", 1),
         "own skeleton": text.replace(" dense:", " delta:", 1),
     }
@@ -226,9 +254,14 @@ def damages() -> dict[str, Callable[[Path], None]]:
 
 
 @pytest.fixture(scope="module")
-def two_versions_once(tmp_path_factory: pytest.TempPathFactory, environment: Mapping[str, str]) -> tuple[Repo, dict[str, bytes]]:
+def two_versions_once(
+    tmp_path_factory: pytest.TempPathFactory, environment: Mapping[str, str]
+) -> tuple[Repo, dict[str, bytes]]:
     repo = Repo.create(tmp_path_factory.mktemp("two") / "repo", environment)
-    files = {"one": safetensors_file(small(1)), "two": safetensors_file({**small(2), "wide": np.ones((1024, 1100), np.float32)})}
+    files = {
+        "one": safetensors_file(small(1)),
+        "two": safetensors_file({**small(2), "wide": np.ones((1024, 1100), np.float32)}),
+    }
     for branch, data in files.items():
         repo.git("checkout", "-qb", branch)
         repo.commit(branch, model__safetensors=data)
@@ -237,8 +270,12 @@ def two_versions_once(tmp_path_factory: pytest.TempPathFactory, environment: Map
 
 
 @pytest.fixture
-def two_versions(two_versions_once: tuple[Repo, dict[str, bytes]], tmp_path: Path) -> tuple[Repo, dict[str, bytes]]:
-    """Branches ``one`` and ``two`` with different contents of model.safetensors; ``one`` is checked out."""
+def two_versions(
+    two_versions_once: tuple[Repo, dict[str, bytes]], tmp_path: Path
+) -> tuple[Repo, dict[str, bytes]]:
+    """Branches ``one`` and ``two`` with different contents of model.safetensors; ``one`` is checked
+    out.
+    """
     original, files = two_versions_once
     shutil.copytree(original.path, tmp_path / "repo")
     repo = original.at(tmp_path / "repo")
@@ -289,7 +326,9 @@ def test_bad_object_at_checkout(two_versions: tuple[Repo, dict[str, bytes]], dam
 
 
 def test_every_object_is_checked(two_versions: tuple[Repo, dict[str, bytes]]) -> None:
-    """Also the skeleton's, in whichever bit: an error that names the object, or (a bit that no decoder reads) the right bytes."""
+    """Also the skeleton's, in whichever bit: an error that names the object, or (a bit that no
+    decoder reads) the right bytes.
+    """
     repo, files = two_versions
     manifest = repo.manifest("two:model.safetensors")
     source = random.Random(4)
@@ -312,9 +351,13 @@ def test_every_object_is_checked(two_versions: tuple[Repo, dict[str, bytes]]) ->
 
 
 def test_a_restored_path_is_whole_or_absent(two_versions: tuple[Repo, dict[str, bytes]]) -> None:
-    """``git checkout -- PATH`` gives up the file before it asks for the new content; what it cannot have must not appear in part."""
+    """``git checkout -- PATH`` gives up the file before it asks for the new content; what it cannot
+    have must not appear in part.
+    """
     repo, files = two_versions
-    (entry,) = (entry for entry in repo.manifest("two:model.safetensors").entries if entry.name == "wide")
+    (entry,) = (
+        entry for entry in repo.manifest("two:model.safetensors").entries if entry.name == "wide"
+    )
     repo.git("checkout", "-q", "two")
     damages()["flipped last"](repo.objects()[entry.objects[0].oid])
     repo.write("model.safetensors", b"to be given up")
@@ -325,13 +368,17 @@ def test_a_restored_path_is_whole_or_absent(two_versions: tuple[Repo, dict[str, 
 
 
 def test_other_files_of_the_same_checkout(two_versions: tuple[Repo, dict[str, bytes]]) -> None:
-    """A filter that is required stops git at the first file that cannot be had; 'git theta checkout' then writes all the others."""
+    """A filter that is required stops git at the first file that cannot be had; 'git theta
+    checkout' then writes all the others.
+    """
     repo, files = two_versions
     there = repo.at(repo.path.parent / "there")
     repo.git("checkout", "-q", "two")
     other = safetensors_file(small(9))
     repo.commit("more", other__safetensors=other)
-    (entry,) = (entry for entry in repo.manifest("two:model.safetensors").entries if entry.name == "up")
+    (entry,) = (
+        entry for entry in repo.manifest("two:model.safetensors").entries if entry.name == "up"
+    )
     damages()["missing"](repo.objects()[entry.objects[0].oid])
     done = repo.run(["git", "clone", "-q", str(repo.path), str(there.path)])
     assert done.returncode != 0
@@ -348,7 +395,9 @@ def test_other_files_of_the_same_checkout(two_versions: tuple[Repo, dict[str, by
 
 @pytest.mark.parametrize("step", [1, 2])
 def test_adding_again_brings_back_missing_objects(repo: Repo, step: int) -> None:
-    """Whoever still has the file can make a store whole again: what is missing is written anew, the manifest stays the same."""
+    """Whoever still has the file can make a store whole again: what is missing is written anew, the
+    manifest stays the same.
+    """
     data = safetensors_file(weights())
     repo.commit("one", model__safetensors=data)
     text, objects = repo.blob("HEAD:model.safetensors"), repo.objects()
@@ -413,7 +462,10 @@ def test_nothing_is_written_through_a_symbolic_link(repo: Repo, tmp_path: Path) 
     for arguments in (["checkout"], ["checkout", "sub/model.safetensors"], ["checkout", "."]):
         done = repo.theta_run(*arguments)
         assert done.returncode == 1
-        assert "symbolic link" in done.stderr.decode() or "beyond a symbolic link" in done.stderr.decode()
+        assert (
+            "symbolic link" in done.stderr.decode()
+            or "beyond a symbolic link" in done.stderr.decode()
+        )
         assert list(outside.iterdir()) == []
 
 
@@ -468,7 +520,11 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
-    if sys.platform != "linux" or os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+    if (
+        sys.platform != "linux"
+        or os.geteuid()
+        or subprocess.run(mount, capture_output=True, check=False).returncode
+    ):
         pytest.skip("no right to mount a file system")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
@@ -477,7 +533,10 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 def test_full_disk_at_add(repo: Repo, tiny_disk: Path) -> None:
     (repo.common / "theta").symlink_to(tiny_disk)
     (tiny_disk / "ballast").write_bytes(bytes(1 << 20))
-    for name, data in {"small.safetensors": safetensors_file(small(1)), "large.safetensors": safetensors_file(weights())}.items():
+    for name, data in {
+        "small.safetensors": safetensors_file(small(1)),
+        "large.safetensors": safetensors_file(weights()),
+    }.items():
         repo.write(name, data)
         (line,) = lines_of_ours(repo.git_fails("add", name))
         assert line.startswith(f"git-theta: {name}: ")
@@ -514,7 +573,11 @@ def test_full_disk_at_checkout(repo: Repo, tiny_disk: Path) -> None:
     assert "model.safetensors" in line
     assert "No space left on device" in line
     assert tree.read("model.safetensors") == before
-    assert sorted(path.name for path in tree.path.iterdir()) == [".git", ".gitattributes", "model.safetensors"]
+    assert sorted(path.name for path in tree.path.iterdir()) == [
+        ".git",
+        ".gitattributes",
+        "model.safetensors",
+    ]
     subprocess.run(["mount", "-o", "remount,size=64m", str(tiny_disk)], check=True)
     tree.theta("checkout")
     assert tree.read("model.safetensors") == data
@@ -525,11 +588,22 @@ def test_full_disk_at_checkout(repo: Repo, tiny_disk: Path) -> None:
 @pytest.mark.parametrize("limit", [1 << 14, 1 << 18, 1 << 20])
 def test_file_size_limit(repo: Repo, limit: int) -> None:
     """The same without a file system of one's own: no file may become larger than ``limit``."""
-    program = f"import os, sys, resource as r; r.setrlimit(r.RLIMIT_FSIZE, ({limit}, {limit})); os.execvp(sys.argv[1], sys.argv[1:])"
+    program = (
+        f"import os, sys, resource as r; r.setrlimit(r.RLIMIT_FSIZE, ({limit}, {limit}));"
+        " os.execvp(sys.argv[1], sys.argv[1:])"
+    )
     limited = [sys.executable, "-c", program, "git"]
-    data = safetensors_file({"v": np.ones(100, np.float32), "w": np.frombuffer(np.random.default_rng(6).bytes(5 << 20), np.uint8)})
+    data = safetensors_file(
+        {
+            "v": np.ones(100, np.float32),
+            "w": np.frombuffer(np.random.default_rng(6).bytes(5 << 20), np.uint8),
+        }
+    )
     repo.write("model.safetensors", data)
-    for words, stdin in ((["add", "model.safetensors"], None), (["hash-object", "--path=model.safetensors", "--stdin"], data[:-1] + b"\1")):
+    for words, stdin in (
+        (["add", "model.safetensors"], None),
+        (["hash-object", "--path=model.safetensors", "--stdin"], data[:-1] + b"\1"),
+    ):
         done = repo.run([*limited, *words], stdin)
         assert done.returncode != 0
         (line,) = lines_of_ours(done.stderr.decode())
@@ -580,7 +654,9 @@ def test_unreadable_configuration(repo: Repo) -> None:
 
 
 class Writer(threading.Thread):
-    """Rewrites a file over and over, in place, each time with another value in every byte of its tensor."""
+    """Rewrites a file over and over, in place, each time with another value in every byte of its
+    tensor.
+    """
 
     def __init__(self, path: Path, data: bytes, start: int) -> None:
         super().__init__(name="writer")
@@ -616,7 +692,9 @@ def test_file_that_changes_while_it_is_added(repo: Repo, megabytes: int) -> None
         if done.returncode:
             refused += 1
             (line,) = lines_of_ours(done.stderr.decode())
-            assert line.startswith("git-theta: model.safetensors: the file changed while it was being added")
+            assert line.startswith(
+                "git-theta: model.safetensors: the file changed while it was being added"
+            )
             assert repo.git("ls-files", "--stage", "--", "model.safetensors") == b""
         else:
             content = repo.git("cat-file", "--filters", ":model.safetensors")
@@ -667,12 +745,21 @@ MOMENTS = {
 @posix
 @pytest.mark.parametrize("megabytes", [1, 24])
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_file_that_changes_at_a_certain_moment(repo: Repo, tmp_path: Path, moment: str, megabytes: int) -> None:
-    """Git begins to send a file before the filter has opened it, and the filter reads it a second time: no change may slip between."""
+def test_file_that_changes_at_a_certain_moment(
+    repo: Repo, tmp_path: Path, moment: str, megabytes: int
+) -> None:
+    """Git begins to send a file before the filter has opened it, and the filter reads it a second
+    time: no change may slip between.
+    """
     data = safetensors_file({"w": np.zeros(megabytes << 20, np.uint8)})
     path = repo.write("model.safetensors", data)
     slow = tmp_path / "slow.py"
-    slow.write_text(SLOW.format(path=str(path), place=len(data) - (megabytes << 20) + 10, where=MOMENTS[moment]), encoding="utf-8")
+    slow.write_text(
+        SLOW.format(
+            path=str(path), place=len(data) - (megabytes << 20) + 10, where=MOMENTS[moment]
+        ),
+        encoding="utf-8",
+    )
     repo.git("config", "filter.theta.process", f"'{sys.executable}' '{slow}'")
     time.sleep(0.1)  # the file is at rest when git comes
     done = repo.run(["git", "add", "model.safetensors"])
@@ -682,7 +769,9 @@ def test_file_that_changes_at_a_certain_moment(repo: Repo, tmp_path: Path, momen
     else:
         assert done.returncode != 0
         (line,) = lines_of_ours(done.stderr.decode())
-        assert line.startswith("git-theta: model.safetensors: the file changed while it was being added")
+        assert line.startswith(
+            "git-theta: model.safetensors: the file changed while it was being added"
+        )
         assert repo.git("ls-files", "--stage", "--", "model.safetensors") == b""
     repo.git("config", "--unset", "filter.theta.process")
     repo.git("add", "model.safetensors")
@@ -691,25 +780,40 @@ def test_file_that_changes_at_a_certain_moment(repo: Repo, tmp_path: Path, momen
 
 def test_a_file_that_disappears(repo: Repo) -> None:
     data = safetensors_file(small(3))
-    blob = repo.git("hash-object", "-w", "--stdin", "--path=not/there.safetensors", stdin=data).decode().strip()
+    blob = (
+        repo.git("hash-object", "-w", "--stdin", "--path=not/there.safetensors", stdin=data)
+        .decode()
+        .strip()
+    )
     repo.git("update-index", "--add", "--cacheinfo", f"100644,{blob},not/there.safetensors")
     repo.git("checkout", "-q", "--", ".")
     assert repo.read("not/there.safetensors") == data
 
 
 def start(repo: Repo, *words: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(words, cwd=repo.path, env=dict(repo.environment), stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
+    return subprocess.Popen(
+        words,
+        cwd=repo.path,
+        env=dict(repo.environment),
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+    )
 
 
 def test_two_adds_at_once(repo: Repo, tmp_path: Path) -> None:
-    """In several worktrees, of the same and of different content: each is right, and each object is there once, whole."""
+    """In several worktrees, of the same and of different content: each is right, and each object is
+    there once, whole.
+    """
     same = small(0)
     trees = []
     for number in range(3):
         repo.git("worktree", "add", "-q", "--detach", str(tmp_path / f"{number}"))
         trees.append(repo.at(tmp_path / f"{number}"))
     for turn in range(3):
-        contents = [safetensors_file({**same, "own": np.full(50_000, 10 * turn + number, np.float32)}) for number in range(len(trees))]
+        contents = [
+            safetensors_file({**same, "own": np.full(50_000, 10 * turn + number, np.float32)})
+            for number in range(len(trees))
+        ]
         same = {**same, **small(turn)}
         for tree, data in zip(trees, contents, strict=True):
             tree.write("model.safetensors", data)
@@ -727,12 +831,18 @@ def test_two_adds_at_once(repo: Repo, tmp_path: Path) -> None:
 
 
 def test_two_adds_in_one_working_tree(repo: Repo) -> None:
-    """Git lets one wait for nobody: the later fails at the index, or both succeed. What is staged is right either way."""
+    """Git lets one wait for nobody: the later fails at the index, or both succeed.
+
+    What is staged is right either way.
+    """
     files = {f"{number}.safetensors": safetensors_file(small(number)) for number in range(2)}
     for name, data in files.items():
         repo.write(name, data)
     running = {name: start(repo, "git", "add", name) for name in files}
-    ended = {name: (process.communicate(timeout=PATIENCE)[1], process.returncode) for name, process in running.items()}
+    ended = {
+        name: (process.communicate(timeout=PATIENCE)[1], process.returncode)
+        for name, process in running.items()
+    }
     for name, (said, code) in ended.items():
         if code:
             assert b"index.lock" in said
@@ -796,7 +906,12 @@ def kill_adds(repo: Repo, seed: int, kills: int) -> None:
     def renew() -> bytes:
         nonlocal number
         number += 1
-        data = safetensors_file({**small(number), "wide": np.full((1024, 256 * (number % 2 * 4 + 1)), number, np.float32)})
+        data = safetensors_file(
+            {
+                **small(number),
+                "wide": np.full((1024, 256 * (number % 2 * 4 + 1)), number, np.float32),
+            }
+        )
         repo.write(name, data)
         return data
 
@@ -832,9 +947,13 @@ def test_killed_while_adding(tmp_path: Path, environment: Mapping[str, str]) -> 
 
 @pytest.fixture
 def two_tags(repo: Repo) -> tuple[Repo, list[bytes]]:
-    """Tags v0 and v1 with different contents of model.safetensors, the one streamed, the other collected in memory."""
+    """Tags v0 and v1 with different contents of model.safetensors, the one streamed, the other
+    collected in memory.
+    """
     wide = [np.full((1024, width), 1, np.float32) for width in (256, 1280)]
-    files = [safetensors_file({**small(number), "wide": array}) for number, array in enumerate(wide)]
+    files = [
+        safetensors_file({**small(number), "wide": array}) for number, array in enumerate(wide)
+    ]
     for number, data in enumerate(files):
         repo.commit(f"{number}", model__safetensors=data)
         repo.git("tag", f"v{number}")
@@ -849,7 +968,9 @@ def kill_checkouts(repo: Repo, files: list[bytes], kills: int) -> None:
         turn += 1
         victim.kill(["git", "checkout", "-q", "--force", f"v{turn % 2}"], 1.1 * duration)
         if turn % 10 == 0:
-            duration = min(duration, victim.time(["git", "checkout", "-q", "--force", f"v{turn % 2}"]))
+            duration = min(
+                duration, victim.time(["git", "checkout", "-q", "--force", f"v{turn % 2}"])
+            )
             assert repo.read(name) == files[turn % 2]
             assert repo.status() == ""
         assert turn < 500
@@ -878,7 +999,9 @@ def kill_theta_checkouts(repo: Repo, files: list[bytes], kills: int) -> None:
 
 @posix
 def test_killed_while_checking_out(two_tags: tuple[Repo, list[bytes]], tmp_path: Path) -> None:
-    """By git, fifty times; by ``git theta checkout``, sixty times: in two copies of a repository side by side."""
+    """By git, fifty times; by ``git theta checkout``, sixty times: in two copies of a repository
+    side by side.
+    """
     repo, files = two_tags
     shutil.copytree(repo.path, tmp_path / "copy")
     with ThreadPoolExecutor(2) as pool:
@@ -897,7 +1020,10 @@ def test_filter_that_dies(repo: Repo) -> None:
     command = repo.git("config", "filter.theta.process").decode().strip()
     source, failures = random.Random(3), 0
     for number in range(1, 16):
-        repo.write(name, safetensors_file({**small(number), "wide": np.full((1024, 1280), number, np.float32)}))
+        repo.write(
+            name,
+            safetensors_file({**small(number), "wide": np.full((1024, 1280), number, np.float32)}),
+        )
         limit = source.uniform(0.01, 0.4)
         kill = f"(sleep {limit:.3f}; kill -KILL $$) </dev/null >/dev/null 2>&1 & exec {command}"
         repo.git("config", "filter.theta.process", kill)

@@ -17,7 +17,9 @@ if shutil.which("git-lfs") is None:
 
 @pytest.fixture(params=[False, True], ids=["folder", "git-lfs"])
 def world(request: pytest.FixtureRequest, tmp_path: Path, environment: Mapping[str, str]) -> World:
-    return World(tmp_path, sharing.with_program(environment, tmp_path / "bin"), server=request.param)
+    return World(
+        tmp_path, sharing.with_program(environment, tmp_path / "bin"), server=request.param
+    )
 
 
 @pytest.fixture
@@ -46,7 +48,11 @@ def test_a_clone_of_manifests_becomes_whole(world: World, manifests: Repo) -> No
 def test_fetch_of_tensors_by_name(manifests: Repo) -> None:
     manifest = manifests.manifest("HEAD:model.safetensors")
     manifests.theta("fetch", "--params", "layer.[12].*")
-    assert manifests.object_ids() == {ref.oid for name in ("layer.1.weight", "layer.2.weight") for ref in manifest.by_name[name].objects}
+    assert manifests.object_ids() == {
+        ref.oid
+        for name in ("layer.1.weight", "layer.2.weight")
+        for ref in manifest.by_name[name].objects
+    }
     manifests.theta("fetch", "--params", "*.3.weight", "v1")
     assert len(manifests.object_ids()) == 3
     done = manifests.theta_run("fetch", "--params", "nothing.*")
@@ -159,7 +165,12 @@ def test_on_missing_manifest_leaves_a_clone_usable(world: World, manifests: Repo
 def test_a_damaged_object_at_the_remote_is_refused(world: World, manifests: Repo) -> None:
     victim = sorted(needed_by(manifests, "HEAD"))[2]
     path = next(
-        path for path in (*world.server.glob("lfs/objects/*/*/*"), *world.server.glob("theta/objects/*/*/*")) if path.name == victim
+        path
+        for path in (
+            *world.server.glob("lfs/objects/*/*/*"),
+            *world.server.glob("theta/objects/*/*/*"),
+        )
+        if path.name == victim
     )
     data = path.read_bytes()
     path.chmod(0o644)
@@ -177,7 +188,9 @@ def test_a_damaged_object_at_the_remote_is_refused(world: World, manifests: Repo
     assert manifests.read("model.safetensors") == changed(model(1), 1, 60)
 
 
-def test_objects_of_a_second_remote_are_found(tmp_path: Path, environment: Mapping[str, str]) -> None:
+def test_objects_of_a_second_remote_are_found(
+    tmp_path: Path, environment: Mapping[str, str]
+) -> None:
     world = World(tmp_path, sharing.with_program(environment, tmp_path / "bin"), server=False)
     one = world.start()
     one.commit("first", model__safetensors=model(1))
@@ -193,7 +206,9 @@ def test_objects_of_a_second_remote_are_found(tmp_path: Path, environment: Mappi
     assert two.read("model.safetensors") == model(1)
 
 
-def test_fetch_works_from_a_subfolder_and_with_a_relative_remote(world: World, manifests: Repo) -> None:
+def test_fetch_works_from_a_subfolder_and_with_a_relative_remote(
+    world: World, manifests: Repo
+) -> None:
     manifests.git("remote", "set-url", "origin", "../remote.git")
     folder = manifests.path / "sub" / "folder"
     folder.mkdir(parents=True)

@@ -1,4 +1,6 @@
-"""Checkpoints that are folders of files with odd names: Orbax's (OCDBT, written by TensorStore as Orbax does), file by file."""
+"""Checkpoints that are folders of files with odd names: Orbax's (OCDBT, written by TensorStore as
+Orbax does), file by file.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,21 @@ ts: Any = pytest.importorskip("tensorstore")
 
 
 def spec(folder: Path, name: str) -> dict[str, object]:
-    return {"driver": "zarr", "kvstore": {"driver": "ocdbt", "base": f"file://{folder}/", "path": f"{name}/"}}
+    return {
+        "driver": "zarr",
+        "kvstore": {"driver": "ocdbt", "base": f"file://{folder}/", "path": f"{name}/"},
+    }
 
 
 def write(folder: Path, values: dict[str, np.ndarray]) -> None:
     for name, array in values.items():
-        ts.open(spec(folder, name), create=True, delete_existing=True, dtype=array.dtype, shape=array.shape).result().write(array).result()
+        ts.open(
+            spec(folder, name),
+            create=True,
+            delete_existing=True,
+            dtype=array.dtype,
+            shape=array.shape,
+        ).result().write(array).result()
 
 
 def read(folder: Path, name: str) -> np.ndarray:
@@ -30,7 +41,10 @@ def read(folder: Path, name: str) -> np.ndarray:
 def test_an_orbax_folder(repo: Repo) -> None:
     repo.write(".gitattributes", b"ckpt/** filter=theta -text\n")
     random = np.random.default_rng(0)
-    first = {name: random.standard_normal((200, 300), dtype=np.float32) for name in ("params.a", "params.b")}
+    first = {
+        name: random.standard_normal((200, 300), dtype=np.float32)
+        for name in ("params.a", "params.b")
+    }
     write(repo.path / "ckpt", first)
     repo.git("add", ".")
     repo.git("commit", "-qm", "first")

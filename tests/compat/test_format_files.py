@@ -1,4 +1,6 @@
-"""What is built, loaded by the frameworks' own readers; and their own writers' files, as they see them."""
+"""What is built, loaded by the frameworks' own readers; and their own writers' files, as they see
+them.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,10 @@ def read(name: str) -> bytes:
 
 
 def tensors(fmt: Any, data: bytes) -> dict[str, Tensor]:
-    return {e.name: Tensor(e.dtype, e.shape, data[e.offset : e.end]) for e in fmt.scan(BytesSource(data)).extents}
+    return {
+        e.name: Tensor(e.dtype, e.shape, data[e.offset : e.end])
+        for e in fmt.scan(BytesSource(data)).extents
+    }
 
 
 @pytest.mark.parametrize("like", [True, False])
@@ -39,7 +44,9 @@ def test_gguf_loads_what_is_built(tmp_path: Path, like: bool) -> None:
     path.write_bytes(bytes(GgufFormat().build(wanted, BytesSource(old) if like else None)))
     reader = gguf.GGUFReader(path)
     assert [tensor.name for tensor in reader.tensors] == list(wanted)
-    assert {tensor.name: tensor.data.tobytes() for tensor in reader.tensors} == {name: bytes(t.data) for name, t in wanted.items()}
+    assert {tensor.name: tensor.data.tobytes() for tensor in reader.tensors} == {
+        name: bytes(t.data) for name, t in wanted.items()
+    }
     assert ("general.architecture" in reader.fields) == like
 
 
@@ -51,13 +58,20 @@ def test_h5py_has_the_same_places(name: str) -> None:
     places: dict[str, tuple[int, int]] = {}
 
     def visit(path: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and item.id.get_offset() is not None and item.id.get_storage_size():
+        if (
+            isinstance(item, h5py.Dataset)
+            and item.id.get_offset() is not None
+            and item.id.get_storage_size()
+        ):
             places[path] = (item.id.get_offset(), item.id.get_storage_size())
 
     with h5py.File(DATA / name) as file:
         file.visititems(visit)
     assert places
-    assert places.items() <= {path: (extent.offset, extent.length) for path, extent in found.items()}.items()
+    assert (
+        places.items()
+        <= {path: (extent.offset, extent.length) for path, extent in found.items()}.items()
+    )
 
 
 def test_msgpack_reads_what_is_built() -> None:
@@ -72,15 +86,23 @@ def test_msgpack_reads_what_is_built() -> None:
         shape, kind, raw = msgpack.unpackb(data, raw=True)
         return (kind.decode(), tuple(shape), raw)
 
-    tree = msgpack.unpackb(bytes(FlaxMsgpackFormat().build(wanted, BytesSource(old))), ext_hook=array, raw=False)
-    assert tree["params"]["new"]["kernel"] == ("float64", (2, 2), bytes(wanted["params/new/kernel"].data))
+    tree = msgpack.unpackb(
+        bytes(FlaxMsgpackFormat().build(wanted, BytesSource(old))), ext_hook=array, raw=False
+    )
+    assert tree["params"]["new"]["kernel"] == (
+        "float64",
+        (2, 2),
+        bytes(wanted["params/new/kernel"].data),
+    )
     assert tree["step"] == ("int32", (), bytes(wanted["step"].data))
     assert (tree["complex"], tree["note"], tree["rate"]) == (1 + 2j, "text", 0.5)
 
 
 # The third file holds uint16, which torch writes in this form but cannot load from it.
 @pytest.mark.parametrize("name", ["training-legacy.pt", "protocol4-legacy.pt"])
-@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.filterwarnings(
+    "ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"
+)
 def test_torch_sees_the_same_values_in_old_files(name: str) -> None:
     torch = pytest.importorskip("torch")
     found: dict[str, Any] = {}
@@ -96,11 +118,15 @@ def test_torch_sees_the_same_values_in_old_files(name: str) -> None:
     cut = tensors(TorchLegacyFormat(), read(name))
     assert cut.keys() <= found.keys()
     for path, tensor in cut.items():
-        assert bytes(found[path].contiguous().flatten().view(torch.uint8).numpy()) == bytes(tensor.data), path
+        assert bytes(found[path].contiguous().flatten().view(torch.uint8).numpy()) == bytes(
+            tensor.data
+        ), path
 
 
 def test_what_onnx_writes(tmp_path: Path) -> None:
-    """Initializers, a constant of a node, one value after the other, half-precision numbers, a sparse tensor, a branch, other files."""
+    """Initializers, a constant of a node, one value after the other, half-precision numbers, a
+    sparse tensor, a branch, other files.
+    """
     onnx = pytest.importorskip("onnx")
     from onnx import helper, numpy_helper
 
@@ -112,11 +138,20 @@ def test_what_onnx_writes(tmp_path: Path) -> None:
         "mask": np.array([True, False]),
     }
     kind = onnx.TensorProto
-    coded = [helper.make_tensor("floats", kind.FLOAT, [3], [1.5, 2.5, 3.5]), helper.make_tensor("longs", kind.INT64, [2], [1, 300])]
-    inner = helper.make_graph([], "inner", [], [], [numpy_helper.from_array(np.ones(4, np.float32), "inside")])
+    coded = [
+        helper.make_tensor("floats", kind.FLOAT, [3], [1.5, 2.5, 3.5]),
+        helper.make_tensor("longs", kind.INT64, [2], [1, 300]),
+    ]
+    inner = helper.make_graph(
+        [], "inner", [], [], [numpy_helper.from_array(np.ones(4, np.float32), "inside")]
+    )
     nodes = [
-        helper.make_node("Constant", [], ["konst"], value=numpy_helper.from_array(np.full(3, 7.0), "")),
-        helper.make_node("If", ["x"], ["y"], then_branch=inner, else_branch=helper.make_graph([], "none", [], [])),
+        helper.make_node(
+            "Constant", [], ["konst"], value=numpy_helper.from_array(np.full(3, 7.0), "")
+        ),
+        helper.make_node(
+            "If", ["x"], ["y"], then_branch=inner, else_branch=helper.make_graph([], "none", [], [])
+        ),
     ]
     weights = [*(numpy_helper.from_array(value, name) for name, value in held.items()), *coded]
     model = helper.make_model(helper.make_graph(nodes, "graph", [], [], weights))
@@ -124,7 +159,12 @@ def test_what_onnx_writes(tmp_path: Path) -> None:
     data = (tmp_path / "model.onnx").read_bytes()
     assert OnnxFormat().sniff(data[:4096])
     found = tensors(OnnxFormat(), data)
-    assert [name for name in found if name not in held] == ["konst.value", "inside", "floats", "longs"]
+    assert [name for name in found if name not in held] == [
+        "konst.value",
+        "inside",
+        "floats",
+        "longs",
+    ]
     for name, value in held.items():
         assert found[name] == Tensor.from_array(value), name
     assert found["konst.value"].array().tolist() == [7.0] * 3
@@ -132,6 +172,12 @@ def test_what_onnx_writes(tmp_path: Path) -> None:
     assert found["floats"].array().tolist() == [1.5, 2.5, 3.5]
     assert found["longs"].dtype == "u8"
 
-    onnx.save(model, tmp_path / "split.onnx", save_as_external_data=True, location="values.bin", size_threshold=0)
+    onnx.save(
+        model,
+        tmp_path / "split.onnx",
+        save_as_external_data=True,
+        location="values.bin",
+        size_threshold=0,
+    )
     (tmp_path / "values.bin").unlink()  # nobody asks for it
     assert not set(held) & set(tensors(OnnxFormat(), (tmp_path / "split.onnx").read_bytes()))

@@ -30,7 +30,10 @@ def versions(repo: Repo, commit: str, path: str) -> Manifest | None:
 
 def slow_blame(repo: Repo, path: str, start: str = "HEAD") -> dict[str, str]:
     """For each tensor the commit none of whose parents has its bytes, found commit by commit."""
-    parents = {line.split()[0]: line.split()[1:] for line in text(repo.git("rev-list", "--parents", start)).splitlines()}
+    parents = {
+        line.split()[0]: line.split()[1:]
+        for line in text(repo.git("rev-list", "--parents", start)).splitlines()
+    }
     head = text(repo.git("rev-parse", start)).strip()
     now = versions(repo, head, path)
     assert now is not None
@@ -41,7 +44,8 @@ def slow_blame(repo: Repo, path: str, start: str = "HEAD") -> dict[str, str]:
             older = [
                 p
                 for p in parents[commit]
-                if (m := versions(repo, p, path)) and any((e.digest, e.spec) == (entry.digest, entry.spec) for e in m.entries)
+                if (m := versions(repo, p, path))
+                and any((e.digest, e.spec) == (entry.digest, entry.spec) for e in m.entries)
             ]
             if not older:
                 break
@@ -51,7 +55,9 @@ def slow_blame(repo: Repo, path: str, start: str = "HEAD") -> dict[str, str]:
 
 
 def blamed(repo: Repo, *arguments: str) -> dict[str, str]:
-    return {tensor["name"]: tensor["commit"] for tensor in data(repo, "blame", *arguments)["tensors"]}
+    return {
+        tensor["name"]: tensor["commit"] for tensor in data(repo, "blame", *arguments)["tensors"]
+    }
 
 
 def test_log_of_a_straight_history(seen: Repo) -> None:
@@ -61,20 +67,32 @@ def test_log_of_a_straight_history(seen: Repo) -> None:
     assert [commit["commit"] for commit in found["commits"]] == [third, second, first]
     assert [commit["counts"]["modified"] for commit in found["commits"]] == [2, 4, 0]
     assert found["commits"][2]["counts"]["added"] == 14
-    assert [commit["subject"] for commit in found["commits"]] == ["Tune head and embedding", "Tune the attention", "Base model"]
+    assert [commit["subject"] for commit in found["commits"]] == [
+        "Tune head and embedding",
+        "Tune the attention",
+        "Base model",
+    ]
     assert found["commits"][0]["author"] == "A U Thor"
     assert found["commits"][1]["tensor_bytes"] == 4 * 64 * 64 * 4
     assert sum(commit["stored_bytes"] for commit in found["commits"]) == sum(
         path.stat().st_size for path in seen.store.with_name("objects-away").glob("*/*/*")
     )
-    assert {change["name"] for change in found["commits"][0]["changes"]} == {"embed.weight", "head.weight"}
+    assert {change["name"] for change in found["commits"][0]["changes"]} == {
+        "embed.weight",
+        "head.weight",
+    }
     shown = text(seen.theta("log", MODEL))
     assert f"commit {second}\n  A U Thor, " in shown
     assert "4 modified of 14 tensors; 65.5 kB stored as " in shown
     assert text(seen.theta("log", "-n", "1", MODEL)).count("commit ") == 1
-    assert [c["commit"] for c in data(seen, "log", f"{first}..{second}", MODEL)["commits"]] == [second]
+    assert [c["commit"] for c in data(seen, "log", f"{first}..{second}", MODEL)["commits"]] == [
+        second
+    ]
     assert [c["commit"] for c in data(seen, "log", second, MODEL)["commits"]] == [second, first]
-    assert [c["commit"] for c in data(seen, "log", MODEL, "--params", "head")["commits"]] == [third, first]
+    assert [c["commit"] for c in data(seen, "log", MODEL, "--params", "head")["commits"]] == [
+        third,
+        first,
+    ]
     assert data(seen, "log", MODEL, "--params", "head")["commits"][0]["tensor_bytes"] == 64 * 64 * 4
 
 
@@ -88,8 +106,13 @@ def test_blame_of_a_straight_history(seen: Repo) -> None:
     assert found["layers.2.mlp.up.weight"] == first
     shown = text(seen.theta("blame", MODEL)).splitlines()
     assert len(shown) == 14
-    assert any(line.startswith(f"{second[:8]} (A U Thor  20") and line.endswith("layers.0.attn.q.weight") for line in shown)
-    assert set(blamed(seen, MODEL, "--params", "layers.1")) == {f"layers.1.{part}.weight" for part in ("attn.q", "attn.v", "mlp.up")}
+    assert any(
+        line.startswith(f"{second[:8]} (A U Thor  20") and line.endswith("layers.0.attn.q.weight")
+        for line in shown
+    )
+    assert set(blamed(seen, MODEL, "--params", "layers.1")) == {
+        f"layers.1.{part}.weight" for part in ("attn.q", "attn.v", "mlp.up")
+    }
     assert set(blamed(seen, second, MODEL).values()) == {first, second}
 
 
@@ -119,7 +142,13 @@ def test_renames_of_the_file_are_followed(seen: Repo) -> None:
     seen.git("commit", "-qm", "move")
     last = seen.commit("more", **{"new name__safetensors": file(tuned(base(), "mlp", seed=9))})
     found = data(seen, "log", "new name.safetensors")["commits"]
-    assert [commit["subject"] for commit in found] == ["more", "move", "Tune head and embedding", "Tune the attention", "Base model"]
+    assert [commit["subject"] for commit in found] == [
+        "more",
+        "move",
+        "Tune head and embedding",
+        "Tune the attention",
+        "Base model",
+    ]
     assert found[1]["changes"] == []
     assert [commit["path"] for commit in found][1:3] == ["new name.safetensors", MODEL]
     owners = blamed(seen, "new name.safetensors")
@@ -127,7 +156,11 @@ def test_renames_of_the_file_are_followed(seen: Repo) -> None:
     assert len(set(owners.values())) >= 2
     seen.git("mv", "new name.safetensors", MODEL)
     seen.git("commit", "-qm", "and back")
-    assert [commit["subject"] for commit in data(seen, "log", MODEL)["commits"]][:3] == ["and back", "more", "move"]
+    assert [commit["subject"] for commit in data(seen, "log", MODEL)["commits"]][:3] == [
+        "and back",
+        "more",
+        "move",
+    ]
     assert len(data(seen, "log", MODEL)["commits"]) == 6
     assert len(data(seen, "log", "-n", "3", MODEL)["commits"]) == 3
     assert blamed(seen, MODEL) == owners
@@ -160,7 +193,10 @@ def test_committed_otherwise_for_a_while(seen: Repo) -> None:
     story(seen)
     for message, content in (
         ("raw", file(base())),
-        ("lfs", b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 5\n"),
+        (
+            "lfs",
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 5\n",
+        ),
     ):
         blob = text(seen.git("hash-object", "-w", "--stdin", "--no-filters", stdin=content)).strip()
         seen.git("update-index", "--cacheinfo", f"100644,{blob},{MODEL}")
@@ -174,7 +210,11 @@ def test_committed_otherwise_for_a_while(seen: Repo) -> None:
 
 def test_a_damaged_manifest_in_the_history(seen: Repo) -> None:
     story(seen)
-    blob = text(seen.git("hash-object", "-w", "--stdin", "--no-filters", stdin=seen.blob(f"HEAD:{MODEL}")[:-9])).strip()
+    blob = text(
+        seen.git(
+            "hash-object", "-w", "--stdin", "--no-filters", stdin=seen.blob(f"HEAD:{MODEL}")[:-9]
+        )
+    ).strip()
     seen.git("update-index", "--cacheinfo", f"100644,{blob},{MODEL}")
     seen.git("commit", "-qm", "damaged")
     last = seen.commit("good", model__safetensors=file(base()))
@@ -214,7 +254,9 @@ def test_blame_of_a_tangled_history(seen: Repo, seed: int) -> None:
         seen.git("checkout", "-q", branch)
         other = pick.choice(list(state))
         if other != branch and pick.random() < 0.5:
-            merged = {name: pick.choice([state[branch][name], state[other][name]]) for name in names}
+            merged = {
+                name: pick.choice([state[branch][name], state[other][name]]) for name in names
+            }
             seen.run(["git", "merge", "-q", "--no-commit", "--no-ff", "-s", "ours", other])
             seen.write(MODEL, file(merged))
             seen.git("add", MODEL)
@@ -225,13 +267,19 @@ def test_blame_of_a_tangled_history(seen: Repo, seed: int) -> None:
             state[f"b{step}"] = dict(state[branch])
         else:
             chosen = pick.sample(names, pick.randint(1, 3))
-            state[branch] = {n: np.full((8, 8), pick.random(), np.float32) if n in chosen else v for n, v in state[branch].items()}
+            state[branch] = {
+                n: np.full((8, 8), pick.random(), np.float32) if n in chosen else v
+                for n, v in state[branch].items()
+            }
             seen.commit(f"change {step}", model__safetensors=file(state[branch]))
     for branch in state:
         now = versions(seen, branch, MODEL)
         assert now is not None
         quick = blamed(seen, branch, MODEL)
-        parents = {line.split()[0]: line.split()[1:] for line in text(seen.git("rev-list", "--parents", branch)).splitlines()}
+        parents = {
+            line.split()[0]: line.split()[1:]
+            for line in text(seen.git("rev-list", "--parents", branch)).splitlines()
+        }
         for entry in now.entries:
             commit = quick[entry.name]
             here = versions(seen, commit, MODEL)
@@ -239,4 +287,6 @@ def test_blame_of_a_tangled_history(seen: Repo, seed: int) -> None:
             assert here.by_name[entry.name].digest == entry.digest
             for parent in parents[commit]:
                 before = versions(seen, parent, MODEL)
-                assert before is None or all(e.digest != entry.digest for e in before.entries), "no parent has it"
+                assert before is None or all(e.digest != entry.digest for e in before.entries), (
+                    "no parent has it"
+                )

@@ -1,4 +1,6 @@
-"""Servers of objects that send without end, trickle, redirect, fail or lie; each is real, on loopback."""
+"""Servers of objects that send without end, trickle, redirect, fail or lie; each is real, on
+loopback.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ ON_ITS_WAY = 16 << 20  # bytes of one connection that the system's sockets may h
 
 @dataclass(repr=False)
 class State:
-    """What a server does (``behave``), what it was asked for, and how many bytes of content it could send."""
+    """What a server does (``behave``), what it was asked for, and how many bytes of content it
+    could send.
+    """
 
     behave: Callable[[BaseHTTPRequestHandler, State], None] = lambda handler, state: None
     objects: dict[str, bytes] = field(default_factory=dict)
@@ -37,8 +41,14 @@ class State:
 
     def place(self, kind: str = "http") -> BucketPlace:
         address = f"http://127.0.0.1:{self.port}"
-        url = f"{address}/some/place" if kind == "http" else f"s3://models/some/place?endpoint={address}"
-        made = kvstore.place(url, {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}, QUICK)
+        url = (
+            f"{address}/some/place"
+            if kind == "http"
+            else f"s3://models/some/place?endpoint={address}"
+        )
+        made = kvstore.place(
+            url, {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}, QUICK
+        )
         assert isinstance(made, BucketPlace)
         return made
 
@@ -96,7 +106,9 @@ def flood(handler: BaseHTTPRequestHandler, state: State, chunked: bool = False) 
             state.sent += len(block)
 
 
-def endless(*headers: tuple[str, str], status: int = 200) -> Callable[[BaseHTTPRequestHandler, State], None]:
+def endless(
+    *headers: tuple[str, str], status: int = 200
+) -> Callable[[BaseHTTPRequestHandler, State], None]:
     def behave(handler: BaseHTTPRequestHandler, state: State) -> None:
         handler.send_response(status)
         for name, value in headers:
@@ -126,8 +138,13 @@ def endless_interim(handler: BaseHTTPRequestHandler, state: State) -> None:
         pytest.param(endless(), id="neither range nor length"),
         pytest.param(endless(("Content-Length", str(1 << 40))), id="a terabyte"),
         pytest.param(endless(("Transfer-Encoding", "chunked")), id="chunks"),
-        pytest.param(endless(("Content-Range", "bytes 0-40999/41000"), status=206), id="a range that does not end"),
-        pytest.param(endless(("Content-Range", "bytes 7-40999/41000"), status=206), id="another range"),
+        pytest.param(
+            endless(("Content-Range", "bytes 0-40999/41000"), status=206),
+            id="a range that does not end",
+        ),
+        pytest.param(
+            endless(("Content-Range", "bytes 7-40999/41000"), status=206), id="another range"
+        ),
         pytest.param(endless(status=404), id="missing"),
         pytest.param(endless(status=503), id="unavailable"),
         pytest.param(endless_header, id="a header"),
@@ -136,7 +153,10 @@ def endless_interim(handler: BaseHTTPRequestHandler, state: State) -> None:
 )
 @pytest.mark.parametrize("kind", ["http", "s3"])
 def test_a_server_that_sends_without_end_gets_no_memory(
-    server: State, store: LocalStore, behave: Callable[[BaseHTTPRequestHandler, State], None], kind: str
+    server: State,
+    store: LocalStore,
+    behave: Callable[[BaseHTTPRequestHandler, State], None],
+    kind: str,
 ) -> None:
     server.behave = behave
     refs = server.add(*(bytes([number]) * 41_000 for number in range(1, 6)))
@@ -155,7 +175,9 @@ def test_a_server_that_sends_without_end_gets_no_memory(
 
 
 @pytest.mark.parametrize("status", [200, 206])
-def test_a_server_that_broke_the_protocol_is_not_asked_again(server: State, store: LocalStore, status: int) -> None:
+def test_a_server_that_broke_the_protocol_is_not_asked_again(
+    server: State, store: LocalStore, status: int
+) -> None:
     server.behave = endless(("Content-Range", "bytes 0-9/10"), status=status)
     place = server.place()
     refs = server.add(*(b"%10d" % number for number in range(60)))
@@ -169,7 +191,9 @@ def test_a_server_that_broke_the_protocol_is_not_asked_again(server: State, stor
 
 
 @pytest.mark.parametrize("where", ["header", "content"])
-def test_a_server_that_trickles_is_given_up_on(server: State, store: LocalStore, where: str) -> None:
+def test_a_server_that_trickles_is_given_up_on(
+    server: State, store: LocalStore, where: str
+) -> None:
     def behave(handler: BaseHTTPRequestHandler, state: State) -> None:
         handler.send_response(200)
         if where == "content":
@@ -219,7 +243,9 @@ def test_a_redirect_is_named_and_not_followed(server: State, store: LocalStore) 
         handler.end_headers()
 
     server.behave = behave
-    with pytest.raises(TransferError, match=r"redirects to https://elsewhere\.example\.com/p\\x1b\[31m"):
+    with pytest.raises(
+        TransferError, match=r"redirects to https://elsewhere\.example\.com/p\\x1b\[31m"
+    ):
         server.place().bring(store, server.add(b"something"), lambda _: None)
     assert len(server.asked) == 1
 
@@ -229,12 +255,20 @@ def serve(handler: BaseHTTPRequestHandler, state: State, ranges: bool, length: b
     if data is None:
         handler.send_error(404)
         return
-    first, _, last = (handler.headers["Range"] if ranges else f"bytes=0-{len(data)}").removeprefix("bytes=").partition("-")
+    first, _, last = (
+        (handler.headers["Range"] if ranges else f"bytes=0-{len(data)}")
+        .removeprefix("bytes=")
+        .partition("-")
+    )
     part = data[int(first) : int(last) + 1]
     handler.send_response((206 if part else 416) if ranges else 200)
     if ranges:
-        handler.send_header("Content-Range", f"bytes {first}-{int(first) + len(part) - 1}/{len(data)}")
-    handler.send_header(*(("Content-Length", str(len(part))) if length else ("Transfer-Encoding", "chunked")))
+        handler.send_header(
+            "Content-Range", f"bytes {first}-{int(first) + len(part) - 1}/{len(data)}"
+        )
+    handler.send_header(
+        *(("Content-Length", str(len(part))) if length else ("Transfer-Encoding", "chunked"))
+    )
     handler.end_headers()
     handler.wfile.write(part if length else b"%x\r\n%s\r\n0\r\n\r\n" % (len(part), part))
 
@@ -242,7 +276,12 @@ def serve(handler: BaseHTTPRequestHandler, state: State, ranges: bool, length: b
 @pytest.mark.parametrize("ranges", [True, False])
 @pytest.mark.parametrize("length", [True, False])
 def test_an_honest_server_of_any_kind(
-    server: State, store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ranges: bool, length: bool
+    server: State,
+    store: LocalStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ranges: bool,
+    length: bool,
 ) -> None:
     server.behave = lambda handler, state: serve(handler, state, ranges, length)
     refs = server.add(*(bytes([number]) * (number * 997 + 1) for number in range(80)))
@@ -254,7 +293,9 @@ def test_an_honest_server_of_any_kind(
     assert place.lacking([*refs, absent]) == [absent]
     short, long = (ObjectRef(refs[9].oid, refs[9].size + more) for more in (1, -1))
     assert place.lacking([short]) == [short]
-    assert [why.partition(":")[0] for _, why in place.audit([*refs, short, long])] == ["damaged there"] * 2
+    assert [why.partition(":")[0] for _, why in place.audit([*refs, short, long])] == [
+        "damaged there"
+    ] * 2
     if ranges:
         monkeypatch.setattr(kvstore, "_PIECE", 1000)
         place.download(refs[20], tmp_path / "file")
@@ -282,8 +323,12 @@ def test_a_fault_that_passes_is_got_over(server: State, store: LocalStore) -> No
     assert len(server.asked) == 3
 
 
-def test_nobody_there_is_one_line_at_once(store: LocalStore, server: State, capfd: pytest.CaptureFixture[str]) -> None:
+def test_nobody_there_is_one_line_at_once(
+    store: LocalStore, server: State, capfd: pytest.CaptureFixture[str]
+) -> None:
     place = kvstore.place("http://127.0.0.1:1/nobody", limits=QUICK)
-    with pytest.raises(TransferError, match=r"127\.0\.0\.1:1 cannot be reached: Connection refused"):
+    with pytest.raises(
+        TransferError, match=r"127\.0\.0\.1:1 cannot be reached: Connection refused"
+    ):
         place.bring(store, server.add(b"a", b"b"), lambda _: None)
     assert capfd.readouterr() == ("", "")

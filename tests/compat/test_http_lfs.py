@@ -1,4 +1,6 @@
-"""A real Git LFS server over HTTP (giftless), which wants a token, and everything that can go wrong on the way to it."""
+"""A real Git LFS server over HTTP (giftless), which wants a token, and everything that can go wrong
+on the way to it.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path
 class HttpWorld(World):
     """A remote whose objects are at a Git LFS server over HTTP, behind a proxy."""
 
-    def __init__(self, folder: Path, environment: Mapping[str, str], between: Proxy, storage: Path) -> None:
+    def __init__(
+        self, folder: Path, environment: Mapping[str, str], between: Proxy, storage: Path
+    ) -> None:
         super().__init__(folder, environment, server=False)
         self.between = between
         self.name = hashlib.sha256(str(folder).encode()).hexdigest()[:12]
@@ -43,11 +47,14 @@ class HttpWorld(World):
         self.let_in(SECRET)
         config = folder / "gitconfig"
         config.write_text(
-            Path(environment["GIT_CONFIG_GLOBAL"]).read_text()
-            + f"[lfs]\n\turl = http://127.0.0.1:{between.port}/org/{self.name}.git/info/lfs\n\tlocksverify = false\n"
-            + '\tbasicTransfersOnly = true\n[lfs "transfer"]\n\tmaxRetries = 3\n\tmaxRetryDelay = 1\n'
+            Path(environment["GIT_CONFIG_GLOBAL"]).read_text() + "[lfs]\n\turl ="
+            f" http://127.0.0.1:{between.port}/org/{self.name}.git/info/lfs\n\tlocksverify ="
+            " false\n"
+            + '\tbasicTransfersOnly = true\n[lfs "transfer"]\n\tmaxRetries = 3\n\tmaxRetryDelay'
+            " = 1\n"
             + f'[credential]\n\thelper = "store --file={self.credentials}"\n'
-            + '[filter "lfs"]\n\tprocess = git-lfs filter-process\n\trequired = true\n\tclean = git-lfs clean -- %f\n'
+            + '[filter "lfs"]\n\tprocess = git-lfs filter-process\n\trequired = true\n\tclean ='
+            " git-lfs clean -- %f\n"
         )
         self.environment["GIT_CONFIG_GLOBAL"] = str(config)
 
@@ -70,9 +77,13 @@ class HttpWorld(World):
 
 
 @pytest.fixture
-def world(tmp_path: Path, environment: Mapping[str, str], server: tuple[int, Path]) -> Iterator[HttpWorld]:
+def world(
+    tmp_path: Path, environment: Mapping[str, str], server: tuple[int, Path]
+) -> Iterator[HttpWorld]:
     with serving.proxy(server[0]) as between:
-        yield HttpWorld(tmp_path, sharing.with_program(environment, tmp_path / "bin"), between, server[1])
+        yield HttpWorld(
+            tmp_path, sharing.with_program(environment, tmp_path / "bin"), between, server[1]
+        )
 
 
 @pytest.fixture
@@ -95,7 +106,11 @@ def test_models_and_ordinary_files_go_to_the_server_and_back(world: HttpWorld, o
     two.commit("second", model__safetensors=changed(model(1), 0, 101))
     sent = world.between.count("PUT")
     two.git("push", "-q", "origin", "main")
-    assert world.between.count("PUT") - sent == len(needed_by(two, "HEAD") - needed_by(two, "HEAD~1")) == 1
+    assert (
+        world.between.count("PUT") - sent
+        == len(needed_by(two, "HEAD") - needed_by(two, "HEAD~1"))
+        == 1
+    )
     one.git("pull", "-q", "--ff-only", "origin", "main")
     assert one.read("model.safetensors") == changed(model(1), 0, 101)
     one.assert_clean()
@@ -121,9 +136,13 @@ def test_wrong_credentials_move_no_ref(world: HttpWorld, one: Repo) -> None:
 
 
 @pytest.mark.parametrize("fault", ["503", "507", "down"])
-def test_a_server_that_fails_gets_no_ref_and_the_next_push_completes(world: HttpWorld, one: Repo, fault: str) -> None:
+def test_a_server_that_fails_gets_no_ref_and_the_next_push_completes(
+    world: HttpWorld, one: Repo, fault: str
+) -> None:
     upload = fault == "507"  # a full disk shows when the bytes come
-    world.between.fault = lambda method, path, number: fault if method == "PUT" or not upload else ""
+    world.between.fault = lambda method, path, number: (
+        fault if method == "PUT" or not upload else ""
+    )
     if fault == "down":
         world.between.fault = lambda method, path, number: "cut"
     said = one.git_fails("push", "origin", "main")
@@ -137,7 +156,9 @@ def test_a_server_that_fails_gets_no_ref_and_the_next_push_completes(world: Http
 
 
 def test_a_push_that_was_cut_off_goes_on(world: HttpWorld, one: Repo) -> None:
-    world.between.fault = lambda method, path, number: "403" if method == "PUT" and world.between.count("PUT") > 3 else ""
+    world.between.fault = lambda method, path, number: (
+        "403" if method == "PUT" and world.between.count("PUT") > 3 else ""
+    )
     one.git_fails("push", "origin", "main")
     assert world.refs() == ""
     arrived = world.objects()
@@ -169,11 +190,15 @@ def test_what_passes_is_got_over(world: HttpWorld, one: Repo, fault: str) -> Non
 
 
 @pytest.mark.parametrize("fault", ["wrong", "cut"])
-def test_a_fetch_that_fails_stores_nothing_corrupt_and_goes_on_later(world: HttpWorld, one: Repo, fault: str) -> None:
+def test_a_fetch_that_fails_stores_nothing_corrupt_and_goes_on_later(
+    world: HttpWorld, one: Repo, fault: str
+) -> None:
     one.git("push", "-q", "origin", "main")
     victim = sorted(one.object_ids())[0]
     two = world.clone("two", "--no-checkout")
-    world.between.fault = lambda method, path, number: fault if method == "GET" and victim in path else ""
+    world.between.fault = lambda method, path, number: (
+        fault if method == "GET" and victim in path else ""
+    )
     said = two.git_fails("checkout", "-f", "main")
     assert victim in said
     assert "model.safetensors" in said
@@ -189,7 +214,9 @@ def test_a_fetch_that_fails_stores_nothing_corrupt_and_goes_on_later(world: Http
     two.assert_clean()
 
 
-def test_an_object_that_is_damaged_at_the_server_is_found_and_sent_again(world: HttpWorld, one: Repo) -> None:
+def test_an_object_that_is_damaged_at_the_server_is_found_and_sent_again(
+    world: HttpWorld, one: Repo
+) -> None:
     one.git("push", "-q", "origin", "main")
     victim = next(path for path in sorted(world.storage.rglob("*")) if path.is_file())
     good = victim.read_bytes()

@@ -1,4 +1,6 @@
-"""What Keras writes (with torch as its backend): cut by tensor, and loaded by Keras after a round trip."""
+"""What Keras writes (with torch as its backend): cut by tensor, and loaded by Keras after a round
+trip.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,11 @@ def weights(model: Any) -> list[bytes]:
 @pytest.mark.parametrize("name", ["model.keras", "model.weights.h5", "model.h5"])
 def test_a_model(repo: Repo, name: str) -> None:
     model = network()
-    write, load = (model.save_weights, model.load_weights) if "weights" in name else (model.save, keras.models.load_model)
+    write, load = (
+        (model.save_weights, model.load_weights)
+        if "weights" in name
+        else (model.save, keras.models.load_model)
+    )
     repo.write(".gitattributes", b"*.keras filter=theta -text\n*.h5 filter=theta -text\n")
     file = repo.path / name
     write(str(file))
@@ -49,7 +55,9 @@ def test_a_model(repo: Repo, name: str) -> None:
     assert {digest(value) for value in weights(model)} <= stored
     if name.endswith(".h5"):
         repo.theta("convert", f"HEAD:{name}", "../out.safetensors")
-        assert {array.tobytes() for array in load_file(repo.path.parent / "out.safetensors").values()} >= set(weights(model))
+        assert {
+            array.tobytes() for array in load_file(repo.path.parent / "out.safetensors").values()
+        } >= set(weights(model))
     size = len(repo.object_ids())
     changed = [value.copy() for value in model.get_weights()]
     changed[0][0, 0] += 1
@@ -58,7 +66,9 @@ def test_a_model(repo: Repo, name: str) -> None:
     write(str(file))
     repo.git("commit", "-qam", "second")
     now = repo.manifest(f"HEAD:{name}")
-    moved = [entry.name for entry in now.entries if entry.digest not in stored and entry.dtype == "f32"]
+    moved = [
+        entry.name for entry in now.entries if entry.digest not in stored and entry.dtype == "f32"
+    ]
     assert len(moved) == 1
     assert len(repo.object_ids()) <= size + 4  # the tensor, and what else Keras wrote anew
     repo.git("checkout", "-q", "HEAD~1")

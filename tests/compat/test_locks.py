@@ -1,4 +1,6 @@
-"""Races, with their windows held open on purpose: nothing that anyone needs is deleted, nobody's lock is removed, no command is wrong."""
+"""Races, with their windows held open on purpose: nothing that anyone needs is deleted, nobody's
+lock is removed, no command is wrong.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ class Window:
     def start(self, repo: Repo, *words: str, wait: bool = True) -> None:
         """Start a command, and wait until it is at the place."""
         environment = {**repo.environment, **self.environment}
-        self.process = subprocess.Popen(words, cwd=repo.path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.process = subprocess.Popen(
+            words, cwd=repo.path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
         while not (self.folder / "reached").exists():
             assert self.process.poll() is None, self.process.communicate()
             time.sleep(0.005)
@@ -108,7 +112,9 @@ def pruned(repo: Repo, *words: str, **environment: str) -> str:
 
 
 def left_behind(world: World, one: Repo) -> tuple[Repo, set[str]]:
-    """The remote, where a second version of the model lies that no ref names any more; here the branch has it."""
+    """The remote, where a second version of the model lies that no ref names any more; here the
+    branch has it.
+    """
     one.commit("second", model__safetensors=changed(model(1), 0, 5))
     one.git("push", "-q", "origin", "main:topic")
     remote = Repo(world.remote, world.environment)
@@ -119,7 +125,9 @@ def left_behind(world: World, one: Repo) -> tuple[Repo, set[str]]:
 # A push and a prune at the remote
 
 
-def test_a_prune_at_the_remote_waits_for_a_push(world: World, one: Repo, window: Callable[[str, str], Window]) -> None:
+def test_a_prune_at_the_remote_waits_for_a_push(
+    world: World, one: Repo, window: Callable[[str, str], Window]
+) -> None:
     """The push has found that old objects are there, which only its own commit will need."""
     remote, relied = left_behind(world, one)
     time.sleep(0.05)
@@ -136,14 +144,21 @@ def test_a_prune_at_the_remote_waits_for_a_push(world: World, one: Repo, window:
     world.assert_complete()
 
 
-def test_a_prune_at_the_remote_waits_until_git_has_moved_the_branch(world: World, one: Repo) -> None:
+def test_a_prune_at_the_remote_waits_until_git_has_moved_the_branch(
+    world: World, one: Repo
+) -> None:
     """The hook has ended; git sends the commits, and the remote's own hook takes its time."""
     remote, relied = left_behind(world, one)
     hook = world.remote / "hooks" / "pre-receive"
     hook.parent.mkdir(exist_ok=True)
-    hook.write_text(f"#!/bin/sh\ncat >/dev/null\ntouch {world.folder}/reached\nwhile ! test -e {world.folder}/go; do sleep 0.01; done\n")
+    hook.write_text(
+        f"#!/bin/sh\ncat >/dev/null\ntouch {world.folder}/reached\nwhile ! test -e"
+        f" {world.folder}/go; do sleep 0.01; done\n"
+    )
     hook.chmod(0o755)
-    process = subprocess.Popen(["git", "push", "-q", "origin", "main"], cwd=one.path, env=dict(one.environment))
+    process = subprocess.Popen(
+        ["git", "push", "-q", "origin", "main"], cwd=one.path, env=dict(one.environment)
+    )
     while not (world.folder / "reached").exists():
         assert process.poll() is None
         time.sleep(0.005)
@@ -155,8 +170,12 @@ def test_a_prune_at_the_remote_waits_until_git_has_moved_the_branch(world: World
     assert "Deleted 0 objects" in pruned(remote, "--now")  # nobody holds it for longer
 
 
-def test_prune_keeps_what_became_needed_meanwhile(world: World, one: Repo, window: Callable[[str, str], Window]) -> None:
-    """A branch is moved behind our back, by a git that knows nothing of Git-Theta, between the plan and the deletions."""
+def test_prune_keeps_what_became_needed_meanwhile(
+    world: World, one: Repo, window: Callable[[str, str], Window]
+) -> None:
+    """A branch is moved behind our back, by a git that knows nothing of Git-Theta, between the plan
+    and the deletions.
+    """
     remote, relied = left_behind(world, one)
     prune = window("git_theta.workflows.maintenance.prune:_planned", "after")
     prune.start(remote, *racing.PROGRAM, "prune", "--now")
@@ -167,10 +186,12 @@ def test_prune_keeps_what_became_needed_meanwhile(world: World, one: Repo, windo
     assert relied <= world.objects()
 
 
-def test_prune_keeps_what_was_touched_meanwhile(world: World, one: Repo, window: Callable[[str, str], Window]) -> None:
+def test_prune_keeps_what_was_touched_meanwhile(
+    world: World, one: Repo, window: Callable[[str, str], Window]
+) -> None:
     """Somebody on whom our locks have no effect relies on an object."""
     remote, left = left_behind(world, one)
-    (relied, *_) = sorted(left)
+    relied, *_ = sorted(left)
     prune = window("git_theta.workflows.maintenance.prune:_planned", "after")
     prune.start(remote, *racing.PROGRAM, "prune", "--now")
     time.sleep(0.05)
@@ -185,7 +206,9 @@ def test_prune_keeps_what_was_touched_meanwhile(world: World, one: Repo, window:
 
 
 @pytest.mark.parametrize("how", ["add", "fetch"])
-def test_a_store_that_is_only_being_made(world: World, one: Repo, window: Callable[[str, str], Window], how: str) -> None:
+def test_a_store_that_is_only_being_made(
+    world: World, one: Repo, window: Callable[[str, str], Window], how: str
+) -> None:
     """There is nothing to delete when the prune begins, and what comes meanwhile is not deleted."""
     two = world.clone("two", "--no-checkout", GIT_THETA_SKIP_SMUDGE="1")
     shutil.rmtree(two.common / "theta", ignore_errors=True)
@@ -194,8 +217,18 @@ def test_a_store_that_is_only_being_made(world: World, one: Repo, window: Callab
         two.git("checkout", "-q", "HEAD", "--", ".gitattributes")
     prune = window("git_theta.workflows.maintenance.prune:_needed", "after")
     prune.start(two, *racing.PROGRAM, "prune", "--now")
-    words = ["git", "add", "model.safetensors"] if how == "add" else [*racing.PROGRAM, "fetch", "origin", "HEAD"]
-    process = subprocess.Popen(words, cwd=two.path, env=dict(two.environment), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    words = (
+        ["git", "add", "model.safetensors"]
+        if how == "add"
+        else [*racing.PROGRAM, "fetch", "origin", "HEAD"]
+    )
+    process = subprocess.Popen(
+        words,
+        cwd=two.path,
+        env=dict(two.environment),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     for _ in range(100):  # without a lock it would end
         if process.poll() is not None:
             break
@@ -209,7 +242,9 @@ def test_a_store_that_is_only_being_made(world: World, one: Repo, window: Callab
 
 
 @pytest.mark.parametrize("how", ["hash-object", "index-file", "manifest", "other-name"])
-def test_what_a_manifest_needs_that_is_handed_out_is_young(world: World, one: Repo, how: str) -> None:
+def test_what_a_manifest_needs_that_is_handed_out_is_young(
+    world: World, one: Repo, how: str
+) -> None:
     """Its objects are old, and nothing names them for a while; a plain prune keeps them."""
     data = changed(model(1), 0, 5)
     one.commit("second", model__safetensors=data)
@@ -222,7 +257,11 @@ def test_what_a_manifest_needs_that_is_handed_out_is_young(world: World, one: Re
     else:
         name = "copy.safetensors" if how == "other-name" else "model.safetensors"
         given = one.blob("HEAD:model.safetensors") if how == "manifest" else data
-        blob = one.git("hash-object", "-w", "--path", name, "--stdin", stdin=given, **old).decode().strip()
+        blob = (
+            one.git("hash-object", "-w", "--path", name, "--stdin", stdin=given, **old)
+            .decode()
+            .strip()
+        )
     one.git("reset", "-q", "--hard", "HEAD~1")
     one.git("rm", "-q", "-r", "--cached", ".")
     one.git("update-ref", "-d", "refs/remotes/origin/main")
@@ -240,7 +279,9 @@ def test_what_a_manifest_needs_that_is_handed_out_is_young(world: World, one: Re
 
 
 def test_only_what_the_remote_has_now_may_go_here(world: World, one: Repo) -> None:
-    """Somebody has taken our commits off the remote's branch; its objects are there still, but not for long."""
+    """Somebody has taken our commits off the remote's branch; its objects are there still, but not
+    for long.
+    """
     first = one.head()
     one.commit("second", model__safetensors=model(2))
     one.git("push", "-q", "origin", "main")
@@ -249,7 +290,10 @@ def test_only_what_the_remote_has_now_may_go_here(world: World, one: Repo) -> No
     two.git("checkout", "-q", "--orphan", "anew")
     two.commit("anew", model__safetensors=model(4))
     two.git("push", "-q", "-f", "origin", "anew:main")
-    assert one.git("rev-parse", "origin/main").decode().strip() == f"{one.git('rev-parse', 'HEAD~1').decode().strip()}"
+    assert (
+        one.git("rev-parse", "origin/main").decode().strip()
+        == f"{one.git('rev-parse', 'HEAD~1').decode().strip()}"
+    )
     pruned(one, "--now", "--verify-remote")
     remote = Repo(world.remote, world.environment)
     pruned(remote, "--now")
@@ -258,7 +302,9 @@ def test_only_what_the_remote_has_now_may_go_here(world: World, one: Repo) -> No
         assert one.read("model.safetensors") == model(seed)
 
 
-def test_what_is_being_fetched_is_not_swept_away(world: World, one: Repo, window: Callable[[str, str], Window]) -> None:
+def test_what_is_being_fetched_is_not_swept_away(
+    world: World, one: Repo, window: Callable[[str, str], Window]
+) -> None:
     """A link is as old as what it was made of; it is no leftover of a process that is dead."""
     for path in world.remote.glob("theta/objects/*/*/*"):
         os.utime(path, (1, 1))
@@ -300,8 +346,17 @@ def test_a_saver_while_the_index_is_locked(
     lock = one.common / "index.lock"
     lock.touch()
     before = one.head()
-    with caplog.at_level(logging.WARNING, "git_theta.training"), BackgroundSaver(repo=one.path, best_tag="best") as saver:
-        saver.save({"w": np.zeros(500, np.float32)}, "model.safetensors", message="Step", metrics={"loss": 1}, best=True)
+    with (
+        caplog.at_level(logging.WARNING, "git_theta.training"),
+        BackgroundSaver(repo=one.path, best_tag="best") as saver,
+    ):
+        saver.save(
+            {"w": np.zeros(500, np.float32)},
+            "model.safetensors",
+            message="Step",
+            metrics={"loss": 1},
+            best=True,
+        )
     assert lock.exists()
     lock.unlink()
     assert saver.errors == []
@@ -336,11 +391,23 @@ def test_two_pushes_at_once_through_git_lfs(
     assert one.leftovers() == []
 
 
-def test_savers_of_two_processes_keep_each_others_metrics(world: World, one: Repo, window: Callable[[str, str], Window]) -> None:
-    script = "import sys; from git_theta.api import sessions; from git_theta.workflows import metrics\n"
-    script += "with sessions.session(None) as session: metrics.record(session, sys.argv[1], {'loss': 1})\n"
+def test_savers_of_two_processes_keep_each_others_metrics(
+    world: World, one: Repo, window: Callable[[str, str], Window]
+) -> None:
+    script = (
+        "import sys; from git_theta.api import sessions; from git_theta.workflows import metrics\n"
+    )
+    script += (
+        "with sessions.session(None) as session: metrics.record(session, sys.argv[1], {'loss':"
+        " 1})\n"
+    )
     commits = [one.commit(str(number), notes__txt=b"%d" % number) for number in range(6)]
-    running = [subprocess.Popen([sys.executable, "-c", script, commit], cwd=one.path, env=dict(one.environment)) for commit in commits]
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, commit], cwd=one.path, env=dict(one.environment)
+        )
+        for commit in commits
+    ]
     assert [process.wait(100) for process in running] == [0] * len(commits)
     listed = one.git("notes", "--ref=theta-metrics", "list").decode().split()
     assert set(listed[1::2]) == set(commits)
@@ -351,7 +418,10 @@ def test_savers_of_two_processes_keep_each_others_metrics(world: World, one: Rep
 
 @pytest.mark.parametrize("seed", [1])
 def test_everything_at_once(tmp_path: Path, environment: Mapping[str, str], seed: int) -> None:
-    """A push, a prune there, a prune here, an add, a fetch and a save. By hand: racing.py, with as many rounds as wanted."""
+    """A push, a prune there, a prune here, an add, a fetch and a save.
+
+    By hand: racing.py, with as many rounds as wanted.
+    """
     done = {}
     for race in racing.rounds(tmp_path / "race", environment, seed, 6):
         done = race.done

@@ -34,7 +34,9 @@ def repo(tmp_path: Path, environment: Mapping[str, str], bin_folder: Path) -> Br
 @pytest.fixture
 def conflict(repo: Branches) -> tuple[Tensors, Tensors]:
     """On main layers 0 and 1 changed, on 'theirs' layers 1 and 2 (and the bias): layer 1 conflicts."""
-    theirs = repo.branch("theirs", moved(BASE, 3, "layer1", "layer2", "layer3.bias"), b__txt=b"b\ntheirs\n")
+    theirs = repo.branch(
+        "theirs", moved(BASE, 3, "layer1", "layer2", "layer3.bias"), b__txt=b"b\ntheirs\n"
+    )
     ours = repo.save("ours", moved(BASE, 2, "layer0", "layer1"), a__txt=b"a\nours\n")
     return ours, theirs
 
@@ -127,7 +129,9 @@ def test_a_reshaped_tensor_conflicts_unless_only_one_side_touched_it(repo: Branc
     value = repo.tensors()["layer0.weight"]
     assert value.shape == (40, 32)
     assert np.array_equal(value[32:], longer[32:])
-    assert np.array_equal(value[:32], average(moved(BASE, 2, "layer0")["layer0.weight"], longer[:32]))
+    assert np.array_equal(
+        value[:32], average(moved(BASE, 2, "layer0")["layer0.weight"], longer[:32])
+    )
     repo.git("commit", "-qm", "merged")
     assert "verified, the same bytes" in repo.told("verify-merge")
     repo.settled()
@@ -136,7 +140,9 @@ def test_a_reshaped_tensor_conflicts_unless_only_one_side_touched_it(repo: Branc
 def test_types_that_differ_conflict(repo: Branches) -> None:
     repo.branch("theirs", {**BASE, "layer0.weight": BASE["layer0.weight"].astype(np.float16)})
     repo.save("ours", moved(BASE, 2, "layer0"))
-    assert "layer0.weight: element types differ: f32[32,32], f16[32,32]" in repo.fails("merge", "theirs")
+    assert "layer0.weight: element types differ: f32[32,32], f16[32,32]" in repo.fails(
+        "merge", "theirs"
+    )
     repo.told("resolve", "--theirs")
     assert repo.tensors()["layer0.weight"].dtype == np.float16
     repo.git("commit", "-qm", "merged")
@@ -188,7 +194,9 @@ def test_different_formats_are_a_clear_conflict(repo: Branches) -> None:
 # Conflicts
 
 
-def test_without_a_strategy_a_conflict_lists_tensors_and_commands(repo: Branches, conflict: tuple[Tensors, Tensors]) -> None:
+def test_without_a_strategy_a_conflict_lists_tensors_and_commands(
+    repo: Branches, conflict: tuple[Tensors, Tensors]
+) -> None:
     said = repo.fails("merge", "theirs")
     assert "model.safetensors: 1 tensor changed on several sides:" in said
     assert "layer1.weight: changed on 2 sides: f32[32,32]" in said
@@ -215,7 +223,12 @@ def test_resolve_in_steps(repo: Branches, conflict: tuple[Tensors, Tensors]) -> 
     assert "model.safetensors: resolved and staged (3 tensors)" in said
     assert repo.records() == []
     merged = repo.tensors()
-    for name, value in (("layer3.bias", ours), ("layer1.weight", BASE), ("layer2.weight", ours), ("layer0.weight", ours)):
+    for name, value in (
+        ("layer3.bias", ours),
+        ("layer1.weight", BASE),
+        ("layer2.weight", ours),
+        ("layer0.weight", ours),
+    ):
         assert np.array_equal(merged[name], value[name]), name
     repo.git("commit", "-qm", "merged")
     assert "verified, the same bytes" in repo.told("verify-merge")
@@ -224,7 +237,9 @@ def test_resolve_in_steps(repo: Branches, conflict: tuple[Tensors, Tensors]) -> 
 
 def test_what_rules_settled_is_kept_for_each_model(repo: Branches) -> None:
     other = "other.safetensors"
-    repo.commit("rules", **{".theta__toml": b'[[merge]]\nparams = "layer1*"\nstrategy = "average"\n'})
+    repo.commit(
+        "rules", **{".theta__toml": b'[[merge]]\nparams = "layer1*"\nstrategy = "average"\n'}
+    )
     repo.save("other", BASE, other)
     theirs = moved(BASE, 3, "layer1", "layer2")
     repo.branch("theirs", theirs)
@@ -238,7 +253,9 @@ def test_what_rules_settled_is_kept_for_each_model(repo: Branches) -> None:
     repo.told("resolve", "--theirs")
     for path in (MODEL, other):
         merged = repo.tensors(path)
-        assert np.array_equal(merged["layer1.weight"], average(ours["layer1.weight"], theirs["layer1.weight"]))
+        assert np.array_equal(
+            merged["layer1.weight"], average(ours["layer1.weight"], theirs["layer1.weight"])
+        )
         assert np.array_equal(merged["layer2.weight"], theirs["layer2.weight"])
     repo.git("commit", "-qm", "merged")
     assert repo.told("verify-merge").count("verified, the same bytes") == 2
@@ -253,7 +270,9 @@ def test_what_rules_settled_is_kept_for_each_model(repo: Branches) -> None:
     repo.settled()
 
 
-def test_what_is_settled_is_swept_after_an_abort(repo: Branches, conflict: tuple[Tensors, Tensors]) -> None:
+def test_what_is_settled_is_swept_after_an_abort(
+    repo: Branches, conflict: tuple[Tensors, Tensors]
+) -> None:
     repo.save("more", moved(conflict[0], 9, "layer2"))
     repo.fails("merge", "theirs")
     repo.told("resolve", "--params", "layer1*", "--ours", code=1)
@@ -271,7 +290,9 @@ def test_what_is_settled_is_swept_after_an_abort(repo: Branches, conflict: tuple
     repo.settled()
 
 
-def test_an_aborted_merge_begun_again_begins_anew(repo: Branches, conflict: tuple[Tensors, Tensors]) -> None:
+def test_an_aborted_merge_begun_again_begins_anew(
+    repo: Branches, conflict: tuple[Tensors, Tensors]
+) -> None:
     ours = repo.save("more", moved(conflict[0], 9, "layer2"))
     repo.fails("merge", "theirs")
     repo.told("resolve", "--params", "layer1*", "--base", code=1)
@@ -294,14 +315,18 @@ def test_what_is_settled_survives_prune(repo: Branches, conflict: tuple[Tensors,
     repo.told("prune", "--now")
     repo.told("resolve", "--ours")
     merged = repo.tensors()
-    assert np.array_equal(merged["layer1.weight"], average(ours["layer1.weight"], conflict[1]["layer1.weight"]))
+    assert np.array_equal(
+        merged["layer1.weight"], average(ours["layer1.weight"], conflict[1]["layer1.weight"])
+    )
     repo.git("commit", "-qm", "merged")
     repo.settled()
 
 
 @pytest.mark.parametrize("side", ["ours", "theirs"])
 @pytest.mark.parametrize("how", ["resolve", "merge", "many"])
-def test_a_changed_mode_is_merged_too(repo: Branches, conflict: tuple[Tensors, Tensors], side: str, how: str) -> None:
+def test_a_changed_mode_is_merged_too(
+    repo: Branches, conflict: tuple[Tensors, Tensors], side: str, how: str
+) -> None:
     repo.git("branch", "third", "main~1")
     repo.git("checkout", "-q", "main" if side == "ours" else "theirs")
     repo.git("update-index", "--chmod=+x", MODEL)
@@ -315,14 +340,24 @@ def test_a_changed_mode_is_merged_too(repo: Branches, conflict: tuple[Tensors, T
         repo.save("apart", moved(BASE, 5, "layer3"), "other.safetensors")
         repo.git("branch", "-f", "third")
         repo.git("reset", "-q", "--hard", "HEAD~1")
-        repo.told("merge", "theirs", *(["third"] if how == "many" else []), "-s", "average", "-m", "merged")
+        repo.told(
+            "merge",
+            "theirs",
+            *(["third"] if how == "many" else []),
+            "-s",
+            "average",
+            "-m",
+            "merged",
+        )
     assert repo.git("ls-files", "--stage", MODEL).startswith(b"100755")
     assert os.access(repo.path / MODEL, os.X_OK)
     repo.settled()
 
 
 @pytest.mark.parametrize(("flag", "winner"), [("--ours", 0), ("--theirs", 1)])
-def test_taking_a_side_takes_it_for_conflicts_alone(repo: Branches, conflict: tuple[Tensors, Tensors], flag: str, winner: int) -> None:
+def test_taking_a_side_takes_it_for_conflicts_alone(
+    repo: Branches, conflict: tuple[Tensors, Tensors], flag: str, winner: int
+) -> None:
     repo.fails("merge", "theirs")
     repo.told("resolve", flag)
     ours, theirs = conflict
@@ -333,7 +368,9 @@ def test_taking_a_side_takes_it_for_conflicts_alone(repo: Branches, conflict: tu
     repo.settled()
 
 
-def test_a_model_that_one_side_deleted_is_a_matter_of_git(repo: Branches, conflict: tuple[Tensors, Tensors]) -> None:
+def test_a_model_that_one_side_deleted_is_a_matter_of_git(
+    repo: Branches, conflict: tuple[Tensors, Tensors]
+) -> None:
     repo.git("checkout", "-q", "theirs")
     repo.git("rm", "-q", MODEL)
     repo.git("commit", "-qm", "gone")
@@ -341,7 +378,10 @@ def test_a_model_that_one_side_deleted_is_a_matter_of_git(repo: Branches, confli
     assert "CONFLICT (modify/delete)" in repo.fails("merge", "theirs")
     for words in ([], ["--ours"], [MODEL, "--theirs"]):
         said = repo.told("resolve", *words, code=1)
-        assert f"{MODEL} was deleted by them and changed by us; 'git add' keeps the file that is there, 'git rm' deletes it" in said
+        assert (
+            f"{MODEL} was deleted by them and changed by us; 'git add' keeps the file that is"
+            " there, 'git rm' deletes it" in said
+        )
     repo.git("add", MODEL)
     repo.git("commit", "-qm", "kept")
     assert same(repo.tensors(), conflict[0])
@@ -381,7 +421,9 @@ def test_adding_a_fixed_file_resolves(repo: Branches, conflict: tuple[Tensors, T
     repo.settled()
 
 
-def test_write_models_hands_the_versions_out(repo: Branches, conflict: tuple[Tensors, Tensors], tmp_path: Path) -> None:
+def test_write_models_hands_the_versions_out(
+    repo: Branches, conflict: tuple[Tensors, Tensors], tmp_path: Path
+) -> None:
     import safetensors.numpy
 
     said = repo.told("merge", "theirs", "--write-models", str(tmp_path / "three"), code=1)
@@ -391,7 +433,14 @@ def test_write_models_hands_the_versions_out(repo: Branches, conflict: tuple[Ten
     assert same(versions["base"], BASE)
     assert same(versions["ours"], conflict[0])
     assert same(versions["theirs"], conflict[1])
-    result = {name: (versions["ours"][name] + versions["theirs"][name]) / 2 if name != "step" else BASE[name] for name in BASE}
+    result = {
+        name: (
+            (versions["ours"][name] + versions["theirs"][name]) / 2
+            if name != "step"
+            else BASE[name]
+        )
+        for name in BASE
+    }
     repo.write(MODEL, safetensors_file(result))
     repo.git("add", MODEL)
     repo.git("commit", "-qm", "merged")
@@ -417,7 +466,9 @@ def test_the_commands_that_are_named_can_be_pasted(repo: Branches) -> None:
     repo.save("ours", moved(BASE, 2, "layer1"), name)
     said = repo.fails("merge", "theirs")
     command = (
-        next(line for line in said.splitlines() if "resolve with: " in line).partition("resolve with: ")[2].partition(" -s STRATEGY")[0]
+        next(line for line in said.splitlines() if "resolve with: " in line)
+        .partition("resolve with: ")[2]
+        .partition(" -s STRATEGY")[0]
     )
     assert command.isascii()
     arguments = command.removeprefix("git theta ")
@@ -436,7 +487,9 @@ def test_nothing_in_conflict_is_said(repo: Branches) -> None:
 def test_a_strategy_for_one_merge(repo: Branches, conflict: tuple[Tensors, Tensors]) -> None:
     repo.told("merge", "theirs", "-s", "average", "-m", "averaged")
     ours, theirs = conflict
-    assert np.array_equal(repo.tensors()["layer1.weight"], average(ours["layer1.weight"], theirs["layer1.weight"]))
+    assert np.array_equal(
+        repo.tensors()["layer1.weight"], average(ours["layer1.weight"], theirs["layer1.weight"])
+    )
     assert repo.git("log", "-1", "--format=%s %p").decode().split()[0] == "averaged"
     recipe = repo.manifest(f"HEAD:{MODEL}").headers["merge"]
     assert [rule["strategy"] for rule in recipe["rules"]] == ["average"]
@@ -454,7 +507,8 @@ def test_rules_in_a_committed_file(repo: Branches, conflict: tuple[Tensors, Tens
     repo.commit(
         "rules",
         **{
-            ".theta__toml": b"""
+            ".theta__toml": (
+                b"""
 # biases stay
 [[merge]]
 params = "*.bias"
@@ -473,6 +527,7 @@ options = { weights = [3, 1] }
 strategy = "task_arithmetic"
 options = { lambda = 0.5 }
 """
+            )
         },
     )
     repo.git("merge", "-q", "-m", "merged", "theirs")
@@ -481,7 +536,9 @@ options = { lambda = 0.5 }
     wanted = (ours["layer1.weight"].astype(np.float64) * 3 + theirs["layer1.weight"]) / 4
     assert np.array_equal(merged["layer1.weight"], wanted.astype(np.float32))
     base, one, two = (side["layer2.weight"].astype(np.float64) for side in (BASE, ours, theirs))
-    assert np.array_equal(merged["layer2.weight"], (base + 0.5 * ((one - base) + (two - base))).astype(np.float32))
+    assert np.array_equal(
+        merged["layer2.weight"], (base + 0.5 * ((one - base) + (two - base))).astype(np.float32)
+    )
     assert "verified, the same bytes" in repo.told("verify-merge")
     repo.settled()
 
@@ -489,7 +546,10 @@ options = { lambda = 0.5 }
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b'[[merge]]\nstrategy = "average"\n\n[[merge]]\nparamz = "x"\nstrategy = "ours"\n', "line 5: unknown key 'paramz'"),
+        (
+            b'[[merge]]\nstrategy = "average"\n\n[[merge]]\nparamz = "x"\nstrategy = "ours"\n',
+            "line 5: unknown key 'paramz'",
+        ),
         (b'[[merge]]\nstrategy = "average"\noptions = { weight = 1 }\n', "line 1: "),
         (b"\n[merges]\nx = 1\n", "line 2: unknown key 'merges'"),
         (b'[[merge]]\nstrategy = "evil:module"\n', "there is no merge strategy 'evil:module'"),
@@ -514,7 +574,11 @@ def test_precedence(repo: Branches, conflict: tuple[Tensors, Tensors]) -> None:
     ours, theirs = (side["layer1.weight"] for side in conflict)
 
     def merged(*command: str) -> np.ndarray:
-        repo.git("merge", "-q", "-m", "m", "theirs") if not command else repo.told("merge", "theirs", "-m", "m", *command)
+        (
+            repo.git("merge", "-q", "-m", "m", "theirs")
+            if not command
+            else repo.told("merge", "theirs", "-m", "m", *command)
+        )
         value = repo.tensors()["layer1.weight"]
         repo.settled()
         repo.git("reset", "-q", "--hard", "HEAD~1")
@@ -532,21 +596,43 @@ def test_precedence(repo: Branches, conflict: tuple[Tensors, Tensors]) -> None:
     assert np.array_equal(merged(), theirs)
 
 
-def test_unknown_strategies_and_options_change_nothing(repo: Branches, conflict: tuple[Tensors, Tensors]) -> None:
-    assert "there is no merge strategy 'nonsense'" in repo.told("merge", "theirs", "-s", "nonsense", code=1)
+def test_unknown_strategies_and_options_change_nothing(
+    repo: Branches, conflict: tuple[Tensors, Tensors]
+) -> None:
+    assert "there is no merge strategy 'nonsense'" in repo.told(
+        "merge", "theirs", "-s", "nonsense", code=1
+    )
     assert "densiti" in repo.told("merge", "theirs", "-s", "ties", "-o", "densiti=1", code=1)
     repo.settled()
     assert repo.git("rev-parse", "-q", "--verify", "HEAD").decode().strip() == repo.head()
 
 
-@pytest.mark.parametrize("words", [["-X", "theirs"], ["-Xtheirs"], ["--strategy-option", "theirs"], ["--strategy-option=theirs"]], ids=str)
-def test_options_of_git_merge_are_handed_on(repo: Branches, conflict: tuple[Tensors, Tensors], tmp_path: Path, words: list[str]) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [["-X", "theirs"], ["-Xtheirs"], ["--strategy-option", "theirs"], ["--strategy-option=theirs"]],
+    ids=str,
+)
+def test_options_of_git_merge_are_handed_on(
+    repo: Branches, conflict: tuple[Tensors, Tensors], tmp_path: Path, words: list[str]
+) -> None:
     repo.commit("clash", b__txt=b"b\nours\n")
     (tmp_path / "message").write_text("from a file\n")
-    repo.told("merge", *words, "theirs", "-s", "average", "-F", str(tmp_path / "message"), "--no-ff", "--quiet")
+    repo.told(
+        "merge",
+        *words,
+        "theirs",
+        "-s",
+        "average",
+        "-F",
+        str(tmp_path / "message"),
+        "--no-ff",
+        "--quiet",
+    )
     assert repo.read("b.txt") == b"b\ntheirs\n"
     assert repo.git("log", "-1", "--format=%s") == b"from a file\n"
-    assert np.array_equal(repo.tensors()["layer1.weight"], average(*(side["layer1.weight"] for side in conflict)))
+    assert np.array_equal(
+        repo.tensors()["layer1.weight"], average(*(side["layer1.weight"] for side in conflict))
+    )
     repo.settled()
 
 
@@ -567,7 +653,9 @@ def test_branches_with_no_common_ancestor(repo: Branches) -> None:
     theirs = repo.save("theirs", moved(BASE, 3))
     repo.git("checkout", "-q", "main")
     repo.told("merge", "theirs", "-s", "average", "--allow-unrelated-histories", "-m", "m")
-    assert np.array_equal(repo.tensors()["layer0.weight"], average(BASE["layer0.weight"], theirs["layer0.weight"]))
+    assert np.array_equal(
+        repo.tensors()["layer0.weight"], average(BASE["layer0.weight"], theirs["layer0.weight"])
+    )
     assert "verified" in repo.told("verify-merge")
     repo.settled()
 
@@ -575,12 +663,17 @@ def test_branches_with_no_common_ancestor(repo: Branches) -> None:
 def test_two_models_that_are_strangers_are_not_put_together(repo: Branches) -> None:
     """Both replaced the model by another architecture: nothing is common but the path."""
     random = np.random.default_rng(5)
-    mine, other = ({f"{name}.weight": random.standard_normal((8, 8)).astype(np.float32)} for name in ("conv", "attention"))
+    mine, other = (
+        {f"{name}.weight": random.standard_normal((8, 8)).astype(np.float32)}
+        for name in ("conv", "attention")
+    )
     repo.branch("theirs", other)
     repo.save("ours", mine)
     said = repo.fails("merge", "theirs")
     assert "conv.weight: the sides' models have no common ancestor: f32[8,8], none" in said
-    assert "a tensor that one side does not have; take ours or theirs" in repo.told("resolve", "-s", "average", code=1)
+    assert "a tensor that one side does not have; take ours or theirs" in repo.told(
+        "resolve", "-s", "average", code=1
+    )
     repo.told("resolve", "--theirs")
     assert same(repo.tensors(), other)
     repo.git("commit", "-qm", "merged")
@@ -596,13 +689,17 @@ def test_rebase(repo: Branches, conflict: tuple[Tensors, Tensors]) -> None:
     assert "CONFLICT" in repo.fails("rebase", "theirs")
     repo.told("resolve", "-s", "average")
     repo.git("-c", "core.editor=true", "rebase", "--continue")
-    assert np.array_equal(repo.tensors()["layer1.weight"], average(ours["layer1.weight"], theirs["layer1.weight"]))
+    assert np.array_equal(
+        repo.tensors()["layer1.weight"], average(ours["layer1.weight"], theirs["layer1.weight"])
+    )
     assert np.array_equal(repo.tensors()["layer0.weight"], ours["layer0.weight"])
     assert repo.git("rev-list", "--count", "theirs..HEAD") == b"1\n"
     repo.settled()
 
 
-def test_cherry_pick_adds_a_task_vector_and_revert_subtracts_it(repo: Branches, conflict: tuple[Tensors, Tensors]) -> None:
+def test_cherry_pick_adds_a_task_vector_and_revert_subtracts_it(
+    repo: Branches, conflict: tuple[Tensors, Tensors]
+) -> None:
     repo.git("config", "theta.merge.strategy", "task_arithmetic")
     ours, theirs = conflict
     repo.git("cherry-pick", "theirs")
@@ -646,11 +743,16 @@ def test_merge_tree_in_a_bare_repository(repo: Branches, tmp_path: Path) -> None
     repo.save("ours", moved(BASE, 2, "layer0"))
     tree = repo.git("merge-tree", "--write-tree", "main", "theirs").decode().split()[0]
     merged = repo.manifest(f"{tree}:{MODEL}")
-    assert merged.by_name["layer2.weight"].digest == repo.manifest(f"theirs:{MODEL}").by_name["layer2.weight"].digest
+    assert (
+        merged.by_name["layer2.weight"].digest
+        == repo.manifest(f"theirs:{MODEL}").by_name["layer2.weight"].digest
+    )
     assert theirs
     repo.git("clone", "-q", "--bare", ".", str(tmp_path / "bare"))
     bare = repo.at(tmp_path / "bare")
-    bare.git("config", "merge.theta.driver", repo.git("config", "merge.theta.driver").decode().strip())
+    bare.git(
+        "config", "merge.theta.driver", repo.git("config", "merge.theta.driver").decode().strip()
+    )
     # Attributes of a bare repository come from its own file.
     (tmp_path / "bare" / "info" / "attributes").write_bytes(b"*.safetensors merge=theta\n")
     assert bare.git("merge-tree", "--write-tree", "main", "theirs").decode().split()[0] == tree
@@ -675,10 +777,18 @@ def three(repo: Branches) -> list[Tensors]:
 def test_several_branches_make_one_commit(repo: Branches, three: list[Tensors]) -> None:
     repo.told("merge", "b1", "b2", "-s", "average", "-m", "three")
     merged = repo.tensors()
-    assert np.array_equal(merged["layer0.weight"], average(*(side["layer0.weight"] for side in three)))
+    assert np.array_equal(
+        merged["layer0.weight"], average(*(side["layer0.weight"] for side in three))
+    )
     assert np.array_equal(merged["layer1.weight"], three[1]["layer1.weight"])
     assert np.array_equal(merged["layer2.weight"], three[2]["layer2.weight"])
-    assert [repo.read(f"{name}.txt") for name in ("a", "b", "c", "b1", "b2")] == [b"a\nb1\n", b"b\nb2\n", b"c\n", b"1\n", b"2\n"]
+    assert [repo.read(f"{name}.txt") for name in ("a", "b", "c", "b1", "b2")] == [
+        b"a\nb1\n",
+        b"b\nb2\n",
+        b"c\n",
+        b"1\n",
+        b"2\n",
+    ]
     assert len(repo.git("log", "-1", "--format=%P").split()) == 3
     assert "verified, the same bytes" in repo.told("verify-merge")
     repo.settled()
@@ -692,8 +802,12 @@ def test_several_branches_make_one_commit(repo: Branches, three: list[Tensors]) 
     repo.settled()
 
 
-@pytest.mark.parametrize("strategy", ["average", "ties", "dare_linear", "breadcrumbs", "model_stock", "karcher"])
-def test_the_order_of_branches_does_not_matter(repo: Branches, three: list[Tensors], strategy: str) -> None:
+@pytest.mark.parametrize(
+    "strategy", ["average", "ties", "dare_linear", "breadcrumbs", "model_stock", "karcher"]
+)
+def test_the_order_of_branches_does_not_matter(
+    repo: Branches, three: list[Tensors], strategy: str
+) -> None:
     results = []
     for order in (["b1", "b2"], ["b2", "b1"]):
         repo.told("merge", *order, "-s", strategy, "-m", "three")
@@ -702,7 +816,9 @@ def test_the_order_of_branches_does_not_matter(repo: Branches, three: list[Tenso
     assert results[0].tobytes() == results[1].tobytes()
 
 
-def test_many_branches_without_a_strategy_change_nothing(repo: Branches, three: list[Tensors]) -> None:
+def test_many_branches_without_a_strategy_change_nothing(
+    repo: Branches, three: list[Tensors]
+) -> None:
     before = repo.head()
     said = repo.told("merge", "b1", "b2", code=2)
     assert "layer0.weight: changed on 3 sides" in said
@@ -722,7 +838,9 @@ def test_conflicts_in_ordinary_files_are_reported(repo: Branches, three: list[Te
     repo.settled()
 
 
-def test_one_branch_by_the_theta_strategy_is_an_ordinary_merge(repo: Branches, conflict: tuple[Tensors, Tensors]) -> None:
+def test_one_branch_by_the_theta_strategy_is_an_ordinary_merge(
+    repo: Branches, conflict: tuple[Tensors, Tensors]
+) -> None:
     assert "CONFLICT" in repo.fails("merge", "-s", "theta", "theirs")
     repo.told("resolve", "--ours")
     repo.git("commit", "-qm", "merged")
@@ -749,7 +867,9 @@ def test_tampering_is_found(repo: Branches, conflict: tuple[Tensors, Tensors]) -
     repo.git("commit", "-q", "--amend", "-m", "tampered")
     said = repo.told("verify-merge", code=1)
     assert "differs in 1 tensor, first layer1.weight" in said
-    assert json.loads(repo.theta_run("verify-merge", "--json").stdout)[0]["differing"] == ["layer1.weight"]
+    assert json.loads(repo.theta_run("verify-merge", "--json").stdout)[0]["differing"] == [
+        "layer1.weight"
+    ]
 
 
 def _headers_with(tampered: list[bytes], header: list[bytes]) -> list[bytes]:
@@ -758,16 +878,23 @@ def _headers_with(tampered: list[bytes], header: list[bytes]) -> list[bytes]:
     return [*rest[: at + 1], *header, *rest[at + 1 :]]
 
 
-def test_verifying_from_a_folder_and_among_odd_names(repo: Branches, conflict: tuple[Tensors, Tensors]) -> None:
+def test_verifying_from_a_folder_and_among_odd_names(
+    repo: Branches, conflict: tuple[Tensors, Tensors]
+) -> None:
     for name in (":100644 100644", ":", "sub/one.txt"):
         repo.write(name, b"x")
     repo.git("add", ".")
     repo.git("commit", "-qm", "odd")
     repo.told("merge", "theirs", "-s", "average", "-m", "m")
-    assert "model.safetensors: verified, the same bytes" in repo.at(repo.path / "sub").theta("verify-merge").decode()
+    assert (
+        "model.safetensors: verified, the same bytes"
+        in repo.at(repo.path / "sub").theta("verify-merge").decode()
+    )
     assert "'nonsense' is not a branch or commit" in repo.told("verify-merge", "nonsense", code=1)
     squashed = repo.git("commit-tree", "HEAD^{tree}", "-m", "squashed").decode().strip()
-    assert "its inputs are not in the history any more" in repo.told("verify-merge", squashed, code=1)
+    assert "its inputs are not in the history any more" in repo.told(
+        "verify-merge", squashed, code=1
+    )
 
 
 def test_after_a_squash_it_says_why(repo: Branches, conflict: tuple[Tensors, Tensors]) -> None:
@@ -787,7 +914,11 @@ def test_every_strategy_that_needs_nothing_more_verifies(repo: Branches) -> None
     random = np.random.default_rng(8)
     base = {name: random.standard_normal((24, 16)).astype(np.float32) for name in names}
     options = {"nearswap": "t = 0.01"}
-    rules = [f'[[merge]]\nparams = "{name}"\nstrategy = "{name}"\noptions = {{ {options.get(name, "")} }}\n' for name in names]
+    rules = [
+        f'[[merge]]\nparams = "{name}"\nstrategy = "{name}"\noptions = {{ {options.get(name, "")}'
+        " }\n"
+        for name in names
+    ]
     repo.save("base", base, "all.safetensors", **{".theta__toml": "\n".join(rules).encode()})
     theirs = repo.branch("theirs", moved(base, 3), path="all.safetensors")
     ours = repo.save("ours", moved(base, 2), "all.safetensors")
@@ -798,7 +929,8 @@ def test_every_strategy_that_needs_nothing_more_verifies(repo: Branches) -> None
     assert np.array_equal(merged["base"], base["base"])
     recipe = repo.manifest("HEAD:all.safetensors").headers["merge"]
     assert {rule["strategy"] for rule in recipe["rules"]} == set(names)
-    assert "verified, to two units in the last place" in repo.told("verify-merge")  # regmean is among them
+    # Regmean is among them
+    assert "verified, to two units in the last place" in repo.told("verify-merge")
     repo.settled()
 
 
@@ -807,7 +939,10 @@ def test_every_strategy_that_needs_nothing_more_verifies(repo: Branches) -> None
 
 def test_fisher_uses_the_tracked_sibling(repo: Branches) -> None:
     random = np.random.default_rng(4)
-    fisher = {who: {"layer1.weight": random.random((32, 32)).astype(np.float32)} for who in ("ours", "theirs")}
+    fisher = {
+        who: {"layer1.weight": random.random((32, 32)).astype(np.float32)}
+        for who in ("ours", "theirs")
+    }
     theirs = moved(BASE, 3, "layer1")
     repo.branch("theirs", theirs)
     repo.git("checkout", "-q", "theirs")
@@ -823,7 +958,9 @@ def test_fisher_uses_the_tracked_sibling(repo: Branches) -> None:
     a, b = (fisher[who]["layer1.weight"].astype(np.float64) for who in ("ours", "theirs"))
     wanted = (a * ours["layer1.weight"] + b * theirs["layer1.weight"]) / (a + b)
     assert np.array_equal(repo.tensors()["layer1.weight"], wanted.astype(np.float32))
-    assert np.array_equal(repo.tensors("model.fisher.safetensors")["layer1.weight"], (a + b).astype(np.float32))
+    assert np.array_equal(
+        repo.tensors("model.fisher.safetensors")["layer1.weight"], (a + b).astype(np.float32)
+    )
     repo.git("commit", "-qm", "merged")
     assert "verified, the same bytes" in repo.told("verify-merge")
     repo.settled()
@@ -831,7 +968,9 @@ def test_fisher_uses_the_tracked_sibling(repo: Branches) -> None:
 
 def test_diloco_keeps_its_velocity_beside_the_model(repo: Branches, three: list[Tensors]) -> None:
     repo.told("merge", "b1", "b2", "-s", "diloco", "-m", "outer step 1")
-    base, *sides = [BASE["layer0.weight"].astype(np.float64)] + [side["layer0.weight"].astype(np.float64) for side in three]
+    base, *sides = [BASE["layer0.weight"].astype(np.float64)] + [
+        side["layer0.weight"].astype(np.float64) for side in three
+    ]
     gradient = sum(base - side for side in sides) / 3
     velocity = repo.tensors("model.velocity.safetensors")
     assert np.array_equal(velocity["layer0.weight"], gradient.astype(np.float32))
@@ -857,7 +996,9 @@ def test_diloco_keeps_its_velocity_beside_the_model(repo: Branches, three: list[
         now = merged["layer0.weight"].astype(np.float64)
         second = sum(now - side["layer0.weight"] for side in (one, two)) / 2
         wanted = 0.9 * velocity["layer0.weight"].astype(np.float64) + second
-        assert np.array_equal(repo.tensors("model.velocity.safetensors")["layer0.weight"], wanted.astype(np.float32))
+        assert np.array_equal(
+            repo.tensors("model.velocity.safetensors")["layer0.weight"], wanted.astype(np.float32)
+        )
         assert "verified, the same bytes" in repo.told("verify-merge")
         assert len(repo.git("log", "-1", "--format=%P").split()) == 2
         repo.settled()
@@ -897,15 +1038,16 @@ def test_permute_reorders_theirs_first(repo: Branches) -> None:
 # Choosing by score
 
 
-def test_the_best_of_a_sweep_is_merged(repo: Branches, conflict: tuple[Tensors, Tensors], tmp_path: Path) -> None:
+def test_the_best_of_a_sweep_is_merged(
+    repo: Branches, conflict: tuple[Tensors, Tensors], tmp_path: Path
+) -> None:
     script = tmp_path / "score.py"
     wanted = average(conflict[0]["layer1.weight"], conflict[1]["layer1.weight"])
     np.save(tmp_path / "wanted.npy", wanted)
     script.write_text(
-        "import sys, numpy, safetensors.numpy as s\n"
-        f"w = numpy.load({str(tmp_path / 'wanted.npy')!r})\n"
-        "print('of 1 model')\n"
-        "print('score', -float(abs(s.load_file(sys.argv[1])['layer1.weight'].astype('f8') - w).mean()))\n"
+        "import sys, numpy, safetensors.numpy as s\nw ="
+        f" numpy.load({str(tmp_path / 'wanted.npy')!r})\nprint('of 1 model')\nprint('score',"
+        " -float(abs(s.load_file(sys.argv[1])['layer1.weight'].astype('f8') - w).mean()))\n"
     )
     command = f"{sys.executable} {script} {{checkpoint}}"
     words = ["merge", "theirs", "-s", "theirs,average", "--eval", command, "-m", "best"]
@@ -917,25 +1059,41 @@ def test_the_best_of_a_sweep_is_merged(repo: Branches, conflict: tuple[Tensors, 
     assert repo.head() == before
     assert repo.read(MODEL) == tree
     repo.settled()
-    said = repo.told(*words[:2], "-s", "task_arithmetic", "--sweep", "lambda=0:1:0.25", "--eval", command, "-m", "swept")
+    said = repo.told(
+        *words[:2],
+        "-s",
+        "task_arithmetic",
+        "--sweep",
+        "lambda=0:1:0.25",
+        "--eval",
+        command,
+        "-m",
+        "swept",
+    )
     assert said.count("task_arithmetic") >= 5
     recipe = repo.manifest(f"HEAD:{MODEL}").headers["merge"]
     assert recipe["rules"][0]["options"]["lambda"] == 0.5
     assert "verified" in repo.told("verify-merge")
     repo.settled()
     repo.git("reset", "-q", "--hard", before)
-    assert "no candidate could be scored" in repo.told(*words[:4], "--eval", "exit 3 # {checkpoint}", code=1)
+    assert "no candidate could be scored" in repo.told(
+        *words[:4], "--eval", "exit 3 # {checkpoint}", code=1
+    )
     assert repo.head() == before
     assert "{checkpoint}" in repo.told(*words[:4], "--eval", "true", code=2)
     repo.settled()
 
 
-def test_dry_run_says_what_would_conflict(repo: Branches, conflict: tuple[Tensors, Tensors]) -> None:
+def test_dry_run_says_what_would_conflict(
+    repo: Branches, conflict: tuple[Tensors, Tensors]
+) -> None:
     before = repo.head()
     said = repo.told("merge", "theirs", "--dry-run", code=1)
     assert "1 changed" in said
     assert "layer1.weight" in said
-    assert "No tensor would be left in conflict" in repo.told("merge", "theirs", "--dry-run", "-s", "average")
+    assert "No tensor would be left in conflict" in repo.told(
+        "merge", "theirs", "--dry-run", "-s", "average"
+    )
     assert repo.head() == before
     repo.settled()
 
@@ -943,7 +1101,9 @@ def test_dry_run_says_what_would_conflict(repo: Branches, conflict: tuple[Tensor
 # Faults
 
 
-def test_missing_objects_are_named_and_leave_a_conflict(repo: Branches, conflict: tuple[Tensors, Tensors]) -> None:
+def test_missing_objects_are_named_and_leave_a_conflict(
+    repo: Branches, conflict: tuple[Tensors, Tensors]
+) -> None:
     entry = repo.manifest(f"theirs:{MODEL}").by_name["layer1.weight"]
     known = {ref.oid for ref in repo.manifest(f"HEAD:{MODEL}").by_name["layer1.weight"].objects}
     lost = next(ref.oid for ref in entry.objects if ref.oid not in known)
@@ -1033,7 +1193,11 @@ def test_an_interrupted_merge_can_be_aborted(
     process = subprocess.Popen(
         interruptible(["git", "-c", "theta.merge.strategy=slow", "merge", "theirs"]),
         cwd=repo.path,
-        env={**repo.environment, "PYTHONPATH": with_plugin(repo, tmp_path / "site"), "STARTED": str(started)},
+        env={
+            **repo.environment,
+            "PYTHONPATH": with_plugin(repo, tmp_path / "site"),
+            "STARTED": str(started),
+        },
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -1044,10 +1208,12 @@ def test_an_interrupted_merge_can_be_aborted(
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    os.kill(process.pid, kill)  # git first: did its driver end before git hears of this, git would go on and write files
+    # Git first: did its driver end before git hears of this, git would go on and write files
+    os.kill(process.pid, kill)
     os.killpg(process.pid, kill)
     process.wait(PATIENCE)
-    for left in (repo.common / "index.lock", *repo.path.glob(".merge_file_*")):  # what git leaves when it is killed
+    # What git leaves when it is killed
+    for left in (repo.common / "index.lock", *repo.path.glob(".merge_file_*")):
         left.unlink(missing_ok=True)
     if (repo.common / "MERGE_HEAD").exists():
         repo.git("merge", "--abort")
@@ -1055,10 +1221,20 @@ def test_an_interrupted_merge_can_be_aborted(
     repo.settled()
 
 
-def test_versions_that_were_committed_without_the_filter(repo: Branches, conflict: tuple[Tensors, Tensors]) -> None:
+def test_versions_that_were_committed_without_the_filter(
+    repo: Branches, conflict: tuple[Tensors, Tensors]
+) -> None:
     repo.git("checkout", "-q", "theirs")
     repo.git(
-        "-c", "filter.theta.process=", "-c", "filter.theta.clean=cat", "-c", "filter.theta.required=false", "add", "--renormalize", MODEL
+        "-c",
+        "filter.theta.process=",
+        "-c",
+        "filter.theta.clean=cat",
+        "-c",
+        "filter.theta.required=false",
+        "add",
+        "--renormalize",
+        MODEL,
     )
     raw = repo.git("hash-object", "-w", "--no-filters", MODEL).decode().strip()
     repo.git("update-index", "--cacheinfo", f"100644,{raw},{MODEL}")
@@ -1066,12 +1242,17 @@ def test_versions_that_were_committed_without_the_filter(repo: Branches, conflic
     repo.git("checkout", "-q", "-f", "main")
     said = repo.fails("merge", "theirs")
     assert "one version was committed without Git-Theta" in said
-    assert f"{MODEL} was committed without Git-Theta on one side; put the file you want there" in repo.told("resolve", "--ours", code=1)
+    assert (
+        f"{MODEL} was committed without Git-Theta on one side; put the file you want there"
+        in repo.told("resolve", "--ours", code=1)
+    )
     repo.git("merge", "--abort")
     repo.settled()
 
 
-def test_a_damaged_environment_is_a_conflict(repo: Branches, conflict: tuple[Tensors, Tensors]) -> None:
+def test_a_damaged_environment_is_a_conflict(
+    repo: Branches, conflict: tuple[Tensors, Tensors]
+) -> None:
     said = repo.fails("merge", "theirs", GIT_THETA_MERGE='[{"strategy": 1}]')
     assert "merge rules are damaged" in said
     repo.git("merge", "--abort")

@@ -1,4 +1,6 @@
-"""One model in two file formats on two branches: a conflict that says so, or merged by tensor name where that is asked for."""
+"""One model in two file formats on two branches: a conflict that says so, or merged by tensor name
+where that is asked for.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,10 @@ def merged() -> Tensors:
 
 def by_resolve(repo: Branches) -> None:
     said = repo.fails("merge", "theirs")
-    assert f"m.safetensors: {CONFLICT}; 'git theta resolve --by-name' merges them by tensor name" in said
+    assert (
+        f"m.safetensors: {CONFLICT}; 'git theta resolve --by-name' merges them by tensor name"
+        in said
+    )
     assert "different formats" in repo.told("resolve", "-s", "average", code=1)
     said = repo.told("resolve", "--by-name")
     assert "merged by tensor name; the result is safetensors" in said
@@ -101,7 +106,10 @@ def test_tensors_added_on_both_sides_make_a_new_file(repo: Branches) -> None:
     here = {**moved(BASE, 2, "layer1"), "ours.new": np.zeros((3, 7), np.float16)}
     repo.commit("more", m__safetensors=safetensors_file(here))
     repo.told("merge", "theirs", "--by-name", "-m", "merged")
-    assert same(repo.tensors("m.safetensors"), {**merged(), "theirs.new": there["theirs.new"], "ours.new": here["ours.new"]})
+    assert same(
+        repo.tensors("m.safetensors"),
+        {**merged(), "theirs.new": there["theirs.new"], "ours.new": here["ours.new"]},
+    )
     repo.settled()
 
 
@@ -122,7 +130,9 @@ def test_one_path_with_another_format_in_it(repo: Branches) -> None:
 
 
 def test_several_branches_in_two_formats(repo: Branches) -> None:
-    """Without a common ancestor's file: each of three branches adds the model, one of them as torch's."""
+    """Without a common ancestor's file: each of three branches adds the model, one of them as
+    torch's.
+    """
     start = repo.head()
     sides = [moved(BASE, seed, "layer2") for seed in (31, 32, 33)]
     for number, make in ((1, torch_file), (2, safetensors_file)):

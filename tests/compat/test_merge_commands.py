@@ -1,4 +1,6 @@
-"""The commands around merges say and do what the docs tell: heads that are merged already, octopus, names that were probably meant."""
+"""The commands around merges say and do what the docs tell: heads that are merged already, octopus,
+names that were probably meant.
+"""
 
 from __future__ import annotations
 
@@ -44,23 +46,33 @@ def parents(repo: Branches) -> int:
 
 @pytest.mark.parametrize(
     "words",
-    [["theta", "merge", "s1", "s2", "-s", "average"], ["merge", "-s", "theta", "s2"], ["merge", "-s", "theta", "s1", "s2"]],
+    [
+        ["theta", "merge", "s1", "s2", "-s", "average"],
+        ["merge", "-s", "theta", "s2"],
+        ["merge", "-s", "theta", "s1", "s2"],
+    ],
 )
-def test_of_branches_that_are_merged_already_the_others_are_merged(repo: Branches, sides: dict[str, Tensors], words: list[str]) -> None:
+def test_of_branches_that_are_merged_already_the_others_are_merged(
+    repo: Branches, sides: dict[str, Tensors], words: list[str]
+) -> None:
     repo.told("merge", "s1", "-s", "average", "-m", "first")
     first = repo.tensors()
     repo.git("config", "theta.merge.strategy", "average")
     repo.told(*words[1:], "-m", "rest") if words[0] == "theta" else repo.git(*words, "-m", "rest")
     assert parents(repo) == 2
     merged = repo.tensors()
-    assert np.array_equal(merged["layer0.weight"], average(first["layer0.weight"], sides["s2"]["layer0.weight"]))
+    assert np.array_equal(
+        merged["layer0.weight"], average(first["layer0.weight"], sides["s2"]["layer0.weight"])
+    )
     assert np.array_equal(merged["layer1.weight"], sides["s1"]["layer1.weight"])
     assert np.array_equal(merged["layer2.weight"], sides["s2"]["layer2.weight"])
     repo.settled()
     assert "verified, the same bytes" in repo.told("verify-merge")
 
 
-def test_nothing_left_to_merge_and_only_moving_on(repo: Branches, sides: dict[str, Tensors]) -> None:
+def test_nothing_left_to_merge_and_only_moving_on(
+    repo: Branches, sides: dict[str, Tensors]
+) -> None:
     repo.told("merge", "s1", "s2", "-s", "average", "-m", "all")
     merged = repo.head()
     for words in (
@@ -71,7 +83,10 @@ def test_nothing_left_to_merge_and_only_moving_on(repo: Branches, sides: dict[st
         said = repo.told(*words[1:]) if words[0] == "theta" else repo.git(*words).decode()
         assert "Already up to date." in said
         assert repo.head() == merged
-    assert repo.told("merge", "s1", "s2", "-s", "average", "--dry-run").strip() == "Already up to date."
+    assert (
+        repo.told("merge", "s1", "s2", "-s", "average", "--dry-run").strip()
+        == "Already up to date."
+    )
     scored = ["merge", "s1", "-s", "average", "--eval", "echo 1 {checkpoint}"]
     assert repo.told(*scored).strip() == "Already up to date."
     assert json.loads(repo.told(*scored, "--json")) == []
@@ -85,7 +100,9 @@ def test_nothing_left_to_merge_and_only_moving_on(repo: Branches, sides: dict[st
 def test_heads_that_another_head_holds_are_no_side_of_their_own(
     repo: Branches, sides: dict[str, Tensors], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the API as by git: two parents, and the older commit of the same branch is not averaged in."""
+    """By the API as by git: two parents, and the older commit of the same branch is not averaged
+    in.
+    """
     import git_theta
 
     repo.git("checkout", "-q", "s1")
@@ -97,25 +114,35 @@ def test_heads_that_another_head_holds_are_no_side_of_their_own(
             monkeypatch.setenv(key, value)
     git_theta.merge(older, "s1", strategy="average", repo=repo.path)
     assert parents(repo) == 2
-    assert np.array_equal(repo.tensors()["layer0.weight"], average(sides["main"]["layer0.weight"], newer["layer0.weight"]))
+    assert np.array_equal(
+        repo.tensors()["layer0.weight"],
+        average(sides["main"]["layer0.weight"], newer["layer0.weight"]),
+    )
     repo.settled()
 
 
 def test_gits_recursive_strategy_merges_too(repo: Branches, sides: dict[str, Tensors]) -> None:
-    """It cleans the merged file before the index holds the result, and goes on only if that gives the same manifest."""
+    """It cleans the merged file before the index holds the result, and goes on only if that gives
+    the same manifest.
+    """
     repo.git("config", "theta.merge.strategy", "average")
     repo.git("merge", "-q", "-s", "recursive", "-m", "merged", "s1")
-    assert np.array_equal(repo.tensors()["layer0.weight"], average(sides["main"]["layer0.weight"], sides["s1"]["layer0.weight"]))
+    assert np.array_equal(
+        repo.tensors()["layer0.weight"],
+        average(sides["main"]["layer0.weight"], sides["s1"]["layer0.weight"]),
+    )
     repo.settled()
     assert "verified, the same bytes" in repo.told("verify-merge")
 
 
-def test_octopus_names_the_command_that_merges_by_tensor(repo: Branches, sides: dict[str, Tensors]) -> None:
+def test_octopus_names_the_command_that_merges_by_tensor(
+    repo: Branches, sides: dict[str, Tensors]
+) -> None:
     before = repo.head()
     said = repo.fails("merge", "s1", "s2", code=2)
     assert (
-        f"git-theta: {MODEL}: git's octopus strategy merges its manifest as text; to merge it by tensor: git theta merge s1 s2 -s STRATEGY"
-        in said
+        f"git-theta: {MODEL}: git's octopus strategy merges its manifest as text; to merge it by"
+        " tensor: git theta merge s1 s2 -s STRATEGY" in said
     )
     assert repo.head() == before
     repo.settled()
@@ -127,16 +154,24 @@ def test_octopus_names_the_command_that_merges_by_tensor(repo: Branches, sides: 
     repo.git("config", "pull.octopus", "theta")
     repo.git("config", "theta.merge.strategy", "average")
     repo.git("merge", "-q", "-m", "three", "s1", "s2")
-    assert np.array_equal(repo.tensors()["layer0.weight"], average(*(side["layer0.weight"] for side in sides.values())))
+    assert np.array_equal(
+        repo.tensors()["layer0.weight"],
+        average(*(side["layer0.weight"] for side in sides.values())),
+    )
     repo.settled()
 
 
 def test_a_manifest_that_git_leaves_in_the_working_tree_is_told_of(repo: Branches) -> None:
-    """Text merges of manifests succeed if the changed lines lie apart: git then writes the merged manifest itself."""
+    """Text merges of manifests succeed if the changed lines lie apart: git then writes the merged
+    manifest itself.
+    """
     many = {f"layer{i:02}": np.full((32, 32), i, np.float32) for i in range(30)}
     repo.save("many", many)
     start = repo.head()
-    changed = {name: {**many, f"layer{at:02}": np.full((32, 32), 100 + at, np.float32)} for name, at in (("b1", 2), ("b2", 14), ("b3", 27))}
+    changed = {
+        name: {**many, f"layer{at:02}": np.full((32, 32), 100 + at, np.float32)}
+        for name, at in (("b1", 2), ("b2", 14), ("b3", 27))
+    }
     for name, tensors in changed.items():
         repo.branch(name, tensors, start)
     said = repo._said(repo.run(["git", "merge", "-m", "three", "b1", "b2", "b3"]), 0)
@@ -144,7 +179,12 @@ def test_a_manifest_that_git_leaves_in_the_working_tree_is_told_of(repo: Branche
     assert told in said
     command = said.partition(told)[2].splitlines()[0]
     repo.run([sys.executable, "-m", "git_theta", *shlex.split(command)[2:]])
-    wanted = {**many, "layer02": changed["b1"]["layer02"], "layer14": changed["b2"]["layer14"], "layer27": changed["b3"]["layer27"]}
+    wanted = {
+        **many,
+        "layer02": changed["b1"]["layer02"],
+        "layer14": changed["b2"]["layer14"],
+        "layer27": changed["b3"]["layer27"],
+    }
     assert same(repo.tensors(), wanted)
     repo.settled()
 
@@ -165,13 +205,25 @@ def test_a_conflicted_manifest_names_the_command(repo: Branches, sides: dict[str
 
 def test_names_that_were_probably_meant(repo: Branches, sides: dict[str, Tensors]) -> None:
     before = repo.head()
-    assert "no merge strategy 'tie'; did you mean 'ties'?" in repo.told("merge", "s1", "-s", "tie", code=1)
-    assert "ties has no option 'densty'; did you mean 'density'?" in repo.told("merge", "s1", "-s", "ties", "-o", "densty=1", code=1)
-    assert "s1 is a branch or commit, and this command takes paths; to switch to it: git checkout s1" in repo.told("checkout", "s1", code=1)
+    assert "no merge strategy 'tie'; did you mean 'ties'?" in repo.told(
+        "merge", "s1", "-s", "tie", code=1
+    )
+    assert "ties has no option 'densty'; did you mean 'density'?" in repo.told(
+        "merge", "s1", "-s", "ties", "-o", "densty=1", code=1
+    )
+    assert (
+        "s1 is a branch or commit, and this command takes paths; to switch to it: git checkout s1"
+        in repo.told("checkout", "s1", code=1)
+    )
     assert "nothing in the index matches s7" in repo.told("checkout", "s7", code=1)
-    assert "nzp files cannot be written; did you mean 'npz'?" in repo.told("convert", MODEL, "x.npz", "--to", "nzp", code=1)
+    assert "nzp files cannot be written; did you mean 'npz'?" in repo.told(
+        "convert", MODEL, "x.npz", "--to", "nzp", code=1
+    )
     repo.git("config", "theta.merge.stategy", "ties")
-    assert "not a setting of this release; did you mean 'theta.merge.strategy'?" in repo.theta_run("env").stdout.decode()
+    assert (
+        "not a setting of this release; did you mean 'theta.merge.strategy'?"
+        in repo.theta_run("env").stdout.decode()
+    )
     repo.commit("rule", **{".theta__toml": b'[[merge]]\nstratgy = "ties"\n'})
     assert "unknown key 'stratgy' in a rule; did you mean 'strategy'?" in repo.fails("merge", "s1")
     repo.git("merge", "--abort")
@@ -193,7 +245,10 @@ def test_patterns_that_were_probably_meant(repo: Branches) -> None:
         (".pt", "'*.pt'"),
     ):
         said = repo.told("track", pattern)
-        assert f'"{pattern}" matches no file; did you mean {meant}? To take it out again: git theta untrack {shlex.quote(pattern)}' in said
+        assert (
+            f'"{pattern}" matches no file; did you mean {meant}? To take it out again: git theta'
+            f" untrack {shlex.quote(pattern)}" in said
+        )
         repo.told("untrack", pattern)
     for pattern in ("*.weights", "later.safetensors", "*.ckpt", MODEL):
         assert "did you mean" not in repo.told("track", pattern)
@@ -202,9 +257,13 @@ def test_patterns_that_were_probably_meant(repo: Branches) -> None:
 def test_patterns_that_the_shell_has_expanded(repo: Branches) -> None:
     content = repo.write("one.gguf", b"GGUF").read_bytes()
     note = "Quotes keep a pattern from the shell: git theta track "
-    assert f"Note: this file alone is tracked, no new ones. {note}'*.gguf'" in repo.told("track", "one.gguf")
+    assert f"Note: this file alone is tracked, no new ones. {note}'*.gguf'" in repo.told(
+        "track", "one.gguf"
+    )
     repo.write("two.gguf", content)
-    assert f"Note: these files alone are tracked, no new ones. {note}'*.gguf'" in repo.told("track", "one.gguf", "two.gguf")
+    assert f"Note: these files alone are tracked, no new ones. {note}'*.gguf'" in repo.told(
+        "track", "one.gguf", "two.gguf"
+    )
     assert "Note" not in repo.told("track", "one.gguf", "two.gguf")  # which is nothing new
     repo.write("three.gguf", content)
     assert "Note" not in repo.told("track", "three.gguf")  # chosen out of several
@@ -213,7 +272,11 @@ def test_patterns_that_the_shell_has_expanded(repo: Branches) -> None:
 
 def test_show_tells_new_bytes_from_shared_ones(repo: Branches, sides: dict[str, Tensors]) -> None:
     def sizes(name: str) -> set[str]:
-        return {line.split()[0] for line in repo.told("show", name).splitlines() if line.startswith(("stored", "new", "shared"))}
+        return {
+            line.split()[0]
+            for line in repo.told("show", name).splitlines()
+            if line.startswith(("stored", "new", "shared"))
+        }
 
     assert sizes(f"HEAD~1:{MODEL}") == {"stored"}  # the first version
     assert sizes(f"HEAD:{MODEL}") == sizes(MODEL) == {"new", "shared"}
@@ -225,10 +288,16 @@ def test_show_tells_new_bytes_from_shared_ones(repo: Branches, sides: dict[str, 
     repo.write(MODEL, safetensors_file(moved(sides["main"], 30, "layer3")))
     repo.git("add", MODEL)
     staged = json.loads(repo.theta("show", MODEL, "--json"))
-    assert staged["new"] == sum(count for oid, count in repo.manifest(f":{MODEL}").objects().items() if oid not in now)
+    assert staged["new"] == sum(
+        count for oid, count in repo.manifest(f":{MODEL}").objects().items() if oid not in now
+    )
     # A merge is new in what none of its parents has.
     repo.git("reset", "-q", "--hard")
     repo.told("merge", "s1", "-s", "average", "-m", "merged")
-    every = {oid for rev in ("HEAD^1", "HEAD^2") for oid in repo.manifest(f"{rev}:{MODEL}").objects()}
-    wanted = sum(count for oid, count in repo.manifest(f"HEAD:{MODEL}").objects().items() if oid not in every)
+    every = {
+        oid for rev in ("HEAD^1", "HEAD^2") for oid in repo.manifest(f"{rev}:{MODEL}").objects()
+    }
+    wanted = sum(
+        count for oid, count in repo.manifest(f"HEAD:{MODEL}").objects().items() if oid not in every
+    )
     assert json.loads(repo.theta("show", f"HEAD:{MODEL}", "--json"))["new"] == wanted > 0

@@ -15,8 +15,12 @@ BASE = model()
 
 
 @pytest.fixture
-def crossed(tmp_path: Path, environment: Mapping[str, str], bin_folder: Path) -> tuple[Branches, Tensors, Tensors]:
-    """'one' changed layers 0 and 1, 'two' layers 0 and 2; each merged the other, and each kept its own layer 0."""
+def crossed(
+    tmp_path: Path, environment: Mapping[str, str], bin_folder: Path
+) -> tuple[Branches, Tensors, Tensors]:
+    """'one' changed layers 0 and 1, 'two' layers 0 and 2; each merged the other, and each kept its
+    own layer 0.
+    """
     repo = Branches.make(tmp_path / "repo", environment, bin_folder)
     repo.save("base", BASE)
     one = repo.branch("one", moved(BASE, 11, "layer0", "layer1"))
@@ -33,7 +37,8 @@ def crossed(tmp_path: Path, environment: Mapping[str, str], bin_folder: Path) ->
 def test_what_was_settled_in_two_ways_conflicts(crossed: tuple[Branches, Tensors, Tensors]) -> None:
     repo, one, two = crossed
     said = repo.fails("merge", "one")
-    assert said.count("changed on several sides") == 1  # nobody is told of the merge of the ancestors
+    # Nobody is told of the merge of the ancestors
+    assert said.count("changed on several sides") == 1
     assert "1 tensor changed on several sides" in said
     assert "layer0.weight: changed on 2 sides" in said
     assert "layer0.weight" in repo.told("resolve", code=1)
@@ -47,7 +52,9 @@ def test_what_was_settled_in_two_ways_conflicts(crossed: tuple[Branches, Tensors
     repo.settled()
 
 
-def test_a_change_taken_back_after_both_had_it_stays_taken_back(crossed: tuple[Branches, Tensors, Tensors]) -> None:
+def test_a_change_taken_back_after_both_had_it_stays_taken_back(
+    crossed: tuple[Branches, Tensors, Tensors],
+) -> None:
     repo, _, two = crossed
     repo.save("without it", {**repo.tensors(), "layer1.weight": BASE["layer1.weight"]})
     repo.fails("merge", "one")
@@ -60,7 +67,9 @@ def test_a_change_taken_back_after_both_had_it_stays_taken_back(crossed: tuple[B
 @pytest.mark.parametrize("strategy", ["ours", "average"])
 def test_with_a_strategy(crossed: tuple[Branches, Tensors, Tensors], strategy: str) -> None:
     repo, one, two = crossed
-    assert "No tensor would be left in conflict" in repo.told("merge", "one", "-s", strategy, "--dry-run")
+    assert "No tensor would be left in conflict" in repo.told(
+        "merge", "one", "-s", strategy, "--dry-run"
+    )
     repo.told("merge", "one", "-s", strategy, "-m", "merged")
     mean = ((one["layer0.weight"].astype(np.float64) + two["layer0.weight"]) / 2).astype(np.float32)
     wanted = two["layer0.weight"] if strategy == "ours" else mean
@@ -70,14 +79,18 @@ def test_with_a_strategy(crossed: tuple[Branches, Tensors, Tensors], strategy: s
     repo.settled()
 
 
-def test_without_a_working_tree_and_many_at_once(crossed: tuple[Branches, Tensors, Tensors]) -> None:
+def test_without_a_working_tree_and_many_at_once(
+    crossed: tuple[Branches, Tensors, Tensors],
+) -> None:
     repo, one, two = crossed
     assert "layer0.weight: changed on 2 sides" in repo.told("merge", "one", "--dry-run", code=1)
     repo.git("checkout", "-q", "-b", "three", "main")
     three = repo.save("three", moved(BASE, 13, "layer0", "layer3"))
     assert "layer0.weight: changed on 3 sides" in repo.told("merge", "one", "two", code=2)
     repo.told("merge", "one", "two", "-s", "average", "-m", "all")
-    mean = (sum(side["layer0.weight"].astype(np.float64) for side in (three, one, two)) / 3).astype(np.float32)
+    mean = (sum(side["layer0.weight"].astype(np.float64) for side in (three, one, two)) / 3).astype(
+        np.float32
+    )
     assert np.array_equal(repo.tensors()["layer0.weight"], mean)
     assert "verified, the same bytes" in repo.told("verify-merge")
     repo.settled()

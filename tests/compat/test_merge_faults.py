@@ -30,15 +30,21 @@ def repo(tmp_path: Path, environment: Mapping[str, str], bin_folder: Path) -> Br
 @pytest.fixture
 def sides(repo: Branches) -> list[Tensors]:
     """main, 'one' and 'two' changed layer 1."""
-    branches = [repo.branch(name, moved(BASE, seed, "layer1")) for name, seed in (("one", 3), ("two", 4))]
+    branches = [
+        repo.branch(name, moved(BASE, seed, "layer1")) for name, seed in (("one", 3), ("two", 4))
+    ]
     return [repo.save("ours", moved(BASE, 2, "layer1")), *branches]
 
 
 def middle(sides: list[Tensors]) -> np.ndarray:
-    return (sum(side["layer1.weight"].astype(np.float64) for side in sides) / len(sides)).astype(np.float32)
+    return (sum(side["layer1.weight"].astype(np.float64) for side in sides) / len(sides)).astype(
+        np.float32
+    )
 
 
-def test_objects_are_fetched_by_whatever_merges(repo: Branches, sides: list[Tensors], tmp_path: Path) -> None:
+def test_objects_are_fetched_by_whatever_merges(
+    repo: Branches, sides: list[Tensors], tmp_path: Path
+) -> None:
     start = repo.head()
     repo.git("config", "theta.merge.strategy", "average")
     repo.lend(tmp_path / "remote.git")
@@ -61,7 +67,9 @@ def test_objects_are_fetched_by_whatever_merges(repo: Branches, sides: list[Tens
     repo.settled()
 
 
-def test_what_no_remote_has_is_named_in_one_line_and_the_merge_goes_on_later(repo: Branches, sides: list[Tensors], tmp_path: Path) -> None:
+def test_what_no_remote_has_is_named_in_one_line_and_the_merge_goes_on_later(
+    repo: Branches, sides: list[Tensors], tmp_path: Path
+) -> None:
     remote = tmp_path / "remote.git"
     repo.lend(remote)
     lost = repo.manifest(f"one:{MODEL}").by_name["layer1.weight"].objects[0].oid
@@ -69,7 +77,10 @@ def test_what_no_remote_has_is_named_in_one_line_and_the_merge_goes_on_later(rep
     assert places
     for place in places:
         place.rename(tmp_path / "kept")
-    for command in (["-c", "theta.merge.strategy=average", "merge", "one"], ["theta", "merge", "one", "-s", "average"]):
+    for command in (
+        ["-c", "theta.merge.strategy=average", "merge", "one"],
+        ["theta", "merge", "one", "-s", "average"],
+    ):
         said = repo.fails(*command)
         lines = [line for line in said.splitlines() if lost in line]
         assert len(lines) == 1, said
@@ -123,8 +134,16 @@ def plugin(tmp_path: Path, repo: Branches) -> dict[str, str]:
     return {"PYTHONPATH": path, "STARTED": str(tmp_path / "started")}
 
 
-def interrupted(repo: Branches, plugin: Mapping[str, str], words: list[str], kill: signal.Signals, everyone: bool = True) -> int:
-    """Start ``words``, and kill them (the whole group, or the first process alone) when a strategy has begun to compute."""
+def interrupted(
+    repo: Branches,
+    plugin: Mapping[str, str],
+    words: list[str],
+    kill: signal.Signals,
+    everyone: bool = True,
+) -> int:
+    """Start ``words``, and kill them (the whole group, or the first process alone) when a strategy
+    has begun to compute.
+    """
     started = Path(plugin["STARTED"])
     started.unlink(missing_ok=True)
     process = subprocess.Popen(
@@ -145,13 +164,16 @@ def interrupted(repo: Branches, plugin: Mapping[str, str], words: list[str], kil
     code = process.wait(PATIENCE)
     if not everyone:
         os.killpg(process.pid, signal.SIGKILL)
-    for left in (repo.common / "index.lock", *repo.path.glob(".merge_file_*")):  # what git leaves when it is killed
+    # What git leaves when it is killed
+    for left in (repo.common / "index.lock", *repo.path.glob(".merge_file_*")):
         left.unlink(missing_ok=True)
     return code
 
 
 @pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL])
-def test_several_branches_are_interrupted(repo: Branches, sides: list[Tensors], plugin: dict[str, str], kill: signal.Signals) -> None:
+def test_several_branches_are_interrupted(
+    repo: Branches, sides: list[Tensors], plugin: dict[str, str], kill: signal.Signals
+) -> None:
     before = repo.head()
     words = [sys.executable, "-m", "git_theta", "merge", "one", "two", "-s", "slow"]
     assert interrupted(repo, plugin, words, kill) != 0
@@ -169,7 +191,12 @@ def test_resolve_is_interrupted_and_the_merge_is_as_it_was(
 ) -> None:
     repo.fails("merge", "one")
     before = repo.status()
-    assert interrupted(repo, plugin, [sys.executable, "-m", "git_theta", "resolve", "-s", "slow"], kill) != 0
+    assert (
+        interrupted(
+            repo, plugin, [sys.executable, "-m", "git_theta", "resolve", "-s", "slow"], kill
+        )
+        != 0
+    )
     assert repo.status() == before
     assert same(repo.tensors(), sides[0])
     repo.told("resolve", "-s", "average")
@@ -180,16 +207,28 @@ def test_resolve_is_interrupted_and_the_merge_is_as_it_was(
     assert repo.status() == ""
 
 
-def test_a_rebase_is_interrupted(repo: Branches, sides: list[Tensors], plugin: dict[str, str]) -> None:
+def test_a_rebase_is_interrupted(
+    repo: Branches, sides: list[Tensors], plugin: dict[str, str]
+) -> None:
     before = repo.head()
-    assert interrupted(repo, plugin, ["git", "-c", "theta.merge.strategy=slow", "rebase", "one"], signal.SIGKILL) != 0
+    assert (
+        interrupted(
+            repo,
+            plugin,
+            ["git", "-c", "theta.merge.strategy=slow", "rebase", "one"],
+            signal.SIGKILL,
+        )
+        != 0
+    )
     repo.git("rebase", "--abort")
     assert repo.head() == before
     assert same(repo.tensors(), sides[0])
     assert repo.status() == ""
 
 
-def test_a_strategy_that_ends_the_process_leaves_a_conflict(repo: Branches, sides: list[Tensors], plugin: dict[str, str]) -> None:
+def test_a_strategy_that_ends_the_process_leaves_a_conflict(
+    repo: Branches, sides: list[Tensors], plugin: dict[str, str]
+) -> None:
     said = repo.told("merge", "one", "-s", "bad", code=1, **plugin)
     assert "CONFLICT" in said
     repo.git("merge", "--abort")

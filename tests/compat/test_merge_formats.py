@@ -1,4 +1,6 @@
-"""Merges that change which tensors there are, in every format that is written anew: the frameworks load the result."""
+"""Merges that change which tensors there are, in every format that is written anew: the frameworks
+load the result.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from git_theta.core.tensors import Tensor
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the programs are POSIX scripts")
 RANDOM = np.random.default_rng(0)
-BASE: Tensors = {f"w{number}": RANDOM.standard_normal((24, 32)).astype(np.float32) for number in range(4)}
+BASE: Tensors = {
+    f"w{number}": RANDOM.standard_normal((24, 32)).astype(np.float32) for number in range(4)
+}
 
 
 def npz_file(tensors: Tensors) -> bytes:
@@ -44,7 +48,11 @@ def gguf_file(tensors: Tensors) -> bytes:
 
 
 def msgpack_file(tensors: Tensors) -> bytes:
-    return bytes(FlaxMsgpackFormat().build({name: Tensor.from_array(array) for name, array in tensors.items()}, None))
+    return bytes(
+        FlaxMsgpackFormat().build(
+            {name: Tensor.from_array(array) for name, array in tensors.items()}, None
+        )
+    )
 
 
 WRITERS: dict[str, Callable[[Tensors], bytes]] = {

@@ -1,4 +1,6 @@
-"""Taking a side, whatever way it is asked for, gives that side's file; units are taken whole, and never computed with."""
+"""Taking a side, whatever way it is asked for, gives that side's file; units are taken whole, and
+never computed with.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="the programs are POSIX 
 
 
 def trained(seed: int) -> Tensors:
-    """A model with units, counters, statistics and plain weights, all of which every training changes."""
+    """A model with units, counters, statistics and plain weights, all of which every training
+    changes.
+    """
     random = np.random.default_rng(seed)
 
     def floats(*shape: int) -> np.ndarray:
@@ -55,12 +59,20 @@ def state(seed: int) -> bytes:
         layer(torch.ones(8)).sum().backward()
         optimizer.step()
     out = io.BytesIO()
-    content = {"model": layer.state_dict(), "optimizer": optimizer.state_dict(), "epoch": seed, "rng": torch.get_rng_state()}
+    content = {
+        "model": layer.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "epoch": seed,
+        "rng": torch.get_rng_state(),
+    }
     torch.save(content, out)
     return out.getvalue()
 
 
-FILES = {number: {MODEL: safetensors_file(trained(number)), "state.pt": state(number)} for number in (1, 2, 3)}
+FILES = {
+    number: {MODEL: safetensors_file(trained(number)), "state.pt": state(number)}
+    for number in (1, 2, 3)
+}
 BASE, OURS, THEIRS = (FILES[number] for number in (1, 2, 3))
 
 
@@ -117,8 +129,12 @@ def by_checkout(repo: Branches, side: str) -> None:
 
 
 @pytest.mark.parametrize("side", ["ours", "theirs", "base"])
-@pytest.mark.parametrize("way", [by_resolve, in_steps, by_strategy, by_rules, by_setting, by_gits_option, by_checkout])
-def test_a_side_is_taken_to_the_byte(repo: Branches, way: Callable[[Branches, str], None], side: str) -> None:
+@pytest.mark.parametrize(
+    "way", [by_resolve, in_steps, by_strategy, by_rules, by_setting, by_gits_option, by_checkout]
+)
+def test_a_side_is_taken_to_the_byte(
+    repo: Branches, way: Callable[[Branches, str], None], side: str
+) -> None:
     if side == "base" and way in (by_gits_option, by_checkout):
         pytest.skip("git knows no such side")
     way(repo, side)
@@ -146,7 +162,14 @@ def test_a_unit_is_refused_by_strategies_that_compute_and_named(repo: Branches) 
     average = ((ours["w"].astype(np.float64) + theirs["w"]) / 2).astype(np.float32)
     taken = {name: theirs[name] for name in theirs if name.startswith(("gptq.", "q."))}
     assert same(
-        merged, {**ours, **taken, "w": average, "bn.running_var": merged["bn.running_var"], "logit_scale": np.array([2.5], np.float32)}
+        merged,
+        {
+            **ours,
+            **taken,
+            "w": average,
+            "bn.running_var": merged["bn.running_var"],
+            "logit_scale": np.array([2.5], np.float32),
+        },
     )
     repo.told("resolve", "--ours")
     repo.git("commit", "-qm", "merged")
@@ -155,7 +178,10 @@ def test_a_unit_is_refused_by_strategies_that_compute_and_named(repo: Branches) 
 
 
 def test_a_unit_that_one_side_changed_is_taken_from_there(repo: Branches) -> None:
-    base, trained_unit = trained(1), {name: value for name, value in trained(3).items() if name.startswith("gptq.")}
+    base, trained_unit = (
+        trained(1),
+        {name: value for name, value in trained(3).items() if name.startswith("gptq.")},
+    )
     repo.git("checkout", "-q", "-b", "one", "main~1")
     repo.save("one", {**base, **trained_unit})
     repo.git("checkout", "-q", "-b", "other", "main~1")
@@ -168,15 +194,23 @@ def test_a_unit_that_one_side_changed_is_taken_from_there(repo: Branches) -> Non
 def test_a_variance_is_averaged_where_changes_are_added_up(repo: Branches) -> None:
     repo.fails("merge", "theirs")
     said = repo.told("resolve", MODEL, "-s", "task_arithmetic", code=1)
-    assert "cannot be negative, so averaged where task_arithmetic could make it so: bn.running_var" in said
+    assert (
+        "cannot be negative, so averaged where task_arithmetic could make it so: bn.running_var"
+        in said
+    )
     repo.told("resolve", "--ours")
     ours, theirs = trained(2)["bn.running_var"], trained(3)["bn.running_var"]
-    assert np.array_equal(repo.tensors()["bn.running_var"], ((ours.astype(np.float64) + theirs) / 2).astype(np.float32))
+    assert np.array_equal(
+        repo.tensors()["bn.running_var"],
+        ((ours.astype(np.float64) + theirs) / 2).astype(np.float32),
+    )
 
 
 def test_gguf_blocks_are_a_conflict_of_their_own(repo: Branches) -> None:
     gguf = pytest.importorskip("gguf")
-    repo.write(".gitattributes", repo.read(".gitattributes") + b"*.gguf filter=theta merge=theta -text\n")
+    repo.write(
+        ".gitattributes", repo.read(".gitattributes") + b"*.gguf filter=theta merge=theta -text\n"
+    )
     repo.git("commit", "-qam", "track")
 
     def file(seed: int) -> bytes:
@@ -202,7 +236,10 @@ def test_gguf_blocks_are_a_conflict_of_their_own(repo: Branches) -> None:
     assert "blk.0.attn_q.weight: changed on 2 sides: q4_0[4,32]" in said
     assert "'average' does not compute with q4_0 values; take ours, theirs or base" in said
     repo.told("resolve", "--theirs")
-    blocks = [repo.manifest(f"{version}:m.gguf").by_name["blk.0.attn_q.weight"].digest for version in ("", "quantised")]
+    blocks = [
+        repo.manifest(f"{version}:m.gguf").by_name["blk.0.attn_q.weight"].digest
+        for version in ("", "quantised")
+    ]
     assert blocks[0] == blocks[1]
 
 

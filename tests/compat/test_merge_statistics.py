@@ -13,7 +13,9 @@ from small_models import safetensors_file
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the programs are POSIX scripts")
 NAMES = ("a", "b", "c", "d")
-BASE: Tensors = {name: np.random.default_rng(1).standard_normal((8, 8)).astype(np.float32) for name in NAMES}
+BASE: Tensors = {
+    name: np.random.default_rng(1).standard_normal((8, 8)).astype(np.float32) for name in NAMES
+}
 
 
 def fisher(seed: int) -> Tensors:
@@ -36,7 +38,9 @@ def add_up(*arrays: np.ndarray) -> np.ndarray:
 
 
 class Sides:
-    """main and branches s1, s2: all changed ``a``, each one more tensor; all estimated statistics of every tensor on their own."""
+    """main and branches s1, s2: all changed ``a``, each one more tensor; all estimated statistics
+    of every tensor on their own.
+    """
 
     def __init__(self, repo: Branches, statistic: str) -> None:
         self.repo, self.file = repo, f"model.{statistic}.safetensors"
@@ -45,19 +49,30 @@ class Sides:
         self.statistics = [MAKE[statistic](20 + i) for i in range(3)]
         repo.git("branch", "start")
         for i, name in enumerate(("main", "s1", "s2")):
-            repo.git("checkout", "-q", *(() if name == "main" else ("-b", name)), name if name == "main" else "start")
+            repo.git(
+                "checkout",
+                "-q",
+                *(() if name == "main" else ("-b", name)),
+                name if name == "main" else "start",
+            )
             repo.save(name, self.models[i])
             repo.save(f"statistics of {name}", self.statistics[i], self.file)
         repo.git("checkout", "-q", "main")
         self.start = repo.head()
 
     def expect(self, *sides: int, picked: int | None = None) -> None:
-        """The statistics are those of merging ``sides``; of ``a``, which all changed, the sum, or those of ``picked``."""
+        """The statistics are those of merging ``sides``; of ``a``, which all changed, the sum, or
+        those of ``picked``.
+        """
         found = self.repo.tensors(self.file)
         several = [self.statistics[i] for i in sides]
-        assert np.array_equal(found["a"], add_up(*(s["a"] for s in several)) if picked is None else self.statistics[picked]["a"])
+        assert np.array_equal(
+            found["a"],
+            add_up(*(s["a"] for s in several)) if picked is None else self.statistics[picked]["a"],
+        )
         for i, own in enumerate("bcd"):
-            # Weights that one side trained are that side's, and so is what is known of them. Nobody trained others: all evidence counts.
+            # Weights that one side trained are that side's, and so is what is known of them. Nobody
+            # trained others: all evidence counts.
             wanted = self.statistics[i][own] if i in sides else add_up(*(s[own] for s in several))
             assert np.array_equal(found[own], wanted), own
 
@@ -78,7 +93,9 @@ def merged_by_fisher(sides: Sides, *which: int) -> np.ndarray:
     return (sum(f * w for f, w in zip(trust, values, strict=True)) / sum(trust)).astype(np.float32)
 
 
-@pytest.mark.parametrize("how", ["git theta merge", "git merge", "git merge -s theta", "git theta resolve"])
+@pytest.mark.parametrize(
+    "how", ["git theta merge", "git merge", "git merge -s theta", "git theta resolve"]
+)
 def test_fisher_statistics_are_added_up_by_every_command(sides: Sides, how: str) -> None:
     repo = sides.repo
     if how == "git theta merge":
@@ -106,14 +123,18 @@ def test_three_sides_at_once_and_one_after_the_other_agree(sides: Sides) -> None
     repo.git("reset", "-q", "--hard", sides.start)
     repo.told("merge", "s1", "-s", "fisher", "-m", "first")
     repo.told("merge", "s2", "-s", "fisher", "-m", "second")
-    np.testing.assert_allclose(repo.tensors()["a"], at_once, rtol=1e-5, atol=1e-6)  # as if nothing was ever merged before
+    # As if nothing was ever merged before
+    np.testing.assert_allclose(repo.tensors()["a"], at_once, rtol=1e-5, atol=1e-6)
     sides.settled()
 
 
 def test_weights_of_fisher_count_in_the_statistics(sides: Sides) -> None:
     sides.repo.told("merge", "s1", "-s", "fisher", "-o", "weights=3,1", "-m", "merged")
     found = sides.repo.tensors(sides.file)
-    assert np.array_equal(found["a"], add_up(3 * sides.statistics[0]["a"].astype(np.float64), sides.statistics[1]["a"]))
+    assert np.array_equal(
+        found["a"],
+        add_up(3 * sides.statistics[0]["a"].astype(np.float64), sides.statistics[1]["a"]),
+    )
     sides.settled()
 
 
@@ -139,7 +160,9 @@ def test_rules_of_the_repository_are_for_the_model(sides: Sides) -> None:
 
 
 @pytest.mark.parametrize(("words", "side"), [(("--ours",), 0), (("--theirs",), 1)])
-def test_taking_a_side_of_the_model_takes_its_statistics(sides: Sides, words: tuple[str, ...], side: int) -> None:
+def test_taking_a_side_of_the_model_takes_its_statistics(
+    sides: Sides, words: tuple[str, ...], side: int
+) -> None:
     repo = sides.repo
     repo.fails("merge", "s1")
     repo.told("resolve", *words)

@@ -1,4 +1,6 @@
-"""migrate: history from raw files or Git LFS pointers to manifests and back, byte for byte, with everything else about it as it was."""
+"""migrate: history from raw files or Git LFS pointers to manifests and back, byte for byte, with
+everything else about it as it was.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,16 @@ from git_theta.workflows.progress import size
 pytest.importorskip("git_filter_repo", reason="git-filter-repo is not installed")
 
 PEOPLE = [
-    {"GIT_AUTHOR_NAME": "Ada", "GIT_AUTHOR_EMAIL": "ada@example.com", "GIT_AUTHOR_DATE": "1111111111 +0545"},
-    {"GIT_COMMITTER_NAME": "Bea", "GIT_COMMITTER_EMAIL": "b@example.com", "GIT_COMMITTER_DATE": "1234567890 -1130"},
+    {
+        "GIT_AUTHOR_NAME": "Ada",
+        "GIT_AUTHOR_EMAIL": "ada@example.com",
+        "GIT_AUTHOR_DATE": "1111111111 +0545",
+    },
+    {
+        "GIT_COMMITTER_NAME": "Bea",
+        "GIT_COMMITTER_EMAIL": "b@example.com",
+        "GIT_COMMITTER_DATE": "1234567890 -1130",
+    },
 ]
 
 
@@ -54,7 +64,10 @@ def trained(steps: int) -> bytes:
 
 
 def pointer(data: bytes) -> bytes:
-    return f"version https://git-lfs.github.com/spec/v1\noid sha256:{hashlib.sha256(data).hexdigest()}\nsize {len(data)}\n".encode()
+    return (
+        "version https://git-lfs.github.com/spec/v1\noid"
+        f" sha256:{hashlib.sha256(data).hexdigest()}\nsize {len(data)}\n".encode()
+    )
 
 
 def lfs_store(repo: Repo, data: bytes) -> bytes:
@@ -69,7 +82,9 @@ def lfs_store(repo: Repo, data: bytes) -> bytes:
 def expected_files(repo: Repo, revision: str) -> dict[str, bytes]:
     """What a checkout of an original revision holds, Git LFS's files included."""
     found = {}
-    for line in repo.git("ls-tree", "-r", "-z", revision).decode("utf-8", "surrogateescape").split("\0"):
+    for line in (
+        repo.git("ls-tree", "-r", "-z", revision).decode("utf-8", "surrogateescape").split("\0")
+    ):
         if line and line.startswith("100"):
             head, _, name = line.partition("\t")
             data = repo.git("cat-file", "blob", head.split(" ")[2])
@@ -84,7 +99,11 @@ def headers(repo: Repo, oid: str) -> list[bytes]:
     """A commit or tag without what names other objects, or signs it."""
     text = repo.git("cat-file", "-p", oid)
     head, _, message = text.partition(b"\n\n")
-    kept = [line for line in head.split(b"\n") if not line.startswith((b"tree ", b"parent ", b"object ", b"gpgsig ", b" "))]
+    kept = [
+        line
+        for line in head.split(b"\n")
+        if not line.startswith((b"tree ", b"parent ", b"object ", b"gpgsig ", b" "))
+    ]
     return [*kept, message]
 
 
@@ -96,13 +115,18 @@ def pairs(repo: Repo, kept: str) -> dict[str, str]:
 
 def matched_commits(repo: Repo, old: str, new: str) -> list[tuple[str, str]]:
     """The commits of two histories that have the same form, pairwise."""
-    both = [repo.git("rev-list", "--topo-order", "--parents", ref).decode().splitlines() for ref in (old, new)]
+    both = [
+        repo.git("rev-list", "--topo-order", "--parents", ref).decode().splitlines()
+        for ref in (old, new)
+    ]
     assert [len(line.split()) for line in both[0]] == [len(line.split()) for line in both[1]]
     return [(a.split()[0], b.split()[0]) for a, b in zip(*both, strict=True)]
 
 
 def assert_same_history(repo: Repo, kept: str, tmp_path: Path) -> int:
-    """Commits and tags say the same, and every file of every commit checks out as it was; how many commits were compared."""
+    """Commits and tags say the same, and every file of every commit checks out as it was; how many
+    commits were compared.
+    """
     seen: dict[str, str] = {}
     for old, new in pairs(repo, kept).items():
         if repo.git("cat-file", "-t", old) == b"tag\n":
@@ -116,8 +140,14 @@ def assert_same_history(repo: Repo, kept: str, tmp_path: Path) -> int:
         tree.git("checkout", "-q", "-f", other)
         assert tree.status() == ""
         wanted = expected_files(repo, one)
-        there = {name for name in tree.git("ls-files", "-z").decode("utf-8", "surrogateescape").split("\0") if name}
-        assert {name for name in there if not name.endswith(".gitattributes")} >= {name for name in wanted if "gitattributes" not in name}
+        there = {
+            name
+            for name in tree.git("ls-files", "-z").decode("utf-8", "surrogateescape").split("\0")
+            if name
+        }
+        assert {name for name in there if not name.endswith(".gitattributes")} >= {
+            name for name in wanted if "gitattributes" not in name
+        }
         for name, data in wanted.items():
             if not name.endswith(".gitattributes"):
                 assert tree.read(name) == data, (one, name)
@@ -128,7 +158,11 @@ def assert_same_history(repo: Repo, kept: str, tmp_path: Path) -> int:
 def trees_without_attributes(repo: Repo, ref: str) -> list[list[str]]:
     listed = repo.git("rev-list", "--topo-order", ref).decode().split()
     return [
-        [line for line in repo.git("ls-tree", "-r", commit).decode().splitlines() if not line.endswith(".gitattributes")]
+        [
+            line
+            for line in repo.git("ls-tree", "-r", commit).decode().splitlines()
+            if not line.endswith(".gitattributes")
+        ]
         for commit in listed
     ]
 
@@ -148,9 +182,18 @@ def test_a_linear_history_there_and_back(tmp_path: Path, environment: Mapping[st
     repo = plain(tmp_path / "repo", environment)
     first = commit(repo, "only text", {"README": b"hello\n"})
     for step in range(1, 5):
-        commit(repo, f"step {step}", {"model.safetensors": trained(step), "log.txt": b"%d\n" % step}, **PEOPLE[step % 2])
+        commit(
+            repo,
+            f"step {step}",
+            {"model.safetensors": trained(step), "log.txt": b"%d\n" % step},
+            **PEOPLE[step % 2],
+        )
     (repo.path / "model.safetensors").unlink()
-    commit(repo, "back to an earlier one, and a text", {"model.safetensors": trained(2), "notes.txt": b"x"})
+    commit(
+        repo,
+        "back to an earlier one, and a text",
+        {"model.safetensors": trained(2), "notes.txt": b"x"},
+    )
     before = repo.head()
     untouched = (repo.path / "model.safetensors").stat()
     said = import_all(repo)
@@ -159,9 +202,13 @@ def test_a_linear_history_there_and_back(tmp_path: Path, environment: Mapping[st
     assert "Rewrote 5 commits and 1 ref." in said
     assert KEPT in said
     assert repo.git("rev-parse", f"{KEPT}/heads/main").decode().strip() == before
-    assert repo.git("merge-base", "HEAD", before).decode().strip() == first  # what has no model stays itself
-    assert (repo.path / "model.safetensors").stat().st_mtime_ns == untouched.st_mtime_ns  # nor was the file written again
-    assert repo.read(".gitattributes") == b"*.safetensors filter=theta diff=theta merge=theta -text\n"
+    # What has no model stays itself
+    assert repo.git("merge-base", "HEAD", before).decode().strip() == first
+    # Nor was the file written again
+    assert (repo.path / "model.safetensors").stat().st_mtime_ns == untouched.st_mtime_ns
+    assert (
+        repo.read(".gitattributes") == b"*.safetensors filter=theta diff=theta merge=theta -text\n"
+    )
     chains = [repo.manifest(f"HEAD~{back}:model.safetensors") for back in (3, 2)]
     new = {oid for oid in chains[1].objects() if oid not in chains[0].objects()}
     assert len(new) <= 2  # the tensor that the step changed, and perhaps a skeleton
@@ -175,7 +222,9 @@ def test_a_linear_history_there_and_back(tmp_path: Path, environment: Mapping[st
     assert repo.git("rev-parse", "HEAD^{tree}") == repo.git("rev-parse", f"{before}^{{tree}}")
 
 
-def test_import_and_export_of_an_unsigned_history_give_the_very_same_commits(tmp_path: Path, environment: Mapping[str, str]) -> None:
+def test_import_and_export_of_an_unsigned_history_give_the_very_same_commits(
+    tmp_path: Path, environment: Mapping[str, str]
+) -> None:
     repo = plain(tmp_path / "repo", environment)
     for step in range(3):
         commit(repo, f"step {step}", {"model.safetensors": trained(step)})
@@ -189,12 +238,43 @@ def test_import_and_export_of_an_unsigned_history_give_the_very_same_commits(tmp
 
 def busy(repo: Repo) -> None:
     """Branches, merges, tags of every kind, notes, odd names, dates and encodings, several models."""
-    commit(repo, "start", {"README": b"hello\n", "sub/.gitattributes": b"*.pt binary\n*.txt text\n", "sub/a.txt": b"a\n"})
+    commit(
+        repo,
+        "start",
+        {
+            "README": b"hello\n",
+            "sub/.gitattributes": b"*.pt binary\n*.txt text\n",
+            "sub/a.txt": b"a\n",
+        },
+    )
     repo.git("tag", "-a", "-m", "before models", "early")
-    commit(repo, "models", {"a.safetensors": trained(0), "sub/b.pt": torch_file({"w": array(1)}), "bad.safetensors.txt": b"x"}, **PEOPLE[0])
+    commit(
+        repo,
+        "models",
+        {
+            "a.safetensors": trained(0),
+            "sub/b.pt": torch_file({"w": array(1)}),
+            "bad.safetensors.txt": b"x",
+        },
+        **PEOPLE[0],
+    )
     repo.git("checkout", "-qb", "topic")
-    commit(repo, "topic", {"a.safetensors": trained(1), 'odd/"n\tä me".safetensors': trained(3)}, **PEOPLE[1])
-    repo.git("-c", "i18n.commitEncoding=ISO-8859-1", "commit", "-q", "--allow-empty", "-F", "-", stdin="gr\xfc\xdfe\n".encode("latin-1"))
+    commit(
+        repo,
+        "topic",
+        {"a.safetensors": trained(1), 'odd/"n\tä me".safetensors': trained(3)},
+        **PEOPLE[1],
+    )
+    repo.git(
+        "-c",
+        "i18n.commitEncoding=ISO-8859-1",
+        "commit",
+        "-q",
+        "--allow-empty",
+        "-F",
+        "-",
+        stdin="gr\xfc\xdfe\n".encode("latin-1"),
+    )
     repo.git("tag", "-a", "-m", "first\n\nlines", "v1", **PEOPLE[1])
     repo.git("tag", "-a", "-m", "nested", "v1-nested", "v1")
     repo.git("checkout", "-q", "main")
@@ -220,7 +300,9 @@ def array(seed: int) -> np.ndarray:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names and links that Windows has not")
-def test_branches_merges_tags_notes_and_odd_names(tmp_path: Path, environment: Mapping[str, str]) -> None:
+def test_branches_merges_tags_notes_and_odd_names(
+    tmp_path: Path, environment: Mapping[str, str]
+) -> None:
     repo = plain(tmp_path / "repo", environment)
     busy(repo)
     early, blob = (repo.git("rev-parse", name) for name in ("early", "of-a-blob"))
@@ -248,14 +330,27 @@ def test_branches_merges_tags_notes_and_odd_names(tmp_path: Path, environment: M
         assert trees_without_attributes(repo, old) == trees_without_attributes(repo, new)
 
 
-def test_git_lfs_pointers_and_files_that_stay_there(tmp_path: Path, environment: Mapping[str, str]) -> None:
+def test_git_lfs_pointers_and_files_that_stay_there(
+    tmp_path: Path, environment: Mapping[str, str]
+) -> None:
     repo = plain(tmp_path / "repo", environment)
-    lfs = b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n*.png filter=lfs diff=lfs merge=lfs -text\n"
+    lfs = (
+        b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n*.png filter=lfs diff=lfs merge=lfs"
+        b" -text\n"
+    )
     versions = [trained(step) for step in range(3)]
     png = lfs_store(repo, b"picture")
     for number, data in enumerate(versions):
-        commit(repo, f"{number}", {".gitattributes": lfs, "model.safetensors": lfs_store(repo, data), "a.png": png})
-    raw = commit(repo, "raw again, as some do", {"model.safetensors": trained(4), "more.safetensors": trained(5)})
+        commit(
+            repo,
+            f"{number}",
+            {".gitattributes": lfs, "model.safetensors": lfs_store(repo, data), "a.png": png},
+        )
+    raw = commit(
+        repo,
+        "raw again, as some do",
+        {"model.safetensors": trained(4), "more.safetensors": trained(5)},
+    )
     said = import_all(repo)
     assert "5 versions of 2 models" in said
     assert repo.read(".gitattributes").splitlines() == [
@@ -278,7 +373,9 @@ def test_git_lfs_pointers_and_files_that_stay_there(tmp_path: Path, environment:
         assert (repo.common / "lfs" / "objects" / oid[:2] / oid[2:4] / oid).read_bytes() == data
 
 
-def test_missing_git_lfs_objects_are_named_before_anything_is_done(tmp_path: Path, environment: Mapping[str, str]) -> None:
+def test_missing_git_lfs_objects_are_named_before_anything_is_done(
+    tmp_path: Path, environment: Mapping[str, str]
+) -> None:
     repo = plain(tmp_path / "repo", environment)
     commit(repo, "one", {"model.safetensors": lfs_store(repo, trained(1))})
     commit(repo, "two", {"model.safetensors": pointer(trained(2))})
@@ -286,11 +383,20 @@ def test_missing_git_lfs_objects_are_named_before_anything_is_done(tmp_path: Pat
     done = repo.theta_run("migrate", "import")
     said = done.stderr.decode()
     assert done.returncode == 1
-    assert all(word in said for word in ("model.safetensors", hashlib.sha256(trained(2)).hexdigest(), "git lfs fetch --all"))
+    assert all(
+        word in said
+        for word in (
+            "model.safetensors",
+            hashlib.sha256(trained(2)).hexdigest(),
+            "git lfs fetch --all",
+        )
+    )
     assert repo.git("for-each-ref") == refs
 
 
-def test_a_dry_run_tells_the_true_sizes_and_changes_nothing(tmp_path: Path, environment: Mapping[str, str]) -> None:
+def test_a_dry_run_tells_the_true_sizes_and_changes_nothing(
+    tmp_path: Path, environment: Mapping[str, str]
+) -> None:
     repo = plain(tmp_path / "repo", environment)
     for step in range(4):
         commit(repo, f"{step}", {"model.safetensors": trained(step)})
@@ -335,16 +441,22 @@ def test_one_branch_alone_and_a_second_run(tmp_path: Path, environment: Mapping[
     assert repo.head() == head
 
 
-def test_signatures_are_counted_and_replacements_follow(tmp_path: Path, environment: Mapping[str, str]) -> None:
+def test_signatures_are_counted_and_replacements_follow(
+    tmp_path: Path, environment: Mapping[str, str]
+) -> None:
     repo = plain(tmp_path / "repo", environment)
     commit(repo, "one", {"model.safetensors": trained(1)})
-    text = repo.git("cat-file", "commit", "HEAD").replace(b"\n\n", b"\ngpgsig -----BEGIN PGP SIGNATURE-----\n \n x\n -----END\n\n", 1)
+    text = repo.git("cat-file", "commit", "HEAD").replace(
+        b"\n\n", b"\ngpgsig -----BEGIN PGP SIGNATURE-----\n \n x\n -----END\n\n", 1
+    )
     signed = repo.git("hash-object", "-t", "commit", "-w", "--stdin", stdin=text).decode().strip()
     repo.git("reset", "-q", "--hard", signed)
     commit(repo, "two", {"model.safetensors": trained(2)})
     third = commit(repo, "three", {"model.safetensors": trained(3)})
     repo.git("replace", "--graft", third, signed)
-    repo.git("branch", "replacement", repo.git("rev-parse", f"refs/replace/{third}").decode().strip())
+    repo.git(
+        "branch", "replacement", repo.git("rev-parse", f"refs/replace/{third}").decode().strip()
+    )
     assert len(repo.git("rev-list", "main").split()) == 2
     said = import_all(repo)
     assert "Dropped 1 signature, made for the old ids." in said
@@ -386,11 +498,19 @@ def test_a_detached_head_follows(tmp_path: Path, environment: Mapping[str, str])
 
 
 @pytest.mark.skipif(os.name == "nt", reason="kill")
-@pytest.mark.parametrize(("function", "calls"), [("_Import.change", 1), ("_Import.change", 5), ("Scratch.rewrite", 1)])
-def test_a_run_that_is_killed_has_changed_nothing(tmp_path: Path, environment: Mapping[str, str], function: str, calls: int) -> None:
+@pytest.mark.parametrize(
+    ("function", "calls"), [("_Import.change", 1), ("_Import.change", 5), ("Scratch.rewrite", 1)]
+)
+def test_a_run_that_is_killed_has_changed_nothing(
+    tmp_path: Path, environment: Mapping[str, str], function: str, calls: int
+) -> None:
     repo = plain(tmp_path / "repo", environment)
     for step in range(12):
-        commit(repo, f"{step}", {"model.safetensors": trained(step), "other.safetensors": trained(step + 20)})
+        commit(
+            repo,
+            f"{step}",
+            {"model.safetensors": trained(step), "other.safetensors": trained(step + 20)},
+        )
     refs = repo.git("for-each-ref")
     scratch = repo.common / "theta" / "tmp"
     killed(repo, "git_theta.workflows.maintenance.migrate", function, calls, "migrate", "import")
@@ -403,8 +523,23 @@ def test_a_run_that_is_killed_has_changed_nothing(tmp_path: Path, environment: M
     assert is_manifest(repo.blob("HEAD~11:other.safetensors"))
 
 
-@pytest.mark.parametrize("state", ["dirty", "staged", "stash", "worktree", "merge", "shallow", "lost-head", "in-the-way", "not-installed"])
-def test_what_would_be_lost_is_refused(tmp_path: Path, environment: Mapping[str, str], state: str) -> None:
+@pytest.mark.parametrize(
+    "state",
+    [
+        "dirty",
+        "staged",
+        "stash",
+        "worktree",
+        "merge",
+        "shallow",
+        "lost-head",
+        "in-the-way",
+        "not-installed",
+    ],
+)
+def test_what_would_be_lost_is_refused(
+    tmp_path: Path, environment: Mapping[str, str], state: str
+) -> None:
     repo = plain(tmp_path / "repo", environment)
     commit(repo, "one", {"model.safetensors": trained(1), "README": b"x"})
     commit(repo, "two", {"model.safetensors": trained(2)})
@@ -459,7 +594,9 @@ def test_what_would_be_lost_is_refused(tmp_path: Path, environment: Mapping[str,
         (["import"], "history holds no checkpoint"),
     ],
 )
-def test_wrong_arguments(tmp_path: Path, environment: Mapping[str, str], arguments: list[str], said: str) -> None:
+def test_wrong_arguments(
+    tmp_path: Path, environment: Mapping[str, str], arguments: list[str], said: str
+) -> None:
     repo = plain(tmp_path / "repo", environment)
     commit(repo, "one", {"README": b"x", ".gitattributes": b""})
     commit(repo, "two", {"fake.safetensors": b"this is text"})
@@ -468,24 +605,39 @@ def test_wrong_arguments(tmp_path: Path, environment: Mapping[str, str], argumen
     assert said in done.stderr.decode()
 
 
-def test_without_git_filter_repo_it_says_how_to_get_it(tmp_path: Path, environment: Mapping[str, str]) -> None:
+def test_without_git_filter_repo_it_says_how_to_get_it(
+    tmp_path: Path, environment: Mapping[str, str]
+) -> None:
     repo = plain(tmp_path / "repo", environment)
     commit(repo, "one", {"model.safetensors": trained(1)})
-    code = "import sys; sys.modules['git_filter_repo'] = None; sys.argv[1:] = ['migrate', 'import'];"
+    code = (
+        "import sys; sys.modules['git_filter_repo'] = None; sys.argv[1:] = ['migrate', 'import'];"
+    )
     code += "from git_theta.__main__ import main; sys.exit(main())"
-    done = subprocess.run([sys.executable, "-c", code], cwd=repo.path, env=dict(repo.environment), capture_output=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=repo.path,
+        env=dict(repo.environment),
+        capture_output=True,
+        check=False,
+    )
     assert done.returncode == 1
     assert b"pip install git-filter-repo" in done.stderr
 
 
-def test_a_broken_checkpoint_of_the_past_is_named(tmp_path: Path, environment: Mapping[str, str]) -> None:
+def test_a_broken_checkpoint_of_the_past_is_named(
+    tmp_path: Path, environment: Mapping[str, str]
+) -> None:
     repo = plain(tmp_path / "repo", environment)
     broken = commit(repo, "truncated", {"model.safetensors": trained(1)[:-100]})
     commit(repo, "whole", {"model.safetensors": trained(1)})
     refs = repo.git("for-each-ref")
     done = repo.theta_run("migrate", "import")
     assert done.returncode == 1
-    assert all(word in done.stderr.decode() for word in ("model.safetensors", broken[:12], "theta.onInvalid store"))
+    assert all(
+        word in done.stderr.decode()
+        for word in ("model.safetensors", broken[:12], "theta.onInvalid store")
+    )
     assert repo.git("for-each-ref") == refs
     repo.git("config", "theta.onInvalid", "store")
     import_all(repo)
@@ -493,7 +645,9 @@ def test_a_broken_checkpoint_of_the_past_is_named(tmp_path: Path, environment: M
     assert repo.read("model.safetensors") == trained(1)[:-100]
 
 
-def test_a_checkout_of_pointers_or_manifests_is_written_out(tmp_path: Path, environment: Mapping[str, str]) -> None:
+def test_a_checkout_of_pointers_or_manifests_is_written_out(
+    tmp_path: Path, environment: Mapping[str, str]
+) -> None:
     """What lies in the working tree need not be the model; afterwards it is."""
     repo = plain(tmp_path / "repo", environment)
     commit(repo, "one", {"model.safetensors": lfs_store(repo, trained(1))})
@@ -507,8 +661,12 @@ def test_a_checkout_of_pointers_or_manifests_is_written_out(tmp_path: Path, envi
     assert repo.status() == ""
 
 
-def test_export_fetches_what_is_missing_or_does_nothing(tmp_path: Path, environment: Mapping[str, str]) -> None:
-    world = sharing.World(tmp_path, sharing.with_program(environment, tmp_path / "bin"), server=False)
+def test_export_fetches_what_is_missing_or_does_nothing(
+    tmp_path: Path, environment: Mapping[str, str]
+) -> None:
+    world = sharing.World(
+        tmp_path, sharing.with_program(environment, tmp_path / "bin"), server=False
+    )
     one = world.start()
     one.commit("first", model__safetensors=trained(1))
     one.commit("second", model__safetensors=trained(2))
@@ -523,11 +681,16 @@ def test_export_fetches_what_is_missing_or_does_nothing(tmp_path: Path, environm
     assert two.git("for-each-ref") == refs
     (tmp_path / "away").rename(world.remote)
     two.theta("migrate", "export")
-    assert [two.blob(f"HEAD~{back}:model.safetensors") for back in (0, 1)] == [trained(2), trained(1)]
+    assert [two.blob(f"HEAD~{back}:model.safetensors") for back in (0, 1)] == [
+        trained(2),
+        trained(1),
+    ]
     assert two.git("for-each-ref", "refs/remotes") in refs
 
 
-def test_metadata_of_git_theta_0_2_is_left_and_explained(tmp_path: Path, environment: Mapping[str, str]) -> None:
+def test_metadata_of_git_theta_0_2_is_left_and_explained(
+    tmp_path: Path, environment: Mapping[str, str]
+) -> None:
     repo = plain(tmp_path / "repo", environment)
     commit(repo, "old", {"model.safetensors": OLD})
     commit(repo, "new", {"model.safetensors": trained(1)})
@@ -538,7 +701,9 @@ def test_metadata_of_git_theta_0_2_is_left_and_explained(tmp_path: Path, environ
     assert is_manifest(repo.blob("HEAD:model.safetensors"))
 
 
-def test_metadata_of_git_theta_0_2_is_recognised_wherever_a_manifest_is_expected(repo: Repo) -> None:
+def test_metadata_of_git_theta_0_2_is_recognised_wherever_a_manifest_is_expected(
+    repo: Repo,
+) -> None:
     advice = "metadata of Git-Theta 0.2"
     repo.write("model.safetensors", OLD)
     assert advice in repo.run(["git", "add", "model.safetensors"]).stderr.decode()

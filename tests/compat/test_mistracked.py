@@ -1,4 +1,6 @@
-"""No command says that all is well when git does not store, or has not checked out, what the attributes say."""
+"""No command says that all is well when git does not store, or has not checked out, what the
+attributes say.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ from git_theta.core import lfs_pointer
 from git_theta.errors import FormatError, GitError
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 12345\n"
-needs_git_lfs = pytest.mark.skipif(shutil.which("git-lfs") is None, reason="git-lfs is not installed")
+needs_git_lfs = pytest.mark.skipif(
+    shutil.which("git-lfs") is None, reason="git-lfs is not installed"
+)
 
 
 @pytest.fixture
@@ -45,23 +49,37 @@ def said(repo: Repo, *words: str) -> tuple[int, str]:
 
 
 def problems(repo: Repo) -> list[str]:
-    """What ``git theta env`` finds missing or wrong in the repository (not in this configuration, which is a test's)."""
+    """What ``git theta env`` finds missing or wrong in the repository (not in this configuration,
+    which is a test's).
+    """
     done = repo.theta_run("env", "--json")
-    found = [line for line in json.loads(done.stdout)["problems"] if not line.startswith("git's config lacks")]
+    found = [
+        line
+        for line in json.loads(done.stdout)["problems"]
+        if not line.startswith("git's config lacks")
+    ]
     assert done.returncode == 1 or not found
     return found
 
 
 def without_filter(repo: Repo, folder: Path) -> Repo:
     """The repository as git sees it where Git-Theta was never installed."""
-    text = Path(repo.environment["GIT_CONFIG_GLOBAL"]).read_text("utf-8").partition('[filter "theta"]')[0]
+    text = (
+        Path(repo.environment["GIT_CONFIG_GLOBAL"])
+        .read_text("utf-8")
+        .partition('[filter "theta"]')[0]
+    )
     config = folder / "plain-gitconfig"
     config.write_text(text, "utf-8")
     return Repo(repo.path, {**repo.environment, "GIT_CONFIG_GLOBAL": str(config)})
 
 
-def assert_all_say(repo: Repo, *expected: str, commands: tuple[str, ...] = ("fsck", "pull", "checkout", "ls-files")) -> None:
-    """Every one of ``commands``, and env, names what is ``expected``, and only ls-files, which is a list, succeeds."""
+def assert_all_say(
+    repo: Repo, *expected: str, commands: tuple[str, ...] = ("fsck", "pull", "checkout", "ls-files")
+) -> None:
+    """Every one of ``commands``, and env, names what is ``expected``, and only ls-files, which is a
+    list, succeeds.
+    """
     for command in commands:
         code, text = said(repo, command)
         assert code == (0 if command == "ls-files" else 1), f"{command}: {text}"
@@ -87,13 +105,25 @@ def assert_well(repo: Repo) -> None:
 
 
 @pytest.mark.parametrize("cause", ["objects", "filter"])
-def test_a_clone_whose_checkout_failed(world: World, one: Repo, cause: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clone_whose_checkout_failed(
+    world: World, one: Repo, cause: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     two = Repo(world.folder / "two", world.environment)
     objects, aside = world.remote / "theta", world.remote / "aside"
     if cause == "objects":
         objects.rename(aside)
-    broken = {} if cause == "objects" else {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "filter.theta.process", "GIT_CONFIG_VALUE_0": "no"}
-    Repo(world.folder, world.environment).git_fails("clone", "-q", world.url, str(two.path), **broken)
+    broken = (
+        {}
+        if cause == "objects"
+        else {
+            "GIT_CONFIG_COUNT": "1",
+            "GIT_CONFIG_KEY_0": "filter.theta.process",
+            "GIT_CONFIG_VALUE_0": "no",
+        }
+    )
+    Repo(world.folder, world.environment).git_fails(
+        "clone", "-q", world.url, str(two.path), **broken
+    )
     assert not (two.path / "model.safetensors").exists()
     assert two.git("ls-files") == b""  # git writes the index last
     assert said(two, "fetch")[0] == (1 if cause == "objects" else 0)
@@ -115,7 +145,9 @@ def test_a_clone_whose_checkout_failed(world: World, one: Repo, cause: str, monk
     assert_well(two)
 
 
-def test_a_repository_without_commits_has_nothing_to_go_on_with(tmp_path: Path, environment: Mapping[str, str]) -> None:
+def test_a_repository_without_commits_has_nothing_to_go_on_with(
+    tmp_path: Path, environment: Mapping[str, str]
+) -> None:
     (tmp_path / "new").mkdir()
     new = Repo(tmp_path / "new", environment)
     new.git("init", "-q", ".")
@@ -168,7 +200,13 @@ def test_names_that_a_shell_would_take_apart(one: Repo) -> None:
     command = f"git theta track {shlex.quote(chr(115) + 'ub/my model' + chr(39) + 's.bits')}"
     assert code == 1
     assert command in text
-    subprocess.run(command.replace("git theta", "git-theta"), shell=True, cwd=one.path, env=dict(one.environment), check=True)
+    subprocess.run(
+        command.replace("git theta", "git-theta"),
+        shell=True,
+        cwd=one.path,
+        env=dict(one.environment),
+        check=True,
+    )
     one.git("add", ".gitattributes")
     assert said(one, "fsck")[0] == 0
 
@@ -186,7 +224,9 @@ def test_a_command_names_paths_as_seen_from_the_current_folder(one: Repo) -> Non
 
 
 @pytest.mark.parametrize("folder", ["", "sub"])
-def test_attributes_that_were_never_committed(tmp_path: Path, environment: Mapping[str, str], folder: str) -> None:
+def test_attributes_that_were_never_committed(
+    tmp_path: Path, environment: Mapping[str, str], folder: str
+) -> None:
     repo = Repo(tmp_path / "repo", sharing.with_program(environment, tmp_path / "bin"))
     (repo.path / folder).mkdir(parents=True)
     repo.git("init", "-q", ".")
@@ -228,7 +268,9 @@ def test_lost_attributes_in_a_part_of_a_repository(world: World, one: Repo) -> N
 # Tracked files that are no manifests
 
 
-def test_a_model_committed_where_git_theta_was_not_installed(world: World, one: Repo, tmp_path: Path) -> None:
+def test_a_model_committed_where_git_theta_was_not_installed(
+    world: World, one: Repo, tmp_path: Path
+) -> None:
     plain = without_filter(world.clone("two"), tmp_path)
     new = changed(model(1), 0, 2)
     plain.write("model.safetensors", new)
@@ -238,7 +280,12 @@ def test_a_model_committed_where_git_theta_was_not_installed(world: World, one: 
     three = world.clone("three")
     assert three.read("model.safetensors") == new
     for repo, commands in ((three, ("fsck", "ls-files")),):
-        assert_all_say(repo, "model.safetensors", "'git add --renormalize model.safetensors'", commands=commands)
+        assert_all_say(
+            repo,
+            "model.safetensors",
+            "'git add --renormalize model.safetensors'",
+            commands=commands,
+        )
     code, text = said(three, "pull")
     assert "'git add --renormalize model.safetensors'" in text
     assert "in place" not in text
@@ -250,7 +297,9 @@ def test_a_model_committed_where_git_theta_was_not_installed(world: World, one: 
     assert_well(three)
 
 
-def test_a_bare_repository_is_looked_at_through_head(world: World, one: Repo, tmp_path: Path) -> None:
+def test_a_bare_repository_is_looked_at_through_head(
+    world: World, one: Repo, tmp_path: Path
+) -> None:
     bare = Repo(world.remote, world.environment)
     assert "all is well" in said(bare, "fsck")[1]
     plain = without_filter(one, tmp_path)
@@ -298,9 +347,18 @@ def test_a_sparse_checkout_says_what_it_leaves_out(world: World, one: Repo) -> N
     one.git("push", "-q", "origin", "main")
     two = world.clone("two", "--sparse")
     assert not (two.path / "sub").exists()
-    assert said(two, "checkout") == (0, "Nothing to write: every model is in place but for 1 that the sparse checkout leaves out.\n")
+    assert said(two, "checkout") == (
+        0,
+        (
+            "Nothing to write: every model is in place but for 1 that the sparse checkout leaves"
+            " out.\n"
+        ),
+    )
     two.theta("pull")
-    assert said(two, "pull") == (0, "Nothing to do: every model is in place but for 1 that the sparse checkout leaves out.\n")
+    assert said(two, "pull") == (
+        0,
+        "Nothing to do: every model is in place but for 1 that the sparse checkout leaves out.\n",
+    )
     assert said(two, "fsck")[0] == 0
 
 
@@ -317,7 +375,9 @@ def test_shallow_clones_and_superprojects_are_well(world: World, one: Repo) -> N
 
 
 def test_a_manifest_of_a_newer_release(one: Repo) -> None:
-    text = one.blob("HEAD:model.safetensors").replace(b"git-theta manifest 1", b"git-theta manifest 9", 1)
+    text = one.blob("HEAD:model.safetensors").replace(
+        b"git-theta manifest 1", b"git-theta manifest 9", 1
+    )
     blob = one.git("hash-object", "-w", "--stdin", "--no-filters", stdin=text).decode().strip()
     one.git("update-index", "--cacheinfo", f"100644,{blob},model.safetensors")
     (one.path / "model.safetensors").unlink()
@@ -343,14 +403,19 @@ def test_a_manifest_of_another_version_in_place_of_a_model(world: World, one: Re
 # Git LFS pointers
 
 
-@pytest.mark.parametrize("name", ["m.bin", "m.pt", "m.safetensors", "m.gguf", "m.h5", "m.npz", "m.weights"])
+@pytest.mark.parametrize(
+    "name", ["m.bin", "m.pt", "m.safetensors", "m.gguf", "m.h5", "m.npz", "m.weights"]
+)
 def test_a_git_lfs_pointer_is_not_added(repo: Repo, name: str) -> None:
     repo.theta("track", "*.gguf", "*.h5", "*.npz", "*.weights")
     repo.write(name, POINTER)
     for command in (["git", "add", name], ["git", "-c", "theta.onInvalid=store", "add", name]):
         done = repo.run(command)
         assert done.returncode != 0
-        assert f"{name}: this is a Git LFS pointer, not the model: run 'git lfs pull' first" in done.stderr.decode()
+        assert (
+            f"{name}: this is a Git LFS pointer, not the model: run 'git lfs pull' first"
+            in done.stderr.decode()
+        )
     done = repo.theta_run("add", name)
     assert done.returncode != 0
     assert repo.git("ls-files", name) == b""
@@ -390,7 +455,9 @@ def test_tracking_what_git_lfs_has_not_fetched(world: World) -> None:
     assert two.status() == ""
     two.git("add", "--renormalize", "m.bin")
     assert two.status() == ""
-    assert_all_say(two, "m.bin", "committed without Git-Theta (a Git LFS pointer)", "'git lfs pull'")
+    assert_all_say(
+        two, "m.bin", "committed without Git-Theta (a Git LFS pointer)", "'git lfs pull'"
+    )
     two.git("lfs", "pull")
     two.git("add", "m.bin")
     two.git("commit", "-qm", "with Git-Theta")
@@ -399,7 +466,9 @@ def test_tracking_what_git_lfs_has_not_fetched(world: World) -> None:
     assert_well(two)
 
 
-def test_a_pointer_that_was_committed_as_a_model(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pointer_that_was_committed_as_a_model(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As a release could that did not know pointers."""
     repo = Repo.create(world.folder / "one", world.environment)
     with monkeypatch.context() as patch:
@@ -425,7 +494,10 @@ def test_a_pointer_that_was_committed_as_a_model(world: World, monkeypatch: pyte
 def test_symbolic_links_are_not_models(repo: Repo, tmp_path: Path) -> None:
     (tmp_path / "cache").write_bytes(model(1))
     (repo.path / "model.safetensors").symlink_to(tmp_path / "cache")
-    command = "cp -L model.safetensors model.safetensors.new && mv model.safetensors.new model.safetensors"
+    command = (
+        "cp -L model.safetensors model.safetensors.new && mv model.safetensors.new"
+        " model.safetensors"
+    )
     text = said(repo, "track", "*.safetensors")[1]
     assert "model.safetensors: a symbolic link, not a model" in text
     assert command in text

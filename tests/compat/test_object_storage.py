@@ -1,4 +1,6 @@
-"""Object storage as the place of a remote's objects: S3's protocol (moto), a plain web server, a folder."""
+"""Object storage as the place of a remote's objects: S3's protocol (moto), a plain web server, a
+folder.
+"""
 
 from __future__ import annotations
 
@@ -36,9 +38,17 @@ def bucket(s3: int, request: pytest.FixtureRequest) -> Bucket:
 
 @pytest.fixture
 def world(tmp_path: Path, environment: Mapping[str, str]) -> World:
-    """A remote whose folder holds no objects, and an environment that has no git-lfs but credentials."""
-    more = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_EC2_METADATA_DISABLED": "true"}
-    return World(tmp_path, {**sharing.with_program(environment, tmp_path / "bin"), **more}, server=False)
+    """A remote whose folder holds no objects, and an environment that has no git-lfs but
+    credentials.
+    """
+    more = {
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    return World(
+        tmp_path, {**sharing.with_program(environment, tmp_path / "bin"), **more}, server=False
+    )
 
 
 @pytest.fixture
@@ -58,7 +68,9 @@ def test_push_clone_and_pull_over_s3(world: World, one: Repo, bucket: Bucket) ->
     one.theta("remote", "set", "origin", url)
     one.git("push", "-q", "-u", "origin", "main")
     assert set(bucket.keys()) == needed_by(one, "HEAD") == one.object_ids()
-    assert all(key == f"some/project/{oid[:2]}/{oid[2:4]}/{oid}" for oid, key in bucket.keys().items())
+    assert all(
+        key == f"some/project/{oid[:2]}/{oid[2:4]}/{oid}" for oid, key in bucket.keys().items()
+    )
     assert world.objects() == set()
     two = fetched_by(world, "two", url)
     assert two.read("model.safetensors") == model(1)
@@ -70,10 +82,14 @@ def test_push_clone_and_pull_over_s3(world: World, one: Repo, bucket: Bucket) ->
     one.assert_clean()
     for repo in (one, two):
         repo.theta("fsck", "--remote")
-        assert SECRET not in "".join(path.read_text("latin-1") for path in repo.common.rglob("*") if path.is_file())
+        assert SECRET not in "".join(
+            path.read_text("latin-1") for path in repo.common.rglob("*") if path.is_file()
+        )
 
 
-def test_nothing_that_is_there_is_sent_or_fetched_again(world: World, one: Repo, bucket: Bucket) -> None:
+def test_nothing_that_is_there_is_sent_or_fetched_again(
+    world: World, one: Repo, bucket: Bucket
+) -> None:
     with serving.proxy(bucket.port) as between:
         one.theta("remote", "set", "origin", bucket.url("p", between.port))
         one.git("push", "-q", "origin", "main")
@@ -87,20 +103,28 @@ def test_nothing_that_is_there_is_sent_or_fetched_again(world: World, one: Repo,
         assert between.count("PUT") == len(new)
 
 
-def test_a_bucket_that_is_new_gets_whatever_the_pushed_commit_needs(world: World, one: Repo, bucket: Bucket) -> None:
+def test_a_bucket_that_is_new_gets_whatever_the_pushed_commit_needs(
+    world: World, one: Repo, bucket: Bucket
+) -> None:
     one.git("push", "-q", "origin", "main")  # into the remote's own folder
     one.theta("remote", "set", "origin", bucket.url("p"))
     one.commit("second", model__safetensors=changed(model(1), 2, 3))
     one.git("push", "-q", "origin", "main")
     assert set(bucket.keys()) == needed_by(one, "HEAD")
     shutil.rmtree(world.remote / "theta")
-    assert fetched_by(world, "two", bucket.url("p")).read("model.safetensors") == changed(model(1), 2, 3)
+    assert fetched_by(world, "two", bucket.url("p")).read("model.safetensors") == changed(
+        model(1), 2, 3
+    )
 
 
-def test_an_interrupted_push_goes_on_where_it_stopped(world: World, one: Repo, bucket: Bucket) -> None:
+def test_an_interrupted_push_goes_on_where_it_stopped(
+    world: World, one: Repo, bucket: Bucket
+) -> None:
     with serving.proxy(bucket.port) as between:
         one.theta("remote", "set", "origin", bucket.url("p", between.port))
-        between.fault = lambda method, path, number: "403" if method == "PUT" and between.count("PUT") > 3 else ""
+        between.fault = lambda method, path, number: (
+            "403" if method == "PUT" and between.count("PUT") > 3 else ""
+        )
         said = one.git_fails("push", "origin", "main")
         assert "could not be delivered" in said
         assert world.refs() == ""
@@ -113,7 +137,9 @@ def test_an_interrupted_push_goes_on_where_it_stopped(world: World, one: Repo, b
     assert set(bucket.keys()) == one.object_ids()
 
 
-def test_an_interrupted_fetch_goes_on_where_it_stopped(world: World, one: Repo, bucket: Bucket) -> None:
+def test_an_interrupted_fetch_goes_on_where_it_stopped(
+    world: World, one: Repo, bucket: Bucket
+) -> None:
     one.theta("remote", "set", "origin", bucket.url("p"))
     one.git("push", "-q", "origin", "main")
     with serving.proxy(bucket.port) as between:
@@ -131,7 +157,9 @@ def test_an_interrupted_fetch_goes_on_where_it_stopped(world: World, one: Repo, 
 
 
 @pytest.mark.parametrize("fault", ["503", "cut", "slow"])
-def test_a_fault_that_passes_is_got_over(world: World, one: Repo, bucket: Bucket, fault: str) -> None:
+def test_a_fault_that_passes_is_got_over(
+    world: World, one: Repo, bucket: Bucket, fault: str
+) -> None:
     with serving.proxy(bucket.port) as between:
         url = bucket.url("p", between.port)
         one.theta("remote", "set", "origin", url)
@@ -143,7 +171,9 @@ def test_a_fault_that_passes_is_got_over(world: World, one: Repo, bucket: Bucket
         assert len(between.seen) >= 2
 
 
-def test_wrong_bytes_on_the_way_or_in_the_bucket_are_never_stored(world: World, one: Repo, bucket: Bucket) -> None:
+def test_wrong_bytes_on_the_way_or_in_the_bucket_are_never_stored(
+    world: World, one: Repo, bucket: Bucket
+) -> None:
     one.theta("remote", "set", "origin", bucket.url("p"))
     one.git("push", "-q", "origin", "main")
     victim, key = sorted(bucket.keys().items())[0]
@@ -165,7 +195,9 @@ def test_wrong_bytes_on_the_way_or_in_the_bucket_are_never_stored(world: World, 
     two.assert_clean()
 
 
-def test_what_is_missing_is_named_and_can_be_sent_again(world: World, one: Repo, bucket: Bucket) -> None:
+def test_what_is_missing_is_named_and_can_be_sent_again(
+    world: World, one: Repo, bucket: Bucket
+) -> None:
     url = bucket.url("p")
     one.theta("remote", "set", "origin", url)
     one.git("push", "-q", "origin", "main")
@@ -183,7 +215,9 @@ def test_what_is_missing_is_named_and_can_be_sent_again(world: World, one: Repo,
     assert two.read("model.safetensors") == model(1)
 
 
-def test_only_what_the_bucket_is_seen_to_have_is_pruned(world: World, one: Repo, bucket: Bucket) -> None:
+def test_only_what_the_bucket_is_seen_to_have_is_pruned(
+    world: World, one: Repo, bucket: Bucket
+) -> None:
     one.theta("remote", "set", "origin", bucket.url("p"))
     one.commit("second", model__safetensors=changed(model(1), 2, 103))
     one.git("push", "-q", "origin", "main")
@@ -199,7 +233,9 @@ def test_only_what_the_bucket_is_seen_to_have_is_pruned(world: World, one: Repo,
 
 
 def test_a_bucket_that_is_not_there_gets_no_ref(world: World, one: Repo, bucket: Bucket) -> None:
-    one.theta("remote", "set", "origin", f"s3://no-such-bucket/p?endpoint=http://127.0.0.1:{bucket.port}")
+    one.theta(
+        "remote", "set", "origin", f"s3://no-such-bucket/p?endpoint=http://127.0.0.1:{bucket.port}"
+    )
     said = one.git_fails("push", "origin", "main")
     assert "NoSuchBucket" in said
     assert world.refs() == ""
@@ -233,7 +269,9 @@ def test_a_folder_and_a_web_server_of_it(world: World, one: Repo) -> None:
     assert not folder.exists()
 
 
-def test_a_mirror_is_asked_first_and_pushes_go_past_it(world: World, one: Repo, bucket: Bucket) -> None:
+def test_a_mirror_is_asked_first_and_pushes_go_past_it(
+    world: World, one: Repo, bucket: Bucket
+) -> None:
     one.git("push", "-q", "origin", "main")  # into the remote's own folder
     one.theta("remote", "set", "origin", bucket.url("mirror"))
     one.theta("push", "--all")
@@ -259,7 +297,9 @@ def test_a_mirror_is_asked_first_and_pushes_go_past_it(world: World, one: Repo, 
         assert one.read("model.safetensors") == changed(model(1), 1, 101)
 
 
-def test_a_url_that_the_repository_brings_waits_for_consent(world: World, one: Repo, bucket: Bucket) -> None:
+def test_a_url_that_the_repository_brings_waits_for_consent(
+    world: World, one: Repo, bucket: Bucket
+) -> None:
     with serving.proxy(bucket.port) as between:
         url = bucket.url("p", between.port)
         one.theta("remote", "set", "origin", url, "--share")
@@ -267,7 +307,9 @@ def test_a_url_that_the_repository_brings_waits_for_consent(world: World, one: R
         one.git("commit", "-qm", "where the objects are")
         one.git("push", "-q", "origin", "main")
         between.seen.clear()
-        assert "git theta remote confirm" in Repo(world.folder, world.environment).git_fails("clone", "-q", world.url, "refused")
+        assert "git theta remote confirm" in Repo(world.folder, world.environment).git_fails(
+            "clone", "-q", world.url, "refused"
+        )
         two = world.clone("two", GIT_THETA_SKIP_SMUDGE="1")
         said = two.theta_run("pull").stderr.decode()
         assert "git theta remote confirm" in said
@@ -281,7 +323,9 @@ def test_a_url_that_the_repository_brings_waits_for_consent(world: World, one: R
         two.theta("pull")
         assert two.read("model.safetensors") == model(1)
         # Another URL is another question.
-        two.write(".thetaconfig", f"[theta]\n\turl = {bucket.url('elsewhere', between.port)}\n".encode())
+        two.write(
+            ".thetaconfig", f"[theta]\n\turl = {bucket.url('elsewhere', between.port)}\n".encode()
+        )
         between.seen.clear()
         two.commit("more", third__safetensors=model(3))
         assert "confirm" in two.git_fails("push", "origin", "HEAD:refs/heads/mine")
@@ -318,11 +362,16 @@ def test_list_set_and_remove(world: World, one: Repo) -> None:
 
 @pytest.mark.skipif(shutil.which("git-lfs") is None, reason="git-lfs is not installed")
 @pytest.mark.parametrize("kind", ["s3", "folder"])
-def test_ordinary_lfs_files_beside_models(world: World, one: Repo, bucket: Bucket, kind: str) -> None:
+def test_ordinary_lfs_files_beside_models(
+    world: World, one: Repo, bucket: Bucket, kind: str
+) -> None:
     (world.folder / "shared").mkdir()
     url = bucket.url("p") if kind == "s3" else (world.folder / "shared").as_uri()
     config = world.folder / "gitconfig"
-    config.write_text(Path(world.environment["GIT_CONFIG_GLOBAL"]).read_text() + "[lfs]\n\tconcurrentTransfers = 2\n")
+    config.write_text(
+        Path(world.environment["GIT_CONFIG_GLOBAL"]).read_text()
+        + "[lfs]\n\tconcurrentTransfers = 2\n"
+    )
     world.environment["GIT_CONFIG_GLOBAL"] = str(config)
     one = Repo(one.path, world.environment)
     one.git("lfs", "install", "--skip-repo")
@@ -331,8 +380,14 @@ def test_ordinary_lfs_files_beside_models(world: World, one: Repo, bucket: Bucke
     one.commit("data", big__dat=bytes(range(256)) * 1000, empty__dat=b"", small__dat=b"small")
     one.theta("remote", "set", "origin", url, "--with-lfs")
     one.git("push", "-q", "origin", "main")
-    there = set(bucket.keys()) if kind == "s3" else {path.name for path in (world.folder / "shared").glob("??/??/*")}
-    assert there == one.object_ids() | {hashlib.sha256(data).hexdigest() for data in (bytes(range(256)) * 1000, b"small")}
+    there = (
+        set(bucket.keys())
+        if kind == "s3"
+        else {path.name for path in (world.folder / "shared").glob("??/??/*")}
+    )
+    assert there == one.object_ids() | {
+        hashlib.sha256(data).hexdigest() for data in (bytes(range(256)) * 1000, b"small")
+    }
     two = world.clone("two", "-c", f"remote.origin.thetaUrl={url}", "--no-checkout")
     two.theta("remote", "set", "origin", url, "--with-lfs")
     two.git("checkout", "-q", "-f", "main")

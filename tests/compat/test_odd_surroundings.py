@@ -1,4 +1,6 @@
-"""Locales without Unicode, stores on another file system, repositories that can only be read, grafts."""
+"""Locales without Unicode, stores on another file system, repositories that can only be read,
+grafts.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +26,16 @@ NAMES = ("wéight", "層.0.w", "層.1.w")
 
 def tensors(seed: int) -> bytes:
     source = np.random.default_rng(seed)
-    return safetensors_file({name: source.standard_normal((40, 30)).astype(np.float32) for name in NAMES})
+    return safetensors_file(
+        {name: source.standard_normal((40, 30)).astype(np.float32) for name in NAMES}
+    )
 
 
 @pytest.fixture
 def ascii_repo(repo: Repo) -> Repo:
-    """Two versions of a model whose path and tensors have letters that are not ASCII, committed in a locale that has no others."""
+    """Two versions of a model whose path and tensors have letters that are not ASCII, committed in
+    a locale that has no others.
+    """
     plain = Repo(repo.path, {**repo.environment, **ASCII})
     plain.git("config", "core.quotePath", "false")
     plain.git("config", "diff.theta.command", f"{sys.executable} -m git_theta diff-driver")
@@ -100,7 +106,9 @@ def other_file_system(tmp_path: Path) -> Iterator[Path]:
     rmtree(folder)
 
 
-def test_a_store_that_is_a_link_to_another_file_system(world: World, other_file_system: Path) -> None:
+def test_a_store_that_is_a_link_to_another_file_system(
+    world: World, other_file_system: Path
+) -> None:
     repo = world.start()
     objects = repo.common / "theta" / "objects"
     objects.parent.mkdir(exist_ok=True)
@@ -137,11 +145,14 @@ def test_converting_from_a_repository_that_can_only_be_read(repo: Repo, tmp_path
     if (
         sys.platform != "linux"
         or os.geteuid()
-        or subprocess.run(["unshare", "-m", "sh", "-c", bind], capture_output=True, check=False).returncode
+        or subprocess.run(
+            ["unshare", "-m", "sh", "-c", bind], capture_output=True, check=False
+        ).returncode
     ):
         pytest.skip("no right to mount a file system")
     script = (
-        f"{bind} && cd '{repo.path}' && ! touch x 2>&- && exec '{sys.executable}' -m git_theta convert HEAD:model.safetensors '{out}/m.npz'"
+        f"{bind} && cd '{repo.path}' && ! touch x 2>&- && exec '{sys.executable}' -m git_theta"
+        f" convert HEAD:model.safetensors '{out}/m.npz'"
     )
     done = repo.at(tmp_path).run(["unshare", "-m", "sh", "-c", script])
     assert done.returncode == 0, done.stderr.decode()
@@ -157,7 +168,9 @@ def test_prune_looks_behind_grafts(repo: Repo, how: str) -> None:
     repo.git("checkout", "-q", "--orphan", "new") if how == "joined" else None
     second = repo.commit("second", model__safetensors=model(2))
     (repo.common / "info").mkdir(exist_ok=True)
-    (repo.common / "info" / "grafts").write_text(f"{second}\n" if how == "cut off" else f"{second} {first}\n")
+    (repo.common / "info" / "grafts").write_text(
+        f"{second}\n" if how == "cut off" else f"{second} {first}\n"
+    )
     if how == "joined":
         repo.git("branch", "-D", "main")
     forget(repo)

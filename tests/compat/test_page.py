@@ -1,4 +1,6 @@
-"""The pages in a real browser: they draw, sort, filter, run without an error, and hostile names stay text."""
+"""The pages in a real browser: they draw, sort, filter, run without an error, and hostile names
+stay text.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ from git_theta.workflows.comparing.movement import Statistics
 from git_theta.workflows.comparing.statistics import Result, Unknown
 
 BROWSER = program()
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed (apt-get install chromium)")
+pytestmark = pytest.mark.skipif(
+    BROWSER is None, reason="no Chromium is installed (apt-get install chromium)"
+)
 HOSTILE = [
     "<script>window.pwned=1</script>",
     '"><img src=x onerror=window.pwned=1>',
@@ -55,15 +59,27 @@ def sha(text: object) -> str:
     return hashlib.sha256(str(text).encode("utf-8", "backslashreplace")).hexdigest()
 
 
-def entry(name: str, version: int, shape: tuple[int, ...] = (64, 64), update: str = "delta") -> Entry:
+def entry(
+    name: str, version: int, shape: tuple[int, ...] = (64, 64), update: str = "delta"
+) -> Entry:
     identity = sha((name, version))
     size = 100 + int(identity[:3], 16)
-    return Entry(name, "f32", shape, identity, (Link(update if version else "dense", (ObjectRef(sha(("o", identity)), size),)),))
+    return Entry(
+        name,
+        "f32",
+        shape,
+        identity,
+        (Link(update if version else "dense", (ObjectRef(sha(("o", identity)), size),)),),
+    )
 
 
 def manifest(*entries: Entry) -> Manifest:
-    skeleton = Entry("skeleton", "u8", (100,), sha("s"), (Link("dense", (ObjectRef(sha("so"), 90),)),))
-    return Manifest("safetensors", sum(item.nbytes for item in entries) + 100, skeleton, entries, {})
+    skeleton = Entry(
+        "skeleton", "u8", (100,), sha("s"), (Link("dense", (ObjectRef(sha("so"), 90),)),)
+    )
+    return Manifest(
+        "safetensors", sum(item.nbytes for item in entries) + 100, skeleton, entries, {}
+    )
 
 
 def names(layers: int) -> list[str]:
@@ -88,18 +104,37 @@ def measured(change: TensorChange, number: int) -> Result:
     norm, relative = 10.0, 10 ** -(1 + number % 5)
     histogram = tuple((order, number + 1, 2 * number + 1) for order in range(-14, -4))
     rank = 8 if "q_proj" in change.name else None
-    return Statistics(4096, 4000, 0, norm, norm, norm * relative, relative**2 / 2, relative / 10, rank, histogram, False, True)
+    return Statistics(
+        4096,
+        4000,
+        0,
+        norm,
+        norm,
+        norm * relative,
+        relative**2 / 2,
+        relative / 10,
+        rank,
+        histogram,
+        False,
+        True,
+    )
 
 
-def model(comparison: Comparison, entries: tuple[Entry, ...] = (), path: str = "model.safetensors") -> ModelReport:
+def model(
+    comparison: Comparison, entries: tuple[Entry, ...] = (), path: str = "model.safetensors"
+) -> ModelReport:
     results = tuple(measured(change, number) for number, change in enumerate(comparison.changes))
-    return ModelReport(path, comparison, comparison.changes, results, modes=("100644", "100644"), entries=entries)
+    return ModelReport(
+        path, comparison, comparison.changes, results, modes=("100644", "100644"), entries=entries
+    )
 
 
 def ordinary(layers: int = 12) -> Report:
     old = manifest(*(entry(name, 0) for name in names(layers)), entry("gone", 0))
     changed = {name for number, name in enumerate(names(layers)) if number % 3}
-    new = manifest(*(entry(name, int(name in changed)) for name in names(layers)), entry("fresh", 1))
+    new = manifest(
+        *(entry(name, int(name in changed)) for name in names(layers)), entry("fresh", 1)
+    )
     return Report("v1.0", "v1.1", (model(compare(old, new), new.entries),))
 
 
@@ -110,12 +145,17 @@ def write(folder: Path, text: str) -> Path:
 
 
 def table(browser: Browser, column: int) -> list[str]:
-    found: list[str] = browser.value(f"[...document.querySelectorAll('table.rows tbody tr')].map(r => r.cells[{column}].textContent)")
+    found: list[str] = browser.value(
+        "[...document.querySelectorAll('table.rows tbody tr')].map(r =>"
+        f" r.cells[{column}].textContent)"
+    )
     return found
 
 
 def headings(browser: Browser) -> list[str]:
-    found: list[str] = browser.value("[...document.querySelectorAll('table.rows th')].map(h => h.textContent)")
+    found: list[str] = browser.value(
+        "[...document.querySelectorAll('table.rows th')].map(h => h.textContent)"
+    )
     return found
 
 
@@ -129,7 +169,9 @@ def test_a_diff_is_drawn(browser: Browser, tmp_path: Path) -> None:
     assert "model.layers.0.self_attn.k_proj.weight" in rows
     assert "fresh" in rows
     assert "gone" in rows
-    assert browser.value("document.querySelector('.tiles').textContent").startswith(f"{len(rows)} of ")
+    assert browser.value("document.querySelector('.tiles').textContent").startswith(
+        f"{len(rows)} of "
+    )
     assert browser.value("document.querySelectorAll('.movers li').length") == 12
     assert browser.value("document.title") == "model.safetensors: v1.0 → v1.1"
 
@@ -138,16 +180,32 @@ def test_findings_stand_out(browser: Browser, tmp_path: Path) -> None:
     found = ordinary()
     whole = found.models[0]
     results = list(whole.results)
-    harmed = next(number for number, change in enumerate(whole.changes) if "layers.4." in change.name)
-    results[harmed] = Statistics(4096, 1, 1, 1.0, 1.0, 0.0, math.nan, 0.0, comparable=True, new_nan=1)
-    browser.open(write(tmp_path, page.diff(Report("a", "b", (replace(whole, results=tuple(results)),)))))
+    harmed = next(
+        number for number, change in enumerate(whole.changes) if "layers.4." in change.name
+    )
+    results[harmed] = Statistics(
+        4096, 1, 1, 1.0, 1.0, 0.0, math.nan, 0.0, comparable=True, new_nan=1
+    )
+    browser.open(
+        write(tmp_path, page.diff(Report("a", "b", (replace(whole, results=tuple(results)),))))
+    )
     assert browser.errors == []
-    assert browser.value("document.querySelector('.alarm').textContent") == f"Findings in 1 tensor{whole.changes[harmed].name} 1 new NaN"
+    assert (
+        browser.value("document.querySelector('.alarm').textContent")
+        == f"Findings in 1 tensor{whole.changes[harmed].name} 1 new NaN"
+    )
     red = browser.value("getComputedStyle(document.querySelector('.alarm b')).color")
     assert red != browser.value("getComputedStyle(document.body).color")
     titles = headings(browser)
-    row = next(row for row in range(len(whole.changes)) if table(browser, 0)[row] == whole.changes[harmed].name)
-    assert [table(browser, titles.index(title))[row] for title in ("health", "‖Δ‖/‖W‖", "cosine", "max |Δ|")] == ["1 new NaN", *3 * ["NaN"]]
+    row = next(
+        row
+        for row in range(len(whole.changes))
+        if table(browser, 0)[row] == whole.changes[harmed].name
+    )
+    assert [
+        table(browser, titles.index(title))[row]
+        for title in ("health", "‖Δ‖/‖W‖", "cosine", "max |Δ|")
+    ] == ["1 new NaN", *3 * ["NaN"]]
     assert browser.value("document.querySelectorAll('rect[data-cell][stroke]').length") == 1
     browser.value("document.querySelector('input[type=checkbox]').click()")
     assert table(browser, 0) == [whole.changes[harmed].name]
@@ -169,10 +227,17 @@ def test_sorting(browser: Browser, tmp_path: Path) -> None:
     column = titles.index("‖Δ‖/‖W‖")
     press = f"document.querySelectorAll('table.rows th button')[{column}].click()"
     browser.value(press)
-    assert "?" in table(browser, column), "what was not measured is not shown as if nothing had changed"
+    assert "?" in table(browser, column), (
+        "what was not measured is not shown as if nothing had changed"
+    )
     numbers = [float(text) for text in table(browser, column) if text not in ("", "?")]
     assert numbers == sorted(numbers, reverse=True)
-    assert browser.value(f"document.querySelectorAll('table.rows th')[{column}].getAttribute('aria-sort')") == "descending"
+    assert (
+        browser.value(
+            f"document.querySelectorAll('table.rows th')[{column}].getAttribute('aria-sort')"
+        )
+        == "descending"
+    )
     browser.value(press)
     numbers = [float(text) for text in table(browser, column) if text not in ("", "?")]
     assert numbers == sorted(numbers)
@@ -190,15 +255,18 @@ def test_filtering(browser: Browser, tmp_path: Path) -> None:
     browser.type("Layers.1")
     kept = table(browser, 0)
     assert kept == [name for name in every if "layers.1" in name]
-    assert browser.value("document.querySelector('[role=status]').textContent") == f"{len(kept)} of {len(every)} tensors"
+    assert (
+        browser.value("document.querySelector('[role=status]').textContent")
+        == f"{len(kept)} of {len(every)} tensors"
+    )
     browser.value(
-        "(() => { const s = document.querySelector('select[aria-label=\"Filter by part of the model\"]');"
-        " s.value = 'attention v'; s.dispatchEvent(new Event('change')); })()"
+        "(() => { const s = document.querySelector('select[aria-label=\"Filter by part of the"
+        " model\"]'); s.value = 'attention v'; s.dispatchEvent(new Event('change')); })()"
     )
     assert table(browser, 0) == [name for name in kept if "v_proj" in name]
     browser.value(
-        "(() => { const s = document.querySelector('select[aria-label=\"Filter by kind of change\"]');"
-        " s.value = 'removed'; s.dispatchEvent(new Event('change')); })()"
+        "(() => { const s = document.querySelector('select[aria-label=\"Filter by kind of"
+        " change\"]'); s.value = 'removed'; s.dispatchEvent(new Event('change')); })()"
     )
     assert table(browser, 0) == []
     assert browser.errors == []
@@ -206,7 +274,9 @@ def test_filtering(browser: Browser, tmp_path: Path) -> None:
 
 def test_the_heat_map_by_keyboard(browser: Browser, tmp_path: Path) -> None:
     browser.open(write(tmp_path, page.diff(ordinary())))
-    assert browser.value("document.querySelectorAll('svg [data-cell][tabindex=\"0\"]').length") == browser.value(
+    assert browser.value(
+        "document.querySelectorAll('svg [data-cell][tabindex=\"0\"]').length"
+    ) == browser.value(
         "[...document.querySelectorAll('svg')].filter(s => s.querySelector('[data-cell]')).length"
     )
     browser.value("document.querySelector('[data-cell=\"0,0\"]').focus()")
@@ -237,11 +307,19 @@ def test_the_heat_map_by_keyboard(browser: Browser, tmp_path: Path) -> None:
 def test_what_the_colour_shows_can_be_chosen(browser: Browser, tmp_path: Path) -> None:
     browser.open(write(tmp_path, page.diff(ordinary())))
     seen = set()
-    for name in browser.value("[...document.querySelector('.bar select').options].map(o => o.value)"):
+    for name in browser.value(
+        "[...document.querySelector('.bar select').options].map(o => o.value)"
+    ):
         browser.value(
-            f"(() => {{ const s = document.querySelector('.bar select'); s.value = {name!r}; s.dispatchEvent(new Event('change')); }})()"
+            f"(() => {{ const s = document.querySelector('.bar select'); s.value = {name!r};"
+            " s.dispatchEvent(new Event('change')); })()"
         )
-        seen.add(browser.value("[...document.querySelectorAll('[data-cell]')].map(c => c.getAttribute('fill')).join()"))
+        seen.add(
+            browser.value(
+                "[...document.querySelectorAll('[data-cell]')].map(c =>"
+                " c.getAttribute('fill')).join()"
+            )
+        )
     assert len(seen) >= 4
     assert browser.errors == []
 
@@ -250,7 +328,10 @@ def test_light_and_dark(browser: Browser, tmp_path: Path) -> None:
     ground = "getComputedStyle(document.body).backgroundColor"
     file = write(tmp_path, page.diff(ordinary()))
     browser.open(file, dark=True)
-    dark, cells = browser.value(ground), browser.value("document.querySelector('[data-cell]').getAttribute('fill')")
+    dark, cells = (
+        browser.value(ground),
+        browser.value("document.querySelector('[data-cell]').getAttribute('fill')"),
+    )
     browser.value("document.getElementById('theme').click()")
     light = browser.value(ground)
     assert (dark, light) == ("rgb(21, 22, 26)", "rgb(255, 255, 255)")
@@ -286,18 +367,35 @@ def test_contrast_is_enough_to_read(browser: Browser, tmp_path: Path) -> None:
         assert browser.value(script) == []
 
 
-def test_every_control_has_a_name_and_is_reached_by_the_tabulator(browser: Browser, tmp_path: Path) -> None:
+def test_every_control_has_a_name_and_is_reached_by_the_tabulator(
+    browser: Browser, tmp_path: Path
+) -> None:
     browser.open(write(tmp_path, page.diff(ordinary())))
     tree = browser.call("Accessibility.getFullAXTree")["nodes"]
     for node in tree:
-        if node.get("role", {}).get("value") in ("button", "textbox", "searchbox", "combobox", "image", "table", "region"):
+        if node.get("role", {}).get("value") in (
+            "button",
+            "textbox",
+            "searchbox",
+            "combobox",
+            "image",
+            "table",
+            "region",
+        ):
             assert node.get("name", {}).get("value"), node
     reached = set()
     for _ in range(40):
         browser.press("Tab")
-        label = "document.activeElement.getAttribute('aria-label') || document.activeElement.textContent.slice(0, 20)"
+        label = (
+            "document.activeElement.getAttribute('aria-label') ||"
+            " document.activeElement.textContent.slice(0, 20)"
+        )
         reached.add(browser.value(f"document.activeElement.tagName + '.' + ({label})"))
-    for wanted in ("BUTTON.Light / dark", "INPUT.Filter by name", "SELECT.Filter by kind of change"):
+    for wanted in (
+        "BUTTON.Light / dark",
+        "INPUT.Filter by name",
+        "SELECT.Filter by kind of change",
+    ):
         assert wanted in reached, reached
     assert any(item.startswith("rect.") for item in reached)
 
@@ -314,7 +412,10 @@ def test_hostile_names_stay_text(browser: Browser, tmp_path: Path) -> None:
     browser.open(write(tmp_path, text))
     assert browser.errors == []
     assert browser.value("window.pwned") is None
-    assert browser.value("document.querySelectorAll('img, b.bold, i, main script, main a').length") == 0
+    assert (
+        browser.value("document.querySelectorAll('img, b.bold, i, main script, main a').length")
+        == 0
+    )
     shown = table(browser, 0)
     assert len(shown) == len(HOSTILE)
     assert "<script>window.pwned=1</script>" in shown
@@ -328,11 +429,21 @@ def test_hostile_names_stay_text(browser: Browser, tmp_path: Path) -> None:
 
 
 def test_twenty_thousand_tensors(browser: Browser, tmp_path: Path) -> None:
-    many = [f"model.layers.{layer}.mlp.experts.{number}.w1.weight" for layer in range(80) for number in range(250)]
-    old, new = manifest(*(entry(name, 0) for name in many)), manifest(*(entry(name, 1) for name in many))
+    many = [
+        f"model.layers.{layer}.mlp.experts.{number}.w1.weight"
+        for layer in range(80)
+        for number in range(250)
+    ]
+    old, new = (
+        manifest(*(entry(name, 0) for name in many)),
+        manifest(*(entry(name, 1) for name in many)),
+    )
     browser.open(write(tmp_path, page.diff(Report("a", "b", (model(compare(old, new)),)))))
     assert len(table(browser, 0)) == 200
-    browser.value("[...document.querySelectorAll('button')].find(b => b.textContent.startsWith('Show more')).click()")
+    browser.value(
+        "[...document.querySelectorAll('button')].find(b => b.textContent.startsWith('Show"
+        " more')).click()"
+    )
     assert len(table(browser, 0)) == 1200
     browser.value("document.querySelector('input[type=search]').focus()")
     browser.type("layers.79.mlp.experts.249")
@@ -346,7 +457,14 @@ ODD = [
     Report("a", "b", ()),
     Report("a", "b", (ModelReport("broken.pt", None, problem="it is <broken>"),)),
     Report("a", "b", (ModelReport("same.pt", compare(manifest(), manifest())),)),
-    Report("a", "b", (model(compare(None, manifest(entry("w", 1)))), model(compare(manifest(entry("w", 1)), None)))),
+    Report(
+        "a",
+        "b",
+        (
+            model(compare(None, manifest(entry("w", 1)))),
+            model(compare(manifest(entry("w", 1)), None)),
+        ),
+    ),
     Report("a", "b", (ModelReport("unread.pt", ONE, ONE.changes, (None,), measured=False),)),
     Report("a", "b", (ModelReport("infinite.pt", ONE, ONE.changes, (INFINITE,)),)),
 ]
@@ -361,10 +479,18 @@ def test_odd_reports(browser: Browser, tmp_path: Path, report: Report) -> None:
 
 @pytest.mark.parametrize("width", [360, 800, 1600])
 def test_any_width(browser: Browser, tmp_path: Path, width: int) -> None:
-    browser.call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=False)
+    browser.call(
+        "Emulation.setDeviceMetricsOverride",
+        width=width,
+        height=800,
+        deviceScaleFactor=1,
+        mobile=False,
+    )
     try:
         browser.open(write(tmp_path, page.diff(ordinary(48))))
-        assert browser.value("document.documentElement.scrollWidth") <= width, "only figures and tables may scroll sideways"
+        assert browser.value("document.documentElement.scrollWidth") <= width, (
+            "only figures and tables may scroll sideways"
+        )
         assert browser.errors == []
     finally:
         browser.call("Emulation.clearDeviceMetricsOverride")
@@ -373,9 +499,10 @@ def test_any_width(browser: Browser, tmp_path: Path, width: int) -> None:
 def test_figures_are_saved_as_svg(browser: Browser, tmp_path: Path) -> None:
     browser.open(write(tmp_path, page.diff(ordinary())))
     browser.value(
-        "(() => { window.saved = []; URL.createObjectURL = (blob) => { window.saved.push(blob); return 'blob:x'; };"
-        " HTMLAnchorElement.prototype.click = function () { window.savedAs = this.download; };"
-        " for (const b of document.querySelectorAll('button')) if (b.textContent === 'Save as SVG') b.click(); })()"
+        "(() => { window.saved = []; URL.createObjectURL = (blob) => { window.saved.push(blob);"
+        " return 'blob:x'; }; HTMLAnchorElement.prototype.click = function () { window.savedAs ="
+        " this.download; }; for (const b of document.querySelectorAll('button')) if (b.textContent"
+        " === 'Save as SVG') b.click(); })()"
     )
     import xml.etree.ElementTree as ET
 
@@ -389,8 +516,12 @@ def test_figures_are_saved_as_svg(browser: Browser, tmp_path: Path) -> None:
     assert browser.value("window.savedAs") == "histograms.svg"
 
 
-def commit(number: int, subject: str = "A change", author: str = "Ann", merge: bool = False) -> Commit:
-    parents = tuple(sha(("c", number - 1 - i))[:40] for i in range(2 if merge else 1)) if number else ()
+def commit(
+    number: int, subject: str = "A change", author: str = "Ann", merge: bool = False
+) -> Commit:
+    parents = (
+        tuple(sha(("c", number - 1 - i))[:40] for i in range(2 if merge else 1)) if number else ()
+    )
     return Commit(
         sha(("c", number))[:40],
         parents,
@@ -409,13 +540,23 @@ def history(count: int) -> list[Step]:
     for number in range(count):
         new = manifest(
             *(
-                entry(name, (number + i) // 7, update=("delta", "sparse", "low-rank", "ia3", "dense", "other")[number % 6])
+                entry(
+                    name,
+                    (number + i) // 7,
+                    update=("delta", "sparse", "low-rank", "ia3", "dense", "other")[number % 6],
+                )
                 for i, name in enumerate(names(6))
             )
         )
         found = compare(old, new)
         steps.append(
-            Step(commit(number, merge=number == 3), found, found.changes, sum(c.entry.nbytes for c in found.changes), 1000 * number + 5)
+            Step(
+                commit(number, merge=number == 3),
+                found,
+                found.changes,
+                sum(c.entry.nbytes for c in found.changes),
+                1000 * number + 5,
+            )
         )
         old = new
     return steps[::-1]
@@ -430,9 +571,15 @@ def test_a_history_is_drawn(browser: Browser, tmp_path: Path) -> None:
     seen = set()
     for name in ("share", "stored", "update"):
         browser.value(
-            f"(() => {{ const s = document.querySelector('.bar select'); s.value = {name!r}; s.dispatchEvent(new Event('change')); }})()"
+            f"(() => {{ const s = document.querySelector('.bar select'); s.value = {name!r};"
+            " s.dispatchEvent(new Event('change')); })()"
         )
-        seen.add(browser.value("[...document.querySelectorAll('[data-cell]')].map(c => c.getAttribute('fill')).join()"))
+        seen.add(
+            browser.value(
+                "[...document.querySelectorAll('[data-cell]')].map(c =>"
+                " c.getAttribute('fill')).join()"
+            )
+        )
     assert len(seen) == 3
     browser.value("document.querySelectorAll('table.rows th button')[7].click()")
     assert table(browser, 7)[0] == "8.0 kB"
@@ -451,9 +598,16 @@ def test_hostile_commits_stay_text(browser: Browser, tmp_path: Path) -> None:
     browser.open(write(tmp_path, page.log("</script><script>window.pwned=1</script>", steps)))
     assert browser.errors == []
     assert browser.value("window.pwned") is None
-    assert browser.value("document.querySelectorAll('img, main b:not(.tiles b), main i, main script').length") == 0
+    assert (
+        browser.value(
+            "document.querySelectorAll('img, main b:not(.tiles b), main i, main script').length"
+        )
+        == 0
+    )
     assert len(table(browser, 0)) == len(steps)
-    assert not {"\u202e", "\x1b", "\u2028", "\ud800"}.intersection(browser.value("document.body.innerText"))
+    assert not {"\u202e", "\x1b", "\u2028", "\ud800"}.intersection(
+        browser.value("document.body.innerText")
+    )
 
 
 @pytest.mark.parametrize("count", [0, 1, 400])

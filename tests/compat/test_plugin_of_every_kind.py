@@ -1,4 +1,6 @@
-"""The complete example plugin in real repositories, and plugins that are in each other's way, broken, or missing."""
+"""The complete example plugin in real repositories, and plugins that are in each other's way,
+broken, or missing.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,14 @@ WEIGHTS = np.random.default_rng(4).standard_normal((60, 50)).astype(np.float32)
 def full(repo: Repo, tmp_path: Path) -> Repo:
     """The repository where the plugin is installed, and its files are tracked."""
     install(EXAMPLE, tmp_path / "site")
-    repo.write(".gitattributes", repo.read(".gitattributes") + b"*.jw filter=theta merge=theta -text\n*.safetensors merge=theta\n")
-    repo.git("config", "merge.theta.driver", f"{sys.executable} -m git_theta merge-driver %O %A %B %P")
+    repo.write(
+        ".gitattributes",
+        repo.read(".gitattributes")
+        + b"*.jw filter=theta merge=theta -text\n*.safetensors merge=theta\n",
+    )
+    repo.git(
+        "config", "merge.theta.driver", f"{sys.executable} -m git_theta merge-driver %O %A %B %P"
+    )
     repo.git("commit", "-qam", "track")
     return with_site(repo, tmp_path / "site")
 
@@ -53,7 +61,10 @@ def test_it_adds_something_of_every_kind(full: Repo, repo: Repo) -> None:
         ("unit kind", "codebook"),
         ("command", "json-weights"),
     ):
-        assert any(kind in line and name in line and "git-theta-json-weights 1.0" in line for line in listed.splitlines()), (kind, name)
+        assert any(
+            kind in line and name in line and "git-theta-json-weights 1.0" in line
+            for line in listed.splitlines()
+        ), (kind, name)
     assert b"json-weights" not in repo.theta("plugins")
     assert b"at_least" in full.theta("strategies", "largest")
 
@@ -61,7 +72,12 @@ def test_it_adds_something_of_every_kind(full: Repo, repo: Repo) -> None:
 def test_its_units_are_merged_as_a_whole(full: Repo) -> None:
     def file(seed: int) -> bytes:
         random = np.random.default_rng(seed)
-        return safetensors_file({"x.codes": random.integers(0, 255, (8, 8), np.uint8), "x.book": random.random(256).astype(np.float32)})
+        return safetensors_file(
+            {
+                "x.codes": random.integers(0, 255, (8, 8), np.uint8),
+                "x.book": random.random(256).astype(np.float32),
+            }
+        )
 
     full.commit("base", m__safetensors=file(1))
     full.git("switch", "-q", "-c", "side")
@@ -70,7 +86,10 @@ def test_its_units_are_merged_as_a_whole(full: Repo) -> None:
     full.commit("ours", m__safetensors=file(3))
     done = full.theta_run("merge", "side", "-s", "average")
     assert done.returncode == 1
-    assert b"unit x: codebook (book, codes) changed on 2 sides; 'average' would merge its parts one by one" in done.stderr
+    assert (
+        b"unit x: codebook (book, codes) changed on 2 sides; 'average' would merge its parts one"
+        b" by one" in done.stderr
+    )
     full.theta("resolve", "--params", "x.book", "--theirs")
     assert full.read("m.safetensors") == file(2)
 
@@ -80,7 +99,10 @@ def test_its_files_are_stored_merged_and_read_by_tensor(full: Repo, repo: Repo) 
     full.commit("one", m__jw=first)
     manifest = full.manifest("HEAD:m.jw")
     assert manifest.format == "json-weights"
-    assert {name: str(entry.spec) for name, entry in manifest.by_name.items()} == {"weight": "f32[60,50]", "bias": "f32[50]"}
+    assert {name: str(entry.spec) for name, entry in manifest.by_name.items()} == {
+        "weight": "f32[60,50]",
+        "bias": "f32[50]",
+    }
 
     # Its update is chosen where it is smallest.
     halved = written(full, "m.jw", weight=WEIGHTS * np.float32(0.3), bias=WEIGHTS[0])
@@ -116,7 +138,10 @@ def test_its_files_are_stored_merged_and_read_by_tensor(full: Repo, repo: Repo) 
     said = repo.theta_run("merge", "side", "-s", "largest").stderr.decode()
     assert "there is no merge strategy 'largest'; there are: " in said
     repo.write("n.jw", written(full, "n.jw", weight=WEIGHTS))
-    assert b"no known checkpoint format; stored as plain bytes" in repo.run(["git", "add", "n.jw"]).stderr
+    assert (
+        b"no known checkpoint format; stored as plain bytes"
+        in repo.run(["git", "add", "n.jw"]).stderr
+    )
     assert repo.manifest(":n.jw").format == "opaque"
 
 
@@ -170,7 +195,9 @@ def test_a_plugin_that_cannot_be_imported(full: Repo, tmp_path: Path) -> None:
     other_plugin(tmp_path / "site", "broken", "import no_such_module\n")
     listed = full.theta_run("plugins")
     assert listed.returncode == 0
-    assert b"plugin broken 2.0 cannot be imported and is ignored: ModuleNotFoundError" in listed.stderr
+    assert (
+        b"plugin broken 2.0 cannot be imported and is ignored: ModuleNotFoundError" in listed.stderr
+    )
     assert b"largest" in listed.stdout
     content = written(full, "m.jw", weight=WEIGHTS)
     full.commit("one", m__jw=content)
@@ -210,6 +237,18 @@ def test_a_plugin_that_fails(full: Repo, tmp_path: Path) -> None:
 
 def test_its_own_tests_pass() -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(EXAMPLE / "src")])}
-    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", str(EXAMPLE / "pyproject.toml"), str(EXAMPLE)]
-    done = subprocess.run(words, cwd=EXAMPLE, env=environment, capture_output=True, text=True, check=False)
+    words = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        str(EXAMPLE / "pyproject.toml"),
+        str(EXAMPLE),
+    ]
+    done = subprocess.run(
+        words, cwd=EXAMPLE, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr

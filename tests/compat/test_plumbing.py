@@ -20,7 +20,20 @@ from git_theta.git.writing import index
 from git_theta.settings import Settings
 from git_theta.workflows.session import Session
 
-ODD = ["plain", "with space", "größe", "-dash", "0:zero", "2:two", ":colon", "sub/inner", "a\tb", "new\nline", "*", "HEAD"]
+ODD = [
+    "plain",
+    "with space",
+    "größe",
+    "-dash",
+    "0:zero",
+    "2:two",
+    ":colon",
+    "sub/inner",
+    "a\tb",
+    "new\nline",
+    "*",
+    "HEAD",
+]
 if os.name == "nt":
     ODD = ["plain", "with space", "größe", "-dash", "sub/inner", "HEAD"]
 
@@ -50,7 +63,18 @@ def test_blobs_by_any_name(repo: Repo) -> None:
             assert blobs.read(f":0:{name}") == expected
             oid = repo.git("hash-object", "--stdin", stdin=expected).decode().strip()
             assert blobs.read(oid) == expected
-        for absent in ("HEAD:nothing", ":nothing", ":0:nothing", "0" * 40, "HEAD", "HEAD:sub", "nobranch:x", "", "x" * 5000, "new\nline"):
+        for absent in (
+            "HEAD:nothing",
+            ":nothing",
+            ":0:nothing",
+            "0" * 40,
+            "HEAD",
+            "HEAD:sub",
+            "nobranch:x",
+            "",
+            "x" * 5000,
+            "new\nline",
+        ):
             assert blobs.read(absent) is None
         assert blobs.read("HEAD:plain", limit=9) is None
         assert blobs.read("HEAD:plain", limit=10) == b"content 0\n"
@@ -77,13 +101,21 @@ def test_blobs_follow_the_index(repo: Repo) -> None:
 
 def test_blobs_from_several_threads(repo: Repo) -> None:
     oids = {
-        repo.git("hash-object", "-w", "--stdin", stdin=b"%d" % number * 100).decode().strip(): b"%d" % number * 100 for number in range(20)
+        repo.git("hash-object", "-w", "--stdin", stdin=b"%d" % number * 100).decode().strip(): (
+            b"%d" % number * 100
+        )
+        for number in range(20)
     }
     wrong: list[str] = []
     with BlobReader(discover(repo.path), repo.path) as blobs:
 
         def work() -> None:
-            wrong.extend(oid for _ in range(20) for oid, content in oids.items() if blobs.read(oid) != content)
+            wrong.extend(
+                oid
+                for _ in range(20)
+                for oid, content in oids.items()
+                if blobs.read(oid) != content
+            )
 
         threads = [threading.Thread(target=work) for _ in range(6)]
         for thread in threads:
@@ -115,7 +147,10 @@ def test_known_manifests(repo: Repo, name: str) -> None:
             repo.git("commit", "-qm", "one")
     with Session(discover(repo.path), Settings(), print) as session:
         found = session.known_manifests(name)
-        assert [manifest.identity for manifest in found] == [repo.manifest(f":0:{name}").identity, repo.manifest(f"HEAD:{name}").identity]
+        assert [manifest.identity for manifest in found] == [
+            repo.manifest(f":0:{name}").identity,
+            repo.manifest(f"HEAD:{name}").identity,
+        ]
         assert session.known_manifests("nothing.safetensors") == []
     assert texts[0] != texts[1]
 
@@ -123,7 +158,9 @@ def test_known_manifests(repo: Repo, name: str) -> None:
 # Commands and repositories
 
 
-def test_errors_of_git_are_one_line(repo: Repo, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_errors_of_git_are_one_line(
+    repo: Repo, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     with pytest.raises(GitError, match="git rev-parse failed: ") as caught:
         run(["rev-parse", "--verify", "nothing"], cwd=repo.path)
     assert "\n" not in str(caught.value)
@@ -134,12 +171,20 @@ def test_errors_of_git_are_one_line(repo: Repo, monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.parametrize(("options", "length"), [([], 40), (["--object-format=sha256"], 64)])
-def test_discover(tmp_path: Path, environment: Mapping[str, str], options: list[str], length: int) -> None:
-    repo = Repo.create(tmp_path / ("with space" if os.name == "nt" else "with space\nand a line"), environment, *options)
+def test_discover(
+    tmp_path: Path, environment: Mapping[str, str], options: list[str], length: int
+) -> None:
+    repo = Repo.create(
+        tmp_path / ("with space" if os.name == "nt" else "with space\nand a line"),
+        environment,
+        *options,
+    )
     (repo.path / "sub").mkdir()
     for start in (repo.path, repo.path / "sub"):
         found = discover(start)
-        assert found.git_dir.resolve() == found.common_dir.resolve() == (repo.path / ".git").resolve()
+        assert (
+            found.git_dir.resolve() == found.common_dir.resolve() == (repo.path / ".git").resolve()
+        )
         assert found.worktree is not None
         assert found.worktree.resolve() == repo.path.resolve()
         assert found.hash_length == length
@@ -163,19 +208,30 @@ def test_discover_bare_and_none(repo: Repo, tmp_path: Path) -> None:
         discover(tmp_path / "nowhere")
 
 
-def test_alternates(repo: Repo, tmp_path: Path, environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_alternates(
+    repo: Repo, tmp_path: Path, environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number, name in enumerate(("one", "two", "three")):
         repo.at(repo.path if number == 0 else tmp_path / ("repo", "one", "two")[number]).git(
             "clone", "-q", "--shared", ".", str(tmp_path / name)
         )
     found = [path.resolve() for path in discover(tmp_path / "three").alternates()]
-    assert found == [(tmp_path / name / ".git/theta/objects").resolve() for name in ("two", "one", "repo")]
+    assert found == [
+        (tmp_path / name / ".git/theta/objects").resolve() for name in ("two", "one", "repo")
+    ]
     file = tmp_path / "one/.git/objects/info/alternates"
-    file.write_text("# a comment\n\n../../../repo/.git/objects\n" + f"{tmp_path}/one/.git/objects\n", encoding="utf-8")
+    file.write_text(
+        "# a comment\n\n../../../repo/.git/objects\n" + f"{tmp_path}/one/.git/objects\n",
+        encoding="utf-8",
+    )
     found = [path.resolve() for path in discover(tmp_path / "one").alternates()]
-    assert found == [(repo.path / ".git/theta/objects").resolve()], "relative paths count, circles do not"
+    assert found == [(repo.path / ".git/theta/objects").resolve()], (
+        "relative paths count, circles do not"
+    )
     monkeypatch.setenv("GIT_ALTERNATE_OBJECT_DIRECTORIES", str(tmp_path / "two/.git/objects"))
-    assert [path.resolve() for path in discover(repo.path).alternates()] == [(tmp_path / "two/.git/theta/objects").resolve()]
+    assert [path.resolve() for path in discover(repo.path).alternates()] == [
+        (tmp_path / "two/.git/theta/objects").resolve()
+    ]
 
 
 # The index
@@ -187,17 +243,28 @@ def entries_of(repo: Repo) -> list[bytes]:
 
 @pytest.mark.parametrize("version", [2, 3, 4])
 @pytest.mark.parametrize("options", [[], ["--object-format=sha256"]], ids=["sha1", "sha256"])
-def test_patched_index_is_what_git_would_write(tmp_path: Path, environment: Mapping[str, str], version: int, options: list[str]) -> None:
-    """Files of all lengths of names; only the stat data of those that were written changes, and git finds them unchanged."""
+def test_patched_index_is_what_git_would_write(
+    tmp_path: Path, environment: Mapping[str, str], version: int, options: list[str]
+) -> None:
+    """Files of all lengths of names; only the stat data of those that were written changes, and git
+    finds them unchanged.
+    """
     repo = Repo.create(tmp_path / "other", environment, *options)
-    names = [f"{'n' * length}{length}" for length in range(1, 24)] + ["sub/a", "sub/ab", "sub/b/c", "größe", "x" * 200]
+    names = [f"{'n' * length}{length}" for length in range(1, 24)] + [
+        "sub/a",
+        "sub/ab",
+        "sub/b/c",
+        "größe",
+        "x" * 200,
+    ]
     for name in names:
         repo.write(name, name.encode())
     repo.git("update-index", f"--index-version={version}")
     repo.git("add", "-A")
     repo.git("commit", "-qm", "many")
     if version == 3:
-        repo.git("update-index", "--skip-worktree", "sub/ab")  # extended flags: else git writes version 2
+        # Extended flags: else git writes version 2
+        repo.git("update-index", "--skip-worktree", "sub/ab")
         repo.git("update-index", f"--index-version={version}")
     before = entries_of(repo)
     written = {}
@@ -213,7 +280,9 @@ def test_patched_index_is_what_git_would_write(tmp_path: Path, environment: Mapp
     repo.git("fsck", "--no-dangling")
     assert repo.git("diff-files", "--name-only") == b""
     after = entries_of(repo)
-    assert [line for line in after if b"\t" in line and line[:1] != b" "] == [line for line in before if b"\t" in line and line[:1] != b" "]
+    assert [line for line in after if b"\t" in line and line[:1] != b" "] == [
+        line for line in before if b"\t" in line and line[:1] != b" "
+    ]
     patched = repository.index.read_bytes()
     assert len(patched) == len(raw)
     assert patched != raw
@@ -262,7 +331,9 @@ def test_conflicted_entries_are_left_alone(repo: Repo) -> None:
     repo.git_fails("merge", "topic")
     before = repo.git("ls-files", "--unmerged")
     repository = discover(repo.path)
-    assert index.refresh(repository, {name: (repo.path / name).lstat() for name in ("file", "other")})
+    assert index.refresh(
+        repository, {name: (repo.path / name).lstat() for name in ("file", "other")}
+    )
     assert repo.git("ls-files", "--unmerged") == before
     repo.git("diff-files")
 

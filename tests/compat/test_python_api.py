@@ -1,4 +1,6 @@
-"""``import git_theta``: models read from and committed to real repositories, without a working tree."""
+"""``import git_theta``: models read from and committed to real repositories, without a working
+tree.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,10 @@ def model(seed: int = 0) -> dict[str, np.ndarray]:
 
 def same(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> bool:
     return one.keys() == other.keys() and all(
-        one[n].dtype == other[n].dtype and one[n].shape == other[n].shape and one[n].tobytes() == other[n].tobytes() for n in one
+        one[n].dtype == other[n].dtype
+        and one[n].shape == other[n].shape
+        and one[n].tobytes() == other[n].tobytes()
+        for n in one
     )
 
 
@@ -57,8 +62,16 @@ def elsewhere(repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_importing_takes_nothing_along() -> None:
-    code = "import sys, git_theta; assert not {'numpy', 'torch', 'click', 'subprocess'} & set(sys.modules); print(dir(git_theta))"
-    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, check=True)
+    code = (
+        "import sys, git_theta; assert not {'numpy', 'torch', 'click', 'subprocess'} &"
+        " set(sys.modules); print(dir(git_theta))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        check=True,
+    )
     for name in git_theta.__all__:
         assert repr(name).encode() in done.stdout
         assert getattr(git_theta, name) is not None
@@ -77,8 +90,14 @@ def test_load_gives_what_was_added(repo: Repo) -> None:
     assert same(git_theta.load(first, MODEL, repo=repo.path), values)
     assert same(git_theta.load("HEAD~1", MODEL, repo=repo.path / ".git"), values)
     assert same(git_theta.load_from_git("HEAD", repo.path / MODEL, repo=repo.path), changed)
-    assert list(git_theta.load("main", MODEL, "layer", repo=repo.path)) == ["layer.0.weight", "layer.1.weight"]
-    assert sorted(git_theta.load("main", MODEL, ["*.1.*", "steps"], repo=repo.path)) == ["layer.1.weight", "steps"]
+    assert list(git_theta.load("main", MODEL, "layer", repo=repo.path)) == [
+        "layer.0.weight",
+        "layer.1.weight",
+    ]
+    assert sorted(git_theta.load("main", MODEL, ["*.1.*", "steps"], repo=repo.path)) == [
+        "layer.1.weight",
+        "steps",
+    ]
     found = git_theta.load("main", MODEL, repo=repo.path)
     for array in found.values():
         array[...] = 0  # its memory is its own
@@ -93,7 +112,10 @@ def test_only_what_is_asked_for_is_read(repo: Repo) -> None:
     for oid, path in repo.objects().items():
         if oid not in wanted:
             path.unlink()
-    assert same(git_theta.load("HEAD", MODEL, "word.weight", repo=repo.path), {"word.weight": values["word.weight"]})
+    assert same(
+        git_theta.load("HEAD", MODEL, "word.weight", repo=repo.path),
+        {"word.weight": values["word.weight"]},
+    )
     with pytest.raises(ObjectMissing, match=r"layer\.0\.weight"):
         git_theta.load("HEAD", MODEL, repo=repo.path)
 
@@ -132,9 +154,21 @@ def test_open_reads_on_access_and_slices(repo: Repo) -> None:
         for name in ("word.weight", "layer.0.weight", "mask", "empty"):
             part = found.get_slice(name)
             assert part.shape == values[name].shape
-            indexes = [np.s_[3:9], np.s_[:], np.s_[-5:], np.s_[40:2:-7], np.s_[5:5], np.s_[...], np.s_[::50]]
+            indexes = [
+                np.s_[3:9],
+                np.s_[:],
+                np.s_[-5:],
+                np.s_[40:2:-7],
+                np.s_[5:5],
+                np.s_[...],
+                np.s_[::50],
+            ]
             indexes += [np.s_[-1], np.s_[0]] if name != "empty" else []
-            indexes += [np.s_[2:8, 3], np.s_[7, ::3], np.s_[..., 1]] if values[name].ndim == 2 and name != "empty" else []
+            indexes += (
+                [np.s_[2:8, 3], np.s_[7, ::3], np.s_[..., 1]]
+                if values[name].ndim == 2 and name != "empty"
+                else []
+            )
             for index in indexes:
                 wanted = values[name][index]
                 assert same({"": np.asarray(part[index])}, {"": np.asarray(wanted)}), (name, index)
@@ -193,7 +227,8 @@ def test_save_is_what_git_add_would_store(repo: Repo) -> None:
     entries = repo.manifest(f"{second}:{MODEL}").by_name
     assert [link.update for link in entries["word.weight"].chain] == ["delta", "dense"]
     assert entries["layer.0.weight"] == repo.manifest(f"{first}:{MODEL}").by_name["layer.0.weight"]
-    assert git_theta.save(changed, MODEL, repo=repo.path) == second  # nothing changed, nothing committed
+    # Nothing changed, nothing committed
+    assert git_theta.save(changed, MODEL, repo=repo.path) == second
     repo.assert_clean()
 
 
@@ -206,11 +241,18 @@ def test_save_to_another_branch_touches_nothing_here(repo: Repo) -> None:
     values = model(2)
     first = git_theta.save(values, MODEL, branch="runs/1", repo=repo.path)
     second = git_theta.save(model(3), MODEL, branch="runs/1", repo=repo.path)
-    assert repo.git("rev-list", "runs/1").decode().split() == [second, first, *repo.git("rev-list", "main").decode().split()]
+    assert repo.git("rev-list", "runs/1").decode().split() == [
+        second,
+        first,
+        *repo.git("rev-list", "main").decode().split(),
+    ]
     assert same(git_theta.load(first, MODEL, repo=repo.path), values)
     assert (repo.status(), (repo.path / ".git" / "index").read_bytes()) == (before, index)
     assert repo.read(MODEL) == b"work in progress"
-    assert repo.git("ls-tree", "--name-only", "runs/1").split() == [b".gitattributes", MODEL.encode()]
+    assert repo.git("ls-tree", "--name-only", "runs/1").split() == [
+        b".gitattributes",
+        MODEL.encode(),
+    ]
     assert not list((repo.path / ".git" / "theta" / "cache").glob("merge-index*"))
 
 
@@ -235,7 +277,11 @@ def test_changes_that_are_not_committed_are_never_lost(repo: Repo) -> None:
 def test_save_refuses_what_it_cannot_do(repo: Repo) -> None:
     torch = pytest.importorskip("torch")
     for content, path, said in (
-        (model(), "model.h6", r"model.h6 is not tracked by Git-Theta here; 'git theta track model.h6' it"),
+        (
+            model(),
+            "model.h6",
+            r"model.h6 is not tracked by Git-Theta here; 'git theta track model.h6' it",
+        ),
         ({"a": 3}, MODEL, r"'a' \(builtins.int\) cannot be stored as a tensor: it is no array"),
         ({"a": {"b": np.zeros(2)}}, MODEL, "'a'"),
         ({3: np.zeros(2)}, MODEL, "the key 3 is no name"),
@@ -263,11 +309,18 @@ def test_save_refuses_what_it_cannot_do(repo: Repo) -> None:
 
 @pytest.mark.parametrize("path", ["model_1.ckpt", "runs/a [1]/m.ckpt"])
 def test_save_to_git_tracks_and_tags_as_the_first_release_did(repo: Repo, path: str) -> None:
-    with pytest.warns(git_theta.ThetaWarning, match=r"is tracked by Git-Theta from now on: \.gitattributes in the same commit says so"):
-        made = git_theta.save_to_git({"w": np.arange(300.0)}, path, "message", tag="v1", repo=repo.path)
+    with pytest.warns(
+        git_theta.ThetaWarning,
+        match=r"is tracked by Git-Theta from now on: \.gitattributes in the same commit says so",
+    ):
+        made = git_theta.save_to_git(
+            {"w": np.arange(300.0)}, path, "message", tag="v1", repo=repo.path
+        )
     assert repo.head() == made == repo.git("rev-parse", "v1^{commit}").decode().strip()
     assert repo.git("log", "-1", "--format=%s").decode().strip() == "message"
-    assert sorted(repo.git("diff", "--name-only", "-z", "HEAD~1", "HEAD").decode().split("\0")[:-1]) == sorted([".gitattributes", path])
+    assert sorted(
+        repo.git("diff", "--name-only", "-z", "HEAD~1", "HEAD").decode().split("\0")[:-1]
+    ) == sorted([".gitattributes", path])
     repo.assert_clean()
     assert same(git_theta.load("HEAD", path, repo=repo.path), {"w": np.arange(300.0)})
     assert repo.blob(f"HEAD:{path}").startswith(b"git-theta manifest")
@@ -275,7 +328,8 @@ def test_save_to_git_tracks_and_tags_as_the_first_release_did(repo: Repo, path: 
     with pytest.raises(UsageError, match="there is a tag 'v1' already"):
         git_theta.save_to_git({"w": np.arange(301.0)}, path, "more", tag="v1", repo=repo.path)
     assert repo.head() == head
-    git_theta.save_to_git({"w": np.arange(301.0)}, path, "more", tag="v2", repo=repo.path)  # no warning: it is tracked now
+    # No warning: it is tracked now
+    git_theta.save_to_git({"w": np.arange(301.0)}, path, "more", tag="v2", repo=repo.path)
     repo.assert_clean()
 
 
@@ -303,7 +357,10 @@ def test_a_bare_repository_and_a_first_commit(repo: Repo, tmp_path: Path) -> Non
     with pytest.warns(git_theta.ThetaWarning):
         made = git_theta.save(model(1), MODEL, branch="main", repo=tmp_path / "bare.git")
     assert same(git_theta.load("main", MODEL, repo=tmp_path / "bare.git"), model(1))
-    assert repo.git("--git-dir", str(tmp_path / "bare.git"), "rev-parse", "main").decode().strip() == made
+    assert (
+        repo.git("--git-dir", str(tmp_path / "bare.git"), "rev-parse", "main").decode().strip()
+        == made
+    )
     new = repo.at(tmp_path / "new")
     new.path.mkdir()
     new.git("init", "-q", ".")
@@ -315,14 +372,20 @@ def test_a_bare_repository_and_a_first_commit(repo: Repo, tmp_path: Path) -> Non
 
 def test_other_files_go_along(repo: Repo) -> None:
     repo.write("on-disk.bin", safetensors_file(model(4)))
-    files = {MODEL: model(), "config.json": b'{"a": 1}\n', "sub/copy.safetensors": repo.path / "on-disk.bin"}
+    files = {
+        MODEL: model(),
+        "config.json": b'{"a": 1}\n',
+        "sub/copy.safetensors": repo.path / "on-disk.bin",
+    }
     made = git_theta.save_files(files, message="three", repo=repo.path)
     assert repo.read("config.json") == b'{"a": 1}\n'
     assert repo.read("sub/copy.safetensors") == safetensors_file(model(4))
     assert repo.status() == "?? on-disk.bin\n"
     assert same(git_theta.load(made, "sub/copy.safetensors", repo=repo.path), model(4))
     with pytest.raises(UsageError, match="are many for git"):
-        git_theta.save_files({"a.txt": bytes(17 << 20), "b.txt": b""}, message="big", repo=repo.path)
+        git_theta.save_files(
+            {"a.txt": bytes(17 << 20), "b.txt": b""}, message="big", repo=repo.path
+        )
 
 
 def test_nobodys_commit_is_lost(repo: Repo) -> None:
@@ -343,14 +406,18 @@ def test_nobodys_commit_is_lost(repo: Repo) -> None:
 
 
 def test_threads_wait_for_each_other(repo: Repo) -> None:
-    """Ten threads save to the branch that is checked out, and ten to another one; somebody has the index for a moment."""
+    """Ten threads save to the branch that is checked out, and ten to another one; somebody has the
+    index for a moment.
+    """
     lock = repo.path / ".git" / "index.lock"
     lock.touch()
     threading.Timer(1, lock.unlink).start()
 
     def one(number: int) -> str:
         branch = None if number % 2 else "together"
-        return git_theta.save({"a": np.full(500, number)}, f"m{number}.safetensors", branch=branch, repo=repo.path)
+        return git_theta.save(
+            {"a": np.full(500, number)}, f"m{number}.safetensors", branch=branch, repo=repo.path
+        )
 
     with ThreadPoolExecutor(20) as pool:
         made = list(pool.map(one, range(20)))
@@ -360,7 +427,9 @@ def test_threads_wait_for_each_other(repo: Repo) -> None:
     repo.assert_clean()
 
 
-def test_a_model_that_somebody_else_saved_is_not_overwritten(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_somebody_else_saved_is_not_overwritten(
+    repo: Repo, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from git_theta.git.writing import plumbing
     from git_theta.workflows.storing import commit
 
@@ -393,7 +462,10 @@ def test_torch_files_in_and_out(repo: Repo) -> None:
             "half": torch.randn(600).bfloat16(),
             "fp8": torch.randn(99).to(torch.float8_e4m3fn),
         },
-        "optimizer": {"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.zeros(40, 20)}}, "lr": 0.1},
+        "optimizer": {
+            "state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.zeros(40, 20)}},
+            "lr": 0.1,
+        },
         "complex": torch.randn(70, dtype=torch.complex64).conj(),
         "none": torch.empty(0, 3),
         "slice": torch.arange(1000)[100:200:3],
@@ -407,7 +479,9 @@ def test_torch_files_in_and_out(repo: Repo) -> None:
     assert torch.equal(found["model.w.t"], weight.t())
     assert torch.equal(found["model.tied"], weight)
     assert torch.equal(found["model.half"], state["model"]["half"])
-    assert torch.equal(found["model.fp8"].view(torch.uint8), state["model"]["fp8"].view(torch.uint8))
+    assert torch.equal(
+        found["model.fp8"].view(torch.uint8), state["model"]["fp8"].view(torch.uint8)
+    )
     assert torch.equal(found["slice"], state["slice"])
     assert found["none"].shape == (0, 3)
     assert found["optimizer.state.0.step"] == 3
@@ -417,9 +491,15 @@ def test_torch_files_in_and_out(repo: Repo) -> None:
     weights = state["model"]
     git_theta.save(weights, MODEL, repo=repo.path)
     loaded = git_theta.load("HEAD", MODEL, framework="torch", repo=repo.path)
-    assert all(torch.equal(loaded[n].view(torch.uint8), weights[n].contiguous().view(torch.uint8)) for n in weights)
+    assert all(
+        torch.equal(loaded[n].view(torch.uint8), weights[n].contiguous().view(torch.uint8))
+        for n in weights
+    )
     git_theta.save({"a": np.arange(100.0)}, "plain.pt", repo=repo.path)
-    assert torch.equal(torch.load(repo.path / "plain.pt", weights_only=True)["a"], torch.arange(100.0, dtype=torch.float64))
+    assert torch.equal(
+        torch.load(repo.path / "plain.pt", weights_only=True)["a"],
+        torch.arange(100.0, dtype=torch.float64),
+    )
     repo.assert_clean()
 
 
@@ -429,7 +509,10 @@ def test_names_that_two_tensors_of_a_torch_file_have(repo: Repo) -> None:
     git_theta.save({"a.b": one, "a": {"b": two.t()}, "c": one.t()}, "model.pt", repo=repo.path)
     with git_theta.open("HEAD", "model.pt", "torch", repo=repo.path) as found:
         assert len(found) == 3
-        assert sorted(value.numel() for name, value in found.items() if name.startswith("a.b")) == [600, 800]
+        assert sorted(value.numel() for name, value in found.items() if name.startswith("a.b")) == [
+            600,
+            800,
+        ]
         assert torch.equal(found["a.b"], one)
         assert torch.equal(found["a.b#2"].reshape(-1), two.reshape(-1))
 
@@ -438,10 +521,16 @@ def test_views_that_would_take_much_memory(repo: Repo) -> None:
     torch = pytest.importorskip("torch")
     base = torch.arange(20_000.0)
     for count, found in ((4, 4), (40, 1)):
-        git_theta.save({str(n): base[n : n + 18_000].reshape(2, -1).t() for n in range(count)}, "model.pt", repo=repo.path)
+        git_theta.save(
+            {str(n): base[n : n + 18_000].reshape(2, -1).t() for n in range(count)},
+            "model.pt",
+            repo=repo.path,
+        )
         with git_theta.open("HEAD", "model.pt", "torch", repo=repo.path) as checkpoint:
             assert len(checkpoint) == found
-            assert sum(value.numel() for value in checkpoint.values()) == (18_000 * 4 if found == 4 else 20_000)
+            assert sum(value.numel() for value in checkpoint.values()) == (
+                18_000 * 4 if found == 4 else 20_000
+            )
 
 
 def test_slices_of_a_distributed_checkpoint(repo: Repo) -> None:
@@ -477,7 +566,9 @@ def test_what_a_gguf_file_holds_besides_stays(repo: Repo) -> None:
     before = set(gguf.GGUFReader(repo.path / "small.gguf").fields)
     git_theta.save({"new.weight": np.ones((4, 32), np.float32)}, "small.gguf", repo=repo.path)
     reader = gguf.GGUFReader(repo.path / "small.gguf")
-    assert {name for name in reader.fields if not name.startswith("GGUF.")} == {name for name in before if not name.startswith("GGUF.")}
+    assert {name for name in reader.fields if not name.startswith("GGUF.")} == {
+        name for name in before if not name.startswith("GGUF.")
+    }
     assert [tensor.name for tensor in reader.tensors] == ["new.weight"]
 
 
@@ -501,7 +592,12 @@ git_theta.save({{"a": jax.numpy.arange(100.0)}}, {MODEL!r}, repo=".")
 found = git_theta.load("HEAD", {MODEL!r}, framework="jax", repo=".")["a"]
 assert isinstance(found, jax.Array) and (found == jax.numpy.arange(100.0)).all()
 """
-    subprocess.run([sys.executable, "-c", code], cwd=repo.path, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+    subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=repo.path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+    )
 
 
 # Comparing, merging, history
@@ -513,7 +609,9 @@ def test_diff(repo: Repo) -> None:
     (found,) = git_theta.diff("HEAD~1", "HEAD", MODEL, repo=repo.path)
     assert found.change.new_path == MODEL
     assert found.comparison is not None
-    assert [(change.kind, change.name) for change in found.comparison.changes] == [("modified", "steps")]
+    assert [(change.kind, change.name) for change in found.comparison.changes] == [
+        ("modified", "steps")
+    ]
     assert git_theta.diff("HEAD~1", "HEAD", "sub", repo=repo.path) == []
     repo.write(MODEL, safetensors_file({**model(), "steps": np.array([7])}))
     assert git_theta.diff("HEAD~1", repo=repo.path)[0].comparison.counts["modified"] == 0  # type: ignore[union-attr]
@@ -533,13 +631,17 @@ def test_merge(repo: Repo) -> None:
         git_theta.merge("side", repo=repo.path)
     assert repo.head() == ours
     made = git_theta.merge("side", strategy="average", message="both", repo=repo.path)
-    assert repo.git("rev-list", "--parents", "-1", "HEAD").decode().split()[1:] == [ours, repo.git("rev-parse", "side").decode().strip()]
+    assert repo.git("rev-list", "--parents", "-1", "HEAD").decode().split()[1:] == [
+        ours,
+        repo.git("rev-parse", "side").decode().strip(),
+    ]
     merged = git_theta.load(made, MODEL, repo=repo.path)
     assert np.abs(merged["word.weight"] - (base["word.weight"] + 2)).max() < 1e-6
     assert merged["steps"] == 9
     assert repo.status() == ""
     assert git_theta.merge("side", repo=repo.path) == made  # already there
-    assert git_theta.merge("main", into="side", repo=repo.path) == made  # nothing of its own: it moves on
+    # Nothing of its own: it moves on
+    assert git_theta.merge("main", into="side", repo=repo.path) == made
     assert repo.git("rev-parse", "side").decode().strip() == made
     for branch in ("x", "y"):
         half = np.full((64, 64), ord(branch), np.float16)
@@ -553,7 +655,9 @@ def test_merge(repo: Repo) -> None:
 
 
 @pytest.mark.parametrize("when", ["while it merges", "when it has merged"])
-def test_a_merge_into_a_branch_that_moves_meanwhile_changes_nothing(repo: Repo, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+def test_a_merge_into_a_branch_that_moves_meanwhile_changes_nothing(
+    repo: Repo, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
     from git_theta.git.writing import plumbing
 
     git_theta.save(model(), MODEL, repo=repo.path)
@@ -563,7 +667,11 @@ def test_a_merge_into_a_branch_that_moves_meanwhile_changes_nothing(repo: Repo, 
 
     def somebody(*_: object) -> None:
         if not moved:
-            made = repo.git("commit-tree", f"{before}^{{tree}}", "-p", before, "-m", "meanwhile").decode().strip()
+            made = (
+                repo.git("commit-tree", f"{before}^{{tree}}", "-p", before, "-m", "meanwhile")
+                .decode()
+                .strip()
+            )
             repo.git("update-ref", "refs/heads/main", made)
             moved.append(made)
 
@@ -595,11 +703,18 @@ def test_log_tells_metrics(repo: Repo) -> None:
     first = git_theta.save(model(), MODEL, message="one", repo=repo.path)
     second = git_theta.save(model(1), MODEL, message="two", repo=repo.path)
     git_theta.record_metrics(second, {"loss": 9.0}, repo=repo.path)
-    git_theta.record_metrics(second, {"loss": np.float32(0.25), "epoch": 3, "worst": float("inf")}, repo=repo.path)
+    git_theta.record_metrics(
+        second, {"loss": np.float32(0.25), "epoch": 3, "worst": float("inf")}, repo=repo.path
+    )
     steps = git_theta.log(MODEL, repo=repo.path)
     assert [step.commit.oid for step in steps] == [second, first]
-    assert [step.metrics for step in steps] == [{"loss": 0.25, "epoch": 3, "worst": float("inf")}, {}]
-    assert [step.commit.subject for step in git_theta.log(MODEL, "HEAD~1", "word", 1, repo=repo.path)] == ["one"]
+    assert [step.metrics for step in steps] == [
+        {"loss": 0.25, "epoch": 3, "worst": float("inf")},
+        {},
+    ]
+    assert [
+        step.commit.subject for step in git_theta.log(MODEL, "HEAD~1", "word", 1, repo=repo.path)
+    ] == ["one"]
     shown = repo.theta("log", MODEL).decode()
     assert "loss 0.25, epoch 3, worst inf" in shown
     import json

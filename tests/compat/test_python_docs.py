@@ -26,7 +26,11 @@ FENCE = re.compile(r"^( *)(?:<!-- (.*?) -->\n\1)?```(\w*)\n(.*?)^\1```", re.MULT
 
 def python_of(name: str, label: str) -> str:
     """The block of Python that follows a comment."""
-    found = re.search(rf"<!-- {label} -->\n```python\n(.*?)```", (ROOT / "docs" / name).read_text(encoding="utf-8"), re.DOTALL)
+    found = re.search(
+        rf"<!-- {label} -->\n```python\n(.*?)```",
+        (ROOT / "docs" / name).read_text(encoding="utf-8"),
+        re.DOTALL,
+    )
     assert found is not None
     return found[1]
 
@@ -34,9 +38,15 @@ def python_of(name: str, label: str) -> str:
 def blocks(name: str) -> list[tuple[str, str]]:
     """Every block of Python in a document, with what the comment before it says."""
     text = (ROOT / "docs" / name).read_text(encoding="utf-8")
-    found = [(match[2] or "", textwrap.dedent(match[4])) for match in FENCE.finditer(text) if match[3] == "python"]
+    found = [
+        (match[2] or "", textwrap.dedent(match[4]))
+        for match in FENCE.finditer(text)
+        if match[3] == "python"
+    ]
     assert len(found) == text.count("```python")
-    assert all(comment.startswith("runs") for comment, _ in found), "a block of Python that no test runs"
+    assert all(comment.startswith("runs") for comment, _ in found), (
+        "a block of Python that no test runs"
+    )
     return found
 
 
@@ -45,9 +55,13 @@ def test_the_guide_to_python_can_be_pasted(repo: Repo) -> None:
     pytest.importorskip("torch")
     environment = {key: value for key, value in repo.environment.items() if key != "PYTHONWARNINGS"}
     world = World(repo.path.parent, {**environment, "HF_HUB_OFFLINE": "1"}, repo.path)
-    (setting_up,) = (block for block in documented.blocks("docs/python.md") if block.language == "console")
+    (setting_up,) = (
+        block for block in documented.blocks("docs/python.md") if block.language == "console"
+    )
     for command in setting_up.commands:
-        done = world.shell(command.replace("git theta", f"{shlex.quote(sys.executable)} -m git_theta"))
+        done = world.shell(
+            command.replace("git theta", f"{shlex.quote(sys.executable)} -m git_theta")
+        )
         assert done.returncode == 0, done.stderr
     pasted = []
     for comment, code in blocks("python.md"):
@@ -59,7 +73,10 @@ def test_the_guide_to_python_can_be_pasted(repo: Repo) -> None:
     assert made.git("log", "-1", "--format=%s").strip() == b"Bring the experiment in"
     assert made.git("rev-parse", "best/runs/mine") == made.git("rev-parse", "runs/mine")
     assert git_theta.log("model.safetensors", repo=made.path)[0].metrics == {"accuracy": 0.93}
-    assert made.git("ls-tree", "-r", "--name-only", "experiment").split()[-2:] == [b"tuned/config.json", b"tuned/model.safetensors"]
+    assert made.git("ls-tree", "-r", "--name-only", "experiment").split()[-2:] == [
+        b"tuned/config.json",
+        b"tuned/model.safetensors",
+    ]
     made.assert_clean()
 
 
@@ -106,7 +123,9 @@ def test_the_guide_to_plugins_names_every_hook_and_contract() -> None:
     from git_theta.plugins import hookspecs
 
     text = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
-    for name in [name for name in vars(hookspecs) if name.startswith("register_")] + [n for n in testing.__all__ if n.startswith("check_")]:
+    for name in [name for name in vars(hookspecs) if name.startswith("register_")] + [
+        n for n in testing.__all__ if n.startswith("check_")
+    ]:
         assert f"`{name}`" in text
     for kind in registry._KINDS:
         for attribute in kind.attributes:

@@ -35,23 +35,32 @@ def conflict(repo: Branches) -> tuple[Tensors, Tensors]:
 
 
 def resolve(repo: Branches, *answers: tuple[str, str]) -> Played:
-    return play([sys.executable, "-m", "git_theta", "resolve"], repo.path, repo.environment, answers)
+    return play(
+        [sys.executable, "-m", "git_theta", "resolve"], repo.path, repo.environment, answers
+    )
 
 
 def middle(*arrays: np.ndarray) -> np.ndarray:
     return (sum(array.astype(np.float64) for array in arrays) / len(arrays)).astype(arrays[0].dtype)
 
 
-def test_groups_are_shown_with_how_far_they_moved_and_one_choice_is_for_many(repo: Branches, conflict: tuple[Tensors, Tensors]) -> None:
+def test_groups_are_shown_with_how_far_they_moved_and_one_choice_is_for_many(
+    repo: Branches, conflict: tuple[Tensors, Tensors]
+) -> None:
     ours, theirs = conflict
-    played = resolve(repo, (WHICH, "1\n"), (HOW, "average weights=3,1\n"), (WHICH, "all\n"), (HOW, "theirs\n"))
+    played = resolve(
+        repo, (WHICH, "1\n"), (HOW, "average weights=3,1\n"), (WHICH, "all\n"), (HOW, "theirs\n")
+    )
     assert played.code == 0, played.screen
     lines = played.screen.splitlines()
     assert lines[0] == "model.safetensors: 5 tensors in conflict"
     names = [f"layer{i}.weight" for i in range(4)]
     moves = []
     for side in (ours, theirs):
-        base, now = (np.concatenate([tensors[name].ravel() for name in names]).astype(np.float64) for tensors in (BASE, side))
+        base, now = (
+            np.concatenate([tensors[name].ravel() for name in names]).astype(np.float64)
+            for tensors in (BASE, side)
+        )
         moves.append(f"{np.linalg.norm(now - base) / np.linalg.norm(base):.2e}")
     assert lines[1].split() == ["#", "tensors", "count", "why", "ours", "moved", "theirs", "moved"]
     assert lines[2].split() == ["1", "layer*.weight", "4", "changed", "on", "2", "sides", *moves]
@@ -76,7 +85,9 @@ def test_a_side_for_all_is_that_sides_file(repo: Branches) -> None:
     assert same(repo.tensors(), theirs)
 
 
-def test_mistakes_are_told_and_asked_again(repo: Branches, conflict: tuple[Tensors, Tensors]) -> None:
+def test_mistakes_are_told_and_asked_again(
+    repo: Branches, conflict: tuple[Tensors, Tensors]
+) -> None:
     played = resolve(
         repo,
         (WHICH, "3\n"),
@@ -102,7 +113,9 @@ def test_mistakes_are_told_and_asked_again(repo: Branches, conflict: tuple[Tenso
     repo.settled()
 
 
-def test_stopping_keeps_what_was_chosen_for_the_next_time(repo: Branches, conflict: tuple[Tensors, Tensors]) -> None:
+def test_stopping_keeps_what_was_chosen_for_the_next_time(
+    repo: Branches, conflict: tuple[Tensors, Tensors]
+) -> None:
     played = resolve(repo, (WHICH, "2\n"), (HOW, "ours\n"), (WHICH, "\n"))
     assert played.code == 1
     assert "1 tensor settled so far" in played.screen
@@ -115,13 +128,17 @@ def test_stopping_keeps_what_was_chosen_for_the_next_time(repo: Branches, confli
     assert played.code == 0
     ours, theirs = conflict
     assert np.array_equal(repo.tensors()["layer3.bias"], ours["layer3.bias"])
-    assert np.array_equal(repo.tensors()["layer0.weight"], middle(ours["layer0.weight"], theirs["layer0.weight"]))
+    assert np.array_equal(
+        repo.tensors()["layer0.weight"], middle(ours["layer0.weight"], theirs["layer0.weight"])
+    )
     repo.git("commit", "-qm", "merged")
     repo.settled()
 
 
 @pytest.mark.parametrize("key", ["\x03", "\x04"], ids=["Ctrl-C", "Ctrl-D"])
-def test_leaving_in_the_middle_changes_nothing(repo: Branches, conflict: tuple[Tensors, Tensors], key: str) -> None:
+def test_leaving_in_the_middle_changes_nothing(
+    repo: Branches, conflict: tuple[Tensors, Tensors], key: str
+) -> None:
     before = repo.read(MODEL)
     played = resolve(repo, (WHICH, "2\n"), (HOW, "theirs\n"), (WHICH, key))
     assert played.code == 130, played.screen
@@ -137,8 +154,19 @@ def test_odd_groups_are_described(repo: Branches) -> None:
     evil = "evil\x1b[2J.weight"
     base = {**BASE, evil: np.ones(30, np.float32)}
     repo.save("base", base)
-    less = {name: value for name, value in moved(base, 3, "layer0", "layer1", "evil").items() if name != "layer3.bias"}
-    repo.branch("theirs", {**less, "layer1.weight": np.ones((40, 32), np.float32), "new.weight": np.ones(30, np.float32)})
+    less = {
+        name: value
+        for name, value in moved(base, 3, "layer0", "layer1", "evil").items()
+        if name != "layer3.bias"
+    }
+    repo.branch(
+        "theirs",
+        {
+            **less,
+            "layer1.weight": np.ones((40, 32), np.float32),
+            "new.weight": np.ones(30, np.float32),
+        },
+    )
     ours = moved(base, 2, "layer0", "layer1", "layer3", "evil")
     ours["layer0.weight"][0, 0] = np.nan
     repo.save("ours", {**ours, "new.weight": np.zeros(30, np.float32)})
@@ -171,7 +199,9 @@ def test_files_of_two_formats_are_merged_by_name_where_the_answer_is_yes(repo: B
     assert played.code == 0, played.screen
     repo.git("commit", "-qm", "merged")
     assert repo.manifest(f"HEAD:{MODEL}").format == "torch-zip"
-    assert repo.manifest(f"HEAD:{MODEL}").by_name["layer0.weight"].digest == _digest(repo, ours, "layer0.weight")
+    assert repo.manifest(f"HEAD:{MODEL}").by_name["layer0.weight"].digest == _digest(
+        repo, ours, "layer0.weight"
+    )
     repo.settled()
 
 
@@ -183,7 +213,9 @@ def _digest(repo: Branches, tensors: Tensors, name: str) -> str:
     return found
 
 
-def test_objects_that_are_elsewhere_are_fetched_to_be_measured(repo: Branches, tmp_path: Path) -> None:
+def test_objects_that_are_elsewhere_are_fetched_to_be_measured(
+    repo: Branches, tmp_path: Path
+) -> None:
     repo.branch("theirs", moved(BASE, 3, "layer0"))
     repo.save("ours", moved(BASE, 2, "layer0"))
     repo.fails("merge", "theirs")

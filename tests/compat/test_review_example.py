@@ -64,7 +64,9 @@ def test_the_steps(repo: Repo, tmp_path: Path) -> None:
     assert list(steps) == ["Install Git-Theta", "Compare the models", "Post the comment"]
 
     def run(step: str, **more: str) -> str:
-        done = repo.run(["bash", "-e", "-o", "pipefail", "-c", steps[step]], **{**variables, **more})
+        done = repo.run(
+            ["bash", "-e", "-o", "pipefail", "-c", steps[step]], **{**variables, **more}
+        )
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout.decode()
 
@@ -77,7 +79,9 @@ def test_the_steps(repo: Repo, tmp_path: Path) -> None:
     run("Post the comment", GH_EARLIER="4711\n")
     assert "::warning::" in run("Post the comment", GH_FAILS="1")
     calls = [json.loads(line) for line in log.read_text().splitlines()]
-    assert [words[words.index("--method") + 1 :][:2] for words, _ in calls if "--method" in words] == [
+    assert [
+        words[words.index("--method") + 1 :][:2] for words, _ in calls if "--method" in words
+    ] == [
         ["POST", "repos/someone/models/issues/7/comments"],
         ["PATCH", "repos/someone/models/issues/comments/4711"],
         ["POST", "repos/someone/models/issues/7/comments"],
@@ -86,4 +90,6 @@ def test_the_steps(repo: Repo, tmp_path: Path) -> None:
     log.unlink()
     run("Compare the models", BASE=third)
     run("Post the comment")
-    assert all("--method" not in json.loads(line)[0] for line in log.read_text().splitlines()), "nothing changed: nothing is posted"
+    assert all("--method" not in json.loads(line)[0] for line in log.read_text().splitlines()), (
+        "nothing changed: nothing is posted"
+    )

@@ -1,4 +1,6 @@
-"""What goes into git comes out of it, byte for byte, whichever way it comes out; and git sees nothing to do afterwards."""
+"""What goes into git comes out of it, byte for byte, whichever way it comes out; and git sees
+nothing to do afterwards.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gitrepo import ATTRIBUTES, Repo
-from small_models import DTYPES, VERSIONS, Tensors, cast, checkpoints, safetensors_file, torch_file, trained, weights
+from small_models import (
+    DTYPES,
+    VERSIONS,
+    Tensors,
+    cast,
+    checkpoints,
+    safetensors_file,
+    torch_file,
+    trained,
+    weights,
+)
 
 Files = dict[str, bytes]
 PACKET = 65516  # bytes of content in one full packet between git and the filter
@@ -25,7 +37,9 @@ IN_MEMORY = 4 << 20  # larger content is streamed beside the file in the working
 
 @dataclass(frozen=True)
 class History:
-    """A repository with a commit (and tag) for each version of four models, and what the models' files were."""
+    """A repository with a commit (and tag) for each version of four models, and what the models'
+    files were.
+    """
 
     repo: Repo
     versions: Mapping[str, Files]
@@ -35,7 +49,9 @@ def make_versions() -> dict[str, Files]:
     versions: dict[str, Files] = {version: {} for version in VERSIONS}
     for label, dtype in DTYPES.items():
         for version, files in checkpoints(dtype).items():
-            versions[version].update({f"model.{label}.{suffix}": data for suffix, data in files.items()})
+            versions[version].update(
+                {f"model.{label}.{suffix}": data for suffix, data in files.items()}
+            )
     return versions
 
 
@@ -97,7 +113,10 @@ def test_checkout_of_paths(history: History, clone: Repo) -> None:
 def test_theta_checkout(history: History, clone: Repo) -> None:
     for version in VERSIONS:
         clone.git("checkout", "-q", version, GIT_THETA_SKIP_SMUDGE="1")
-        assert all(clone.read(name).startswith(b"git-theta manifest 1\n") for name in history.versions[version])
+        assert all(
+            clone.read(name).startswith(b"git-theta manifest 1\n")
+            for name in history.versions[version]
+        )
         clone.theta("checkout")
         assert_holds(clone, history.versions[version])
 
@@ -108,7 +127,9 @@ def test_theta_checkout_of_paths_restores_what_the_index_has(history: History, c
     for name in files:
         clone.write(name, b"changed")
     clone.theta("checkout")
-    assert {clone.read(name) for name in files} == {b"changed"}, "without a path no change of the user's is lost"
+    assert {clone.read(name) for name in files} == {b"changed"}, (
+        "without a path no change of the user's is lost"
+    )
     clone.theta("checkout", first)
     assert clone.read(first) == files[first]
     assert {clone.read(name) for name in others} == {b"changed"}
@@ -118,7 +139,9 @@ def test_theta_checkout_of_paths_restores_what_the_index_has(history: History, c
 
 def test_clone_without_content_then_theta_checkout(history: History, tmp_path: Path) -> None:
     there = history.repo.at(tmp_path / "there")
-    history.repo.git("clone", "-q", str(history.repo.path), str(there.path), GIT_THETA_SKIP_SMUDGE="1")
+    history.repo.git(
+        "clone", "-q", str(history.repo.path), str(there.path), GIT_THETA_SKIP_SMUDGE="1"
+    )
     assert there.read("model.fp32.pt") == there.blob("HEAD:model.fp32.pt")
     assert not there.object_ids()
     assert there.status() == ""
@@ -126,7 +149,11 @@ def test_clone_without_content_then_theta_checkout(history: History, tmp_path: P
     assert_holds(there, history.versions["trim"])
 
 
-@pytest.mark.parametrize("options", [[], ["--no-hardlinks"], ["--no-local"], ["--depth=1", "--no-local"], ["--shared"]], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [[], ["--no-hardlinks"], ["--no-local"], ["--depth=1", "--no-local"], ["--shared"]],
+    ids=str,
+)
 def test_clone(history: History, tmp_path: Path, options: list[str]) -> None:
     there = history.repo.at(tmp_path / "there")
     source = history.repo.path.as_uri() if "--no-local" in options else str(history.repo.path)
@@ -141,7 +168,14 @@ def test_clone(history: History, tmp_path: Path, options: list[str]) -> None:
 
 def test_clone_with_reference(history: History, tmp_path: Path) -> None:
     there = history.repo.at(tmp_path / "there")
-    history.repo.git("clone", "-q", "--reference", str(history.repo.path), history.repo.path.as_uri(), str(there.path))
+    history.repo.git(
+        "clone",
+        "-q",
+        "--reference",
+        str(history.repo.path),
+        history.repo.path.as_uri(),
+        str(there.path),
+    )
     assert not there.object_ids()
     third = history.repo.at(tmp_path / "third")
     history.repo.git("clone", "-q", "--shared", str(there.path), str(third.path))
@@ -195,7 +229,9 @@ def test_recursive_clone(history: History, repo: Repo, tmp_path: Path) -> None:
 
 
 def test_archive(history: History, clone: Repo) -> None:
-    with tarfile.open(fileobj=io.BytesIO(clone.git("archive", "--format=tar", "train-1"))) as archive:
+    with tarfile.open(
+        fileobj=io.BytesIO(clone.git("archive", "--format=tar", "train-1"))
+    ) as archive:
         for name, data in history.versions["train-1"].items():
             member = archive.extractfile(name)
             assert member is not None
@@ -231,7 +267,10 @@ def test_stash(history: History, clone: Repo) -> None:
 
 
 def test_rebase_and_cherry_pick(history: History, clone: Repo) -> None:
-    ours, theirs = history.versions["base"]["model.fp32.pt"], history.versions["base"]["model.bf16.safetensors"]
+    ours, theirs = (
+        history.versions["base"]["model.fp32.pt"],
+        history.versions["base"]["model.bf16.safetensors"],
+    )
     clone.git("checkout", "-qb", "topic", "train-2")
     clone.commit("topic", model__fp32__pt=ours)
     topic = clone.head()
@@ -277,7 +316,10 @@ def test_merge_of_different_files_and_fast_forward(history: History, clone: Repo
     assert_holds(clone, history.versions["train-2"])
     clone.commit("topic", model__fp32__pt=history.versions["base"]["model.fp32.pt"])
     clone.git("merge", "-q", "--no-edit", "-s", "ours", "trim")
-    assert_holds(clone, {**history.versions["train-2"], "model.fp32.pt": history.versions["base"]["model.fp32.pt"]})
+    assert_holds(
+        clone,
+        {**history.versions["train-2"], "model.fp32.pt": history.versions["base"]["model.fp32.pt"]},
+    )
 
 
 def test_bisect_walks_through_versions(history: History, clone: Repo) -> None:
@@ -300,9 +342,16 @@ def test_unchanged_tensors_add_no_object(repo: Repo) -> None:
     repo.commit("head", model__safetensors=safetensors_file(head))
     assert len(repo.object_ids() - before) == 1
     second = repo.manifest("HEAD:model.safetensors")
-    changed = [entry.name for entry, earlier in zip(second.entries, first.entries, strict=True) if entry != earlier]
+    changed = [
+        entry.name
+        for entry, earlier in zip(second.entries, first.entries, strict=True)
+        if entry != earlier
+    ]
     assert changed == ["head.weight"]
-    assert repo.git("diff", "--numstat", "HEAD~", "--", "model.safetensors").split()[:2] == [b"1", b"1"]
+    assert repo.git("diff", "--numstat", "HEAD~", "--", "model.safetensors").split()[:2] == [
+        b"1",
+        b"1",
+    ]
     repo.assert_clean()
 
 
@@ -320,7 +369,11 @@ def test_a_copy_under_another_name_shares_objects(repo: Repo) -> None:
 def test_rename_and_copy_are_seen_as_such(history: History, clone: Repo) -> None:
     before = clone.object_ids()
     clone.git("mv", "model.fp32.safetensors", "renamed.safetensors")
-    assert clone.git("diff", "--cached", "--name-status", "-M").split() == [b"R100", b"model.fp32.safetensors", b"renamed.safetensors"]
+    assert clone.git("diff", "--cached", "--name-status", "-M").split() == [
+        b"R100",
+        b"model.fp32.safetensors",
+        b"renamed.safetensors",
+    ]
     clone.git("commit", "-qm", "renamed")
     files = dict(history.versions["trim"])
     files["renamed.safetensors"] = files.pop("model.fp32.safetensors")
@@ -336,7 +389,10 @@ def test_executable_bit(repo: Repo) -> None:
     repo.git("add", ".")
     repo.git("commit", "-qm", "executable")
     assert repo.git("ls-files", "-s", "model.safetensors").startswith(b"100755 ")
-    for restore in (lambda: repo.git("checkout", "-q", "--", "."), lambda: repo.theta("checkout", "model.safetensors")):
+    for restore in (
+        lambda: repo.git("checkout", "-q", "--", "."),
+        lambda: repo.theta("checkout", "model.safetensors"),
+    ):
         (repo.path / "model.safetensors").unlink()
         restore()
         assert (repo.path / "model.safetensors").stat().st_mode & 0o111
@@ -375,8 +431,16 @@ def test_diff_without_a_driver_speaks_per_tensor(repo: Repo) -> None:
     repo.commit("base", model__safetensors=safetensors_file(base))
     repo.write("model.safetensors", safetensors_file(trained(base, 3, only="head")))
     shown = repo.git("diff").decode()
-    assert [line.split()[0] for line in shown.splitlines() if line[0] in "+-"][2:] == ["-head.weight", "+head.weight"]
-    assert repo.git("diff", "--stat").decode().splitlines()[0].split() == ["model.safetensors", "|", "2", "+-"]
+    assert [line.split()[0] for line in shown.splitlines() if line[0] in "+-"][2:] == [
+        "-head.weight",
+        "+head.weight",
+    ]
+    assert repo.git("diff", "--stat").decode().splitlines()[0].split() == [
+        "model.safetensors",
+        "|",
+        "2",
+        "+-",
+    ]
     assert not repo.leftovers()
 
 
@@ -390,14 +454,18 @@ def test_hash_object_is_what_add_would_store(repo: Repo) -> None:
     assert repo.git("hash-object", "--path=model.safetensors", "--stdin", stdin=data) == blob
     assert repo.git("hash-object", "--path=new.safetensors", "--stdin", stdin=data) == blob
     assert repo.git("hash-object", "--no-filters", "model.safetensors") != blob
-    repo.git("update-index", "--add", "--cacheinfo", f"100644,{blob.decode().strip()},copy.safetensors")
+    repo.git(
+        "update-index", "--add", "--cacheinfo", f"100644,{blob.decode().strip()},copy.safetensors"
+    )
     repo.git("checkout", "-q", "--", "copy.safetensors")
     assert repo.read("copy.safetensors") == data
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_content_that_is_not_the_files_own(repo: Repo, dtype: str) -> None:
-    """Git may clean something else under a path's name; what it sends counts, not what lies in the working tree."""
+    """Git may clean something else under a path's name; what it sends counts, not what lies in the
+    working tree.
+    """
     base = cast(weights(), DTYPES[dtype])
     data = safetensors_file(base)
     repo.write("model.safetensors", data)
@@ -409,7 +477,11 @@ def test_content_that_is_not_the_files_own(repo: Repo, dtype: str) -> None:
     contents.append(safetensors_file({**base, "zz": np.arange(5 << 18, dtype=np.float32)}))
     contents.append(safetensors_file({"a": base["head.weight"]}))
     for content in contents:
-        blob = repo.git("hash-object", "-w", "--path=model.safetensors", "--stdin", stdin=content).decode().strip()
+        blob = (
+            repo.git("hash-object", "-w", "--path=model.safetensors", "--stdin", stdin=content)
+            .decode()
+            .strip()
+        )
         repo.git("update-index", "--add", "--cacheinfo", f"100644,{blob},out.safetensors")
         repo.git("checkout", "-q", "--force", "--", "out.safetensors")
         assert repo.read("out.safetensors") == content
@@ -419,8 +491,12 @@ def test_content_that_is_not_the_files_own(repo: Repo, dtype: str) -> None:
 
 
 def test_empty_files(repo: Repo) -> None:
-    """An empty file is an empty blob to git; a .safetensors file cannot be empty, though: something went wrong when it was written."""
-    assert "git-theta: model.safetensors: " in repo.git_fails("hash-object", "--path=model.safetensors", "--stdin", stdin=b"")
+    """An empty file is an empty blob to git; a .safetensors file cannot be empty, though: something
+    went wrong when it was written.
+    """
+    assert "git-theta: model.safetensors: " in repo.git_fails(
+        "hash-object", "--path=model.safetensors", "--stdin", stdin=b""
+    )
     repo.commit("empty", a__pt=b"", b__bin=b"")
     assert_holds(repo, {"a.pt": b"", "b.bin": b""})
     for name in ("a.pt", "b.bin"):
@@ -433,11 +509,18 @@ def test_empty_files(repo: Repo) -> None:
 
 
 def test_index_versions_and_split_index(repo: Repo) -> None:
-    """``git theta checkout`` tells the index that the file is up to date, whatever kind of index it is."""
+    """``git theta checkout`` tells the index that the file is up to date, whatever kind of index it
+    is.
+    """
     data = safetensors_file(weights())
     repo.commit("one", **{"a__safetensors": data, "sub/ü b__safetensors": data})
     files = {"a.safetensors": data, "sub/ü b.safetensors": data}
-    for kind in (["--index-version=2"], ["--index-version=4"], ["--split-index"], ["--no-split-index", "--index-version=3"]):
+    for kind in (
+        ["--index-version=2"],
+        ["--index-version=4"],
+        ["--split-index"],
+        ["--no-split-index", "--index-version=3"],
+    ):
         repo.git("update-index", *kind)
         for name in files:
             (repo.path / name).unlink()
@@ -455,7 +538,10 @@ def test_index_versions_and_split_index(repo: Repo) -> None:
 
 def test_sha256_repository(tmp_path: Path, environment: Mapping[str, str]) -> None:
     repo = Repo.create(tmp_path / "repo", environment, "--object-format=sha256")
-    versions = {version: {"m.safetensors": safetensors_file(trained(weights(), seed))} for seed, version in enumerate(("one", "two"))}
+    versions = {
+        version: {"m.safetensors": safetensors_file(trained(weights(), seed))}
+        for seed, version in enumerate(("one", "two"))
+    }
     commit_versions(repo, versions)
     for version, files in versions.items():
         repo.git("checkout", "-q", version)
@@ -468,7 +554,9 @@ def test_sha256_repository(tmp_path: Path, environment: Mapping[str, str]) -> No
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no groups like these")
 @pytest.mark.parametrize("mask", [0o077, 0o022])
 @pytest.mark.parametrize("option", ["group", "all", "0660", "0640"])
-def test_shared_repository(tmp_path: Path, environment: Mapping[str, str], option: str, mask: int) -> None:
+def test_shared_repository(
+    tmp_path: Path, environment: Mapping[str, str], option: str, mask: int
+) -> None:
     """Whoever may read git's objects may read ours, and nobody else."""
     before = os.umask(mask)
     try:
@@ -476,12 +564,21 @@ def test_shared_repository(tmp_path: Path, environment: Mapping[str, str], optio
         repo.commit("one", model__safetensors=safetensors_file(weights()))
     finally:
         os.umask(before)
-    (loose, *_) = (repo.common / "objects").glob("??/*")
+    loose, *_ = (repo.common / "objects").glob("??/*")
     for path in repo.objects().values():
         assert path.stat().st_mode == loose.stat().st_mode
-    folders = [repo.common / "theta", *(path for path in (repo.common / "theta").rglob("*") if path.is_dir() and "cache" not in path.parts)]
+    folders = [
+        repo.common / "theta",
+        *(
+            path
+            for path in (repo.common / "theta").rglob("*")
+            if path.is_dir() and "cache" not in path.parts
+        ),
+    ]
     for folder in folders:
-        assert folder.stat().st_mode == loose.parent.stat().st_mode, f"{folder} is {folder.stat().st_mode:o}"
+        assert folder.stat().st_mode == loose.parent.stat().st_mode, (
+            f"{folder} is {folder.stat().st_mode:o}"
+        )
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
@@ -506,7 +603,9 @@ def test_bare_repository_with_a_worktree(history: History, tmp_path: Path) -> No
 
 def test_separate_git_dir_and_environment(history: History, tmp_path: Path) -> None:
     tree, folder = tmp_path / "tree", tmp_path / "folder.git"
-    history.repo.git("clone", "-q", "--separate-git-dir", str(folder), str(history.repo.path), str(tree))
+    history.repo.git(
+        "clone", "-q", "--separate-git-dir", str(folder), str(history.repo.path), str(tree)
+    )
     there = history.repo.at(tree)
     assert_holds(there, history.versions["trim"])
     outside = history.repo.at(tmp_path)
@@ -577,13 +676,25 @@ NAMES = [
     "2 two.pt",
     "x" * 200 + ".pt",
 ]
-ODD_NAMES = ["line\nbreak.pt", 'tab\tquote"back\\slash.pt', "escape\x1b[31m.pt", "*.?.pt", "trailing .pt"]
+ODD_NAMES = [
+    "line\nbreak.pt",
+    'tab\tquote"back\\slash.pt',
+    "escape\x1b[31m.pt",
+    "*.?.pt",
+    "trailing .pt",
+]
 
 
 def test_paths(repo: Repo) -> None:
     names = NAMES if os.name == "nt" else NAMES + ODD_NAMES
     numbered = list(enumerate(names))
-    versions = [{name: torch_file({"w": np.full((64, 8), 2 * number + fill, np.float32)}) for number, name in numbered} for fill in (0, 1)]
+    versions = [
+        {
+            name: torch_file({"w": np.full((64, 8), 2 * number + fill, np.float32)})
+            for number, name in numbered
+        }
+        for fill in (0, 1)
+    ]
     for files in versions:
         for name, data in files.items():
             repo.write(name, data)
@@ -642,7 +753,11 @@ def test_manifests_pass_through(history: History, clone: Repo) -> None:
 
 
 def test_a_manifest_that_is_none_is_refused(repo: Repo) -> None:
-    for text in (b"git-theta manifest 1\n", b"git-theta manifest 1\nformat x\nsize 3\n", b"git-theta manifest 2\nwhatever\n"):
+    for text in (
+        b"git-theta manifest 1\n",
+        b"git-theta manifest 1\nformat x\nsize 3\n",
+        b"git-theta manifest 2\nwhatever\n",
+    ):
         repo.write("model.pt", text)
         said = repo.git_fails("add", "model.pt")
         assert "git-theta: model.pt: line " in said
@@ -694,7 +809,8 @@ def test_sizes_at_the_edges_of_packets(repo: Repo) -> None:
     for name in files:
         os.utime(repo.path / name, (1, 1))
     assert repo.status() == ""
-    for name in (f"{size}.bin" for size in SIZES if size > IN_MEMORY):  # through the spool: the very last byte is another
+    # Through the spool: the very last byte is another
+    for name in (f"{size}.bin" for size in SIZES if size > IN_MEMORY):
         repo.write(name, files[name][:-1] + b"?")
         blob = repo.git("hash-object", "--stdin", f"--path={name}", stdin=files[name])
         assert blob == repo.git("rev-parse", f"HEAD:{name}")
@@ -702,18 +818,26 @@ def test_sizes_at_the_edges_of_packets(repo: Repo) -> None:
 
 @pytest.mark.parametrize("attribute", ["text=auto", "text"])
 def test_attributes_that_convert_line_ends(repo: Repo, attribute: str) -> None:
-    """Written behind ours, they win: git gives the filter a manifest whose lines end in another way."""
+    """Written behind ours, they win: git gives the filter a manifest whose lines end in another
+    way.
+    """
     model = safetensors_file(weights(1))
     repo.commit("model", model__safetensors=model)
     before = repo.blob("HEAD:model.safetensors")
-    repo.commit("text", **{".gitattributes": repo.read(".gitattributes") + f"* {attribute} eol=crlf\n".encode()})
+    repo.commit(
+        "text",
+        **{".gitattributes": repo.read(".gitattributes") + f"* {attribute} eol=crlf\n".encode()},
+    )
     for command in (["checkout", "-q", "--", "."], ["theta", "checkout"]):
         (repo.path / "model.safetensors").unlink()
         if command[0] == "theta":
             repo.theta(*command[1:])
         else:
             said = repo.run(["git", *command]).stderr.decode()
-            assert "git-theta: warning: attributes of model.safetensors have git convert line ends" in said
+            assert (
+                "git-theta: warning: attributes of model.safetensors have git convert line ends"
+                in said
+            )
         assert repo.read("model.safetensors") == model
         assert repo.status() == ""
     # A clone that knew no filter left the manifest, its lines ended otherwise.
@@ -733,7 +857,10 @@ def test_text_among_models_is_not_touched(repo: Repo) -> None:
 
 
 def test_many_small_files_in_one_command(repo: Repo) -> None:
-    files = {f"{number:03}.pt": torch_file({"w": np.full(100, number, np.float32)}) for number in range(100)}
+    files = {
+        f"{number:03}.pt": torch_file({"w": np.full(100, number, np.float32)})
+        for number in range(100)
+    }
     for name, data in files.items():
         repo.write(name, data)
     repo.git("add", ".")
@@ -762,7 +889,9 @@ def test_threads_change_nothing(repo: Repo, tmp_path: Path, environment: Mapping
 
 def test_torch_reads_what_comes_back(repo: Repo) -> None:
     torch = pytest.importorskip("torch")
-    module = torch.nn.Sequential(torch.nn.Linear(300, 200), torch.nn.ReLU(), torch.nn.Linear(200, 10)).to(torch.bfloat16)
+    module = torch.nn.Sequential(
+        torch.nn.Linear(300, 200), torch.nn.ReLU(), torch.nn.Linear(200, 10)
+    ).to(torch.bfloat16)
     module[2].weight.data[0, 0] = float("nan")
     steps = torch.optim.AdamW(module.parameters())
     files: Files = {}
@@ -771,7 +900,12 @@ def test_torch_reads_what_comes_back(repo: Repo) -> None:
         module(torch.ones(1, 300, dtype=torch.bfloat16)).nan_to_num().sum().backward()
         steps.step()
         buffer = io.BytesIO()
-        state = {"model": module.state_dict(), "optimizer": steps.state_dict(), "epoch": epoch, "rng": torch.get_rng_state()}
+        state = {
+            "model": module.state_dict(),
+            "optimizer": steps.state_dict(),
+            "epoch": epoch,
+            "rng": torch.get_rng_state(),
+        }
         torch.save({**state, "tied": [module[0].weight] * 2}, buffer)
         files[f"{epoch}"] = buffer.getvalue()
         repo.commit(f"epoch {epoch}", state__pt=files[f"{epoch}"])
@@ -801,9 +935,14 @@ def test_every_stored_torch_file(repo: Repo) -> None:
 # A real history, when there is one
 
 
-@pytest.mark.skipif("GIT_THETA_TEST_HISTORY" not in os.environ, reason="GIT_THETA_TEST_HISTORY names no folder with real checkpoints")
+@pytest.mark.skipif(
+    "GIT_THETA_TEST_HISTORY" not in os.environ,
+    reason="GIT_THETA_TEST_HISTORY names no folder with real checkpoints",
+)
 def test_real_history(repo: Repo, tmp_path: Path) -> None:
-    """base → dense → head → train-1 → train-2 → trim (and what else is there), read from a folder, each under one name per kind."""
+    """base → dense → head → train-1 → train-2 → trim (and what else is there), read from a folder,
+    each under one name per kind.
+    """
     folder = Path(os.environ["GIT_THETA_TEST_HISTORY"])
     wanted = ("base", "dense", "dense2", "head", "lora", "sparse", "train-1", "train-2", "trim")
     versions: list[tuple[str, dict[str, Path]]] = []
@@ -847,6 +986,12 @@ def _sha256(path: Path) -> str:
 
 
 def test_small_models_are_what_they_claim() -> None:
-    """Both ways in are exercised: files that are collected in memory, and larger ones that are streamed."""
+    """Both ways in are exercised: files that are collected in memory, and larger ones that are
+    streamed.
+    """
     tensors: Tensors = weights()
-    assert len(safetensors_file(cast(tensors, DTYPES["bf16"]))) < IN_MEMORY < len(safetensors_file(tensors))
+    assert (
+        len(safetensors_file(cast(tensors, DTYPES["bf16"])))
+        < IN_MEMORY
+        < len(safetensors_file(tensors))
+    )

@@ -15,7 +15,10 @@ INDEX = "model.safetensors.index.json"
 
 def weights() -> dict[str, np.ndarray]:
     random = np.random.default_rng(0)
-    return {f"layers.{number}.weight": random.standard_normal((64, 64), dtype=np.float32) for number in range(6)}
+    return {
+        f"layers.{number}.weight": random.standard_normal((64, 64), dtype=np.float32)
+        for number in range(6)
+    }
 
 
 def write(repo: Repo, tensors: dict[str, np.ndarray], count: int) -> None:
@@ -27,7 +30,11 @@ def write(repo: Repo, tensors: dict[str, np.ndarray], count: int) -> None:
         return
     names, places = list(tensors), {}
     for number in range(count):
-        part = names[number::count] if count > 3 else names[number * len(names) // count : (number + 1) * len(names) // count]
+        part = (
+            names[number::count]
+            if count > 3
+            else names[number * len(names) // count : (number + 1) * len(names) // count]
+        )
         file = f"model-{number + 1:05}-of-{count:05}.safetensors"
         save_file({name: tensors[name] for name in part}, repo.path / file, {"format": "pt"})
         places.update(dict.fromkeys(part, file))
@@ -55,7 +62,10 @@ def sharded(repo: Repo) -> Repo:
 def test_split_another_way_nothing_is_stored_and_nothing_changed(sharded: Repo, count: int) -> None:
     before = sharded.object_ids()
     tensors = {
-        ref.oid for name in ("1", "2") for e in sharded.manifest(f"HEAD:model-0000{name}-of-00002.safetensors").entries for ref in e.objects
+        ref.oid
+        for name in ("1", "2")
+        for e in sharded.manifest(f"HEAD:model-0000{name}-of-00002.safetensors").entries
+        for ref in e.objects
     }
     assert len(tensors) == 6
     write(sharded, weights(), count)
@@ -69,7 +79,11 @@ def test_split_another_way_nothing_is_stored_and_nothing_changed(sharded: Repo, 
         assert {ref.oid for entry in manifest.entries for ref in entry.objects} <= tensors
         skeletons |= {ref.oid for ref in manifest.skeleton.objects}
     assert sharded.object_ids() - before <= skeletons
-    for models in (staged, compared(sharded, "HEAD~1", "HEAD", "--", INDEX), compared(sharded, "HEAD~1", "HEAD", ".")):
+    for models in (
+        staged,
+        compared(sharded, "HEAD~1", "HEAD", "--", INDEX),
+        compared(sharded, "HEAD~1", "HEAD", "."),
+    ):
         (model,) = models
         assert model["path"] == INDEX
         assert model["changes"] == []
@@ -86,10 +100,12 @@ def test_one_tensor_of_one_shard(sharded: Repo) -> None:
     write(sharded, changed, 3)
     commit(sharded, "both at once")
     (model,) = compared(sharded, "HEAD~1", "HEAD", "--group")
-    assert [(item["name"], item["kind"], item["statistics"]["changed"]) for item in model["changes"]] == [
-        ("layers.4.weight", "modified", 1)
-    ]  # type: ignore[attr-defined]
-    assert b"1 modified of 6 tensors, 5 unchanged" in sharded.theta("diff", "HEAD~1", "HEAD", "--group")
+    assert [
+        (item["name"], item["kind"], item["statistics"]["changed"]) for item in model["changes"]
+    ] == [("layers.4.weight", "modified", 1)]  # type: ignore[attr-defined]
+    assert b"1 modified of 6 tensors, 5 unchanged" in sharded.theta(
+        "diff", "HEAD~1", "HEAD", "--group"
+    )
     assert len(compared(sharded, "HEAD~1", "HEAD")) > 1
 
 
@@ -103,7 +119,9 @@ def test_added_and_deleted_as_one(sharded: Repo) -> None:
 
 
 def test_ls_files_lists_it_as_one(sharded: Repo) -> None:
-    sharded.commit("alone", other__safetensors=(sharded.path / "model-00001-of-00002.safetensors").read_bytes())
+    sharded.commit(
+        "alone", other__safetensors=(sharded.path / "model-00001-of-00002.safetensors").read_bytes()
+    )
     lines = sharded.theta("ls-files", "--group").decode().splitlines()
     assert [line.split()[0] for line in lines[1:3]] == [INDEX, "other.safetensors"]
     assert lines[1].split()[1:3] == ["safetensors", "6"]
@@ -111,7 +129,10 @@ def test_ls_files_lists_it_as_one(sharded: Repo) -> None:
     long = sharded.theta("ls-files", "-l", INDEX).decode()
     assert all(f"layers.{number}.weight" in long for number in range(6))
     (model,) = json.loads(sharded.theta("ls-files", "--json", INDEX))
-    assert model["files"] == ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    assert model["files"] == [
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+    ]
     assert (model["tensors"], model["missing"]) == (6, 0)
     assert len(sharded.theta("ls-files").decode().splitlines()) == 5
 
@@ -124,7 +145,12 @@ def test_the_index_of_a_model_in_a_folder(repo: Repo) -> None:
     changed = weights()
     changed["layers.0.weight"] *= 2
     write(inner, changed, 2)
-    for where, words in ((repo, ["deep/er"]), (repo, [f"deep/er/{INDEX}"]), (inner, [INDEX]), (inner, ["."])):
+    for where, words in (
+        (repo, ["deep/er"]),
+        (repo, [f"deep/er/{INDEX}"]),
+        (inner, [INDEX]),
+        (inner, ["."]),
+    ):
         (model,) = compared(where, *words)
         assert model["path"] == f"deep/er/{INDEX}"
         assert model["unchanged"] == 5

@@ -29,7 +29,9 @@ def folder(tmp_path: Path, environment: Mapping[str, str]) -> World:
 @pytest.fixture(params=[False, True], ids=["folder", "git-lfs"])
 def world(request: pytest.FixtureRequest, tmp_path: Path, environment: Mapping[str, str]) -> World:
     """Either kind of remote."""
-    return World(tmp_path, sharing.with_program(environment, tmp_path / "bin"), server=request.param)
+    return World(
+        tmp_path, sharing.with_program(environment, tmp_path / "bin"), server=request.param
+    )
 
 
 @pytest.fixture
@@ -66,7 +68,8 @@ def test_only_new_objects_are_sent(world: World) -> None:
             shutil.copy(path, path.with_suffix(".copy"))
             path.with_suffix(".copy").replace(path)
     one.git("push", "-q", "origin", "main")
-    sent = {path.name for path in world.server.glob("*/objects/*/*/*") if path.stat().st_nlink > 1}  # a new one is a link to ours
+    # A new one is a link to ours
+    sent = {path.name for path in world.server.glob("*/objects/*/*/*") if path.stat().st_nlink > 1}
     assert sent & world.objects() == added != set()
 
 
@@ -83,7 +86,20 @@ def test_pull_brings_what_a_colleague_pushed(world: World) -> None:
     one.assert_clean()
 
 
-@pytest.mark.parametrize("kind", ["new-branch", "tag", "annotated-tag", "merge", "squash", "amend", "rebase", "orphan", "delete-and-push"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "new-branch",
+        "tag",
+        "annotated-tag",
+        "merge",
+        "squash",
+        "amend",
+        "rebase",
+        "orphan",
+        "delete-and-push",
+    ],
+)
 def test_every_way_to_bring_commits_to_a_remote(world: World, kind: str) -> None:
     one = world.start()
     one.commit("base", model__safetensors=model(1), other__safetensors=model(2))
@@ -126,7 +142,11 @@ def test_every_way_to_bring_commits_to_a_remote(world: World, kind: str) -> None
     one.git(*push)
     world.assert_complete()
     clone = world.clone("two", "--no-checkout")
-    for branch in clone.git("for-each-ref", "--format=%(refname)", "refs/remotes", "refs/tags").decode().split():
+    for branch in (
+        clone.git("for-each-ref", "--format=%(refname)", "refs/remotes", "refs/tags")
+        .decode()
+        .split()
+    ):
         clone.git("checkout", "-q", "--detach", branch)
         clone.assert_clean()
 
@@ -189,7 +209,9 @@ def test_lfs_storage_on_the_command_line_is_refused(server: World) -> None:
     """git-lfs hands the setting on to the remote's side, reports success and delivers nothing."""
     one = server.start()
     one.commit("first", model__safetensors=model(1))
-    said = one.git_fails("-c", f"lfs.storage={server.folder / 'elsewhere'}", "push", "-q", "origin", "main")
+    said = one.git_fails(
+        "-c", f"lfs.storage={server.folder / 'elsewhere'}", "push", "-q", "origin", "main"
+    )
     assert "lfs.storage" in said
     assert server.refs() == ""
     one.git("push", "-q", "origin", "main")
@@ -254,13 +276,23 @@ def test_the_first_push_to_a_second_remote_sends_everything(folder: World) -> No
 
 def test_an_object_that_a_folder_lost_is_sent_again(folder: World) -> None:
     one = folder.start()
-    tensors = {f"t{number:03}": np.random.default_rng(number).standard_normal(100).astype(np.float32) for number in range(80)}
+    tensors = {
+        f"t{number:03}": np.random.default_rng(number).standard_normal(100).astype(np.float32)
+        for number in range(80)
+    }
     one.commit("first", model__safetensors=safetensors_file(tensors))
     one.git("push", "-q", "origin", "main")
-    relied = [ref.oid for entry in one.manifest("HEAD:model.safetensors").entries for ref in entry.objects][1:]
+    relied = [
+        ref.oid for entry in one.manifest("HEAD:model.safetensors").entries for ref in entry.objects
+    ][1:]
     for number, oid in enumerate(relied[20:23]):
         next(folder.remote.glob(f"theta/objects/*/*/{oid}")).unlink()
-        one.commit("next", model__safetensors=safetensors_file({**tensors, "t000": tensors["t000"] + np.float32(number + 1)}))
+        one.commit(
+            "next",
+            model__safetensors=safetensors_file(
+                {**tensors, "t000": tensors["t000"] + np.float32(number + 1)}
+            ),
+        )
         one.git("push", "-q", "origin", "main")
         assert oid in folder.objects()
         folder.assert_complete()
@@ -337,7 +369,9 @@ def test_a_sha256_repository_and_a_worktree(tmp_path: Path, environment: Mapping
     tree.commit("second", model__safetensors=model(2))
     tree.git("push", "-q", "origin", "tree")
     assert objects_at(remote) == needed_by(one, "main", "tree")
-    assert sharing.clone(url, tmp_path / "two", environment, "-b", "tree").read("model.safetensors") == model(2)
+    assert sharing.clone(url, tmp_path / "two", environment, "-b", "tree").read(
+        "model.safetensors"
+    ) == model(2)
 
 
 def test_mirror_push_from_a_bare_clone(folder: World) -> None:
@@ -360,7 +394,12 @@ def test_more_than_twenty_thousand_objects(world: World) -> None:
     random = np.random.default_rng(0)
     one = world.start()
     values = random.standard_normal((20_500, 40)).astype(np.float32)
-    one.commit("many", model__safetensors=safetensors_file({f"t{number}": row for number, row in enumerate(values)}))
+    one.commit(
+        "many",
+        model__safetensors=safetensors_file(
+            {f"t{number}": row for number, row in enumerate(values)}
+        ),
+    )
     assert len(one.object_ids()) > 20_000
     one.git("push", "-q", "origin", "main")
     assert world.objects() == one.object_ids()
@@ -375,13 +414,17 @@ def test_a_clone_fetches_all_files_through_one_git_lfs(server: World) -> None:
     one.git("push", "-q", "origin", "main")
     log, spy = server.folder / "calls", server.folder / "spy"
     spy.mkdir()
-    (spy / "git-lfs").write_text(f'#!/bin/sh\necho "$@" >> "{log}"\nexec {shutil.which("git-lfs")} "$@"\n')
+    (spy / "git-lfs").write_text(
+        f'#!/bin/sh\necho "$@" >> "{log}"\nexec {shutil.which("git-lfs")} "$@"\n'
+    )
     (spy / "git-lfs").chmod(0o755)
     server.environment["PATH"] = f"{spy}:{server.environment['PATH']}"
     two = server.clone("two")
     for name, data in files.items():
         assert two.read(name.replace("__", ".")) == data
-    assert [line for line in log.read_text().splitlines() if "filter-process" in line] == ["filter-process"]
+    assert [line for line in log.read_text().splitlines() if "filter-process" in line] == [
+        "filter-process"
+    ]
     two.assert_clean()
 
 
@@ -393,7 +436,9 @@ def _without_git_lfs(world: World) -> dict[str, str]:
         found = shutil.which(name)
         if found:
             (tools / name).symlink_to(found)
-    exec_path = subprocess.run(["git", "--exec-path"], capture_output=True, text=True, check=True).stdout.strip()
+    exec_path = subprocess.run(
+        ["git", "--exec-path"], capture_output=True, text=True, check=True
+    ).stdout.strip()
     if Path(exec_path, "git-lfs").exists():
         pytest.skip("git-lfs is a part of this git")
     return {**world.environment, "PATH": f"{world.folder / 'bin'}:{tools}"}
@@ -437,7 +482,10 @@ def _write_hook(path: Path, text: str, mode: int = 0o755) -> bytes:
     return path.read_bytes()
 
 
-SHELL = '#!/bin/bash\nset -eu\ncat > "$(dirname "$0")/$(basename "$0").stdin"\necho "$1 $2" > "$(dirname "$0")/pre-push.args"\n'
+SHELL = (
+    '#!/bin/bash\nset -eu\ncat > "$(dirname "$0")/$(basename "$0").stdin"\necho "$1 $2" >'
+    ' "$(dirname "$0")/pre-push.args"\n'
+)
 
 
 @pytest.mark.parametrize("order", ["before", "after"])
@@ -455,10 +503,13 @@ def test_a_users_own_hook_runs_with_the_whole_input(folder: World, order: str) -
     one.git("push", "-q", "origin", "main", "second")
     lines = sorted((hook.parent / "pre-push.stdin").read_text().splitlines())
     head = one.head()
-    assert lines == [f"refs/heads/{name} {head} refs/heads/{name} {ALL_ZERO}" for name in ("main", "second")]
+    assert lines == [
+        f"refs/heads/{name} {head} refs/heads/{name} {ALL_ZERO}" for name in ("main", "second")
+    ]
     assert (hook.parent / "pre-push.args").read_text() == f"origin {folder.url}\n"
     folder.assert_complete()
-    one.git("push", "-q", "origin", "main")  # nothing to push: the hook gets nothing, and runs all the same
+    # Nothing to push: the hook gets nothing, and runs all the same
+    one.git("push", "-q", "origin", "main")
     assert (hook.parent / "pre-push.stdin").read_bytes() == b""
     if order == "before":
         one.theta("uninstall", "--local")
@@ -483,7 +534,10 @@ def test_a_users_hook_that_refuses_ends_the_push(folder: World) -> None:
 def test_a_hook_that_takes_no_lines_is_moved_aside_and_put_back(folder: World, kind: str) -> None:
     one = folder.start()
     hook = _hook(one)
-    python = "#!/usr/bin/env python3\nimport sys, pathlib\npathlib.Path(__file__).with_name('seen').write_bytes(sys.stdin.buffer.read())\n"
+    python = (
+        "#!/usr/bin/env python3\nimport sys,"
+        " pathlib\npathlib.Path(__file__).with_name('seen').write_bytes(sys.stdin.buffer.read())\n"
+    )
     if kind == "python":
         _write_hook(hook, python)
     elif kind == "symlink":
@@ -501,9 +555,16 @@ def test_a_hook_that_takes_no_lines_is_moved_aside_and_put_back(folder: World, k
     folder.assert_complete()
     seen = (folder.folder if kind == "symlink" else hook.parent) / "seen"
     if kind in ("python", "symlink"):
-        assert "refs/heads/main" in (seen.read_text() if seen.exists() else (hook.parent / "seen").read_text())
+        assert "refs/heads/main" in (
+            seen.read_text() if seen.exists() else (hook.parent / "seen").read_text()
+        )
     one.theta("uninstall", "--local")
-    assert (hook.read_bytes(), hook.lstat().st_mode, hook.is_symlink(), hook.lstat().st_mtime_ns) == before
+    assert (
+        hook.read_bytes(),
+        hook.lstat().st_mode,
+        hook.is_symlink(),
+        hook.lstat().st_mtime_ns,
+    ) == before
     assert not list(hook.parent.glob("*git-theta*"))
 
 
@@ -511,13 +572,18 @@ def test_git_lfs_own_hook_lives_on(folder: World) -> None:
     one = folder.start()
     one.git("lfs", "install", "--local")
     original = _hook(one).read_bytes()
-    one.write(".gitattributes", one.read(".gitattributes") + b"*.dat filter=lfs diff=lfs merge=lfs -text\n")
+    one.write(
+        ".gitattributes",
+        one.read(".gitattributes") + b"*.dat filter=lfs diff=lfs merge=lfs -text\n",
+    )
     one.git("add", ".gitattributes")
     one.commit("both", model__safetensors=model(1), big__dat=b"pointer me" * 100)
     one.git("push", "-q", "origin", "main")
     folder.assert_complete()
     assert len(folder.objects()) == len(one.object_ids()) + 1
-    two = folder.clone("two", "-c", "filter.lfs.process=git-lfs filter-process", "-c", "filter.lfs.required=true")
+    two = folder.clone(
+        "two", "-c", "filter.lfs.process=git-lfs filter-process", "-c", "filter.lfs.required=true"
+    )
     assert two.read("big.dat") == b"pointer me" * 100
     assert two.read("model.safetensors") == model(1)
     one.theta("uninstall", "--local")
@@ -529,7 +595,10 @@ def test_git_lfs_files_are_pushed_though_our_hook_was_first(folder: World) -> No
     one.commit("ours", model__safetensors=model(1))
     one.run(["git", "lfs", "install", "--local"])  # finds its place taken and says so
     one.git("config", "filter.lfs.process", "git-lfs filter-process")
-    one.write(".gitattributes", one.read(".gitattributes") + b"*.dat filter=lfs diff=lfs merge=lfs -text\n")
+    one.write(
+        ".gitattributes",
+        one.read(".gitattributes") + b"*.dat filter=lfs diff=lfs merge=lfs -text\n",
+    )
     one.git("add", ".gitattributes")
     one.commit("theirs", big__dat=b"pointer me" * 100)
     one.git("push", "-q", "origin", "main")

@@ -1,4 +1,6 @@
-"""Remotes that are not what they seem, and work that no commit names yet: nothing is left behind, lost, or opened."""
+"""Remotes that are not what they seem, and work that no commit names yet: nothing is left behind,
+lost, or opened.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from sharing import World, changed, forget, model, needed_by, objects_at
 from git_theta.git.history import roots
 from git_theta.git.repository import discover
 
-needs_git_lfs = pytest.mark.skipif(shutil.which("git-lfs") is None, reason="git-lfs is not installed")
+needs_git_lfs = pytest.mark.skipif(
+    shutil.which("git-lfs") is None, reason="git-lfs is not installed"
+)
 
 
 @pytest.fixture
@@ -94,7 +98,9 @@ def test_a_push_by_the_url_that_is_for_fetching(world: World, one: Repo) -> None
 
 
 @needs_git_lfs
-def test_a_new_branch_brings_its_own_objects_alone(tmp_path: Path, environment: Mapping[str, str]) -> None:
+def test_a_new_branch_brings_its_own_objects_alone(
+    tmp_path: Path, environment: Mapping[str, str]
+) -> None:
     """Neither are those of the branch that it left sent again, nor are old ones fetched for that."""
     world = World(tmp_path, sharing.with_program(environment, tmp_path / "bin"), server=True)
     one = world.start()
@@ -111,8 +117,12 @@ def test_a_new_branch_brings_its_own_objects_alone(tmp_path: Path, environment: 
 
 
 @pytest.mark.parametrize("kind", ["storage", "emptied", "no-verify"])
-def test_objects_that_are_not_where_they_are_taken_to_be(world: World, one: Repo, kind: str) -> None:
-    """A place for objects that is new, or was emptied, or never got those of the version before: the next push shows it."""
+def test_objects_that_are_not_where_they_are_taken_to_be(
+    world: World, one: Repo, kind: str
+) -> None:
+    """A place for objects that is new, or was emptied, or never got those of the version before:
+    the next push shows it.
+    """
     place = world.remote
     if kind == "storage":
         place = world.folder / "storage"
@@ -124,10 +134,16 @@ def test_objects_that_are_not_where_they_are_taken_to_be(world: World, one: Repo
         one.commit("third", model__safetensors=model(7))
         one.git("push", "-q", "--no-verify", "origin", "main")
         assert not needed_by(one, "HEAD") <= world.objects()
-    one.commit("last", model__safetensors=changed(one.read("model.safetensors"), 3, 8), other__safetensors=model(3))
+    one.commit(
+        "last",
+        model__safetensors=changed(one.read("model.safetensors"), 3, 8),
+        other__safetensors=model(3),
+    )
     one.git("push", "-q", "origin", "main")
     assert needed_by(one, "HEAD") <= {path.name for path in place.rglob("*") if path.is_file()}
-    two = world.clone("two", *(["-c", f"remote.origin.thetaUrl={place.as_uri()}"] if kind == "storage" else []))
+    two = world.clone(
+        "two", *(["-c", f"remote.origin.thetaUrl={place.as_uri()}"] if kind == "storage" else [])
+    )
     assert two.read("model.safetensors") == one.read("model.safetensors")
 
 
@@ -152,7 +168,10 @@ def test_by_hand_too(world: World, one: Repo) -> None:
     assert objects_at(elsewhere) == needed_by(one, "HEAD", "HEAD~1")
 
 
-@pytest.mark.parametrize("words", ["HEAD^{/the first}:refs/heads/found", "main:refs/heads/a\u2028b", "main:refs/heads/a\u0085b"])
+@pytest.mark.parametrize(
+    "words",
+    ["HEAD^{/the first}:refs/heads/found", "main:refs/heads/a\u2028b", "main:refs/heads/a\u0085b"],
+)
 def test_what_is_pushed_may_have_any_name(world: World, words: str) -> None:
     one = world.start()
     one.commit("the first", model__safetensors=model(1))
@@ -197,7 +216,10 @@ def test_git_lfs_files_of_another_branch_are_pushed_though_our_hook_was_first(wo
     one.commit("ours", model__safetensors=model(1))
     one.git("config", "filter.lfs.process", "git-lfs filter-process")
     one.git("checkout", "-q", "-b", "side")
-    one.write(".gitattributes", one.read(".gitattributes") + b"*.dat filter=lfs diff=lfs merge=lfs -text\n")
+    one.write(
+        ".gitattributes",
+        one.read(".gitattributes") + b"*.dat filter=lfs diff=lfs merge=lfs -text\n",
+    )
     one.git("add", ".gitattributes")
     one.commit("theirs", big__dat=b"pointer me" * 100)
     one.git("checkout", "-q", "main")
@@ -206,7 +228,9 @@ def test_git_lfs_files_of_another_branch_are_pushed_though_our_hook_was_first(wo
 
 
 @needs_git_lfs
-def test_a_damaged_copy_in_git_lfs_storage_is_not_sent(tmp_path: Path, environment: Mapping[str, str]) -> None:
+def test_a_damaged_copy_in_git_lfs_storage_is_not_sent(
+    tmp_path: Path, environment: Mapping[str, str]
+) -> None:
     world = World(tmp_path, sharing.with_program(environment, tmp_path / "bin"), server=True)
     one = world.start()
     one.commit("first", model__safetensors=model(1))
@@ -235,8 +259,13 @@ def test_the_server_that_lfsconfig_names_is_the_one_that_is_checked(world: World
 
 
 @needs_git_lfs
-def test_a_folder_keeps_its_models_beside_a_remote_with_storage_for_all(world: World, one: Repo) -> None:
-    """--with-lfs makes git-theta the transfer agent for every remote. A remote that is a folder needs none for models."""
+def test_a_folder_keeps_its_models_beside_a_remote_with_storage_for_all(
+    world: World, one: Repo
+) -> None:
+    """--with-lfs makes git-theta the transfer agent for every remote.
+
+    A remote that is a folder needs none for models.
+    """
     storage = world.folder / "storage"
     storage.mkdir()
     one.git("remote", "add", "cloud", sharing.bare(world.folder / "cloud.git", world.environment))
@@ -333,7 +362,9 @@ def test_a_remote_that_has_no_copy_of_its_own(world: World, one: Repo, kind: str
     assert one.object_ids() == before
 
 
-def test_a_manifest_in_the_working_tree_of_a_submodule(world: World, one: Repo, precious: tuple[str, set[str]]) -> None:
+def test_a_manifest_in_the_working_tree_of_a_submodule(
+    world: World, one: Repo, precious: tuple[str, set[str]]
+) -> None:
     outer = Repo.create(world.folder / "outer", world.environment)
     outer.git("submodule", "--quiet", "add", world.url, "inner")
     inner = outer.at(outer.path / "inner")
@@ -362,7 +393,9 @@ def test_working_trees_are_where_they_are(world: World, one: Repo) -> None:
 
 
 def test_what_a_push_relies_on_at_a_remote_is_young_again(world: World, one: Repo) -> None:
-    """A push that was refused left its objects there, and is tried again when they are old: nobody prunes them before the ref moves."""
+    """A push that was refused left its objects there, and is tried again when they are old: nobody
+    prunes them before the ref moves.
+    """
     third = one.commit("third", model__safetensors=changed(model(1), 1, 3))
     new = needed_by(one, third) - needed_by(one, "HEAD~1")
     one.theta("push", "origin", "main")

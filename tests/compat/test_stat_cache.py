@@ -26,7 +26,9 @@ def test_a_file_that_was_cleaned_before_the_index_knew_its_name(repo: Repo, tmp_
 
 
 def _objects(repo: Repo) -> set[Path]:
-    return {path for path in (repo.path / ".git" / "theta" / "objects").rglob("*") if path.is_file()}
+    return {
+        path for path in (repo.path / ".git" / "theta" / "objects").rglob("*") if path.is_file()
+    }
 
 
 def test_objects_deleted_behind_our_back_are_stored_again(repo: Repo) -> None:

@@ -18,7 +18,8 @@ from git_theta.core.tensors import Tensor
 
 torch = pytest.importorskip("torch")
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::UserWarning"),  # sparse, nested and quantized tensors are called experimental
+    # Sparse, nested and quantized tensors are called experimental
+    pytest.mark.filterwarnings("ignore::UserWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
@@ -46,7 +47,11 @@ def saved(value: Any, **options: Any) -> bytes:
 def raw(tensor: Any) -> bytes:
     """The bytes of a tensor's whole storage."""
     storage = tensor.untyped_storage()
-    return bytes(torch.tensor([], dtype=torch.uint8).set_(storage).numpy()) if storage.nbytes() else b""
+    return (
+        bytes(torch.tensor([], dtype=torch.uint8).set_(storage).numpy())
+        if storage.nbytes()
+        else b""
+    )
 
 
 def found(data: bytes) -> dict[str, tuple[str, bytes]]:
@@ -55,13 +60,19 @@ def found(data: bytes) -> dict[str, tuple[str, bytes]]:
     assert FORMAT.sniff(data[:4096])
     for extent in FORMAT.scan(BytesSource(data)).extents:
         for name in (extent.name, *extent.aliases):
-            result[name] = (dtypes.describe(extent.dtype, extent.shape), data[extent.offset : extent.end])
+            result[name] = (
+                dtypes.describe(extent.dtype, extent.shape),
+                data[extent.offset : extent.end],
+            )
     return result
 
 
 def tensors(data: bytes) -> dict[str, Tensor]:
     layout = FORMAT.scan(BytesSource(data))
-    return {extent.name: Tensor(extent.dtype, extent.shape, data[extent.offset : extent.end]) for extent in layout.extents}
+    return {
+        extent.name: Tensor(extent.dtype, extent.shape, data[extent.offset : extent.end])
+        for extent in layout.extents
+    }
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -76,46 +87,75 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def own_type(tensor: Any) -> str:
     name = str(tensor.dtype).removeprefix("torch.")
-    special = {"bool": "bool", "bfloat16": "bf16", "complex32": "c32", "complex64": "c64", "complex128": "c128"}
-    return special.get(name) or name.replace("float8", "f8").replace("uint", "u").replace("int", "i").replace("float", "f")
+    special = {
+        "bool": "bool",
+        "bfloat16": "bf16",
+        "complex32": "c32",
+        "complex64": "c64",
+        "complex128": "c128",
+    }
+    return special.get(name) or name.replace("float8", "f8").replace("uint", "u").replace(
+        "int", "i"
+    ).replace("float", "f")
 
 
 @pytest.mark.parametrize("stem", ["types", "shapes", "training", "list", "protocol5"])
 def test_committed_files_are_what_torch_loads(stem: str) -> None:
     data = (DATA / "torch" / f"{stem}.pt").read_bytes()
     seen = found(data)
-    for name, tensor in leaves(torch.load(io.BytesIO(data), weights_only=stem not in ("training", "protocol5"))):
-        assert seen.pop(name) == (dtypes.describe(own_type(tensor), tuple(tensor.shape)), raw(tensor))
+    for name, tensor in leaves(
+        torch.load(io.BytesIO(data), weights_only=stem not in ("training", "protocol5"))
+    ):
+        assert seen.pop(name) == (
+            dtypes.describe(own_type(tensor), tuple(tensor.shape)),
+            raw(tensor),
+        )
     assert not seen
 
 
 def test_this_torch_writes_what_the_committed_files_hold() -> None:
     for stem, value in script().cases().items():
         now, then = found(saved(value)), found((DATA / "torch" / f"{stem}.pt").read_bytes())
-        assert {name: what for name, (what, _) in now.items()} == {name: what for name, (what, _) in then.items()}
+        assert {name: what for name, (what, _) in now.items()} == {
+            name: what for name, (what, _) in then.items()
+        }
 
 
 def test_a_real_training_state() -> None:
     torch.manual_seed(1)
-    model = torch.nn.Sequential(torch.nn.Embedding(7, 4), torch.nn.Linear(4, 3), torch.nn.LayerNorm(3))
+    model = torch.nn.Sequential(
+        torch.nn.Embedding(7, 4), torch.nn.Linear(4, 3), torch.nn.LayerNorm(3)
+    )
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
     for _ in range(2):
         model(torch.arange(7)).square().sum().backward()
         optimizer.step()
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "rng": torch.get_rng_state(), "epoch": 3}
+    state = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "rng": torch.get_rng_state(),
+        "epoch": 3,
+    }
     seen = found(saved(state))
-    assert {name: data for name, (_, data) in seen.items()} == {name: raw(tensor) for name, tensor in leaves(state)}
+    assert {name: data for name, (_, data) in seen.items()} == {
+        name: raw(tensor) for name, tensor in leaves(state)
+    }
     assert seen["optimizer.state.0.exp_avg"][0] == "f32[7,4]"
 
 
 @pytest.mark.parametrize("protocol", [1, 2, 3, 4, 5])
 def test_every_protocol_that_torch_loads(protocol: int) -> None:
     data = saved({"a": torch.ones(2), "b": [torch.zeros(1)]}, pickle_protocol=protocol)
-    assert [(name, what) for name, (what, _) in found(data).items()] == [("a", "f32[2]"), ("b.0", "f32[1]")]
+    assert [(name, what) for name, (what, _) in found(data).items()] == [
+        ("a", "f32[2]"),
+        ("b.0", "f32[1]"),
+    ]
 
 
 def quantized() -> Any:
-    return torch.quantize_per_channel(torch.ones(2, 3), torch.tensor([0.1, 0.2]), torch.tensor([0, 1]), 0, torch.qint8)
+    return torch.quantize_per_channel(
+        torch.ones(2, 3), torch.tensor([0.1, 0.2]), torch.tensor([0, 1]), 0, torch.qint8
+    )
 
 
 class Tagged(torch.Tensor):  # type: ignore[misc, name-defined]
@@ -128,7 +168,10 @@ def test_less_common_kinds_of_tensors() -> None:
     parameter = torch.nn.Parameter(torch.ones(2))
     parameter.tag = torch.ones(1)
     cases: dict[str, tuple[Any, dict[str, str]]] = {
-        "quantized": (quantized(), {"x": "i8[2,3]", "x.scales": "f64[2]", "x.zero_points": "i64[2]"}),
+        "quantized": (
+            quantized(),
+            {"x": "i8[2,3]", "x.scales": "f64[2]", "x.zero_points": "i64[2]"},
+        ),
         "nested": (
             torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(1, 3)]),
             {"x": "f32[9]", "x.sizes": "i64[2,2]", "x.strides": "i64[2,2]", "x.offsets": "i64[2]"},
@@ -137,9 +180,15 @@ def test_less_common_kinds_of_tensors() -> None:
         "parameter": (parameter, {"x": "f32[2]", "x.tag": "f32[1]"}),
         "meta": (torch.ones(2, device="meta"), {}),
         "storage": (torch.ones(2).untyped_storage(), {"x": "u8[8]"}),
-        "module": (torch.nn.Sequential(torch.nn.Linear(2, 3)), {"x.0.weight": "f32[3,2]", "x.0.bias": "f32[3]"}),
+        "module": (
+            torch.nn.Sequential(torch.nn.Linear(2, 3)),
+            {"x.0.weight": "f32[3,2]", "x.0.bias": "f32[3]"},
+        ),
         "conjugate": (torch.ones(2, dtype=torch.complex64).conj(), {"x": "c64[2]"}),
-        "four bits": (torch.zeros(2, 2, dtype=torch.uint8).view(torch.float4_e2m1fn_x2), {"x": "u8[2,2]"}),
+        "four bits": (
+            torch.zeros(2, 2, dtype=torch.uint8).view(torch.float4_e2m1fn_x2),
+            {"x": "u8[2,2]"},
+        ),
     }
     for name, (value, expected) in cases.items():
         seen = {key: what for key, (what, _) in found(saved({"x": value})).items()}
@@ -153,7 +202,9 @@ def test_distributed_tensors() -> None:
     torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=store)
     try:
         mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
-        data = saved({"d": distributed.distribute_tensor(torch.ones(4, 2), mesh, [distributed.Shard(0)])})
+        data = saved(
+            {"d": distributed.distribute_tensor(torch.ones(4, 2), mesh, [distributed.Shard(0)])}
+        )
     finally:
         torch.distributed.destroy_process_group()
     assert found(data)["d"][0] == "f32[4,2]"
@@ -170,7 +221,10 @@ def test_torchscript() -> None:
     module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU()).eval()
     for script_module, names in (
         (torch.jit.script(module), {"0.weight": "f32[3,2]", "0.bias": "f32[3]"}),
-        (torch.jit.freeze(torch.jit.script(module)), {"constants.0": "f32[3]", "constants.1": "f32[3,2]"}),
+        (
+            torch.jit.freeze(torch.jit.script(module)),
+            {"constants.0": "f32[3]", "constants.1": "f32[3,2]"},
+        ),
     ):
         target = io.BytesIO()
         torch.jit.save(script_module, target, _extra_files={"note": "x"})
@@ -179,7 +233,8 @@ def test_torchscript() -> None:
         assert sorted(seen.values()) == sorted(names.values())
 
 
-# -- what is built ------------------------------------------------------------------------------------------------------------
+# -- what is built
+# ------------------------------------------------------------------------------------------------------------
 
 
 def loaded(tensors_wanted: dict[str, Tensor], like: bytes | None, weights_only: bool = True) -> Any:
@@ -195,7 +250,11 @@ def test_torch_loads_a_new_file_of_every_type(tmp_path: Path) -> None:
     state = loaded(wanted, None)
     assert list(state) == list(wanted)
     for name, tensor in state.items():
-        assert (own_type(tensor), tuple(tensor.shape), raw(tensor)) == (wanted[name].dtype, wanted[name].shape, bytes(wanted[name].data))
+        assert (own_type(tensor), tuple(tensor.shape), raw(tensor)) == (
+            wanted[name].dtype,
+            wanted[name].shape,
+            bytes(wanted[name].data),
+        )
     path = tmp_path / "mapped.pt"
     path.write_bytes(FORMAT.build(wanted, None))
     mapped = torch.load(path, mmap=True, weights_only=True)
@@ -209,7 +268,22 @@ def test_torch_loads_a_changed_training_state() -> None:
             "state": {0: {"step": torch.tensor(1.0)}, 1: {"step": torch.tensor(2.0)}},
             "param_groups": [{"lr": 0.1, "params": [0, 1]}],
         },
-        "log": [("a", None, True, 1 << 70, -5, 300, 70000, b"\xff", bytearray(b"x"), {1, 2}, 1.5, float("inf"))],
+        "log": [
+            (
+                "a",
+                None,
+                True,
+                1 << 70,
+                -5,
+                300,
+                70000,
+                b"\xff",
+                bytearray(b"x"),
+                {1, 2},
+                1.5,
+                float("inf"),
+            )
+        ],
         "text": "é\ud83d\ude00",
         "size": torch.Size([1, 2]),
         "kind": torch.float16,
@@ -247,8 +321,13 @@ def test_torch_loads_other_bytes_in_the_same_file() -> None:
 
 def test_ties_and_views_survive_a_rewrite() -> None:
     weight, flat = torch.arange(6.0).reshape(2, 3), torch.arange(10.0)
-    data = saved({"a": weight, "b": weight.view(2, 3), "view": flat[2:5], "rest": flat[5:], "q": quantized()})
-    wanted = tensors(data) | {"a": Tensor("f32", (3, 3), bytes(36)), "new": Tensor("i64", (), bytes(8))}
+    data = saved(
+        {"a": weight, "b": weight.view(2, 3), "view": flat[2:5], "rest": flat[5:], "q": quantized()}
+    )
+    wanted = tensors(data) | {
+        "a": Tensor("f32", (3, 3), bytes(36)),
+        "new": Tensor("i64", (), bytes(8)),
+    }
     new = loaded(wanted, data, weights_only=False)
     assert new["a"].shape == new["b"].shape == (3, 3)
     assert new["a"].data_ptr() == new["b"].data_ptr()

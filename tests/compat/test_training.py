@@ -1,4 +1,6 @@
-"""Training with the real Trainer and the real Lightning: every save is a commit, the best is tagged, and nothing disturbs training."""
+"""Training with the real Trainer and the real Lightning: every save is a commit, the best is
+tagged, and nothing disturbs training.
+"""
 
 from __future__ import annotations
 
@@ -39,25 +41,40 @@ def branch(repo: Repo, name: str) -> list[str]:
 # The saver
 
 
-def test_a_saver_commits_copies_in_order(repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_saver_commits_copies_in_order(
+    repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     weight = np.zeros(500, np.float32)
     monkeypatch.chdir(repo.path)
     with BackgroundSaver("runs/a", best_tag="best") as saver:
         monkeypatch.chdir(tmp_path)  # the saver stays where it was made
         for step in range(4):
             weight += 1
-            saver.save({"w": weight}, "m.safetensors", message=f"Step {step}", metrics={"step": step}, best=step == 2)
+            saver.save(
+                {"w": weight},
+                "m.safetensors",
+                message=f"Step {step}",
+                metrics={"step": step},
+                best=step == 2,
+            )
     assert saver.errors == []
     assert saver.commits == branch(repo, "runs/a")
     for step, commit in enumerate(saver.commits):
         assert (git_theta.load(commit, "m.safetensors", repo=repo.path)["w"] == step + 1).all()
     assert repo.git("rev-parse", "best").decode().strip() == saver.commits[2]
-    assert [step.metrics for step in git_theta.log("m.safetensors", "runs/a", repo=repo.path)] == [{"step": n} for n in (3, 2, 1, 0)]
+    assert [step.metrics for step in git_theta.log("m.safetensors", "runs/a", repo=repo.path)] == [
+        {"step": n} for n in (3, 2, 1, 0)
+    ]
     repo.assert_clean()
 
 
-def test_a_saver_never_raises_and_reports(repo: Repo, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.ERROR, "git_theta.training"), BackgroundSaver("runs/b", repo=repo.path) as saver:
+def test_a_saver_never_raises_and_reports(
+    repo: Repo, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        caplog.at_level(logging.ERROR, "git_theta.training"),
+        BackgroundSaver("runs/b", repo=repo.path) as saver,
+    ):
         saver.save({"w": "text"}, "m.safetensors", message="no tensor")
         saver.save({"w": np.ones(9)}, "m.h6", message="not tracked")
         saver.save_files({"m.safetensors": tmp_path / "nowhere"}, message="no file")
@@ -82,7 +99,9 @@ def test_a_saver_never_raises_and_reports(repo: Repo, tmp_path: Path, caplog: py
     repo.assert_clean()
 
 
-def test_files_may_be_deleted_but_not_changed(repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_may_be_deleted_but_not_changed(
+    repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from git_theta.api import saving
 
     go, real = threading.Event(), saving.save_files
@@ -97,7 +116,9 @@ def test_files_may_be_deleted_but_not_changed(repo: Repo, tmp_path: Path, monkey
         (tmp_path / name).write_bytes(content)
         os.utime(tmp_path / name, (1, 1))
     with BackgroundSaver("runs/d", repo=repo.path) as saver:
-        saver.save_files({"m.safetensors": tmp_path / "one", "config.json": tmp_path / "one"}, message="deleted")
+        saver.save_files(
+            {"m.safetensors": tmp_path / "one", "config.json": tmp_path / "one"}, message="deleted"
+        )
         saver.save_files({"m.safetensors": tmp_path / "two"}, message="written again")
         (tmp_path / "one").unlink()
         (tmp_path / "two").write_bytes(safetensors_file({"w": np.arange(3000)[::-1]}))
@@ -124,7 +145,11 @@ def test_whatever_is_saved_nothing_is_raised(repo: Repo, tmp_path: Path) -> None
         saver.save({"w": np.ones(9)}, "m.safetensors", message="metrics", metrics=[("loss",)])  # type: ignore[arg-type]
         saver.save_files({}, message="nothing")
         saver.save_files({"m.safetensors": None}, message="none")  # type: ignore[dict-item]
-    assert [error.partition(":")[0] for error in saver.errors] == ["'metrics'", "'nothing'", "'none'"]
+    assert [error.partition(":")[0] for error in saver.errors] == [
+        "'metrics'",
+        "'nothing'",
+        "'none'",
+    ]
     assert saver.commits == []
 
 
@@ -134,10 +159,18 @@ def test_copies_are_what_was_given() -> None:
 
     network = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
     optimizer = torch.optim.AdamW(network.parameters())
-    state = {"model": network.state_dict(), "optimizer": optimizer.state_dict(), "size": torch.Size([2, 3])}
+    state = {
+        "model": network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "size": torch.Size([2, 3]),
+    }
     state["model"]["tied"] = state["model"]["0.weight"]
     copy = copied(state)
-    assert copy["model"]["tied"].data_ptr() == copy["model"]["0.weight"].data_ptr() != state["model"]["tied"].data_ptr()
+    assert (
+        copy["model"]["tied"].data_ptr()
+        == copy["model"]["0.weight"].data_ptr()
+        != state["model"]["tied"].data_ptr()
+    )
     assert copy["model"]["0.bias"].data_ptr() != copy["model"]["1.bias"].data_ptr()
     assert type(copy["model"]) is type(state["model"])
     assert copy["model"]._metadata == state["model"]._metadata
@@ -163,7 +196,11 @@ def test_a_program_that_just_ends_loses_nothing(repo: Repo) -> None:
     done = repo.run([sys.executable, "-c", AT_THE_END, str(repo.path)])
     assert done.returncode == 0, done.stderr
     assert b"1 models could not be committed to runs/end: 'not tracked'" in done.stderr
-    assert repo.git("log", "--format=%s", "main..runs/end").decode().splitlines() == ["Step 2", "Step 1", "Step 0"]
+    assert repo.git("log", "--format=%s", "main..runs/end").decode().splitlines() == [
+        "Step 2",
+        "Step 1",
+        "Step 0",
+    ]
     found = git_theta.load("runs/end", "m.safetensors", repo=repo.path)
     assert [value[0] for value in found.values()] == [2, 3, 4, 5, 6, 7]
 
@@ -176,7 +213,9 @@ def test_the_branch_of_a_run() -> None:
     assert default_branch("/") == "runs/run"
 
 
-def test_the_trainers_callback_on_every_rank_and_without_a_checkpoint(repo: Repo, tmp_path: Path) -> None:
+def test_the_trainers_callback_on_every_rank_and_without_a_checkpoint(
+    repo: Repo, tmp_path: Path
+) -> None:
     pytest.importorskip("transformers")
     from git_theta.training import ThetaCallback
 
@@ -186,9 +225,15 @@ def test_the_trainers_callback_on_every_rank_and_without_a_checkpoint(repo: Repo
     arguments = SimpleNamespace(output_dir=str(tmp_path / "out"))
     callback = ThetaCallback(repo=repo.path)
     callback.on_train_begin(arguments, None, None)
-    for step, first in ((3, False), (3, True), (4, True)):  # another process; the first; a checkpoint that is not there
+    # Another process; the first; a checkpoint that is not there
+    for step, first in ((3, False), (3, True), (4, True)):
         logs = [{"step": step, "loss": 0.5, "note": "text"}]
-        state = SimpleNamespace(is_world_process_zero=first, global_step=step, log_history=logs, best_model_checkpoint=str(folder))
+        state = SimpleNamespace(
+            is_world_process_zero=first,
+            global_step=step,
+            log_history=logs,
+            best_model_checkpoint=str(folder),
+        )
         callback.on_save(arguments, state, None)
     callback.on_train_end(arguments, None, None)
     assert callback.saver.commits == branch(repo, "runs/out")
@@ -199,7 +244,9 @@ def test_the_trainers_callback_on_every_rank_and_without_a_checkpoint(repo: Repo
     assert repo.git("rev-parse", "best/runs/out").decode().strip() == callback.saver.commits[0]
 
 
-def test_lightnings_callback_on_every_rank_and_when_metrics_fail(repo: Repo, tmp_path: Path) -> None:
+def test_lightnings_callback_on_every_rank_and_when_metrics_fail(
+    repo: Repo, tmp_path: Path
+) -> None:
     pytest.importorskip("pytorch_lightning")
     from git_theta.training import ThetaCheckpoint
 
@@ -207,10 +254,18 @@ def test_lightnings_callback_on_every_rank_and_when_metrics_fail(repo: Repo, tmp
         def save_checkpoint(self, path: str, weights_only: bool | None = None) -> None:
             Path(path).write_bytes(safetensors_file({"w": np.arange(300)}))
 
-    checkpoint = ThetaCheckpoint(dirpath=tmp_path / "sine", path="m.safetensors", repo=repo.path, branch="runs/sine")
+    checkpoint = ThetaCheckpoint(
+        dirpath=tmp_path / "sine", path="m.safetensors", repo=repo.path, branch="runs/sine"
+    )
     for step, first, metrics in ((1, False, {}), (2, True, {"loss": 1}), (3, True, None)):
         path = str(tmp_path / f"{step}.ckpt")
-        trainer = Trainer(is_global_zero=first, global_step=step, current_epoch=0, callback_metrics=metrics, loggers=[])
+        trainer = Trainer(
+            is_global_zero=first,
+            global_step=step,
+            current_epoch=0,
+            callback_metrics=metrics,
+            loggers=[],
+        )
         checkpoint._save_checkpoint(trainer, path)
         assert Path(path).exists()
     checkpoint.saver.finish()
@@ -221,8 +276,13 @@ def test_lightnings_callback_on_every_rank_and_when_metrics_fail(repo: Repo, tmp
 
 
 def test_only_what_is_named_is_imported() -> None:
-    code = "import sys, git_theta.training; assert not {'torch', 'transformers', 'pytorch_lightning', 'numpy'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+    code = (
+        "import sys, git_theta.training; assert not {'torch', 'transformers', 'pytorch_lightning',"
+        " 'numpy'} & set(sys.modules)"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True
+    )
     with pytest.raises(AttributeError):
         _ = git_theta.training.nothing_such  # type: ignore[attr-defined]
 
@@ -268,11 +328,16 @@ def test_the_trainer(tmp_path: Path, environment: Mapping[str, str]) -> None:
     repo = Repo(tmp_path / "run", environment)
     path = "counting/model.safetensors"
     steps = git_theta.log(path, "runs/counting", repo=repo.path)
-    assert [(step.commit.subject, step.metrics["epoch"]) for step in steps] == [("Step 12", 3), ("Step 8", 2), ("Step 4", 1)]
+    assert [(step.commit.subject, step.metrics["epoch"]) for step in steps] == [
+        ("Step 12", 3),
+        ("Step 8", 2),
+        ("Step 4", 1),
+    ]
     best = min(steps, key=lambda step: step.metrics["eval_loss"])
     assert repo.git("rev-parse", "best/runs/counting").decode().strip() == best.commit.oid
     assert b'"n_embd": 32' in repo.blob("runs/counting:counting/config.json")
-    # Rotation left the last checkpoint, which is what was committed last; the earlier ones are in git only.
+    # Rotation left the last checkpoint, which is what was committed last; the earlier ones are in
+    # git only.
     (kept,) = (tmp_path / "run" / "out" / "counting").glob("checkpoint-*/model.safetensors")
     wanted, found = load_file(kept), git_theta.load("runs/counting", path, repo=repo.path)
     assert all(np.array_equal(wanted[name], found[name]) for name in wanted)

@@ -22,14 +22,22 @@ PAGE = "docs/tutorial.md"
 def shell(tmp_path: Path, environment: Mapping[str, str]) -> Repo:
     """A folder, and a user who has installed Git-Theta's programs but not configured anything."""
     settings = tmp_path / "gitconfig"
-    settings.write_text("[user]\n\tname = A U Thor\n\temail = author@example.com\n", encoding="utf-8")
+    settings.write_text(
+        "[user]\n\tname = A U Thor\n\temail = author@example.com\n", encoding="utf-8"
+    )
     path = f"{programs(tmp_path / 'bin')}{os.pathsep}{environment['PATH']}"
     (tmp_path / "here").mkdir()
-    return Repo(tmp_path / "here", {**environment, "PATH": path, "GIT_CONFIG_GLOBAL": str(settings)})
+    return Repo(
+        tmp_path / "here", {**environment, "PATH": path, "GIT_CONFIG_GLOBAL": str(settings)}
+    )
 
 
 def test_the_tutorial(shell: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
-    world, values, said = World(shell.path.parent, dict(shell.environment), shell.path), dict[str, object](), list[str]()
+    world, values, said = (
+        World(shell.path.parent, dict(shell.environment), shell.path),
+        dict[str, object](),
+        list[str](),
+    )
     for key, value in shell.environment.items():
         if key != "PYTHONWARNINGS":
             monkeypatch.setenv(key, value)
@@ -44,10 +52,15 @@ def test_the_tutorial(shell: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
             assert done.returncode == (1 if command == "git merge other" else 0), said[-1]
     repo = world.repo
     assert any("head.weight: changed on 2 sides" in each for each in said)
-    heads = [git_theta.load(rev, "model.safetensors", repo=repo.path)["head.weight"] for rev in ("HEAD", "HEAD~1", "other")]
+    heads = [
+        git_theta.load(rev, "model.safetensors", repo=repo.path)["head.weight"]
+        for rev in ("HEAD", "HEAD~1", "other")
+    ]
     assert np.abs(heads[0] - (heads[1] + heads[2]) / 2).max() < 1e-6
     merged = git_theta.load("HEAD~1", "model.safetensors", repo=repo.path)
     first = git_theta.load("deeper~1", "model.safetensors", repo=repo.path)
-    changed = sorted(name for name, value in merged.items() if not np.array_equal(value, first[name]))
+    changed = sorted(
+        name for name, value in merged.items() if not np.array_equal(value, first[name])
+    )
     assert changed == ["head.weight", "layers.0.weight"]
     repo.assert_clean()

@@ -1,4 +1,6 @@
-"""Two clones of one remote that work in turns, at random: whatever they do, nothing is lost and both end with the same."""
+"""Two clones of one remote that work in turns, at random: whatever they do, nothing is lost and
+both end with the same.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,18 @@ class Worker:
 
     def step(self) -> str:
         """One operation at random; its name."""
-        weights = {"change": 26, "push": 11, "pull": 9, "branch": 8, "merge": 9, "rebase": 7, "stash": 5, "prune": 6, "gc": 6, "revert": 4}
+        weights = {
+            "change": 26,
+            "push": 11,
+            "pull": 9,
+            "branch": 8,
+            "merge": 9,
+            "rebase": 7,
+            "stash": 5,
+            "prune": 6,
+            "gc": 6,
+            "revert": 4,
+        }
         weights |= {"amend": 4}
         name = self.choice.choices(list(weights), list(weights.values()))[0]
         getattr(self, name)()
@@ -38,18 +51,27 @@ class Worker:
         return name
 
     def change(self) -> None:
-        """Train one tensor of one model a little, as far as this clone's own tensors go: so no two clones conflict."""
+        """Train one tensor of one model a little, as far as this clone's own tensors go: so no two
+        clones conflict.
+        """
         self._edit()
         self.repo.git("add", "-A")
         self.repo.git("commit", "-qm", f"{self.number}: change {self.count}")
 
     def push(self) -> None:
-        if self.repo.run(["git", "push", "-q", "origin", "HEAD:main"]).returncode:  # somebody was faster
+        # Somebody was faster
+        if self.repo.run(["git", "push", "-q", "origin", "HEAD:main"]).returncode:
             self.pull()
             self.repo.git("push", "-q", "origin", "HEAD:main")
 
     def pull(self) -> None:
-        self.repo.git("pull", "-q", *(["--rebase"] if self.choice.random() < 0.4 else ["--no-rebase", "--no-edit"]), "origin", "main")
+        self.repo.git(
+            "pull",
+            "-q",
+            *(["--rebase"] if self.choice.random() < 0.4 else ["--no-rebase", "--no-edit"]),
+            "origin",
+            "main",
+        )
 
     def branch(self) -> None:
         self.count += 1
@@ -59,7 +81,13 @@ class Worker:
 
     def merge(self) -> None:
         for name in self._topics()[:1]:
-            self.repo.git("merge", "-q", "--no-edit", *(["--no-ff"] if self.choice.random() < 0.5 else []), name)
+            self.repo.git(
+                "merge",
+                "-q",
+                "--no-edit",
+                *(["--no-ff"] if self.choice.random() < 0.5 else []),
+                name,
+            )
             self.repo.git("branch", "-q", "-d", name)
 
     def rebase(self) -> None:
@@ -78,7 +106,9 @@ class Worker:
     def prune(self) -> None:
         if self.choice.random() < 0.5:
             self.repo.git("reflog", "expire", "--expire=now", "--all")
-        self.repo.theta("prune", "--now", *(["--verify-remote"] if self.choice.random() < 0.5 else []))
+        self.repo.theta(
+            "prune", "--now", *(["--verify-remote"] if self.choice.random() < 0.5 else [])
+        )
 
     def gc(self) -> None:
         self.repo.git("gc", "-q", "--prune=now")
@@ -92,13 +122,20 @@ class Worker:
     def amend(self) -> None:
         """Change the last commit once more, if nobody else has it yet."""
         subject = self.repo.git("log", "-1", "--format=%s %P").decode()
-        pushed = self.repo.run(["git", "merge-base", "--is-ancestor", "HEAD", "origin/main"]).returncode == 0
+        pushed = (
+            self.repo.run(["git", "merge-base", "--is-ancestor", "HEAD", "origin/main"]).returncode
+            == 0
+        )
         if subject.startswith(f"{self.number}:") and len(subject.split()[-2]) < 40 and not pushed:
             self._edit()
             self.repo.git("commit", "-qa", "--amend", "--no-edit")
 
     def _topics(self) -> list[str]:
-        return self.repo.git("for-each-ref", "--format=%(refname:short)", "refs/heads/topic-*").decode().split()
+        return (
+            self.repo.git("for-each-ref", "--format=%(refname:short)", "refs/heads/topic-*")
+            .decode()
+            .split()
+        )
 
     def _edit(self) -> None:
         import safetensors.numpy
@@ -107,7 +144,9 @@ class Worker:
         name = self.choice.choice(MODELS)
         tensors = safetensors.numpy.load(self.repo.read(name))
         key = f"part{self.number}.layer{self.count % 40}"
-        step = np.random.default_rng(1000 * self.number + self.count).standard_normal(tensors[key].shape)
+        step = np.random.default_rng(1000 * self.number + self.count).standard_normal(
+            tensors[key].shape
+        )
         tensors[key] = (tensors[key] + 1e-3 * step).astype(tensors[key].dtype)
         self.repo.write(name, safetensors_file(tensors))
 
@@ -115,12 +154,23 @@ class Worker:
 def start(seed: int) -> dict[str, bytes]:
     random = np.random.default_rng(seed)
     layers = [f"part{part}.layer{layer}" for part in (1, 2) for layer in range(40)]
-    return {name: safetensors_file({layer: random.standard_normal(64).astype(np.float32) for layer in layers}) for name in MODELS}
+    return {
+        name: safetensors_file(
+            {layer: random.standard_normal(64).astype(np.float32) for layer in layers}
+        )
+        for name in MODELS
+    }
 
 
 @pytest.mark.parametrize("seed", [1])
-def test_two_clones_end_with_the_same(tmp_path: Path, environment: Mapping[str, str], seed: int) -> None:
-    world = World(tmp_path, {**sharing.with_program(environment, tmp_path / "bin"), "GIT_EDITOR": "true"}, server=False)
+def test_two_clones_end_with_the_same(
+    tmp_path: Path, environment: Mapping[str, str], seed: int
+) -> None:
+    world = World(
+        tmp_path,
+        {**sharing.with_program(environment, tmp_path / "bin"), "GIT_EDITOR": "true"},
+        server=False,
+    )
     first = world.start()
     first.write(".gitattributes", b"*.safetensors filter=theta diff=theta merge=theta -text\n")
     first.git("config", "merge.theta.driver", "git-theta merge-driver %O %A %B %P")

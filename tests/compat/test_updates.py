@@ -1,4 +1,6 @@
-"""What plain ``git add`` stores of a changed model: against which base, how small, in how long a chain, and the same every time."""
+"""What plain ``git add`` stores of a changed model: against which base, how small, in how long a
+chain, and the same every time.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +21,21 @@ def weights(seed: int = 1, layers: int = 3) -> Tensors:
     """Large enough for the log of stored tensors, which leaves small ones out."""
     random = np.random.default_rng(seed)
     names = [f"layer.{number}.weight" for number in range(layers)]
-    tensors = {name: (random.standard_normal((384, 256)) * 0.05).astype(np.float32) for name in names}
-    return {"word.weight": (random.standard_normal((1200, 96)) * 0.05).astype(np.float32), **tensors}
+    tensors = {
+        name: (random.standard_normal((384, 256)) * 0.05).astype(np.float32) for name in names
+    }
+    return {
+        "word.weight": (random.standard_normal((1200, 96)) * 0.05).astype(np.float32),
+        **tensors,
+    }
 
 
 def trained(tensors: Mapping[str, np.ndarray], seed: int, size: float = 1e-5) -> Tensors:
     random = np.random.default_rng(seed)
-    return {name: value + (random.standard_normal(value.shape) * size).astype(np.float32) for name, value in tensors.items()}
+    return {
+        name: value + (random.standard_normal(value.shape) * size).astype(np.float32)
+        for name, value in tensors.items()
+    }
 
 
 BASE = weights()
@@ -33,7 +43,11 @@ DENSE = trained(BASE, 2)
 
 
 def updates(repo: Repo, name: str) -> dict[str, list[str]]:
-    return {entry.name: [link.update for link in entry.chain] for entry in repo.manifest(name).entries if entry.chain}
+    return {
+        entry.name: [link.update for link in entry.chain]
+        for entry in repo.manifest(name).entries
+        if entry.chain
+    }
 
 
 def added(repo: Repo, **files: Tensors) -> int:
@@ -45,7 +59,9 @@ def added(repo: Repo, **files: Tensors) -> int:
 
 def assert_comes_back(repo: Repo, revision: str = "HEAD") -> None:
     """Every model of a commit is checked out as it was written, by whoever has only the objects."""
-    paths = [path for path in repo.git("ls-files").decode().split() if path.endswith(".safetensors")]
+    paths = [
+        path for path in repo.git("ls-files").decode().split() if path.endswith(".safetensors")
+    ]
     held = {path: repo.read(path) for path in paths}
     for path in paths:
         (repo.path / path).unlink()
@@ -56,13 +72,18 @@ def assert_comes_back(repo: Repo, revision: str = "HEAD") -> None:
 
 def low_rank(value: np.ndarray) -> np.ndarray:
     random = np.random.default_rng(8)
-    left, right = random.standard_normal((len(value), 4)), random.standard_normal((4, value.shape[1]))
+    left, right = (
+        random.standard_normal((len(value), 4)),
+        random.standard_normal((4, value.shape[1])),
+    )
     return (value + 0.02 * (left @ right)).astype(np.float32)
 
 
 def few(value: np.ndarray) -> np.ndarray:
     value = value.copy()
-    value.reshape(-1)[np.random.default_rng(9).choice(value.size, 300, replace=False)] += np.float32(0.01)
+    value.reshape(-1)[np.random.default_rng(9).choice(value.size, 300, replace=False)] += (
+        np.float32(0.01)
+    )
     return value
 
 
@@ -80,11 +101,26 @@ def scaled(value: np.ndarray) -> np.ndarray:
         (lambda value: value[:-20], "delta", 0.01),
         (lambda value: np.delete(value, [3, 100, 101], axis=0), "delta", 0.01),
         (lambda value: np.concatenate([value, value[:2] + 1]), "delta", 0.02),
-        (lambda value: np.random.default_rng(4).standard_normal(value.shape).astype(np.float32), "dense", 1.0),
+        (
+            lambda value: np.random.default_rng(4).standard_normal(value.shape).astype(np.float32),
+            "dense",
+            1.0,
+        ),
     ],
-    ids=["trained", "few", "low-rank", "scaled", "trimmed", "rows-removed", "rows-added", "unrelated"],
+    ids=[
+        "trained",
+        "few",
+        "low-rank",
+        "scaled",
+        "trimmed",
+        "rows-removed",
+        "rows-added",
+        "unrelated",
+    ],
 )
-def test_the_smallest_is_chosen(repo: Repo, change: Callable[[np.ndarray], np.ndarray], update: str, part: float) -> None:
+def test_the_smallest_is_chosen(
+    repo: Repo, change: Callable[[np.ndarray], np.ndarray], update: str, part: float
+) -> None:
     repo.commit("base", m__safetensors=safetensors_file(BASE))
     name = "layer.1.weight"
     size = added(repo, m__safetensors={**BASE, name: np.ascontiguousarray(change(BASE[name]))})
@@ -104,12 +140,16 @@ def test_a_fine_tune_under_a_new_name(repo: Repo) -> None:
     first = added(repo, models__safetensors=BASE)
     size = added(repo, tuned__safetensors=DENSE)
     assert size < 0.6 * first
-    assert all(chain == ["delta", "dense"] for chain in updates(repo, "HEAD:tuned.safetensors").values())
+    assert all(
+        chain == ["delta", "dense"] for chain in updates(repo, "HEAD:tuned.safetensors").values()
+    )
     assert_comes_back(repo)
 
 
 def test_a_fine_tune_while_its_base_is_removed(repo: Repo) -> None:
-    """What the index no longer lists, the next commit's file has to stand without; nothing is asked of the commit before."""
+    """What the index no longer lists, the next commit's file has to stand without; nothing is asked
+    of the commit before.
+    """
     added(repo, old__safetensors=BASE)
     repo.git("mv", "old.safetensors", "new.safetensors")
     repo.git("commit", "-qm", "moved")
@@ -119,11 +159,15 @@ def test_a_fine_tune_while_its_base_is_removed(repo: Repo) -> None:
 
 def test_renamed_tensors_cost_nothing(repo: Repo) -> None:
     added(repo, m__safetensors=BASE)
-    assert added(repo, m__safetensors={f"model.{name}": value for name, value in BASE.items()}) < 2000
+    assert (
+        added(repo, m__safetensors={f"model.{name}": value for name, value in BASE.items()}) < 2000
+    )
     repo.git("rm", "-q", "m.safetensors")
     repo.git("commit", "-qm", "removed")
     # no model of the index holds them any more: the log of stored tensors does
-    assert added(repo, again__safetensors={f"x.{name}": value for name, value in BASE.items()}) < 2000
+    assert (
+        added(repo, again__safetensors={f"x.{name}": value for name, value in BASE.items()}) < 2000
+    )
     assert_comes_back(repo)
 
 
@@ -141,9 +185,17 @@ def test_deleting_the_log_loses_nothing(repo: Repo) -> None:
 def test_shards_split_again(repo: Repo) -> None:
     names = list(BASE)
     added(repo, one__safetensors=BASE)
-    size = added(repo, a__safetensors={name: BASE[name] for name in names[:1]}, b__safetensors={name: BASE[name] for name in names[1:]})
+    size = added(
+        repo,
+        a__safetensors={name: BASE[name] for name in names[:1]},
+        b__safetensors={name: BASE[name] for name in names[1:]},
+    )
     assert size < 2000
-    size = added(repo, a__safetensors={name: DENSE[name] for name in names[:3]}, b__safetensors={name: DENSE[name] for name in names[3:]})
+    size = added(
+        repo,
+        a__safetensors={name: DENSE[name] for name in names[:3]},
+        b__safetensors={name: DENSE[name] for name in names[3:]},
+    )
     assert size < 0.6 * sum(value.nbytes for value in BASE.values())
     assert_comes_back(repo)
 
@@ -170,7 +222,9 @@ def test_a_named_base(repo: Repo) -> None:
     named = added(repo, c__safetensors=trained(BASE, 21))
     assert named < 0.6 * sum(value.nbytes for value in BASE.values())
     assert named < guessed or guessed < 0.6 * sum(value.nbytes for value in BASE.values())
-    assert all(chain == ["delta", "dense"] for chain in updates(repo, "HEAD:c.safetensors").values())
+    assert all(
+        chain == ["delta", "dense"] for chain in updates(repo, "HEAD:c.safetensors").values()
+    )
     assert_comes_back(repo)
 
 
@@ -183,7 +237,11 @@ def test_chains_are_bounded(repo: Repo, limit: int) -> None:
         repo.commit(str(number), m__safetensors=contents[-1])
         (entry,) = repo.manifest("HEAD:m.safetensors").entries
         assert len(entry.chain) <= limit
-        value = {"w": few(value["w"] + np.float32(number))[:, ::-1].copy()} if number == 9 else trained(value, number, 1e-7)
+        value = (
+            {"w": few(value["w"] + np.float32(number))[:, ::-1].copy()}
+            if number == 9
+            else trained(value, number, 1e-7)
+        )
     for back, content in enumerate(reversed(contents)):
         repo.git("checkout", "-q", f"HEAD~{back}", "--", "m.safetensors")
         assert repo.read("m.safetensors") == content
@@ -256,31 +314,51 @@ def test_compression_levels(repo: Repo, tmp_path: Path) -> None:
     for level in ("fast", "default", "best"):
         other = Repo.create(tmp_path / level, repo.environment)
         other.git("config", "theta.compression", level)
-        half = [{name: value.astype(ml_dtypes.bfloat16) for name, value in tensors.items()} for tensors in (BASE, trained(BASE, 3, 1e-4))]
+        half = [
+            {name: value.astype(ml_dtypes.bfloat16) for name, value in tensors.items()}
+            for tensors in (BASE, trained(BASE, 3, 1e-4))
+        ]
         added(other, m__safetensors=half[0])
         sizes[level] = added(other, m__safetensors=half[1])
         assert_comes_back(other)
     assert sizes["best"] <= sizes["default"] <= sizes["fast"]
     repo.git("config", "theta.compression", "most")
     repo.write("m.safetensors", safetensors_file(BASE))
-    assert "theta.compression must be fast, default or best" in repo.git_fails("add", "m.safetensors")
+    assert "theta.compression must be fast, default or best" in repo.git_fails(
+        "add", "m.safetensors"
+    )
 
 
 def test_the_same_on_any_number_of_threads(repo: Repo, tmp_path: Path) -> None:
     seen = set()
-    changed = {**DENSE, "layer.0.weight": low_rank(BASE["layer.0.weight"]), "layer.1.weight": few(BASE["layer.1.weight"])}
+    changed = {
+        **DENSE,
+        "layer.0.weight": low_rank(BASE["layer.0.weight"]),
+        "layer.1.weight": few(BASE["layer.1.weight"]),
+    }
     changed["layer.2.weight"] = scaled(BASE["layer.2.weight"])
     for threads, blas in (("1", "1"), ("8", "4"), ("8", "1")):
-        other = Repo.create(tmp_path / f"t{threads}b{blas}", {**repo.environment, "OPENBLAS_NUM_THREADS": blas, "OMP_NUM_THREADS": blas})
+        other = Repo.create(
+            tmp_path / f"t{threads}b{blas}",
+            {**repo.environment, "OPENBLAS_NUM_THREADS": blas, "OMP_NUM_THREADS": blas},
+        )
         other.git("config", "theta.threads", threads)
         added(other, m__safetensors=BASE)
         added(other, m__safetensors=changed, tuned__safetensors=DENSE)
-        seen.add((other.blob("HEAD:m.safetensors"), other.blob("HEAD:tuned.safetensors"), frozenset(other.objects())))
+        seen.add(
+            (
+                other.blob("HEAD:m.safetensors"),
+                other.blob("HEAD:tuned.safetensors"),
+                frozenset(other.objects()),
+            )
+        )
     assert len(seen) == 1
 
 
 def test_content_that_head_holds_keeps_its_manifest(repo: Repo) -> None:
-    """Also where it would be stored in another way today: a chain that the settings now forbid, another level, a lost log."""
+    """Also where it would be stored in another way today: a chain that the settings now forbid,
+    another level, a lost log.
+    """
     added(repo, m__safetensors=BASE)
     added(repo, m__safetensors=DENSE)
     text = repo.blob("HEAD:m.safetensors")
@@ -306,7 +384,10 @@ def test_an_update_that_nobody_here_knows(repo: Repo) -> None:
     """A manifest made with a plugin: the error names the update, and other files are not harmed."""
     added(repo, m__safetensors=BASE, other__safetensors=weights(3))
     lines = repo.blob("HEAD:m.safetensors").split(b"\n")
-    text = b"\n".join(line.replace(b" dense:", b" wavelet:") if line.startswith(b"layer.0.weight") else line for line in lines)
+    text = b"\n".join(
+        line.replace(b" dense:", b" wavelet:") if line.startswith(b"layer.0.weight") else line
+        for line in lines
+    )
     assert b" wavelet:" in text
     blob = repo.git("hash-object", "-w", "--stdin", stdin=text).decode().strip()
     repo.git("update-index", "--cacheinfo", f"100644,{blob},m.safetensors")

@@ -50,9 +50,11 @@ def test_prune_deletes_what_nothing_needs_and_says_how_much(one: Repo) -> None:
     extra = one.object_ids() - kept
     assert extra
     one.git("reset", "-q", "--hard", "HEAD~1")
-    assert "Would delete 0 objects" in one.theta("prune", "--now", "--dry-run").decode()  # the reflog needs them
+    # The reflog needs them
+    assert "Would delete 0 objects" in one.theta("prune", "--now", "--dry-run").decode()
     forget(one)
-    assert "Would delete 0 objects" in one.theta("prune", "--dry-run").decode()  # and they are young
+    # And they are young
+    assert "Would delete 0 objects" in one.theta("prune", "--dry-run").decode()
     said = one.theta("prune", "--now", "--dry-run", "-v").decode()
     assert all(oid in said for oid in extra)
     assert one.object_ids() == kept | extra
@@ -119,8 +121,14 @@ def test_prune_keeps_what_anything_needs(world: World, one: Repo, state: str) ->
         one.git("add", "model.safetensors")
         one.write("model.safetensors", model(1))
     elif state == "conflict":
-        blobs = [one.git("rev-parse", f"{commit}:model.safetensors").decode().strip() for commit in ("main", second)]
-        lines = [f"100644 {blob} {stage}\tmodel.safetensors\n" for blob, stage in ((blobs[0], 1), (blobs[0], 2), (blobs[1], 3))]
+        blobs = [
+            one.git("rev-parse", f"{commit}:model.safetensors").decode().strip()
+            for commit in ("main", second)
+        ]
+        lines = [
+            f"100644 {blob} {stage}\tmodel.safetensors\n"
+            for blob, stage in ((blobs[0], 1), (blobs[0], 2), (blobs[1], 3))
+        ]
         one.git("rm", "-q", "--cached", "model.safetensors")
         one.git("update-index", "--index-info", stdin="".join(lines).encode())
         assert "UU model.safetensors" in one.status()
@@ -147,8 +155,22 @@ def test_prune_keeps_what_anything_needs(world: World, one: Repo, state: str) ->
             one.git("add", "notes.txt")
             one.git("commit", "-qm", "other")
             one.write("model.safetensors", newer)
-        editor = {"GIT_SEQUENCE_EDITOR": "sed -i -e '1s/^pick/edit/'" if state != "rebase-todo" else "sed -i -e '1i break'"}
-        one.run(["git", "rebase", "-q", "-i", "--autostash", "HEAD~1" if state == "autostash" else "HEAD~2"], **editor)
+        editor = {
+            "GIT_SEQUENCE_EDITOR": "sed -i -e '1s/^pick/edit/'"
+            if state != "rebase-todo"
+            else "sed -i -e '1i break'"
+        }
+        one.run(
+            [
+                "git",
+                "rebase",
+                "-q",
+                "-i",
+                "--autostash",
+                "HEAD~1" if state == "autostash" else "HEAD~2",
+            ],
+            **editor,
+        )
         assert (one.common / "rebase-merge").is_dir()
         one.git("update-ref", "-d", "refs/heads/topic")
         if state == "rebase-todo":
@@ -174,7 +196,10 @@ def test_prune_keeps_what_anything_needs(world: World, one: Repo, state: str) ->
 
 
 def test_prune_makes_a_later_add_store_the_objects_again(one: Repo) -> None:
-    """The cache knows the file's manifest; the objects are gone. Adding it must not trust the cache."""
+    """The cache knows the file's manifest; the objects are gone.
+
+    Adding it must not trust the cache.
+    """
     newer = changed(model(1), 0, 5)
     before = one.object_ids()
     one.write("model.safetensors", newer)
@@ -205,8 +230,20 @@ def test_prune_waits_for_a_running_add(world: World, one: Repo) -> None:
     def packet(text: str) -> bytes:
         return b"%04x" % (len(text) + 5) + text.encode() + b"\n"
 
-    process.stdin.write(packet("git-filter-client") + packet("version=2") + b"0000" + packet("capability=clean") + b"0000")
-    process.stdin.write(packet("command=clean") + packet("pathname=x.unknown") + b"0000" + b"000esome bytes" + b"0000")
+    process.stdin.write(
+        packet("git-filter-client")
+        + packet("version=2")
+        + b"0000"
+        + packet("capability=clean")
+        + b"0000"
+    )
+    process.stdin.write(
+        packet("command=clean")
+        + packet("pathname=x.unknown")
+        + b"0000"
+        + b"000esome bytes"
+        + b"0000"
+    )
     process.stdin.flush()
     answer = b""
     while b"status=success" not in answer:
@@ -284,7 +321,9 @@ def test_git_gc_git_lfs_prune_and_worktree_removal_cost_nothing(world: World, on
 
 
 def test_a_borrower_keeps_working_until_its_lender_forgets(world: World, one: Repo) -> None:
-    borrower = sharing.clone(str(one.path), world.folder / "borrower", world.environment, "--shared")
+    borrower = sharing.clone(
+        str(one.path), world.folder / "borrower", world.environment, "--shared"
+    )
     assert borrower.object_ids() == set()
     borrower.commit("own", model__safetensors=model(7))
     assert borrower.read("model.safetensors") == model(7)
@@ -311,7 +350,9 @@ def test_fsck_finds_and_repairs_a_missing_object(world: World, one: Repo) -> Non
     done = one.theta_run("fsck")
     said = done.stdout.decode()
     assert done.returncode == 1
-    assert all(word in said for word in ("missing", oid, name, "model.safetensors", one.head()[:12]))
+    assert all(
+        word in said for word in ("missing", oid, name, "model.safetensors", one.head()[:12])
+    )
     assert "Repaired 1 object" in one.theta("fsck", "--repair").decode()
     assert next(one.store.glob(f"*/*/{oid}")).read_bytes() == data
     one.assert_clean()
@@ -320,7 +361,11 @@ def test_fsck_finds_and_repairs_a_missing_object(world: World, one: Repo) -> Non
 def test_fsck_makes_lost_objects_again_from_the_working_tree(world: World, one: Repo) -> None:
     one.git("remote", "remove", "origin")
     one.commit("second", model__safetensors=changed(model(1), 3, 4))
-    lost = {ref.oid for entry in one.manifest("HEAD:model.safetensors").entries for ref in entry.chain[0].objects}
+    lost = {
+        ref.oid
+        for entry in one.manifest("HEAD:model.safetensors").entries
+        for ref in entry.chain[0].objects
+    }
     kept = {oid: lose(one, oid) for oid in lost}
     assert "Repaired" in one.theta("fsck", "--repair").decode()
     for oid, data in kept.items():
@@ -334,7 +379,12 @@ def test_fsck_finds_and_replaces_a_damaged_object(world: World, one: Repo, how: 
     oid = entry.objects[0].oid
     path = next(one.store.glob(f"*/*/{oid}"))
     data = path.read_bytes()
-    bad = {"flip": data[:-1] + bytes([data[-1] ^ 4]), "truncate": data[:-3], "empty": b"", "grow": data + b"x"}[how]
+    bad = {
+        "flip": data[:-1] + bytes([data[-1] ^ 4]),
+        "truncate": data[:-3],
+        "empty": b"",
+        "grow": data + b"x",
+    }[how]
     path.unlink()
     path.write_bytes(bad)
     path.chmod(0o444)
@@ -409,7 +459,9 @@ def test_fsck_reports_a_manifest_that_makes_no_file(one: Repo) -> None:
     assert "mixed2.safetensors: line" in said
     assert said.count("broken manifest") == 3
     (one.path / "mixed0.safetensors").unlink(missing_ok=True)
-    assert "was a part of its manifest staged?" in one.git_fails("checkout", "--", "mixed0.safetensors")
+    assert "was a part of its manifest staged?" in one.git_fails(
+        "checkout", "--", "mixed0.safetensors"
+    )
 
 
 @pytest.mark.parametrize("server", [False, True], ids=["folder", "git-lfs"])

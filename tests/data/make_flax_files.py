@@ -14,7 +14,10 @@ from flax import serialization
 HERE = Path(__file__).parent / "formats"
 
 if __name__ == "__main__":
-    dense = {"kernel": jnp.arange(12, dtype=jnp.float32).reshape(4, 3), "bias": jnp.arange(3, dtype=jnp.bfloat16)}
+    dense = {
+        "kernel": jnp.arange(12, dtype=jnp.float32).reshape(4, 3),
+        "bias": jnp.arange(3, dtype=jnp.bfloat16),
+    }
     tree = {
         "params": {"dense": dense, "norm": {"scale": jnp.ones(3, jnp.float16)}},
         "step": jnp.int32(7),
@@ -24,6 +27,10 @@ if __name__ == "__main__":
         "c": 1 + 2j,
     }
     (HERE / "flax.msgpack").write_bytes(serialization.to_bytes(tree))
-    serialization.MAX_CHUNK_SIZE = 64  # arrays above 1 GiB are in chunks; here they need not be so large
-    chunked = {"params": {"w": np.arange(40, dtype=np.float32).reshape(5, 8)}, "b": np.ones(2, np.float32)}
+    # Arrays above 1 GiB are in chunks; here they need not be so large
+    serialization.MAX_CHUNK_SIZE = 64
+    chunked = {
+        "params": {"w": np.arange(40, dtype=np.float32).reshape(5, 8)},
+        "b": np.ones(2, np.float32),
+    }
     (HERE / "flax-chunks.msgpack").write_bytes(serialization.to_bytes(chunked))

@@ -1,4 +1,5 @@
-"""Writes the small files of ``formats/`` with the frameworks' own writers: ``python tests/data/make_format_files.py``.
+"""Writes the small files of ``formats/`` with the frameworks' own writers: ``python
+tests/data/make_format_files.py``.
 
 Written with gguf 0.19, h5py 3.16, msgpack 1.2, numpy 2.4, ml_dtypes 0.6, onnx 1.23.
 """
@@ -27,13 +28,21 @@ def gguf_file() -> None:
     writer.add_array("scores", [0.5, 1.5])
     writer.add_tensor("token_embd.weight", ramp((3, 32)))
     writer.add_tensor(
-        "blk.0.attn_q.weight", gguf.quants.quantize(ramp((2, 64)), gguf.GGMLQuantizationType.Q8_0), raw_dtype=gguf.GGMLQuantizationType.Q8_0
+        "blk.0.attn_q.weight",
+        gguf.quants.quantize(ramp((2, 64)), gguf.GGMLQuantizationType.Q8_0),
+        raw_dtype=gguf.GGMLQuantizationType.Q8_0,
     )
     writer.add_tensor(
-        "blk.0.attn_k.weight", gguf.quants.quantize(ramp((2, 64)), gguf.GGMLQuantizationType.Q4_0), raw_dtype=gguf.GGMLQuantizationType.Q4_0
+        "blk.0.attn_k.weight",
+        gguf.quants.quantize(ramp((2, 64)), gguf.GGMLQuantizationType.Q4_0),
+        raw_dtype=gguf.GGMLQuantizationType.Q4_0,
     )
     writer.add_tensor("half", ramp((5,), "float16"))
-    writer.add_tensor("brain", gguf.quants.quantize(ramp((2, 3)), gguf.GGMLQuantizationType.BF16), raw_dtype=gguf.GGMLQuantizationType.BF16)
+    writer.add_tensor(
+        "brain",
+        gguf.quants.quantize(ramp((2, 3)), gguf.GGMLQuantizationType.BF16),
+        raw_dtype=gguf.GGMLQuantizationType.BF16,
+    )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -76,12 +85,20 @@ def onnx_file() -> None:
     from onnx import TensorProto, helper, numpy_helper, save
 
     def made(values: np.ndarray, name: str, kind: int, raw: bool = False) -> TensorProto:
-        return helper.make_tensor(name, kind, values.shape, values.tobytes() if raw else values.flatten().tolist(), raw)
+        return helper.make_tensor(
+            name, kind, values.shape, values.tobytes() if raw else values.flatten().tolist(), raw
+        )
 
-    away = TensorProto(name="away", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
+    away = TensorProto(
+        name="away", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL
+    )
     away.external_data.add(key="location", value="../../etc/passwd")
     body = helper.make_graph(
-        [helper.make_node("Constant", [], ["inner"], value=made(ramp((2,)), "", TensorProto.FLOAT))],
+        [
+            helper.make_node(
+                "Constant", [], ["inner"], value=made(ramp((2,)), "", TensorProto.FLOAT)
+            )
+        ],
         "body",
         [],
         [helper.make_tensor_value_info("inner", TensorProto.FLOAT, [2])],
@@ -99,11 +116,20 @@ def onnx_file() -> None:
         made(ramp((2, 3), "uint16"), "brain", TensorProto.BFLOAT16, True),
         away,
     ]
-    sparse = helper.make_sparse_tensor(made(ramp((2,)), "sparse", TensorProto.FLOAT), numpy_helper.from_array(ramp((2,), "int64")), [9])
+    sparse = helper.make_sparse_tensor(
+        made(ramp((2,)), "sparse", TensorProto.FLOAT),
+        numpy_helper.from_array(ramp((2,), "int64")),
+        [9],
+    )
     inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3])]
     outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4])]
-    graph = helper.make_graph(nodes, "g", inputs, outputs, initializers, sparse_initializer=[sparse])
-    save(helper.make_model(graph, producer_name="test", opset_imports=[helper.make_opsetid("", 17)]), HERE / "small.onnx")
+    graph = helper.make_graph(
+        nodes, "g", inputs, outputs, initializers, sparse_initializer=[sparse]
+    )
+    save(
+        helper.make_model(graph, producer_name="test", opset_imports=[helper.make_opsetid("", 17)]),
+        HERE / "small.onnx",
+    )
 
 
 def flax_file() -> None:
@@ -121,9 +147,16 @@ def flax_file() -> None:
             return msgpack.ExtType(3, array(np.asarray(value)))
         return msgpack.ExtType(2, msgpack.packb((value.real, value.imag)))
 
-    chunks = {"__msgpack_chunked_array__": True, "shape": {"0": 2, "1": 3}, "chunks": {"0": ramp((4,)), "1": ramp((2,))}}
+    chunks = {
+        "__msgpack_chunked_array__": True,
+        "shape": {"0": 2, "1": 3},
+        "chunks": {"0": ramp((4,)), "1": ramp((2,))},
+    }
     tree = {
-        "params": {"dense": {"kernel": ramp((4, 3)), "bias": ramp((3,)).astype(ml_dtypes.bfloat16)}, "big": chunks},
+        "params": {
+            "dense": {"kernel": ramp((4, 3)), "bias": ramp((3,)).astype(ml_dtypes.bfloat16)},
+            "big": chunks,
+        },
         "step": np.int32(7),
         "rate": 0.5,
         "complex": 1 + 2j,
@@ -161,7 +194,8 @@ def hdf5_files() -> None:
     with h5py.File(HERE / "external.h5", "w") as f:
         f.create_dataset("w", data=ramp((2,)))
         f["out"] = h5py.ExternalLink("/etc/passwd", "/x")
-    with h5py.File(HERE / "long.h5", "w") as f:  # as Keras writes an optimizer's state: a long list of links
+    # As Keras writes an optimizer's state: a long list of links
+    with h5py.File(HERE / "long.h5", "w") as f:
         g = f.create_group("optimizer/vars", track_order=True)
         for i in range(40):
             g.create_dataset(str(i), data=ramp((2,), start=i))
@@ -187,11 +221,25 @@ def torch_files() -> None:
     old = {"_use_new_zipfile_serialization": False}
     torch.save(training(), HERE / "training-legacy.pt", **old)
     base = filled((4, 3))
-    several = {"tied": base, "also": base, "t": base.t(), "flat": filled((6,)), "half": filled((2, 2), "float16")}
-    torch.save({**several, "f8": filled((3,), "float8_e5m2"), "u16": filled((2,), "uint16")}, HERE / "views-legacy.pt", **old)
+    several = {
+        "tied": base,
+        "also": base,
+        "t": base.t(),
+        "flat": filled((6,)),
+        "half": filled((2, 2), "float16"),
+    }
+    torch.save(
+        {**several, "f8": filled((3,), "float8_e5m2"), "u16": filled((2,), "uint16")},
+        HERE / "views-legacy.pt",
+        **old,
+    )
     torch.save(filled((2,)), HERE / "protocol4-legacy.pt", pickle_protocol=4, **old)
     with tempfile.TemporaryDirectory() as folder:
-        state = {"model": {"w": filled((4, 3)), "b": filled((3,), "bfloat16")}, "step": 3, "note": "x"}
+        state = {
+            "model": {"w": filled((4, 3)), "b": filled((3,), "bfloat16")},
+            "step": 3,
+            "note": "x",
+        }
         dcp.save(state, checkpoint_id=folder, no_dist=True)
         (HERE / "slices.distcp").write_bytes((Path(folder) / "__0_0.distcp").read_bytes())
         (HERE.parent / "dcp").mkdir(exist_ok=True)
@@ -201,7 +249,14 @@ def torch_files() -> None:
 
 if __name__ == "__main__":
     HERE.mkdir(exist_ok=True)
-    needs = {numpy_files: "ml_dtypes", gguf_file: "gguf", onnx_file: "onnx", flax_file: "msgpack", hdf5_files: "h5py", torch_files: "torch"}
+    needs = {
+        numpy_files: "ml_dtypes",
+        gguf_file: "gguf",
+        onnx_file: "onnx",
+        flax_file: "msgpack",
+        hdf5_files: "h5py",
+        torch_files: "torch",
+    }
     for write, module in needs.items():
         spec = importlib.util.find_spec(module)
         if spec and spec.origin:  # the folder torch/ beside this file is none

@@ -1,4 +1,5 @@
-"""Writes ``dcp-sharded/`` with two processes of torch.distributed: ``python tests/data/make_sharded_files.py``.
+"""Writes ``dcp-sharded/`` with two processes of torch.distributed: ``python
+tests/data/make_sharded_files.py``.
 
 Written with torch 2.13.0.
 """
@@ -34,5 +35,8 @@ if __name__ == "__main__":
         write(int(sys.argv[1]), sys.argv[2])
     else:
         with tempfile.TemporaryDirectory() as folder:
-            processes = [subprocess.Popen([sys.executable, __file__, str(rank), f"{folder}/store"]) for rank in range(WORLD)]
+            processes = [
+                subprocess.Popen([sys.executable, __file__, str(rank), f"{folder}/store"])
+                for rank in range(WORLD)
+            ]
             sys.exit(max(process.wait() for process in processes))

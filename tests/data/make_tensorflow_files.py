@@ -18,7 +18,9 @@ class Model(tf.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = [tf.Variable(tf.reshape(tf.range(12, dtype=tf.float32), (3, 4))) for _ in range(3)]
+        self.layers = [
+            tf.Variable(tf.reshape(tf.range(12, dtype=tf.float32), (3, 4))) for _ in range(3)
+        ]
         self.b = tf.Variable(tf.cast(tf.range(5), tf.bfloat16))
         self.n = tf.Variable(7, dtype=tf.int64)
         self.t = tf.Variable("text")

@@ -1,4 +1,6 @@
-"""Writes the small torch files of this folder: ``python tests/data/make_torch_files.py`` (torch 2.13.0, numpy 2.4)."""
+"""Writes the small torch files of this folder: ``python tests/data/make_torch_files.py`` (torch
+2.13.0, numpy 2.4).
+"""
 
 from __future__ import annotations
 
@@ -14,14 +16,33 @@ import torch
 HERE = Path(__file__).parent / "torch"
 FLOATS = ["float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu"]
 WHOLE = ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
-TYPES = ["float32", "float16", "bfloat16", "float64", *WHOLE, "complex32", "complex64", "complex128"]
+TYPES = [
+    "float32",
+    "float16",
+    "bfloat16",
+    "float64",
+    *WHOLE,
+    "complex32",
+    "complex64",
+    "complex128",
+]
 
 
 def filled(shape: tuple[int, ...], dtype: str = "float32", start: int = 1) -> torch.Tensor:
     """A tensor whose bytes count up from ``start``."""
     count = torch.empty(shape, dtype=getattr(torch, dtype)).untyped_storage().nbytes()
-    raw = torch.tensor([(start + number) % 2 if dtype == "bool" else (start + number) % 256 for number in range(count)], dtype=torch.uint8)
-    return raw.view(getattr(torch, dtype)).reshape(shape) if count else torch.empty(shape, dtype=getattr(torch, dtype))
+    raw = torch.tensor(
+        [
+            (start + number) % 2 if dtype == "bool" else (start + number) % 256
+            for number in range(count)
+        ],
+        dtype=torch.uint8,
+    )
+    return (
+        raw.view(getattr(torch, dtype)).reshape(shape)
+        if count
+        else torch.empty(shape, dtype=getattr(torch, dtype))
+    )
 
 
 class Net(torch.nn.Module):
@@ -54,7 +75,11 @@ def training() -> dict[str, Any]:
         "epoch": 2,
         "best": float("inf"),
         "log": [{"loss": 0.5, "tags": ("a", None)}, {"loss": 0.25, "tags": ()}],
-        "rng": {"torch": torch.get_rng_state()[:64].clone(), "python": random.getstate()[1][:3], "numpy": np.arange(3)},
+        "rng": {
+            "torch": torch.get_rng_state()[:64].clone(),
+            "python": random.getstate()[1][:3],
+            "numpy": np.arange(3),
+        },
     }
 
 
@@ -81,16 +106,27 @@ def cases() -> dict[str, Any]:
     return {
         "types": {name: filled((2, 3), name, start=17) for name in TYPES + FLOATS},
         "shapes": collections.OrderedDict(
-            scalar=filled(()), empty=filled((0, 3)), one=filled((1,)), deep=filled((1, 2, 1, 2)), half=filled((0,), "float16")
+            scalar=filled(()),
+            empty=filled((0, 3)),
+            one=filled((1,)),
+            deep=filled((1, 2, 1, 2)),
+            half=filled((0,), "float16"),
         ),
         "training": training(),
         "views": views(),
         "list": [filled((2,)), {"a": filled((3,), start=9)}, (filled((1,), start=21),)],
         "tensor": filled((2, 2)),
-        "parameters": {"p": torch.nn.Parameter(filled((2, 2))), "b": torch.nn.Buffer(filled((2,), start=5))},
+        "parameters": {
+            "p": torch.nn.Parameter(filled((2, 2))),
+            "b": torch.nn.Buffer(filled((2,), start=5)),
+        },
         "sparse": {
-            "coo": torch.sparse_coo_tensor(torch.tensor([[0, 1], [1, 0]]), filled((2,)), (2, 2)).coalesce(),
-            "csr": torch.sparse_csr_tensor(torch.tensor([0, 1, 2]), torch.tensor([1, 0]), filled((2,), start=9), (2, 2)),
+            "coo": torch.sparse_coo_tensor(
+                torch.tensor([[0, 1], [1, 0]]), filled((2,)), (2, 2)
+            ).coalesce(),
+            "csr": torch.sparse_csr_tensor(
+                torch.tensor([0, 1, 2]), torch.tensor([1, 0]), filled((2,), start=9), (2, 2)
+            ),
         },
         "names": {
             "": filled((1,)),
@@ -109,7 +145,9 @@ def main() -> None:
         warnings.simplefilter("ignore")  # sparse csr and complex32 are called experimental
         for stem, value in cases().items():
             torch.save(value, HERE / f"{stem}.pt")
-        torch.save({"a": filled((2,)), "b": {"c": filled((3,))}}, HERE / "protocol5.pt", pickle_protocol=5)
+        torch.save(
+            {"a": filled((2,)), "b": {"c": filled((3,))}}, HERE / "protocol5.pt", pickle_protocol=5
+        )
         torch.save({"a": filled((2,))}, HERE / "legacy.pt", _use_new_zipfile_serialization=False)
 
 

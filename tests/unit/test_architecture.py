@@ -72,7 +72,9 @@ def test_folders_import_each_other_in_no_circle() -> None:
 
 
 def test_a_module_name_stands_once() -> None:
-    stems = Counter(path.stem for path in MODULES.values() if path.stem not in ("__init__", "__main__"))
+    stems = Counter(
+        path.stem for path in MODULES.values() if path.stem not in ("__init__", "__main__")
+    )
     assert [stem for stem, count in stems.items() if count > 1] == []
 
 

@@ -28,13 +28,27 @@ MODULE = "import pytest\npytest.importorskip('no_such_module')\n"
         (PASSES, ["--no-skips"], 0),
     ],
 )
-def test_a_skip_is_a_failure_if_wanted(tmp_path: Path, text: str, options: list[str], code: int) -> None:
+def test_a_skip_is_a_failure_if_wanted(
+    tmp_path: Path, text: str, options: list[str], code: int
+) -> None:
     shutil.copy(CONFTEST, tmp_path)
     (tmp_path / "test_text.py").write_text(text)
     (tmp_path / "test_passes.py").write_text(PASSES)
-    words = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), *options, str(tmp_path)]
+    words = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "--rootdir",
+        str(tmp_path),
+        *options,
+        str(tmp_path),
+    ]
     plain = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
-    done = subprocess.run(words, cwd=tmp_path, env=plain, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        words, cwd=tmp_path, env=plain, capture_output=True, text=True, check=False
+    )
     assert done.returncode == code, done.stdout
     assert ("which --no-skips forbids" in done.stdout) == bool(code)
     assert " passed" in done.stdout.splitlines()[-1]

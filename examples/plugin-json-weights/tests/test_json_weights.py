@@ -13,7 +13,12 @@ from git_theta.core.contracts import MergeCase
 from git_theta.core.source import BytesSource
 from git_theta.core.tensors import Spec, Tensor
 from git_theta.errors import FormatError
-from git_theta.testing import check_checkpoint_format, check_merge_strategy, check_unit_kind, check_update
+from git_theta.testing import (
+    check_checkpoint_format,
+    check_merge_strategy,
+    check_unit_kind,
+    check_update,
+)
 
 RANDOM = np.random.default_rng(2)
 TENSORS = {
@@ -37,7 +42,9 @@ def test_the_format_keeps_its_contract() -> None:
 
 def test_what_else_a_file_holds_stays() -> None:
     like = START + b', "info": [1, 2], "tensors": []}\n'
-    assert FORMAT.build(TENSORS, BytesSource(like)).startswith(START + b', "info": [1, 2], "tensors": [{"name": "layer.weight"')
+    assert FORMAT.build(TENSORS, BytesSource(like)).startswith(
+        START + b', "info": [1, 2], "tensors": [{"name": "layer.weight"'
+    )
 
 
 @pytest.mark.parametrize(
@@ -65,13 +72,20 @@ def test_the_update_keeps_its_contract() -> None:
     pairs = []
     for dtype in (np.float16, np.float32, np.float64):
         base = RANDOM.standard_normal((40, 8)).astype(dtype)
-        pairs += [(Tensor.from_array((base * dtype(factor)).astype(dtype)), Tensor.from_array(base)) for factor in (0.5, -2.0, 0.0)]
+        pairs += [
+            (Tensor.from_array((base * dtype(factor)).astype(dtype)), Tensor.from_array(base))
+            for factor in (0.5, -2.0, 0.0)
+        ]
     check_update(Scaled(), pairs)
 
 
 def test_a_tensor_that_was_scaled_takes_eight_bytes() -> None:
     base = RANDOM.standard_normal(1000).astype(np.float32)
-    encoded = Scaled().encode(Tensor.from_array((base.astype(np.float64) * 0.1).astype(np.float32)), Tensor.from_array(base), "default")
+    encoded = Scaled().encode(
+        Tensor.from_array((base.astype(np.float64) * 0.1).astype(np.float32)),
+        Tensor.from_array(base),
+        "default",
+    )
     assert encoded is not None
     assert (encoded.size, encoded.note) == (8, "factor=0.1")
 
@@ -83,10 +97,16 @@ def test_the_strategy_keeps_its_contract() -> None:
 
 def test_what_moved_farthest_stays() -> None:
     base = np.zeros(4, np.float32)
-    case = MergeCase("w", base, (np.array([1, 0, -3, 0.1], np.float32), np.array([-2, 0.5, 2, 0], np.float32)))
+    case = MergeCase(
+        "w", base, (np.array([1, 0, -3, 0.1], np.float32), np.array([-2, 0.5, 2, 0], np.float32))
+    )
     assert Largest().merge(case, {"at_least": 0.2}).tolist() == [-2, 0.5, -3, 0]
 
 
 def test_the_kind_of_unit_keeps_its_contract() -> None:
     unit = {"x.codes": Spec("u8", (8, 8)), "x.book": Spec("f32", (256,))}
-    check_unit_kind(Codebook(), [unit], [{**unit, "x.book": Spec("f32", (4,))}, {**unit, "x.codes": Spec("f32", (8, 8))}])
+    check_unit_kind(
+        Codebook(),
+        [unit],
+        [{**unit, "x.book": Spec("f32", (4,))}, {**unit, "x.codes": Spec("f32", (8, 8))}],
+    )

@@ -1,6 +1,8 @@
-"""Containers in containers: a member that is itself a checkpoint is cut inside, under its own name as a prefix.
+"""Containers in containers: a member that is itself a checkpoint is cut inside, under its own name
+as a prefix.
 
-Members never overlap, so the work is at most :data:`DEPTH_LIMIT` times that of one pass over the file.
+Members never overlap, so the work is at most :data:`DEPTH_LIMIT` times that of one pass over the
+file.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from git_theta.errors import FormatError
 DEPTH_LIMIT = 4
 _HEAD = 4096
 
-# What is tried inside of a container, in this order. Where content alone says too little, the member's name must have the suffix.
+# What is tried inside of a container, in this order. Where content alone says too little, the
+# member's name must have the suffix.
 _FORMATS = (
     ("safetensors:SafetensorsFormat", ".safetensors"),
     ("gguf:GgufFormat", ""),
@@ -54,7 +57,10 @@ class SourceWindow:
 
     def __init__(self, source: Source, offset: int, size: int) -> None:
         if offset < 0 or size < 0 or offset + size > source.size:
-            raise FormatError(f"a part of {size} bytes at byte {offset} lies outside the file of {source.size} bytes")
+            raise FormatError(
+                f"a part of {size} bytes at byte {offset} lies outside the file of {source.size}"
+                " bytes"
+            )
         self._source, self._offset, self.size = source, offset, size
 
     def read(self, offset: int, length: int) -> bytes:
@@ -69,13 +75,19 @@ class SourceWindow:
 
     def _check(self, offset: int, length: int) -> None:
         if offset < 0 or length < 0 or offset + length > self.size:
-            raise FormatError(f"bytes {offset} to {offset + length} lie outside the part of {self.size} bytes")
+            raise FormatError(
+                f"bytes {offset} to {offset + length} lie outside the part of {self.size} bytes"
+            )
 
 
-def member(source: Source, offset: int, length: int, name: str, depth: int) -> tuple[list[Extent], list[Checksum]]:
-    """The extents and checksums of ``length`` bytes at ``offset``: a container's member called ``name``, ``depth`` containers deep.
+def member(
+    source: Source, offset: int, length: int, name: str, depth: int
+) -> tuple[list[Extent], list[Checksum]]:
+    """The extents and checksums of ``length`` bytes at ``offset``: a container's member called
+    ``name``, ``depth`` containers deep.
 
-    One extent of plain bytes unless it is a sound checkpoint of a known format with a tensor in it. Never raises for what the member holds.
+    One extent of plain bytes unless it is a sound checkpoint of a known format with a tensor in it.
+    Never raises for what the member holds.
     """
     if depth < DEPTH_LIMIT and length >= 8:
         part = SourceWindow(source, offset, length)
@@ -96,15 +108,26 @@ def member(source: Source, offset: int, length: int, name: str, depth: int) -> t
 
 
 def shifted(layout: Layout, offset: int, prefix: str) -> tuple[list[Extent], list[Checksum]]:
-    """A member's extents and checksums as they lie in the file around it, with ``prefix`` before every name.
+    """A member's extents and checksums as they lie in the file around it, with ``prefix`` before
+    every name.
 
     :class:`FormatError` when that makes the names too long.
     """
     extents = (
-        Extent(prefix + e.name, e.dtype, e.shape, offset + e.offset, e.length, tuple(prefix + alias for alias in e.aliases))
+        Extent(
+            prefix + e.name,
+            e.dtype,
+            e.shape,
+            offset + e.offset,
+            e.length,
+            tuple(prefix + alias for alias in e.aliases),
+        )
         for e in layout.extents
     )
-    return list(bounded(extents)), [Checksum(offset + field.offset, offset + field.start, field.length) for field in layout.checksums]
+    return list(bounded(extents)), [
+        Checksum(offset + field.offset, offset + field.start, field.length)
+        for field in layout.checksums
+    ]
 
 
 def _scan(found: _Format, part: SourceWindow, depth: int) -> Layout:

@@ -1,4 +1,6 @@
-"""Zip archives of whatever kind (.keras, .mar, …): each entry that is stored as it is, cut inside where it is a checkpoint itself."""
+"""Zip archives of whatever kind (.keras, .mar, …): each entry that is stored as it is, cut inside
+where it is a checkpoint itself.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,13 @@ from collections.abc import Iterator, Sequence
 
 from git_theta.checkpoints.assemble import assemble, bounded
 from git_theta.checkpoints.containers.nested import member
-from git_theta.checkpoints.containers.zip_container import ZipArchive, ZipEntry, checksums, gaps, read_archives
+from git_theta.checkpoints.containers.zip_container import (
+    ZipArchive,
+    ZipEntry,
+    checksums,
+    gaps,
+    read_archives,
+)
 from git_theta.core.layout import Checksum, Extent, Layout, unique_names
 from git_theta.core.source import Source
 
@@ -28,10 +36,12 @@ class StoredZipFormat:
         return self.scan_inside(source, 0)
 
     def scan_inside(self, source: Source, depth: int) -> Layout:
-        """One ``u8`` extent per entry that is neither compressed nor encrypted; :class:`FormatError` for a broken archive.
+        """One ``u8`` extent per entry that is neither compressed nor encrypted;
+        :class:`FormatError` for a broken archive.
 
-        An entry that is a checkpoint itself gives that one's tensors, called ``<entry>/<tensor>``. The rest belongs to the
-        skeleton; but a skeleton is held in memory, so what has more than 16 MiB is an extent too.
+        An entry that is a checkpoint itself gives that one's tensors, called ``<entry>/<tensor>``.
+        The rest belongs to the skeleton; but a skeleton is held in memory, so what has more than 16
+        MiB is an extent too.
         """
         archives = read_archives(source)
         sums: list[Checksum] = []
@@ -39,17 +49,27 @@ class StoredZipFormat:
         return _with_rest(finished(self.name, source.size, archives, extents), sums)
 
 
-def _members(source: Source, archives: Sequence[ZipArchive], depth: int, sums: list[Checksum]) -> Iterator[Extent]:
+def _members(
+    source: Source, archives: Sequence[ZipArchive], depth: int, sums: list[Checksum]
+) -> Iterator[Extent]:
     """The extents of each entry; ``sums`` receives the checksums in them."""
     for entry in (entry for archive in archives for entry in archive.entries if _chosen(entry)):
-        inner, fields = member(source, entry.offset, entry.length, entry.name, depth) if entry.plain else ([], [])
+        inner, fields = (
+            member(source, entry.offset, entry.length, entry.name, depth)
+            if entry.plain
+            else ([], [])
+        )
         sums += fields
         yield from inner or [raw_extent(entry.name, entry)]
 
 
 def _with_rest(layout: Layout, sums: Sequence[Checksum]) -> Layout:
     """``layout`` with further checksums, those of archives inside."""
-    return assemble(layout.format, layout.size, layout.extents, (*layout.checksums, *sums)) if sums else layout
+    return (
+        assemble(layout.format, layout.size, layout.extents, (*layout.checksums, *sums))
+        if sums
+        else layout
+    )
 
 
 def _chosen(entry: ZipEntry) -> bool:
@@ -67,8 +87,13 @@ def raw_extent(name: str, entry: ZipEntry) -> Extent:
 
 
 def finished(name: str, size: int, archives: Sequence[ZipArchive], extents: list[Extent]) -> Layout:
-    """The layout of a file of zip archives: unique names, checksums, and an extent ``rest`` for each long gap."""
-    rest = [Extent("rest", "u8", (length,), offset, length) for offset, length in gaps(archives, size, SKELETON_LIMIT)]
+    """The layout of a file of zip archives: unique names, checksums, and an extent ``rest`` for
+    each long gap.
+    """
+    rest = [
+        Extent("rest", "u8", (length,), offset, length)
+        for offset, length in gaps(archives, size, SKELETON_LIMIT)
+    ]
     if rest:
         extents = sorted(extents + rest, key=lambda extent: extent.offset)
     return Layout(name, size, tuple(_unique(extents)), tuple(checksums(archives)))
@@ -81,5 +106,7 @@ def _unique(extents: Sequence[Extent]) -> Sequence[Extent]:
     unique, result = iter(unique_names(names)), []
     for extent in extents:
         name, *aliases = [next(unique) for _ in range(1 + len(extent.aliases))]
-        result.append(Extent(name, extent.dtype, extent.shape, extent.offset, extent.length, tuple(aliases)))
+        result.append(
+            Extent(name, extent.dtype, extent.shape, extent.offset, extent.length, tuple(aliases))
+        )
     return result

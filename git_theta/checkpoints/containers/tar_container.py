@@ -1,6 +1,8 @@
-"""Tar archives that are not compressed (``.nemo``, ``.tar``): every file in them, and the tensors of those that are checkpoints.
+"""Tar archives that are not compressed (``.nemo``, ``.tar``): every file in them, and the tensors
+of those that are checkpoints.
 
-The structure is that of POSIX ``ustar``, with GNU's and pax's ways to write long names and large sizes. Nothing is unpacked.
+The structure is that of POSIX ``ustar``, with GNU's and pax's ways to write long names and large
+sizes. Nothing is unpacked.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ class TarFormat:
         return self.scan_inside(source, 0)
 
     def scan_inside(self, source: Source, depth: int) -> Layout:
-        """One extent per file, or those that its format gives, called ``<file>/<tensor>``; :class:`FormatError` for a broken archive."""
+        """One extent per file, or those that its format gives, called ``<file>/<tensor>``;
+        :class:`FormatError` for a broken archive.
+        """
         checksums: list[Checksum] = []
         return assemble(self.name, source.size, _extents(source, depth, checksums), checksums)
 
@@ -55,10 +59,17 @@ def _extents(source: Source, depth: int, checksums: list[Checksum]) -> Iterator[
         if count > MEMBERS_LIMIT:
             raise _broken(f"it has more than {MEMBERS_LIMIT} members")
         kind = header[156:157]
-        size = int(records[b"size"]) if b"size" in records and kind not in (_PAX, _LONG_NAME) else _number(header[124:136], position)
+        size = (
+            int(records[b"size"])
+            if b"size" in records and kind not in (_PAX, _LONG_NAME)
+            else _number(header[124:136], position)
+        )
         position += BLOCK
         if size > source.size - position:
-            raise _broken(f"{size} bytes are announced before byte {position}, but {source.size - position} follow")
+            raise _broken(
+                f"{size} bytes are announced before byte {position}, but {source.size - position}"
+                " follow"
+            )
         if kind in (_LONG_NAME, _LONG_LINK, _PAX, _PAX_GLOBAL):
             if size > LONG_LIMIT:
                 raise _broken(f"a name of {size} bytes is announced before byte {position}")
@@ -68,8 +79,14 @@ def _extents(source: Source, depth: int, checksums: list[Checksum]) -> Iterator[
                 records = _records(source.read(position, size))
         else:
             if size and kind in _FILES:
-                name = records.get(b"path", b"").decode("utf-8", "replace") or long_name or _name(header)
-                inner, sums = member(source, position, size, name[:NAME_LIMIT].removeprefix("./"), depth)
+                name = (
+                    records.get(b"path", b"").decode("utf-8", "replace")
+                    or long_name
+                    or _name(header)
+                )
+                inner, sums = member(
+                    source, position, size, name[:NAME_LIMIT].removeprefix("./"), depth
+                )
                 checksums += sums
                 yield from inner
             long_name, records = "", {}
@@ -103,7 +120,10 @@ def _text(field: bytes) -> str:
 
 
 def _name(header: bytes) -> str:
-    name, prefix = _text(header[:100]), _text(header[345:500]) if header[257:263] == b"ustar\0" else ""
+    name, prefix = (
+        _text(header[:100]),
+        _text(header[345:500]) if header[257:263] == b"ustar\0" else "",
+    )
     return f"{prefix}/{name}" if prefix else name
 
 

@@ -1,7 +1,8 @@
-"""Names for the slices of torch's distributed checkpoints (``.distcp``), which stand in the file ``.metadata`` beside them.
+"""Names for the slices of torch's distributed checkpoints (``.distcp``), which stand in the file
+``.metadata`` beside them.
 
-It is a pickle of ``torch.distributed.checkpoint.metadata.Metadata``; ``storage_data`` says for each tensor (or piece of one, by the
-place of its first element) the file and the bytes in it.
+It is a pickle of ``torch.distributed.checkpoint.metadata.Metadata``; ``storage_data`` says for each
+tensor (or piece of one, by the place of its first element) the file and the bytes in it.
 """
 
 from __future__ import annotations
@@ -23,14 +24,17 @@ _ATTRIBUTES_LIMIT = 64  # values in an object's state that are looked at; torch'
 
 
 def named(layout: Layout, name: str, metadata: Source) -> Layout:
-    """``layout`` of the file called ``name``, with the names of ``metadata``; a piece of a tensor is called ``<name>@4,0``.
+    """``layout`` of the file called ``name``, with the names of ``metadata``; a piece of a tensor
+    is called ``<name>@4,0``.
 
     So is the first piece, ``<name>@0,0``: only a whole tensor has the tensor's own name.
 
     :class:`FormatError` when the metadata is not understood, or does not speak of this file.
     """
     if metadata.size > pickle_reader.SIZE_LIMIT:
-        raise FormatError(f"metadata of {metadata.size} bytes is larger than {pickle_reader.SIZE_LIMIT}")
+        raise FormatError(
+            f"metadata of {metadata.size} bytes is larger than {pickle_reader.SIZE_LIMIT}"
+        )
     try:
         tree = pickle_reader.read(metadata.read(0, metadata.size))
     except PickleError as error:
@@ -58,14 +62,21 @@ def _slices(tree: Any, name: str) -> Iterator[tuple[int, int, str]]:
     for key, value in zip(flat[::2], flat[1::2], strict=False):
         index, place = _attributes(key), _attributes(value)
         label, start, length = index.get("fqn"), place.get("offset"), place.get("length")
-        if place.get("relative_path") != name or type(label) is not str or type(start) is not int or type(length) is not int:
+        if (
+            place.get("relative_path") != name
+            or type(label) is not str
+            or type(start) is not int
+            or type(length) is not int
+        ):
             continue
         if start >= 0 and length >= 0:
             yield start, length, (label + _corner(index.get("offset"), label in cut))[:NAME_LIMIT]
 
 
 def _pieces(flat: Sequence[Any]) -> Iterator[str]:
-    """The names of tensors of which a piece begins elsewhere than at the tensor's own beginning, in this file or another."""
+    """The names of tensors of which a piece begins elsewhere than at the tensor's own beginning, in
+    this file or another.
+    """
     for key in itertools.islice(flat, 0, None, 2):
         index = _attributes(key)
         if type(index.get("fqn")) is str and _corner(index.get("offset"), False):
@@ -73,11 +84,16 @@ def _pieces(flat: Sequence[Any]) -> Iterator[str]:
 
 
 def _corner(offset: Any, cut: bool) -> str:
-    """Where a piece of a tensor begins; nothing at the tensor's own beginning, unless the tensor is ``cut`` into pieces.
+    """Where a piece of a tensor begins; nothing at the tensor's own beginning, unless the tensor is
+    ``cut`` into pieces.
 
     ``offset`` is a ``torch.Size``: a call with a tuple.
     """
-    sizes = offset.arguments[0] if type(offset) is Call and type(offset.arguments) is tuple and offset.arguments else offset
+    sizes = (
+        offset.arguments[0]
+        if type(offset) is Call and type(offset.arguments) is tuple and offset.arguments
+        else offset
+    )
     if type(sizes) is not tuple or len(sizes) > RANK_LIMIT or not (cut or any(sizes)):
         return ""
     if not all(type(size) is int and 0 <= size <= dtypes.MAX_BYTES for size in sizes):
@@ -87,6 +103,10 @@ def _corner(offset: Any, cut: bool) -> str:
 
 def _attributes(node: Any) -> dict[str, Any]:
     """An object's attributes by name."""
-    states = [state for state in node.states[:1] if type(state) is Pairs] if type(node) is Call else []
+    states = (
+        [state for state in node.states[:1] if type(state) is Pairs] if type(node) is Call else []
+    )
     flat = [item for state in states for item in state.flat[:_ATTRIBUTES_LIMIT]]
-    return {key: value for key, value in zip(flat[::2], flat[1::2], strict=False) if type(key) is str}
+    return {
+        key: value for key, value in zip(flat[::2], flat[1::2], strict=False) if type(key) is str
+    }

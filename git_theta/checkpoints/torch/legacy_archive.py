@@ -1,7 +1,9 @@
-"""Files that ``torch.save`` wrote before release 1.6: five pickles, then each storage's length and bytes.
+"""Files that ``torch.save`` wrote before release 1.6: five pickles, then each storage's length and
+bytes.
 
-The structure is that of ``_legacy_save`` in ``torch/serialization.py``: a magic number, the protocol (1001), facts of the writing system,
-the object, the list of storage keys; then, in that list's order, the number of elements (8 bytes) and the elements.
+The structure is that of ``_legacy_save`` in ``torch/serialization.py``: a magic number, the
+protocol (1001), facts of the writing system, the object, the list of storage keys; then, in that
+list's order, the number of elements (8 bytes) and the elements.
 """
 
 from __future__ import annotations
@@ -21,10 +23,12 @@ from git_theta.core.source import Source
 from git_theta.core.tensors import Contents
 from git_theta.errors import FormatError
 
-# LONG1 of ten bytes: how every pickle protocol from 2 on writes the magic number 0x1950a86a20f9469cfc6c.
+# LONG1 of ten bytes: how every pickle protocol from 2 on writes the magic number
+# 0x1950a86a20f9469cfc6c.
 MAGIC = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
 _PROTOCOL = 1001
-_WINDOWS = (1 << 16, 4 << 20, pickle_reader.SIZE_LIMIT)  # a longer one is read without its long values
+# A longer one is read without its long values
+_WINDOWS = (1 << 16, 4 << 20, pickle_reader.SIZE_LIMIT)
 
 
 class TorchLegacyFormat:
@@ -38,9 +42,11 @@ class TorchLegacyFormat:
         return head.startswith(b"\x80") and MAGIC in head[:24]
 
     def scan(self, source: Source) -> Layout:
-        """One extent per storage, or per tensor where tensors tile one; :class:`FormatError` when its end cannot be found.
+        """One extent per storage, or per tensor where tensors tile one; :class:`FormatError` when
+        its end cannot be found.
 
-        Without what the pickles say of the storages, their lengths are not known: unlike in a zip archive, they must be understood.
+        Without what the pickles say of the storages, their lengths are not known: unlike in a zip
+        archive, they must be understood.
         """
         return assemble(self.name, source.size, zip_archive.extents(_read(source)))
 
@@ -86,12 +92,16 @@ def _pickle(cursor: Cursor) -> Any:
         else:
             tree, length = pickle_reader.read_large(cursor.source.read, cursor.position, cursor.end)
     except PickleError as error:
-        raise cursor.broken(f"the pickle at byte {cursor.position} cannot be read: {error}") from None
+        raise cursor.broken(
+            f"the pickle at byte {cursor.position} cannot be read: {error}"
+        ) from None
     cursor.skip(length)
     return tree
 
 
-def _storages(seen: list[View], numbers: dict[str, int]) -> dict[str, tuple[TorchStorage, list[View]]]:
+def _storages(
+    seen: list[View], numbers: dict[str, int]
+) -> dict[str, tuple[TorchStorage, list[View]]]:
     """The listed storages as they were first described, each with the tensors that see it."""
     found: dict[str, tuple[TorchStorage, list[View]]] = {}
     for view in seen:
@@ -101,7 +111,9 @@ def _storages(seen: list[View], numbers: dict[str, int]) -> dict[str, tuple[Torc
             continue
         listed = found.setdefault(storage.key, (storage, []))[1]
         if type(node) is Persistent and len(node.id) > 5 and node.id[5] is not None:
-            continue  # a part of a storage, as releases before 0.4 had them: its tensors' offsets count from elsewhere
+            # A part of a storage, as releases before 0.4 had them: its tensors' offsets count from
+            # elsewhere
+            continue
         listed.append(view)
     return found
 
@@ -116,4 +128,6 @@ def _is_big_endian(system: Any) -> bool:
     if type(system) is not Pairs:
         raise FormatError("the torch file is broken: it does not say what system wrote it")
     pairs = zip(system.flat[::2], system.flat[1::2], strict=False)
-    return any(type(key) is str and key == "little_endian" and value is False for key, value in pairs)
+    return any(
+        type(key) is str and key == "little_endian" and value is False for key, value in pairs
+    )

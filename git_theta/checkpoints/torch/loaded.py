@@ -1,4 +1,6 @@
-"""All of a torch file as torch would load it: tensors in their own shapes, ties kept, and the paths of the values that are no tensors."""
+"""All of a torch file as torch would load it: tensors in their own shapes, ties kept, and the paths
+of the values that are no tensors.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +21,23 @@ from git_theta.errors import FormatError
 
 VALUES_LIMIT = 100_000
 SHOWN_LIMIT = 8  # times that the tensors may show the file's bytes
-_CARRIERS = {1: "u8", 2: "u16", 4: "u32", 8: "u64", 16: "c128"}  # types of every width that numpy has too
+# Types of every width that numpy has too
+_CARRIERS = {1: "u8", 2: "u16", 4: "u32", 8: "u64", 16: "c128"}
 _MAPPINGS = frozenset({"OrderedDict", "defaultdict"})
 
 
 def read(source: Source, archives: Sequence[TorchArchive]) -> Contents:
-    """The tensors of ``archives`` in ``source``, and what they hold besides; :class:`FormatError` for tensors beyond their storage."""
+    """The tensors of ``archives`` in ``source``, and what they hold besides; :class:`FormatError`
+    for tensors beyond their storage.
+    """
     found: list[tuple[str, Tensor]] = []
     others: list[str] = []
     room = SHOWN_LIMIT * source.size
     for archive in archives:
         if archive.tree is None:
-            raise FormatError("this torch file's pickle is not understood, so its tensors have no names")
+            raise FormatError(
+                "this torch file's pickle is not understood, so its tensors have no names"
+            )
         for place, views in archive.views.items():
             entry, shown, data = archive.entries.get(place), dict[Any, Tensor](), b""
             for view in views:
@@ -41,14 +48,23 @@ def read(source: Source, archives: Sequence[TorchArchive]) -> Contents:
                 if view[1:6] not in shown:
                     room -= view.numel * dtypes.get(view.storage.dtype).block_bytes
                     if room < 0:
-                        raise FormatError(f"the tensors of this torch file are views that hold more than {SHOWN_LIMIT} times its bytes")
+                        raise FormatError(
+                            "the tensors of this torch file are views that hold more than"
+                            f" {SHOWN_LIMIT} times its bytes"
+                        )
                     data = data or source.read(entry.offset, entry.length)
                     shown[view[1:6]] = Tensor(view.storage.dtype, view.shape, _bytes(view, data))
                 found.append((view.name, shown[view[1:6]]))
-        others += [name for name in archive.entries if STORAGE_NAME.match(name) and name not in archive.views]
+        others += [
+            name
+            for name in archive.entries
+            if STORAGE_NAME.match(name) and name not in archive.views
+        ]
         others += _values(archive.tree)
     names = unique_names(name for name, _ in found)
-    return Contents({name: tensor for name, (_, tensor) in zip(names, found, strict=True)}, tuple(others))
+    return Contents(
+        {name: tensor for name, (_, tensor) in zip(names, found, strict=True)}, tuple(others)
+    )
 
 
 def _strange(view: View, archive: TorchArchive, entry: ZipEntry | None) -> str:
@@ -115,8 +131,13 @@ def _children(path: str, node: Any) -> Iterator[tuple[str, Any]] | None:
         return iter(())
     else:
         return None
-    return (((f"{path}.{label}" if path else label)[:NAME_LIMIT], value) for label, value in labelled)
+    return (
+        ((f"{path}.{label}" if path else label)[:NAME_LIMIT], value) for label, value in labelled
+    )
 
 
 def _labelled(flat: Sequence[Any]) -> Iterator[tuple[str, Any]]:
-    return ((key_label(flat[number], number // 2), flat[number + 1]) for number in range(0, len(flat) - 1, 2))
+    return (
+        (key_label(flat[number], number // 2), flat[number + 1])
+        for number in range(0, len(flat) - 1, 2)
+    )

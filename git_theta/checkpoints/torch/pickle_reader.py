@@ -1,9 +1,11 @@
 """Reads a pickle as data, and only as data.
 
-The opcodes of protocols 0 to 5 are interpreted into a tree of plain values. A global is only ever a pair of names, a call only
-the note that something would be called: nothing is imported, looked up, hashed or called. Mappings stay lists of pairs, so
-that keys made to collide cost nothing. Time is linear in the pickle's length, and both are bounded (:data:`SIZE_LIMIT`,
-:data:`STEP_LIMIT`). What comes out may be shared and cyclic: walk it with a set of what was seen, never compare or print it whole.
+The opcodes of protocols 0 to 5 are interpreted into a tree of plain values. A global is only ever a
+pair of names, a call only the note that something would be called: nothing is imported, looked up,
+hashed or called. Mappings stay lists of pairs, so that keys made to collide cost nothing. Time is
+linear in the pickle's length, and both are bounded (:data:`SIZE_LIMIT`, :data:`STEP_LIMIT`). What
+comes out may be shared and cyclic: walk it with a set of what was seen, never compare or print it
+whole.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 SIZE_LIMIT = 64 << 20  # bytes of a pickle
-STEP_LIMIT = 4_000_000  # opcodes, each of which makes at most some 100 bytes of objects; enough for 100,000 tensors
+# Opcodes, each of which makes at most some 100 bytes of objects; enough for 100,000 tensors
+STEP_LIMIT = 4_000_000
 LONG_TEXT = 1 << 16  # bytes from which a text or byte string stays a reference to the pickle
 
 
@@ -33,14 +36,18 @@ class Global:
 
 @dataclass(frozen=True, slots=True)
 class Persistent:
-    """A reference to something outside of the pickle, by its id (for torch: a tuple that describes a storage)."""
+    """A reference to something outside of the pickle, by its id (for torch: a tuple that describes
+    a storage).
+    """
 
     id: Any
 
 
 @dataclass(frozen=True, slots=True)
 class Long:
-    """A long text (``kind`` ``X``) or byte string (``B``, or ``b`` when mutable) that was not decoded."""
+    """A long text (``kind`` ``X``) or byte string (``B``, or ``b`` when mutable) that was not
+    decoded.
+    """
 
     kind: str
     data: memoryview
@@ -48,7 +55,9 @@ class Long:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A text, byte string or number of ``length`` bytes that was never read (see :func:`read_large`)."""
+    """A text, byte string or number of ``length`` bytes that was never read (see
+    :func:`read_large`).
+    """
 
     length: int
 
@@ -70,9 +79,11 @@ class Items:
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """An object as its recipe: ``function`` called with ``arguments``, then filled with ``pairs``, ``items`` and ``states``.
+    """An object as its recipe: ``function`` called with ``arguments``, then filled with ``pairs``,
+    ``items`` and ``states``.
 
-    ``kind`` is ``R`` for a call, ``N`` for ``cls.__new__(cls, *arguments)``, ``X`` for the same with (arguments, keywords).
+    ``kind`` is ``R`` for a call, ``N`` for ``cls.__new__(cls, *arguments)``, ``X`` for the same
+    with (arguments, keywords).
     """
 
     function: Any
@@ -84,9 +95,11 @@ class Call:
 
 
 def read(data: bytes) -> Any:
-    """The tree that the pickle at the start of ``data`` describes; :class:`PickleError` when it cannot be understood.
+    """The tree that the pickle at the start of ``data`` describes; :class:`PickleError` when it
+    cannot be understood.
 
-    Values are None, bool, int, float, str, bytes, bytearray, list, tuple, and the classes of this module.
+    Values are None, bool, int, float, str, bytes, bytearray, list, tuple, and the classes of this
+    module.
     """
     return read_first(data)[0]
 
@@ -99,14 +112,18 @@ def read_first(data: bytes) -> tuple[Any, int]:
     try:
         return _run(machine), machine.end
     except (IndexError, ValueError, TypeError, OverflowError, struct.error) as error:
-        raise PickleError(f"the pickle is damaged or uses something unknown ({str(error)[:80]!a})") from None
+        raise PickleError(
+            f"the pickle is damaged or uses something unknown ({str(error)[:80]!a})"
+        ) from None
 
 
 def read_large(source: Callable[[int, int], bytes], start: int, end: int) -> tuple[Any, int]:
-    """As :func:`read_first`, for the pickle that starts at ``start`` and may be larger than :data:`SIZE_LIMIT`.
+    """As :func:`read_first`, for the pickle that starts at ``start`` and may be larger than
+    :data:`SIZE_LIMIT`.
 
-    ``source(offset, length)`` reads bytes. Texts, byte strings and numbers of :data:`SKIPPED` bytes and more are not read; each becomes a
-    :class:`Skipped`. The rest is held in memory and has the same limits.
+    ``source(offset, length)`` reads bytes. Texts, byte strings and numbers of :data:`SKIPPED` bytes
+    and more are not read; each becomes a :class:`Skipped`. The rest is held in memory and has the
+    same limits.
     """
     data, length = _condensed(source, start, end)
     machine = _Machine(data)
@@ -114,7 +131,9 @@ def read_large(source: Callable[[int, int], bytes], start: int, end: int) -> tup
     try:
         return _run(machine), length
     except (IndexError, ValueError, TypeError, OverflowError, struct.error) as error:
-        raise PickleError(f"the pickle is damaged or uses something unknown ({str(error)[:80]!a})") from None
+        raise PickleError(
+            f"the pickle is damaged or uses something unknown ({str(error)[:80]!a})"
+        ) from None
 
 
 SKIPPED = 1 << 10
@@ -191,7 +210,8 @@ class _Machine:
             self.memo.append(self.stack[-1])
             return
         if missing > 0:
-            if index > len(self.data):  # writers count from 0, and it takes more than a byte to make what is remembered
+            # Writers count from 0, and it takes more than a byte to make what is remembered
+            if index > len(self.data):
                 raise PickleError(f"memo index {index} is too large")
             self.memo += [_UNSET] * (missing + 1)
         self.memo[index] = self.stack[-1]
@@ -222,8 +242,17 @@ _HANDLERS: list[_Handler | None] = [None] * 256
 
 
 def _run(machine: _Machine) -> Any:
-    """Run to the STOP opcode. The most frequent opcodes are handled here, the others by :data:`_HANDLERS`."""
-    data, stack, marks, memo, handlers = machine.data, machine.stack, machine.marks, machine.memo, _HANDLERS
+    """Run to the STOP opcode.
+
+    The most frequent opcodes are handled here, the others by :data:`_HANDLERS`.
+    """
+    data, stack, marks, memo, handlers = (
+        machine.data,
+        machine.stack,
+        machine.marks,
+        machine.memo,
+        _HANDLERS,
+    )
     push = stack.append
     position = 0
     for _ in range(STEP_LIMIT):
@@ -293,7 +322,8 @@ def _run(machine: _Machine) -> Any:
     raise PickleError(f"it has more than {STEP_LIMIT} opcodes")
 
 
-# -- the other opcodes: each takes the position behind the opcode and returns the one behind its argument ---------------------
+# -- the other opcodes: each takes the position behind the opcode and returns the one behind its
+# argument ---------------------
 
 
 def _opcode(code: int) -> Callable[[_Handler], _Handler]:
@@ -388,7 +418,9 @@ def _extension(width: int) -> _Handler:
 
     def handler(machine: _Machine, position: int) -> int:
         end = machine.take(position, width)
-        machine.stack.append(Global("copyreg", f"extension {int.from_bytes(machine.data[position:end], 'little')}"))
+        machine.stack.append(
+            Global("copyreg", f"extension {int.from_bytes(machine.data[position:end], 'little')}")
+        )
         return end
 
     return handler
@@ -486,7 +518,18 @@ def _string_line(machine: _Machine, position: int) -> int:
 
 # Own, since the standard library's decoder warns of escapes that Python 2 never wrote.
 _ESCAPE = re.compile(rb"\\(?:x([0-9a-fA-F]{2})|([0-7]{1,3})|(.))", re.DOTALL)
-_LETTERS = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"a": b"\a", b"b": b"\b", b"f": b"\f", b"v": b"\v", b"\\": b"\\", b"'": b"'", b'"': b'"'}
+_LETTERS = {
+    b"n": b"\n",
+    b"r": b"\r",
+    b"t": b"\t",
+    b"a": b"\a",
+    b"b": b"\b",
+    b"f": b"\f",
+    b"v": b"\v",
+    b"\\": b"\\",
+    b"'": b"'",
+    b'"': b'"',
+}
 
 
 def _unescaped(match: re.Match[bytes]) -> bytes:

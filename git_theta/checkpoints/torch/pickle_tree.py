@@ -1,7 +1,9 @@
-"""Finds the tensors in the tree of a torch pickle: what they are called, and how they see which storage.
+"""Finds the tensors in the tree of a torch pickle: what they are called, and how they see which
+storage.
 
-A name is the dotted path that leads to the tensor (``optimizer.state.0.exp_avg``). Names are labels; whatever is not
-understood costs at most a name, never the file. The rebuild functions and their arguments are those of ``torch/_utils.py``.
+A name is the dotted path that leads to the tensor (``optimizer.state.0.exp_avg``). Names are
+labels; whatever is not understood costs at most a name, never the file. The rebuild functions and
+their arguments are those of ``torch/_utils.py``.
 """
 
 from __future__ import annotations
@@ -77,13 +79,16 @@ TYPES = {
 }
 
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes, bytearray, Global})
-# What a pickled nn.Module, and a DTensor, hold under these names is called by bare names in a state_dict.
+# What a pickled nn.Module, and a DTensor, hold under these names is called by bare names in a
+# state_dict.
 _HIDDEN = frozenset({"_parameters", "_buffers", "_modules", "_local_tensor"})
 
 
 # Named tuples, since there are many and making a frozen dataclass takes three times as long.
 class TorchStorage(NamedTuple):
-    """What a pickle says of a storage: its ``key`` (entry ``data/<key>``), element type, and number of elements."""
+    """What a pickle says of a storage: its ``key`` (entry ``data/<key>``), element type, and number
+    of elements.
+    """
 
     key: str
     dtype: str
@@ -99,10 +104,11 @@ class Slot(NamedTuple):
 
 
 class View(NamedTuple):
-    """A tensor called ``name``: elements of ``storage`` from ``offset`` on, with ``shape`` and ``strides`` (in elements).
+    """A tensor called ``name``: elements of ``storage`` from ``offset`` on, with ``shape`` and
+    ``strides`` (in elements).
 
-    ``numel`` is its number of elements; ``node`` is the call in the tree that makes it (or the bare storage), ``slot`` the
-    nearest list or mapping that it lies in.
+    ``numel`` is its number of elements; ``node`` is the call in the tree that makes it (or the bare
+    storage), ``slot`` the nearest list or mapping that it lies in.
     """
 
     name: str
@@ -126,7 +132,10 @@ class View(NamedTuple):
 
 
 def views(tree: Any, prefix: str = "") -> list[View]:
-    """All tensors of a torch pickle, in its order. Each container is entered once, by the first path that leads to it."""
+    """All tensors of a torch pickle, in its order.
+
+    Each container is entered once, by the first path that leads to it.
+    """
     found: list[View] = []
     seen: set[int] = set()
     kept: list[Any] = []  # what is made on the way must live as long as its id is in ``seen``
@@ -138,7 +147,11 @@ def views(tree: Any, prefix: str = "") -> list[View]:
             if type(node) in _PLAIN:
                 continue
             name = (f"{path}.{label}" if path and label else path or label)[:NAME_LIMIT]
-            slot = outer if holder is None else Slot(holder, 2 * index + 1 if paired else index, paired)
+            slot = (
+                outer
+                if holder is None
+                else Slot(holder, 2 * index + 1 if paired else index, paired)
+            )
             view = _view(name, node, slot)
             if view:
                 found.append(view)
@@ -161,7 +174,9 @@ def views(tree: Any, prefix: str = "") -> list[View]:
 
 
 class _Frame(NamedTuple):
-    """A container that is being walked: its children (numbered, labelled), and the list they lie in if they can be replaced."""
+    """A container that is being walked: its children (numbered, labelled), and the list they lie in
+    if they can be replaced.
+    """
 
     path: str
     children: Iterator[tuple[int, tuple[str, Any]]]
@@ -192,7 +207,12 @@ def storage_of(node: Any) -> TorchStorage | None:
     if type(node) is not Persistent or type(node.id) is not tuple or len(node.id) < 5:
         return None
     kind, storage_type, key, _, numel = node.id[:5]
-    if kind != "storage" or type(storage_type) is not Global or type(key) is not str or not _is_size(numel):
+    if (
+        kind != "storage"
+        or type(storage_type) is not Global
+        or type(key) is not str
+        or not _is_size(numel)
+    ):
         return None
     return TorchStorage(key, STORAGES.get(storage_type.name, "u8"), numel)
 
@@ -200,15 +220,39 @@ def storage_of(node: Any) -> TorchStorage | None:
 def _view(name: str, node: Any, slot: Slot | None) -> View | None:
     if type(node) is Persistent:
         storage = storage_of(node)
-        return View(name or "tensor", storage, 0, (storage.numel,), (1,), storage.numel, True, node, slot) if storage else None
-    if type(node) is not Call or type(node.function) is not Global or not node.function.name.startswith("_rebuild_"):
+        return (
+            View(
+                name or "tensor",
+                storage,
+                0,
+                (storage.numel,),
+                (1,),
+                storage.numel,
+                True,
+                node,
+                slot,
+            )
+            if storage
+            else None
+        )
+    if (
+        type(node) is not Call
+        or type(node.function) is not Global
+        or not node.function.name.startswith("_rebuild_")
+    ):
         return None
     function, arguments = node.function.name, node.arguments
     if function not in _TENSORS or type(arguments) is not tuple or len(arguments) < 4:
         return None
     storage = storage_of(arguments[0])
     offset, shape, strides = arguments[1:4]
-    if storage is None or not _is_size(offset) or not _are_sizes(shape) or not _are_sizes(strides) or len(shape) != len(strides):
+    if (
+        storage is None
+        or not _is_size(offset)
+        or not _are_sizes(shape)
+        or not _are_sizes(strides)
+        or len(shape) != len(strides)
+    ):
         return None
     if function == "_rebuild_tensor_v3":
         dtype = arguments[6] if len(arguments) > 6 else None
@@ -224,10 +268,22 @@ def _view(name: str, node: Any, slot: Slot | None) -> View | None:
         expected *= size
         if expected > dtypes.MAX_BYTES:
             return None
-    return View(name or "tensor", storage, offset, shape, strides, expected, contiguous or not expected, node, slot)
+    return View(
+        name or "tensor",
+        storage,
+        offset,
+        shape,
+        strides,
+        expected,
+        contiguous or not expected,
+        node,
+        slot,
+    )
 
 
-_TENSORS = frozenset({"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_qtensor"})
+_TENSORS = frozenset(
+    {"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_qtensor"}
+)
 
 
 def _is_size(value: Any) -> bool:
@@ -237,7 +293,8 @@ def _is_size(value: Any) -> bool:
 def _are_sizes(values: Any) -> bool:
     if type(values) is not tuple or len(values) > 64:
         return False
-    for value in values:  # noqa: SIM110 - all() with a generator takes three times as long for these few
+    # All() with a generator takes three times as long for these few
+    for value in values:
         if type(value) is not int or not 0 <= value <= dtypes.MAX_BYTES:
             return False
     return True
@@ -245,7 +302,9 @@ def _are_sizes(values: Any) -> bool:
 
 def _holds_more(node: Any) -> bool:
     """Whether a tensor's own call may lead to further tensors."""
-    return type(node) is Call and bool(node.function.name == "_rebuild_qtensor" or node.states or node.pairs or node.items)
+    return type(node) is Call and bool(
+        node.function.name == "_rebuild_qtensor" or node.states or node.pairs or node.items
+    )
 
 
 def _numbered(values: Iterable[Any]) -> Iterator[tuple[str, Any]]:
@@ -253,7 +312,10 @@ def _numbered(values: Iterable[Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _of_pairs(flat: list[Any]) -> Iterator[tuple[str, Any]]:
-    return ((key_label(flat[number], number // 2), flat[number + 1]) for number in range(0, len(flat) - 1, 2))
+    return (
+        (key_label(flat[number], number // 2), flat[number + 1])
+        for number in range(0, len(flat) - 1, 2)
+    )
 
 
 def key_label(key: Any, number: int) -> str:
@@ -273,7 +335,12 @@ def _of_call(call: Call, is_view: bool) -> Iterator[tuple[str, Any]]:
     function = call.function.name if type(call.function) is Global else ""
     arguments = call.arguments if type(call.arguments) is tuple else (call.arguments,)
     if is_view:
-        if function == "_rebuild_qtensor" and len(arguments) > 4 and type(arguments[4]) is tuple and len(arguments[4]) > 2:
+        if (
+            function == "_rebuild_qtensor"
+            and len(arguments) > 4
+            and type(arguments[4]) is tuple
+            and len(arguments[4]) > 2
+        ):
             yield from zip(("scales", "zero_points"), arguments[4][1:3], strict=True)
     elif function in ("_rebuild_parameter", "_rebuild_parameter_with_state") and arguments:
         yield "", arguments[0]
@@ -281,16 +348,23 @@ def _of_call(call: Call, is_view: bool) -> Iterator[tuple[str, Any]]:
     elif function in ("_rebuild_from_type", "_rebuild_from_type_v2") and len(arguments) >= 4:
         yield "", Call(arguments[0], arguments[2])
         yield from _of_state(arguments[3])
-    elif function == "_rebuild_sparse_tensor" and len(arguments) > 1 and type(arguments[1]) is tuple:
+    elif (
+        function == "_rebuild_sparse_tensor" and len(arguments) > 1 and type(arguments[1]) is tuple
+    ):
         coordinates = len(arguments[1]) < 4 or type(arguments[1][3]) is bool
-        labels = ("indices", "values") if coordinates else ("compressed_indices", "plain_indices", "values")
+        labels = (
+            ("indices", "values")
+            if coordinates
+            else ("compressed_indices", "plain_indices", "values")
+        )
         yield from zip(labels, arguments[1], strict=False)
     elif function == "_rebuild_nested_tensor":
         yield from zip(("", "sizes", "strides", "offsets"), arguments, strict=False)
     else:
         if type(call.function) is not Global:
             yield "", call.function
-        yield "", arguments[0] if len(arguments) == 1 else arguments  # as a container, as other calls may have the same
+        # As a container, as other calls may have the same
+        yield "", arguments[0] if len(arguments) == 1 else arguments
     if call.pairs:
         yield "", Pairs(call.pairs)
     if call.items:

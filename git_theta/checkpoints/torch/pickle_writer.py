@@ -6,7 +6,15 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from git_theta.checkpoints.torch.pickle_reader import Call, Global, Items, Long, Pairs, Persistent, Skipped
+from git_theta.checkpoints.torch.pickle_reader import (
+    Call,
+    Global,
+    Items,
+    Long,
+    Pairs,
+    Persistent,
+    Skipped,
+)
 from git_theta.core.names import display
 from git_theta.errors import FormatError
 
@@ -26,7 +34,8 @@ class _Put(NamedTuple):
 
 
 def write(tree: Any) -> bytes:
-    """The pickle. Values that the tree shares are shared in the pickle; cycles through lists and mappings are kept.
+    """The pickle. Values that the tree shares are shared in the pickle; cycles through lists and
+    mappings are kept.
 
     :class:`FormatError` for what no pickle of protocol 2 can say.
     """
@@ -49,7 +58,11 @@ def write(tree: Any) -> bytes:
                 data = _get(names[node])
             else:
                 names[node] = count
-                data = (_global(node) if isinstance(node, Global) else _text(node.encode("utf-8", "surrogatepass"))) + _put(count)
+                data = (
+                    _global(node)
+                    if isinstance(node, Global)
+                    else _text(node.encode("utf-8", "surrogatepass"))
+                ) + _put(count)
                 count += 1
         elif id(node) in memo:
             data = _get(memo[id(node)])
@@ -62,7 +75,9 @@ def write(tree: Any) -> bytes:
         out.append(data)
         size += len(data)
         if size > OUTPUT_LIMIT:
-            raise FormatError(f"the checkpoint's other values need a pickle of more than {OUTPUT_LIMIT} bytes")
+            raise FormatError(
+                f"the checkpoint's other values need a pickle of more than {OUTPUT_LIMIT} bytes"
+            )
     out.append(b".")
     return b"".join(out)
 
@@ -96,8 +111,12 @@ def _scalar(node: Any) -> bytes | None:
 
 
 def _global(node: Global) -> bytes:
-    if "\n" in node.module or "\n" in node.name or " " in node.name:  # a space: what the machine calls what has no name
-        raise FormatError(f"the checkpoint refers to {display(f'{node.module}.{node.name}', 80)}, which cannot be written again")
+    # A space: what the machine calls what has no name
+    if "\n" in node.module or "\n" in node.name or " " in node.name:
+        raise FormatError(
+            f"the checkpoint refers to {display(f'{node.module}.{node.name}', 80)}, which cannot be"
+            " written again"
+        )
     return b"c" + f"{node.module}\n{node.name}\n".encode("utf-8", "surrogateescape")
 
 
@@ -109,7 +128,11 @@ def _integer(value: int) -> bytes:
     if -(2**31) <= value < 2**31:
         return b"J" + struct.pack("<i", value)
     data = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
-    return b"\x8a" + bytes([len(data)]) + data if len(data) < 256 else b"\x8b" + struct.pack("<I", len(data)) + data
+    return (
+        b"\x8a" + bytes([len(data)]) + data
+        if len(data) < 256
+        else b"\x8b" + struct.pack("<I", len(data)) + data
+    )
 
 
 def _steps(node: Any) -> Sequence[Any]:
@@ -129,13 +152,19 @@ def _steps(node: Any) -> Sequence[Any]:
     if kind is Call:
         return _call(node)
     if kind is bytearray or (kind is Long and node.kind == "b"):
-        return [Global("builtins", "bytearray"), *_tuple((bytes(getattr(node, "data", node)),)), _Raw(b"R"), _Put(node)]
+        return [
+            Global("builtins", "bytearray"),
+            *_tuple((bytes(getattr(node, "data", node)),)),
+            _Raw(b"R"),
+            _Put(node),
+        ]
     if kind is bytes or kind is Long:
         text = bytes(getattr(node, "data", node)).decode("latin-1")
         return [Global("_codecs", "encode"), *_tuple((text, "latin1")), _Raw(b"R"), _Put(node)]
     if kind is Skipped:
         raise FormatError(
-            f"the checkpoint holds a value of {node.length} bytes beside its tensors, in a pickle too large to be written again"
+            f"the checkpoint holds a value of {node.length} bytes beside its tensors, in a pickle"
+            " too large to be written again"
         )
     raise FormatError(f"a value of type {kind.__name__} cannot be written to a torch file")
 

@@ -1,4 +1,6 @@
-"""The tensors of a torch file as arrays of their own shape: also transposed ones and slices, whose storages layouts hold as they lie."""
+"""The tensors of a torch file as arrays of their own shape: also transposed ones and slices, whose
+storages layouts hold as they lie.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ if TYPE_CHECKING:
 
     from git_theta.checkpoints.torch.pickle_tree import View
 
-_EXPANDED = 1 << 20  # elements that a tensor may have beyond those of its storage (it repeats some, then)
+# Elements that a tensor may have beyond those of its storage (it repeats some, then)
+_EXPANDED = 1 << 20
 _DIMENSIONS = 32  # numpy's limit before 2.0
 
 
@@ -45,14 +48,26 @@ def array(view: View, data: bytes | memoryview) -> np.ndarray:
     import numpy as np
 
     dtype = dtypes.numpy_dtype(view.storage.dtype)
-    last = view.offset + sum((size - 1) * stride for size, stride in zip(view.shape, view.strides, strict=True))
-    if len(data) != view.storage.numel * dtype.itemsize or view.numel > view.storage.numel + _EXPANDED:
+    last = view.offset + sum(
+        (size - 1) * stride for size, stride in zip(view.shape, view.strides, strict=True)
+    )
+    if (
+        len(data) != view.storage.numel * dtype.itemsize
+        or view.numel > view.storage.numel + _EXPANDED
+    ):
         raise FormatError(f"tensor {view.name!a} does not fit its storage")
-    if len(view.shape) > _DIMENSIONS or (not view.numel and math.prod(filter(None, view.shape)) > _EXPANDED):
+    if len(view.shape) > _DIMENSIONS or (
+        not view.numel and math.prod(filter(None, view.shape)) > _EXPANDED
+    ):
         raise FormatError(f"tensor {view.name!a} has an impossible shape")
     if not view.numel:
         return np.empty(view.shape, dtype)
     if last >= view.storage.numel:
         raise FormatError(f"tensor {view.name!a} reaches beyond its storage")
-    strides = tuple(stride * dtype.itemsize if size > 1 else 0 for size, stride in zip(view.shape, view.strides, strict=True))
-    return np.lib.stride_tricks.as_strided(np.frombuffer(data, dtype)[view.offset :], view.shape, strides, writeable=False)
+    strides = tuple(
+        stride * dtype.itemsize if size > 1 else 0
+        for size, stride in zip(view.shape, view.strides, strict=True)
+    )
+    return np.lib.stride_tricks.as_strided(
+        np.frombuffer(data, dtype)[view.offset :], view.shape, strides, writeable=False
+    )

@@ -1,4 +1,5 @@
-"""Writes torch files: anew, with other bytes in an old one, or with other tensors beside an old one's values.
+"""Writes torch files: anew, with other bytes in an old one, or with other tensors beside an old
+one's values.
 
 A file is only returned after it was read back and found to hold exactly what was asked for.
 """
@@ -14,7 +15,14 @@ from git_theta.checkpoints.containers.zip_container import ZipEntry, read_archiv
 from git_theta.checkpoints.containers.zip_writer import write_archive
 from git_theta.checkpoints.torch import zip_archive
 from git_theta.checkpoints.torch.pickle_reader import Call, Global, Pairs, Persistent
-from git_theta.checkpoints.torch.pickle_tree import NAME_LIMIT, STORAGES, TYPES, Slot, View, key_label
+from git_theta.checkpoints.torch.pickle_tree import (
+    NAME_LIMIT,
+    STORAGES,
+    TYPES,
+    Slot,
+    View,
+    key_label,
+)
 from git_theta.checkpoints.torch.pickle_writer import write
 from git_theta.checkpoints.torch.zip_archive import STORAGE_NAME, StoragePart, TorchArchive
 from git_theta.core import dtypes
@@ -24,9 +32,22 @@ from git_theta.core.source import BytesSource, Source
 from git_theta.core.tensors import Buffer, Tensor
 from git_theta.errors import FormatError
 
-_CLASSES = {own: name for name, own in reversed(STORAGES.items()) if not name.startswith("Q") and name != "UntypedStorage"}
+_CLASSES = {
+    own: name
+    for name, own in reversed(STORAGES.items())
+    if not name.startswith("Q") and name != "UntypedStorage"
+}
 _DTYPES = {own: name for name, own in reversed(TYPES.items())}
-_SAVED = frozenset({"data.pkl", "version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id"})
+_SAVED = frozenset(
+    {
+        "data.pkl",
+        "version",
+        "byteorder",
+        ".format_version",
+        ".storage_alignment",
+        ".data/serialization_id",
+    }
+)
 _MAPPINGS = frozenset({Global("collections", "OrderedDict"), Global("collections", "defaultdict")})
 _CONTAINERS = frozenset({Pairs, Call, list, tuple})
 _CHUNK = 1 << 20
@@ -35,14 +56,19 @@ _CHUNK = 1 << 20
 def build(tensors: Mapping[str, Tensor], like: Source | None) -> Buffer:
     """A torch file with exactly ``tensors``; whatever else it holds is taken from ``like``.
 
-    Names that are tied in ``like`` stay tied where ``tensors`` does not say otherwise. A new name goes into the mapping of
-    ``like`` whose path it starts with. :class:`FormatError` when ``like`` cannot be changed so, or torch has no such type.
+    Names that are tied in ``like`` stay tied where ``tensors`` does not say otherwise. A new name
+    goes into the mapping of ``like`` whose path it starts with. :class:`FormatError` when ``like``
+    cannot be changed so, or torch has no such type.
     """
     if like is None:
         data: Buffer = _new_file(tensors)
     else:
         layout = zip_archive.scan("torch-zip", like)
-        data = _same_file(like, layout, tensors) if _fits(layout, tensors) else _Rewrite(like, layout, tensors).file()
+        data = (
+            _same_file(like, layout, tensors)
+            if _fits(layout, tensors)
+            else _Rewrite(like, layout, tensors).file()
+        )
     _check(data, tensors)
     return data
 
@@ -73,7 +99,9 @@ def _file(root: str, tree: Any, contents: Sequence[tuple[str, Sequence[Buffer]]]
 
 
 def _call(key: str, name: str, tensor: Tensor, old: Call | None = None) -> Call:
-    """The call that makes ``tensor`` from storage ``key``; gradient flag, hooks and metadata as in ``old``."""
+    """The call that makes ``tensor`` from storage ``key``; gradient flag, hooks and metadata as in
+    ``old``.
+    """
     arguments: tuple[Any, ...] = old.arguments if old else ()
     place = arguments[0].id[3] if old else "cpu"
     strides, total = [], 1
@@ -83,23 +111,37 @@ def _call(key: str, name: str, tensor: Tensor, old: Call | None = None) -> Call:
     view = (0, tensor.shape, tuple(reversed(strides)))
     if old and old.function.name == "_rebuild_qtensor":
         if STORAGES.get(arguments[0].id[1].name) != tensor.dtype:
-            raise FormatError(f"tensor {display(name, 80)} is quantized and cannot become {tensor.dtype}")
+            raise FormatError(
+                f"tensor {display(name, 80)} is quantized and cannot become {tensor.dtype}"
+            )
         storage = Persistent(("storage", arguments[0].id[1], key, place, total))
         return Call(old.function, (storage, *view, *arguments[4:]))
     grad = arguments[4] if len(arguments) > 4 and dtypes.get(tensor.dtype).kind in "fc" else False
     hooks = arguments[5] if len(arguments) > 5 else Call(Global("collections", "OrderedDict"), ())
     metadata = arguments[7 if old and old.function.name == "_rebuild_tensor_v3" else 6 :]
     if tensor.dtype in _CLASSES:
-        storage = Persistent(("storage", Global("torch", _CLASSES[tensor.dtype]), key, place, total))
-        return Call(Global("torch._utils", "_rebuild_tensor_v2"), (storage, *view, grad, hooks, *metadata))
+        storage = Persistent(
+            ("storage", Global("torch", _CLASSES[tensor.dtype]), key, place, total)
+        )
+        return Call(
+            Global("torch._utils", "_rebuild_tensor_v2"), (storage, *view, grad, hooks, *metadata)
+        )
     if tensor.dtype not in _DTYPES:
-        raise FormatError(f"tensor {display(name, 80)} is {tensor.dtype}, which a torch file cannot hold")
-    storage = Persistent(("storage", Global("torch.storage", "UntypedStorage"), key, place, tensor.spec.nbytes))
+        raise FormatError(
+            f"tensor {display(name, 80)} is {tensor.dtype}, which a torch file cannot hold"
+        )
+    storage = Persistent(
+        ("storage", Global("torch.storage", "UntypedStorage"), key, place, tensor.spec.nbytes)
+    )
     dtype = Global("torch", _DTYPES[tensor.dtype])
-    return Call(Global("torch._utils", "_rebuild_tensor_v3"), (storage, *view, grad, hooks, dtype, *metadata))
+    return Call(
+        Global("torch._utils", "_rebuild_tensor_v3"),
+        (storage, *view, grad, hooks, dtype, *metadata),
+    )
 
 
-# -- the same file with other bytes -------------------------------------------------------------------------------------------
+# -- the same file with other bytes
+# -------------------------------------------------------------------------------------------
 
 
 def _unchanged(extent: Extent, tensors: Mapping[str, Tensor]) -> bool:
@@ -122,7 +164,17 @@ def _same_file(like: Source, layout: Layout, tensors: Mapping[str, Tensor]) -> b
     view = memoryview(data)
     like.read_into(0, view)
     entries = [entry for archive in read_archives(like) for entry in archive.entries if entry.plain]
-    fields = [(entry, [field for field in (entry.front, *entry.sums) if _field(view, field) == _crc(view, entry)]) for entry in entries]
+    fields = [
+        (
+            entry,
+            [
+                field
+                for field in (entry.front, *entry.sums)
+                if _field(view, field) == _crc(view, entry)
+            ],
+        )
+        for entry in entries
+    ]
     for extent in layout.extents:
         view[extent.offset : extent.end] = memoryview(tensors[extent.name].data).cast("B")
     for entry, right in fields:
@@ -140,20 +192,26 @@ def _crc(view: memoryview, entry: ZipEntry) -> int:
     return zlib.crc32(view[entry.offset : entry.end])
 
 
-# -- another file with the same other values ----------------------------------------------------------------------------------
+# -- another file with the same other values
+# ----------------------------------------------------------------------------------
 
 
 class _Rewrite:
-    """Changes the tree of ``like`` so that it holds ``tensors``, and collects the storages that this needs."""
+    """Changes the tree of ``like`` so that it holds ``tensors``, and collects the storages that
+    this needs.
+    """
 
     def __init__(self, like: Source, layout: Layout, tensors: Mapping[str, Tensor]) -> None:
         self._tensors = tensors
         self._archive = _understood(like)
-        self._old_names = {name for extent in layout.extents for name in (extent.name, *extent.aliases)}
+        self._old_names = {
+            name for extent in layout.extents for name in (extent.name, *extent.aliases)
+        }
         self._cut = list(_storages(self._archive, layout))
         self._used = {entry.removeprefix("data/") for entry in self._archive.entries}
         self._keys: dict[str, str] = {}  # keys of the new storages, by their tensor's name
-        self._pointed: dict[int, dict[str, Call]] = {}  # the calls made of an old one (by its id), by their tensor's name
+        # The calls made of an old one (by its id), by their tensor's name
+        self._pointed: dict[int, dict[str, Call]] = {}
         self._removed: list[View] = []
 
     def file(self) -> bytes:
@@ -163,21 +221,33 @@ class _Rewrite:
         for entry, parts, extents in self._cut:
             if all(_unchanged(extent, self._tensors) for extent in extents):
                 pieces = [self._tensors[extent.name].data for extent in extents]
-                contents.append((min(rank[extent.name] for extent in extents), entry.removeprefix("data/"), pieces))
+                contents.append(
+                    (
+                        min(rank[extent.name] for extent in extents),
+                        entry.removeprefix("data/"),
+                        pieces,
+                    )
+                )
             else:
                 self._change(entry, parts, extents)
         self._drop()
         self._add()
-        contents += [(rank[name], key, [self._tensors[name].data]) for name, key in self._keys.items()]
+        contents += [
+            (rank[name], key, [self._tensors[name].data]) for name, key in self._keys.items()
+        ]
         contents.sort(key=lambda item: item[0])
-        return _file(self._archive.root, self._archive.tree, [(key, pieces) for _, key, pieces in contents])
+        return _file(
+            self._archive.root, self._archive.tree, [(key, pieces) for _, key, pieces in contents]
+        )
 
     def _change(self, entry: str, parts: Sequence[StoragePart], extents: Sequence[Extent]) -> None:
         """Give each tensor of a storage a storage of its own, or take it out."""
         shown = {id(view) for part in parts for view in part.views}
         for view in self._archive.views.get(entry, ()):
             if id(view) not in shown:
-                raise _impossible(extents[0].name, f"{display(view.name, 80)} shares its bytes in another shape")
+                raise _impossible(
+                    extents[0].name, f"{display(view.name, 80)} shares its bytes in another shape"
+                )
         for part, extent in zip(parts, extents, strict=True):
             if not part.views:
                 raise _impossible(extent.name, "the file's pickle does not say where it belongs")
@@ -196,7 +266,9 @@ class _Rewrite:
         calls = self._pointed.setdefault(id(view.node), {})
         if target not in calls:
             made = _call(key, target, self._tensors[target], view.node)
-            if calls:  # one object under two names that are no longer equal: the second needs an object of its own
+            # One object under two names that are no longer equal: the second needs an object of its
+            # own
+            if calls:
                 calls[target] = made
             else:
                 view.node.function, view.node.arguments = made.function, made.arguments
@@ -218,8 +290,12 @@ class _Rewrite:
     def _drop(self) -> None:
         """Take the removed tensors out of the lists and mappings that hold them."""
         everything = (view for seen in self._archive.views.values() for view in seen)
-        total = Counter((id(view.slot.values), view.slot.position) for view in everything if view.slot)
-        lost = Counter((id(view.slot.values), view.slot.position) for view in self._removed if view.slot)
+        total = Counter(
+            (id(view.slot.values), view.slot.position) for view in everything if view.slot
+        )
+        lost = Counter(
+            (id(view.slot.values), view.slot.position) for view in self._removed if view.slot
+        )
         slots: dict[int, dict[int, Slot]] = {}
         for view in self._removed:
             place = (id(view.slot.values), view.slot.position) if view.slot else (0, 0)
@@ -246,7 +322,10 @@ class _Rewrite:
             values = list(_flat(mapping))
             numbered = bool(values) and all(type(key) is int for key in values[::2])
             for name, label in named:
-                values += [_key(name, label) if numbered else label, _call(self._new_key(name), name, self._tensors[name])]
+                values += [
+                    _key(name, label) if numbered else label,
+                    _call(self._new_key(name), name, self._tensors[name]),
+                ]
             if isinstance(mapping, Pairs):
                 mapping.flat = values
             else:
@@ -264,23 +343,39 @@ def _key(name: str, label: str) -> int:
 
 
 def _impossible(name: str, reason: str) -> FormatError:
-    return FormatError(f"tensor {display(name, 80)} cannot be written into a file like this: {reason}")
+    return FormatError(
+        f"tensor {display(name, 80)} cannot be written into a file like this: {reason}"
+    )
 
 
 def _understood(like: Source) -> TorchArchive:
     archives = read_archives(like)
     archive = zip_archive.understand(like, archives[0])
-    plain = all(entry.plain and (name in _SAVED or name.startswith("data/")) for name, entry in archive.entries.items())
+    plain = all(
+        entry.plain and (name in _SAVED or name.startswith("data/"))
+        for name, entry in archive.entries.items()
+    )
     if len(archives) > 1 or not plain or archive.tree is None or archive.big_endian:
-        raise FormatError("this torch file is of a kind in which tensors cannot be added, removed or reshaped")
+        raise FormatError(
+            "this torch file is of a kind in which tensors cannot be added, removed or reshaped"
+        )
     return archive
 
 
-def _storages(archive: TorchArchive, layout: Layout) -> Iterator[tuple[str, list[StoragePart], list[Extent]]]:
+def _storages(
+    archive: TorchArchive, layout: Layout
+) -> Iterator[tuple[str, list[StoragePart], list[Extent]]]:
     """Every storage of ``layout``: its entry, its parts and their extents."""
-    cut = [(name, zip_archive.parts(archive, name, entry)) for name, entry in archive.entries.items() if STORAGE_NAME.match(name)]
+    cut = [
+        (name, zip_archive.parts(archive, name, entry))
+        for name, entry in archive.entries.items()
+        if STORAGE_NAME.match(name)
+    ]
     if sum(len(parts) for _, parts in cut) != len(layout.extents):
-        raise FormatError("this torch file has other long parts, beside which tensors cannot be added, removed or reshaped")
+        raise FormatError(
+            "this torch file has other long parts, beside which tensors cannot be added, removed or"
+            " reshaped"
+        )
     extents = iter(layout.extents)
     for name, parts in cut:
         yield name, parts, [next(extents) for _ in parts]
@@ -296,19 +391,29 @@ def _mappings(tree: Any) -> dict[str, Pairs | Call]:
         if id(node) in seen or len(path) > NAME_LIMIT:
             continue
         seen.add(id(node))
-        if type(node) is Pairs or (type(node) is Call and type(node.function) is Global and node.function in _MAPPINGS):
+        if type(node) is Pairs or (
+            type(node) is Call and type(node.function) is Global and node.function in _MAPPINGS
+        ):
             found.setdefault(path, node)
             flat = _flat(node)
-            labelled = [(key_label(key, number), value) for number, (key, value) in enumerate(zip(flat[::2], flat[1::2], strict=True))]
+            labelled = [
+                (key_label(key, number), value)
+                for number, (key, value) in enumerate(zip(flat[::2], flat[1::2], strict=True))
+            ]
         elif type(node) is list or type(node) is tuple:
             labelled = [(str(number), value) for number, value in enumerate(node)]
         else:
             continue
-        todo += [(f"{path}.{label}" if path else label, value) for label, value in labelled if type(value) in _CONTAINERS]
+        todo += [
+            (f"{path}.{label}" if path else label, value)
+            for label, value in labelled
+            if type(value) in _CONTAINERS
+        ]
     return found
 
 
-# -- reading back -------------------------------------------------------------------------------------------------------------
+# -- reading back
+# -------------------------------------------------------------------------------------------------------------
 
 
 def _check(data: Buffer, tensors: Mapping[str, Tensor]) -> None:
@@ -333,10 +438,13 @@ def _check(data: Buffer, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _equal(left: Buffer, right: Buffer) -> bool:
-    """Whether two buffers hold the same bytes; in pieces, since comparing memoryviews is slow and copying them is large."""
+    """Whether two buffers hold the same bytes; in pieces, since comparing memoryviews is slow and
+    copying them is large.
+    """
     if left is right:
         return True
     one, two = memoryview(left).cast("B"), memoryview(right).cast("B")
     return len(one) == len(two) and all(
-        bytes(one[start : start + _CHUNK]) == bytes(two[start : start + _CHUNK]) for start in range(0, len(one), _CHUNK)
+        bytes(one[start : start + _CHUNK]) == bytes(two[start : start + _CHUNK])
+        for start in range(0, len(one), _CHUNK)
     )

@@ -1,8 +1,8 @@
 """What a torch zip archive holds: its storages, cut into extents and named by its pickle.
 
-The unit is the storage: an entry ``data/N`` is one extent, whatever tensors see it. Its name, type and shape come from the
-pickle; N does not, since it shifts when a tensor is added. Where the pickle is silent or contradicts the archive, the bytes are
-still an extent, of plain bytes.
+The unit is the storage: an entry ``data/N`` is one extent, whatever tensors see it. Its name, type
+and shape come from the pickle; N does not, since it shifts when a tensor is added. Where the pickle
+is silent or contradicts the archive, the bytes are still an extent, of plain bytes.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ STORAGE_NAME = re.compile(r"(?:(?:data|constants)/[^/]+|\.data/.+\.storage)\Z")
 
 @dataclass(frozen=True, slots=True)
 class TorchArchive:
-    """A torch archive: its entries by their names below ``root`` in file order, and what its pickles call the storages.
+    """A torch archive: its entries by their names below ``root`` in file order, and what its
+    pickles call the storages.
 
-    ``views`` holds the tensors by the name of their storage's entry (``data/<key>``). ``tree`` is None when ``data.pkl`` is
-    not understood; ``trouble`` says why.
+    ``views`` holds the tensors by the name of their storage's entry (``data/<key>``). ``tree`` is
+    None when ``data.pkl`` is not understood; ``trouble`` says why.
     """
 
     root: str
@@ -41,10 +42,11 @@ class TorchArchive:
 
 
 class StoragePart(NamedTuple):
-    """A run of a storage that is one tensor: its type and shape, and where it starts in the storage (in bytes).
+    """A run of a storage that is one tensor: its type and shape, and where it starts in the storage
+    (in bytes).
 
-    ``views`` are those that show exactly these bytes, in one and the same way; the first one names the part. If there are none, or
-    they contradict the archive, ``name`` does.
+    ``views`` are those that show exactly these bytes, in one and the same way; the first one names
+    the part. If there are none, or they contradict the archive, ``name`` does.
     """
 
     name: str
@@ -61,20 +63,31 @@ class StoragePart(NamedTuple):
 
 
 def scan(name: str, source: Source) -> Layout:
-    """The layout of a torch file, for the format ``name``; :class:`FormatError` when its zip archive is not sound."""
+    """The layout of a torch file, for the format ``name``; :class:`FormatError` when its zip
+    archive is not sound.
+    """
     archives, notices = read_archives(source), list[str]()
-    layout = finished(name, source.size, archives, list(bounded(_all_extents(source, archives, notices))))
+    layout = finished(
+        name, source.size, archives, list(bounded(_all_extents(source, archives, notices)))
+    )
     return replace(layout, notices=tuple(notices)) if notices else layout
 
 
-def _all_extents(source: Source, archives: Sequence[ZipArchive], notices: list[str]) -> Iterator[Extent]:
+def _all_extents(
+    source: Source, archives: Sequence[ZipArchive], notices: list[str]
+) -> Iterator[Extent]:
     budget = pickle_reader.SIZE_LIMIT
     for archive in archives:
         understood = understand(source, archive, budget)
         if understood.trouble and any(map(STORAGE_NAME.match, understood.entries)):
-            notices.append(f"its tensors have no names and types, since its pickle is not understood: {understood.trouble}")
+            notices.append(
+                "its tensors have no names and types, since its pickle is not understood:"
+                f" {understood.trouble}"
+            )
         yield from extents(understood)
-        budget -= sum(min(entry.length, budget) for entry in archive.entries if entry.name.endswith(".pkl"))
+        budget -= sum(
+            min(entry.length, budget) for entry in archive.entries if entry.name.endswith(".pkl")
+        )
 
 
 def extents(archive: TorchArchive) -> Iterator[Extent]:
@@ -83,16 +96,34 @@ def extents(archive: TorchArchive) -> Iterator[Extent]:
         if entry.plain and STORAGE_NAME.match(name):
             for part in parts(archive, name, entry):
                 aliases = part.names[1:] if len(part.views) > 1 else ()
-                yield Extent(part.name, part.dtype, part.shape, entry.offset + part.start, part.length, aliases)
+                yield Extent(
+                    part.name,
+                    part.dtype,
+                    part.shape,
+                    entry.offset + part.start,
+                    part.length,
+                    aliases,
+                )
         elif is_large(entry) or (entry.plain and not archive.root):
             yield raw_extent(name, entry)
 
 
-def understand(source: Source, archive: ZipArchive, budget: int = pickle_reader.SIZE_LIMIT) -> TorchArchive:
-    """What an archive's pickles (of at most ``budget`` bytes) say of its entries. Never fails: what is not understood has no names."""
-    folders = [entry.name.removesuffix("data.pkl") for entry in archive.entries if entry.name.endswith("/data.pkl")]
+def understand(
+    source: Source, archive: ZipArchive, budget: int = pickle_reader.SIZE_LIMIT
+) -> TorchArchive:
+    """What an archive's pickles (of at most ``budget`` bytes) say of its entries.
+
+    Never fails: what is not understood has no names.
+    """
+    folders = [
+        entry.name.removesuffix("data.pkl")
+        for entry in archive.entries
+        if entry.name.endswith("/data.pkl")
+    ]
     root = folders[0] if len(folders) == 1 and folders[0].count("/") == 1 else ""
-    entries = {name: entry for name, entry in _below(root, archive.entries) if not name.endswith("/")}
+    entries = {
+        name: entry for name, entry in _below(root, archive.entries) if not name.endswith("/")
+    }
     tree, found, trouble = None, dict[str, list[View]](), ""
     if root:
         tree, trouble = _read_pickle(source, entries.get("data.pkl"), budget)
@@ -101,12 +132,19 @@ def understand(source: Source, archive: ZipArchive, budget: int = pickle_reader.
             for view in seen:
                 found.setdefault(f"{folder}/{view.storage.key}", []).append(view)
     order = entries.get("byteorder")
-    big_endian = order is not None and order.plain and order.length == 3 and source.read(order.offset, 3) == b"big"
+    big_endian = (
+        order is not None
+        and order.plain
+        and order.length == 3
+        and source.read(order.offset, 3) == b"big"
+    )
     return TorchArchive(root, entries, tree, found, big_endian, trouble)
 
 
 def _read_pickle(source: Source, entry: ZipEntry | None, budget: int) -> tuple[object, str]:
-    """A pickle's tree, or None and why there is none: such a file may load elsewhere all the same; it is cut without names."""
+    """A pickle's tree, or None and why there is none: such a file may load elsewhere all the same;
+    it is cut without names.
+    """
     if entry is None:
         return None, ""
     if not entry.plain:
@@ -115,8 +153,17 @@ def _read_pickle(source: Source, entry: ZipEntry | None, budget: int) -> tuple[o
         if entry.length <= budget:
             return pickle_reader.read(source.read(entry.offset, entry.length)), ""
         if budget < pickle_reader.SIZE_LIMIT:
-            return None, f"the pickles of the file's archives are larger than {pickle_reader.SIZE_LIMIT} bytes"
-        return pickle_reader.read_large(source.read, entry.offset, entry.offset + entry.length)[0], ""
+            return (
+                None,
+                (
+                    f"the pickles of the file's archives are larger than {pickle_reader.SIZE_LIMIT}"
+                    " bytes"
+                ),
+            )
+        return (
+            pickle_reader.read_large(source.read, entry.offset, entry.offset + entry.length)[0],
+            "",
+        )
     except pickle_reader.PickleError as error:
         return None, str(error)
 
@@ -129,7 +176,9 @@ def _below(root: str, entries: Sequence[ZipEntry]) -> list[tuple[str, ZipEntry]]
 
 
 def parts(archive: TorchArchive, name: str, entry: ZipEntry) -> list[StoragePart]:
-    """How the storage in entry ``name`` is cut: as a whole, or into the contiguous tensors that tile it exactly."""
+    """How the storage in entry ``name`` is cut: as a whole, or into the contiguous tensors that
+    tile it exactly.
+    """
     seen = archive.views.get(name)
     if not seen:
         return [StoragePart(name, (), "u8", (entry.length,), 0, entry.length)]
@@ -145,12 +194,21 @@ def parts(archive: TorchArchive, name: str, entry: ZipEntry) -> list[StoragePart
 def _fits(view: View, length: int) -> bool:
     """Whether a view and the storage it claims to see agree with the entry's ``length`` in bytes."""
     width = dtypes.get(view.storage.dtype).block_bytes
-    return view.storage.numel * width == length and not (view.contiguous and view.offset + view.numel > view.storage.numel)
+    return view.storage.numel * width == length and not (
+        view.contiguous and view.offset + view.numel > view.storage.numel
+    )
 
 
 def _part(first: View, others: Sequence[View]) -> StoragePart:
     width = dtypes.get(first.storage.dtype).block_bytes
-    return StoragePart(first.name, _like(first, others), first.storage.dtype, _shape(first), first.offset * width, first.numel * width)
+    return StoragePart(
+        first.name,
+        _like(first, others),
+        first.storage.dtype,
+        _shape(first),
+        first.offset * width,
+        first.numel * width,
+    )
 
 
 def _like(first: View, others: Sequence[View]) -> tuple[View, ...]:
@@ -170,11 +228,15 @@ def _shape(view: View) -> tuple[int, ...]:
 
 def _flat(fitting: Sequence[View], length: int) -> StoragePart:
     first = fitting[0]
-    return StoragePart(first.name, _like(first, fitting), first.storage.dtype, (first.storage.numel,), 0, length)
+    return StoragePart(
+        first.name, _like(first, fitting), first.storage.dtype, (first.storage.numel,), 0, length
+    )
 
 
 def _tiles(fitting: Sequence[View], length: int) -> list[StoragePart]:
-    """One part per tensor if contiguous ones of one type cover the storage without gap or overlap, else none."""
+    """One part per tensor if contiguous ones of one type cover the storage without gap or overlap,
+    else none.
+    """
     tiles: dict[int, list[View]] = {}
     for view in fitting:
         if view.contiguous and view.numel and view.storage.dtype == fitting[0].storage.dtype:

@@ -1,4 +1,6 @@
-"""Files of ``torch.save`` and TorchScript (since torch 1.6): a zip archive of a pickle and one entry per storage."""
+"""Files of ``torch.save`` and TorchScript (since torch 1.6): a zip archive of a pickle and one
+entry per storage.
+"""
 
 from __future__ import annotations
 
@@ -23,18 +25,23 @@ class TorchZipFormat:
     suffixes: tuple[str, ...] = (".pt", ".pth", ".ckpt", ".bin")
 
     def sniff(self, head: bytes) -> bool:
-        """Whether the archive's first entry is one that torch writes first, or its pickle comes soon."""
+        """Whether the archive's first entry is one that torch writes first, or its pickle comes
+        soon.
+        """
         if not head.startswith(b"PK\3\4"):
             return False
         end = 30 + int.from_bytes(head[26:28], "little")
         padded = head[end : end + 2] == b"FB"  # the extra field with which torch aligns every entry
-        root = head[30:end].partition(b"/")[0]  # not that of a torch file which lies inside of another archive
+        # Not that of a torch file which lies inside of another archive
+        root = head[30:end].partition(b"/")[0]
         return root + b"/data.pkl" in head or (padded and bool(_FIRST.match(head[30:end])))
 
     def scan(self, source: Source) -> Layout:
-        """One extent per storage, or one per tensor where contiguous tensors tile a storage exactly.
+        """One extent per storage, or one per tensor where contiguous tensors tile a storage
+        exactly.
 
-        :class:`FormatError` when the zip archive is not sound; a pickle that is not understood only costs the names.
+        :class:`FormatError` when the zip archive is not sound; a pickle that is not understood only
+        costs the names.
         """
         return zip_archive.scan(self.name, source)
 
@@ -43,15 +50,20 @@ class TorchZipFormat:
         return distributed_slices.METADATA if name.endswith(".distcp") else ""
 
     def scan_beside(self, source: Source, name: str, sibling: Source) -> Layout:
-        """As :meth:`scan`, with the names that ``sibling`` has for the slices in the file called ``name``."""
+        """As :meth:`scan`, with the names that ``sibling`` has for the slices in the file called
+        ``name``.
+        """
         return distributed_slices.named(self.scan(source), name, sibling)
 
     def contents(self, source: Source) -> Contents:
         """Every tensor that the file's pickle names, in C order, and the paths of its other values."""
-        return loaded.read(source, [zip_archive.understand(source, archive) for archive in read_archives(source)])
+        return loaded.read(
+            source, [zip_archive.understand(source, archive) for archive in read_archives(source)]
+        )
 
     def build(self, tensors: Mapping[str, Tensor], like: Source | None) -> Buffer:
-        """A file that ``torch.load(weights_only=True)`` reads: a flat mapping, or with ``like`` that file's structure and values.
+        """A file that ``torch.load(weights_only=True)`` reads: a flat mapping, or with ``like``
+        that file's structure and values.
 
         :class:`FormatError` when ``like`` cannot be changed so, or torch has no such type.
         """

@@ -11,9 +11,11 @@ _T = TypeVar("_T")
 
 
 class Threads(ThreadPoolExecutor):
-    """As its base, but when Python ends and no thread can be started any more, the work is done at once by whoever hands it in.
+    """As its base, but when Python ends and no thread can be started any more, the work is done at
+    once by whoever hands it in.
 
-    So a commit that a training run started in the background is finished although the program's last line was reached.
+    So a commit that a training run started in the background is finished although the program's
+    last line was reached.
     """
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:

@@ -1,7 +1,8 @@
 """Git's attributes: asking git what they are, and editing the files they are written in.
 
-What a path's attributes are is always git's answer (``git check-attr``), so macros, precedence, ``info/attributes`` and the user's own file
-count. Files are read here only to edit them, and to say where something is written. See gitattributes(5).
+What a path's attributes are is always git's answer (``git check-attr``), so macros, precedence,
+``info/attributes`` and the user's own file count. Files are read here only to edit them, and to say
+where something is written. See gitattributes(5).
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from git_theta.git.command import run
 from git_theta.git.repository import Repository
 
 FILE = ".gitattributes"
-TRACKING = {"filter": "theta", "diff": "theta", "merge": "theta", "text": "unset"}  # as check-attr says it
+# As check-attr says it
+TRACKING = {"filter": "theta", "diff": "theta", "merge": "theta", "text": "unset"}
 WORDS = ("filter=theta", "diff=theta", "merge=theta", "-text")  # as it is written
 BASE = "theta-base"
 LINE_LIMIT = 2048  # git ignores longer lines
@@ -46,16 +48,27 @@ def literal(name: str) -> str:
 
 
 def written(pattern: str) -> str:
-    """``pattern`` as it stands in a file: in C-style quotes where it holds blanks, control characters, or starts like something else."""
+    """``pattern`` as it stands in a file: in C-style quotes where it holds blanks, control
+    characters, or starts like something else.
+    """
     if _PLAIN.match(pattern):
         return pattern
     codes = (_ESCAPED.get(ord(c)) if ord(c) < 128 else None for c in pattern)
     pairs = zip(pattern, codes, strict=True)
-    return '"' + "".join(f"\\{code}" if code else f"\\{ord(c):03o}" if ord(c) < 32 or ord(c) == 127 else c for c, code in pairs) + '"'
+    return (
+        '"'
+        + "".join(
+            f"\\{code}" if code else f"\\{ord(c):03o}" if ord(c) < 32 or ord(c) == 127 else c
+            for c, code in pairs
+        )
+        + '"'
+    )
 
 
 def sample(pattern: str) -> str | None:
-    """A path (from the folder of the pattern's file) that ``pattern`` should match; None when none could be made up."""
+    """A path (from the folder of the pattern's file) that ``pattern`` should match; None when none
+    could be made up.
+    """
     rest, path = pattern.lstrip("/"), ""
     while rest:
         if rest.startswith("**/"):
@@ -80,7 +93,10 @@ def _member(members: str, negated: bool) -> str:
     """A character that a bracket expression with ``members`` should match."""
     classes = {"digit": "0", "xdigit": "0", "space": " ", "blank": " ", "upper": "A", "punct": "-"}
     if negated:
-        return next((c for c in "xX7-_~" if not any(low <= c <= high for low, high in _ranges(members))), "\x7f")
+        return next(
+            (c for c in "xX7-_~" if not any(low <= c <= high for low, high in _ranges(members))),
+            "\x7f",
+        )
     named = re.match(r"\[:(\w+):\]", members)
     if named:
         return classes.get(named[1], "a")
@@ -88,7 +104,9 @@ def _member(members: str, negated: bool) -> str:
 
 
 def _ranges(members: str) -> list[tuple[str, str]]:
-    """The characters and ranges of a bracket expression; named classes, and what they are written with, are left to chance."""
+    """The characters and ranges of a bracket expression; named classes, and what they are written
+    with, are left to chance.
+    """
     found = re.findall(r"\\?(.)-\\?(.)|\\?(.)", members, re.DOTALL)
     return [(low, high) if low else (single, single) for low, high, single in found]
 
@@ -98,7 +116,9 @@ def _ranges(members: str) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line: what stands in the file (without its end), and, where it gives attributes, its pattern and their words."""
+    """One line: what stands in the file (without its end), and, where it gives attributes, its
+    pattern and their words.
+    """
 
     raw: str
     pattern: str | None = None
@@ -107,7 +127,11 @@ class Line:
     @property
     def macro(self) -> str | None:
         """The name of the macro this line defines."""
-        return self.pattern.removeprefix(_MACRO).strip(_BLANK) if self.pattern and self.pattern.startswith(_MACRO) else None
+        return (
+            self.pattern.removeprefix(_MACRO).strip(_BLANK)
+            if self.pattern and self.pattern.startswith(_MACRO)
+            else None
+        )
 
     @property
     def tracks(self) -> bool:
@@ -131,7 +155,9 @@ def parse_line(raw: str) -> Line:
 
 
 def _unquote(text: str) -> tuple[str, str] | None:
-    """The string in C-style quotes that ``text`` starts with, and what follows it; None when git would not take it for one."""
+    """The string in C-style quotes that ``text`` starts with, and what follows it; None when git
+    would not take it for one.
+    """
     data, position = bytearray(), 1
     while position < len(text):
         char = text[position]
@@ -164,13 +190,19 @@ class AttributesFile:
     ended: bool = True
 
     def having(self, pattern: str, base: str | None = None) -> AttributesFile:
-        """The file with ``pattern`` tracked: by the line that does so already (it gets ``base``), or by a new last line, which wins."""
+        """The file with ``pattern`` tracked: by the line that does so already (it gets ``base``),
+        or by a new last line, which wins.
+        """
         same = [number for number, line in enumerate(self.lines) if line.pattern == pattern]
         last = self.lines[same[-1]] if same else None
         if last is not None and set(WORDS) <= set(last.words):
             return self._replaced(same[-1], _with_base(last, base)) if base is not None else self
         words = (*WORDS, f"{BASE}={percent_quote(base, safe='/')}") if base is not None else WORDS
-        return AttributesFile(self.path, (*self.lines, Line(" ".join((written(pattern), *words)), pattern, words)), self.end)
+        return AttributesFile(
+            self.path,
+            (*self.lines, Line(" ".join((written(pattern), *words)), pattern, words)),
+            self.end,
+        )
 
     def lacking(self, pattern: str) -> AttributesFile:
         """The file without what tracks ``pattern``; other attributes on its lines stay."""
@@ -182,7 +214,9 @@ class AttributesFile:
                     continue
                 line = parse_line(_without(line.raw, mine))
             kept.append(line)
-        return AttributesFile(self.path, tuple(kept), self.end, self.ended or len(kept) < len(self.lines))
+        return AttributesFile(
+            self.path, tuple(kept), self.end, self.ended or len(kept) < len(self.lines)
+        )
 
     def text(self) -> str:
         """What is to stand in the file."""
@@ -190,16 +224,22 @@ class AttributesFile:
         return body + self.end if self.lines and self.ended else body
 
     def _replaced(self, number: int, line: Line) -> AttributesFile:
-        return AttributesFile(self.path, (*self.lines[:number], line, *self.lines[number + 1 :]), self.end, self.ended)
+        return AttributesFile(
+            self.path, (*self.lines[:number], line, *self.lines[number + 1 :]), self.end, self.ended
+        )
 
 
 def _with_base(line: Line, base: str) -> Line:
-    rest = _without(line.raw, [word for word in line.words if word.lstrip("-!").partition("=")[0] == BASE])
+    rest = _without(
+        line.raw, [word for word in line.words if word.lstrip("-!").partition("=")[0] == BASE]
+    )
     return parse_line(f"{rest.rstrip(_BLANK)} {BASE}={percent_quote(base, safe='/')}")
 
 
 def _without(raw: str, words: Iterable[str]) -> str:
-    """``raw`` without the attributes ``words``; the pattern (which may hold the same characters) is left alone."""
+    """``raw`` without the attributes ``words``; the pattern (which may hold the same characters) is
+    left alone.
+    """
     line = parse_line(raw)
     start = len(raw) - len(raw.lstrip(_BLANK))
     pattern_end = len(raw) - len(_after_pattern(raw[start:]))
@@ -213,17 +253,27 @@ def _without(raw: str, words: Iterable[str]) -> str:
 def _after_pattern(text: str) -> str:
     text = text.removeprefix("\ufeff").lstrip(_BLANK)
     quoted = _unquote(text) if text.startswith('"') else None
-    return quoted[1] if quoted else text[len(re.match(rf"[^{_BLANK}]*", text)[0]) :]  # type: ignore[index]  # it always matches
+    # It always matches
+    return quoted[1] if quoted else text[len(re.match(rf"[^{_BLANK}]*", text)[0]) :]  # type: ignore[index]
 
 
 def read(path: Path) -> AttributesFile:
-    """The file at ``path``, empty where there is none. :class:`GitError` when it is one that git ignores: a symbolic link, or too large."""
+    """The file at ``path``, empty where there is none.
+
+    :class:`GitError` when it is one that git ignores: a symbolic link, or too large.
+    """
     try:
         status = path.lstat()
         if stat.S_ISLNK(status.st_mode):
-            raise GitError(f"{display(str(path))} is a symbolic link, which git does not follow; make it an ordinary file")
+            raise GitError(
+                f"{display(str(path))} is a symbolic link, which git does not follow; make it an"
+                " ordinary file"
+            )
         if status.st_size > SIZE_LIMIT:
-            raise GitError(f"{display(str(path))} has {status.st_size} bytes, and git ignores attribute files of more than {SIZE_LIMIT}")
+            raise GitError(
+                f"{display(str(path))} has {status.st_size} bytes, and git ignores attribute files"
+                f" of more than {SIZE_LIMIT}"
+            )
         data = path.read_bytes()
     except FileNotFoundError:
         return AttributesFile(path, ())
@@ -241,11 +291,22 @@ def parse_file(data: bytes, path: Path) -> AttributesFile:
 
 
 def write(file: AttributesFile) -> None:
-    """Put the file in place, whole or not at all, with the permissions it had. :class:`GitError` when that is impossible."""
+    """Put the file in place, whole or not at all, with the permissions it had.
+
+    :class:`GitError` when that is impossible.
+    """
     data = file.text().encode("utf-8", "surrogateescape")
-    if any(len(line.raw.encode("utf-8", "surrogateescape")) >= LINE_LIMIT for line in file.lines if line.pattern):
-        raise UsageError(f"git ignores lines of {LINE_LIMIT} bytes and more in attributes files; use a shorter pattern")
-    temporary = file.path.with_name(f"{file.path.name}.{os.getpid()}-{os.urandom(6).hex()}.tmp")  # nobody else makes or removes it
+    if any(
+        len(line.raw.encode("utf-8", "surrogateescape")) >= LINE_LIMIT
+        for line in file.lines
+        if line.pattern
+    ):
+        raise UsageError(
+            f"git ignores lines of {LINE_LIMIT} bytes and more in attributes files; use a shorter"
+            " pattern"
+        )
+    # Nobody else makes or removes it
+    temporary = file.path.with_name(f"{file.path.name}.{os.getpid()}-{os.urandom(6).hex()}.tmp")
     try:
         with temporary.open("xb") as target:
             target.write(data)
@@ -262,12 +323,18 @@ def write(file: AttributesFile) -> None:
 
 
 def check(
-    repository: Repository, paths: Iterable[str], names: Sequence[str], *, index: Path | None = None, file: Path | None = None
+    repository: Repository,
+    paths: Iterable[str],
+    names: Sequence[str],
+    *,
+    index: Path | None = None,
+    file: Path | None = None,
 ) -> dict[str, dict[str, str]]:
-    """What git says of each path's attributes ``names`` (``--all``: all it has): ``set``, ``unset``, ``unspecified`` or a value.
+    """What git says of each path's attributes ``names`` (``--all``: all it has): ``set``,
+    ``unset``, ``unspecified`` or a value.
 
-    Paths count from the top of the working tree. With ``index`` the attribute files are read from that index, not from the working tree;
-    ``file`` stands in for the user's own attributes file.
+    Paths count from the top of the working tree. With ``index`` the attribute files are read from
+    that index, not from the working tree; ``file`` stands in for the user's own attributes file.
     """
     every = list(paths)
     if not every:
@@ -287,8 +354,11 @@ def check(
     return found
 
 
-def matches(repository: Repository, patterns: Sequence[tuple[str, str]], paths: Iterable[str]) -> list[list[str]]:
-    """Which of ``paths`` each (folder, pattern) matches, by git's own matching: it is asked with an attributes file made for the purpose.
+def matches(
+    repository: Repository, patterns: Sequence[tuple[str, str]], paths: Iterable[str]
+) -> list[list[str]]:
+    """Which of ``paths`` each (folder, pattern) matches, by git's own matching: it is asked with an
+    attributes file made for the purpose.
 
     Folders are paths from the top of the working tree, ``""`` for the top itself.
     """
@@ -296,7 +366,10 @@ def matches(repository: Repository, patterns: Sequence[tuple[str, str]], paths: 
     found: list[list[str]] = [[] for _ in patterns]
     with tempfile.TemporaryDirectory(prefix="git-theta-") as folder:
         file = Path(folder, "attributes")
-        lines = [f"{written(_from_top(where, pattern))} {probe}{number}\n" for number, (where, pattern) in enumerate(patterns)]
+        lines = [
+            f"{written(_from_top(where, pattern))} {probe}{number}\n"
+            for number, (where, pattern) in enumerate(patterns)
+        ]
         file.write_bytes("".join(lines).encode("utf-8", "surrogateescape"))
         answers = check(repository, paths, ["--all"], file=file)
     for path, values in answers.items():
@@ -310,7 +383,13 @@ def _from_top(folder: str, pattern: str) -> str:
     """The pattern that means at the top what ``pattern`` means in ``folder``."""
     if not folder:
         return pattern
-    anchored = pattern.lstrip("/") if pattern.startswith("/") else pattern if "/" in pattern else f"**/{pattern}"
+    anchored = (
+        pattern.lstrip("/")
+        if pattern.startswith("/")
+        else pattern
+        if "/" in pattern
+        else f"**/{pattern}"
+    )
     return f"/{literal(folder)}/{anchored}"
 
 
@@ -320,12 +399,16 @@ def is_tracked(values: Mapping[str, str]) -> bool:
 
 
 def base_of(repository: Repository, path: str) -> str | None:
-    """The checkpoint that new versions of ``path`` are to be stored as differences from, if the user named one (see :func:`base_in`)."""
+    """The checkpoint that new versions of ``path`` are to be stored as differences from, if the
+    user named one (see :func:`base_in`).
+    """
     return base_in(check(repository, [path], [BASE])[path])
 
 
 def base_in(values: Mapping[str, str]) -> str | None:
-    """The path that a ``theta-base`` attribute names, from the top of the working tree; None without one, or if it leads outside."""
+    """The path that a ``theta-base`` attribute names, from the top of the working tree; None
+    without one, or if it leads outside.
+    """
     text = values.get(BASE, "unspecified")
     if text in ("unspecified", "set", "unset", ""):
         return None
@@ -336,7 +419,9 @@ def base_in(values: Mapping[str, str]) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class AttributeRule:
-    """A line that has files stored by Git-Theta: its file, its number there (from 1), the folder its pattern counts from, the pattern."""
+    """A line that has files stored by Git-Theta: its file, its number there (from 1), the folder
+    its pattern counts from, the pattern.
+    """
 
     file: Path
     number: int
@@ -345,7 +430,8 @@ class AttributeRule:
 
 
 def rules(repository: Repository, paths: Iterable[str]) -> list[AttributeRule]:
-    """Every line that says ``filter=theta``, itself or through a macro; the last that matches a path wins.
+    """Every line that says ``filter=theta``, itself or through a macro; the last that matches a
+    path wins.
 
     ``paths`` are those of the working tree (from its top), among which the attribute files are.
     """
@@ -359,13 +445,28 @@ def rules(repository: Repository, paths: Iterable[str]) -> list[AttributeRule]:
     ]
 
 
-def settings_of(repository: Repository, paths: Iterable[str], path: str, name: str, value: str) -> list[str]:
-    """Where ``name`` is given ``value`` (as check-attr says it) in files that may concern ``path``: ``file:line``, the strongest last."""
-    words = {"set": {name}, "unset": {f"-{name}"}, "unspecified": {f"!{name}"}}.get(value, {f"{name}={value}"})
+def settings_of(
+    repository: Repository, paths: Iterable[str], path: str, name: str, value: str
+) -> list[str]:
+    """Where ``name`` is given ``value`` (as check-attr says it) in files that may concern ``path``:
+    ``file:line``, the strongest last.
+    """
+    words = {"set": {name}, "unset": {f"-{name}"}, "unspecified": {f"!{name}"}}.get(
+        value, {f"{name}={value}"}
+    )
     if name in ("diff", "merge", "text") and value == "unset":
         words.add("binary")
-    every = [(folder, file) for folder, file in _files(repository, paths) if not folder or path.startswith(f"{folder}/")]
-    words |= {line.macro for _, file in every for line in file.lines if line.macro and words.intersection(line.words)}
+    every = [
+        (folder, file)
+        for folder, file in _files(repository, paths)
+        if not folder or path.startswith(f"{folder}/")
+    ]
+    words |= {
+        line.macro
+        for _, file in every
+        for line in file.lines
+        if line.macro and words.intersection(line.words)
+    }
     return [
         f"{display(os.path.relpath(file.path, repository.worktree))}:{number}"
         for _, file in every
@@ -375,7 +476,9 @@ def settings_of(repository: Repository, paths: Iterable[str], path: str, name: s
 
 
 def _files(repository: Repository, paths: Iterable[str]) -> Iterator[tuple[str, AttributesFile]]:
-    """The repository's attribute files with their folders, the weakest first: those of the working tree, then ``info/attributes``."""
+    """The repository's attribute files with their folders, the weakest first: those of the working
+    tree, then ``info/attributes``.
+    """
     assert repository.worktree is not None
     names = {path for path in paths if path.rpartition("/")[2] == FILE}
     for name in sorted(names, key=lambda name: (name.count("/"), name)):

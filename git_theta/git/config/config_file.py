@@ -15,7 +15,10 @@ Scope = Literal["local", "worktree", "global", "system"]
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """One value of a key: None where the key stands alone. ``origin`` reads ``file:…`` or ``command line:``."""
+    """One value of a key: None where the key stands alone.
+
+    ``origin`` reads ``file:…`` or ``command line:``.
+    """
 
     key: str
     text: str | None
@@ -29,21 +32,34 @@ class Value:
 
 
 def load_settings(where: Repository | Path | None = None) -> settings.Settings:
-    """The settings in force in a repository or folder (default: the current one), by one call of git.
+    """The settings in force in a repository or folder (default: the current one), by one call of
+    git.
 
     :class:`~git_theta.errors.UsageError` for a value that is not allowed.
     """
-    return settings.parse(run(["config", "--null", "--get-regexp", settings.PATTERN], cwd=_folder(where), allowed=(0, 1)))
+    return settings.parse(
+        run(
+            ["config", "--null", "--get-regexp", settings.PATTERN],
+            cwd=_folder(where),
+            allowed=(0, 1),
+        )
+    )
 
 
-def values(pattern: str, scope: Scope | None = None, where: Repository | Path | None = None) -> list[Value]:
-    """All values whose key matches ``pattern`` (a POSIX regular expression), in git's order: the last of a key is in force.
+def values(
+    pattern: str, scope: Scope | None = None, where: Repository | Path | None = None
+) -> list[Value]:
+    """All values whose key matches ``pattern`` (a POSIX regular expression), in git's order: the
+    last of a key is in force.
 
-    With ``scope`` those set there only, without it those from everywhere. Keys come as git normalises them.
+    With ``scope`` those set there only, without it those from everywhere. Keys come as git
+    normalises them.
     """
     selection = [f"--{scope}"] if scope else []
     raw = run(
-        ["config", *selection, "--null", "--show-scope", "--show-origin", "--get-regexp", pattern], cwd=_folder(where), allowed=(0, 1)
+        ["config", *selection, "--null", "--show-scope", "--show-origin", "--get-regexp", pattern],
+        cwd=_folder(where),
+        allowed=(0, 1),
     )
     return parse_values(raw)
 
@@ -64,15 +80,33 @@ def set_value(scope: Scope, key: str, text: str, where: Repository | Path | None
 
 
 def unset(scope: Scope, value: Value, where: Repository | Path | None = None) -> None:
-    """Remove ``value`` from ``scope``; other values of its key stay, and one that is gone already is no error."""
+    """Remove ``value`` from ``scope``; other values of its key stay, and one that is gone already
+    is no error.
+    """
     exactly = [] if value.text is None else ["--fixed-value"]
     pattern = [] if value.text is None else [value.text]
-    run(["config", f"--{scope}", *exactly, "--unset-all", value.key, *pattern], cwd=_folder(where), allowed=(0, 5))
+    run(
+        ["config", f"--{scope}", *exactly, "--unset-all", value.key, *pattern],
+        cwd=_folder(where),
+        allowed=(0, 5),
+    )
 
 
 def shared_bits(git_dir: Path) -> int:
-    """What ``core.sharedRepository`` makes of permission bits in another repository (see :class:`~git_theta.settings.Settings`)."""
-    raw = run(["--git-dir", str(git_dir), "config", "--null", "--get-regexp", r"^core\.sharedrepository$"], allowed=(0, 1, 128))
+    """What ``core.sharedRepository`` makes of permission bits in another repository (see
+    :class:`~git_theta.settings.Settings`).
+    """
+    raw = run(
+        [
+            "--git-dir",
+            str(git_dir),
+            "config",
+            "--null",
+            "--get-regexp",
+            r"^core\.sharedrepository$",
+        ],
+        allowed=(0, 1, 128),
+    )
     return settings.parse(raw).shared_bits
 
 

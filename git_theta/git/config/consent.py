@@ -1,9 +1,11 @@
 """What a repository brings along of URLs, and which of them the user agreed to.
 
-A cloned repository may name where its objects are: in ``.thetaconfig`` (ours) and in ``.lfsconfig`` (git-lfs's). Whoever
-writes into a repository must not decide which servers and buckets other people's machines talk to with their credentials, so such a
-URL is used only after the user confirmed that very URL once (``git theta remote confirm``), which is noted in the user's own
-config. A Git LFS server on the remote's own host needs no second word: the user has named that host already.
+A cloned repository may name where its objects are: in ``.thetaconfig`` (ours) and in ``.lfsconfig``
+(git-lfs's). Whoever writes into a repository must not decide which servers and buckets other
+people's machines talk to with their credentials, so such a URL is used only after the user
+confirmed that very URL once (``git theta remote confirm``), which is noted in the user's own
+config. A Git LFS server on the remote's own host needs no second word: the user has named that host
+already.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from git_theta.git.repository import Repository
 
 FILE = ".thetaconfig"
 CONFIRMED = "theta.confirmedUrl"
-AGENT = ("lfs.standalonetransferagent", "git-theta")  # ours: it is no server, and takes Git LFS's own files alone
+# Ours: it is no server, and takes Git LFS's own files alone
+AGENT = ("lfs.standalonetransferagent", "git-theta")
 _LFS_FILE = ".lfsconfig"
 _LFS_KEYS = ("lfsurl", "lfspushurl")
 _OWN = r"^(theta\.confirmedurl|lfs\.(push)?url|lfs\.standalonetransferagent|remote\..*\.lfs(push)?url)$"
@@ -28,9 +31,11 @@ _OWN = r"^(theta\.confirmedurl|lfs\.(push)?url|lfs\.standalonetransferagent|remo
 
 @dataclass(frozen=True, slots=True)
 class OfferedUrls:
-    """What the repository's own files say: its object ``storage``, ``mirrors``, Git LFS servers by key.
+    """What the repository's own files say: its object ``storage``, ``mirrors``, Git LFS servers by
+    key.
 
-    ``confirmed`` is what the user has agreed to; ``overridden`` are the keys that the user's own config sets, which counts for git-lfs.
+    ``confirmed`` is what the user has agreed to; ``overridden`` are the keys that the user's own
+    config sets, which counts for git-lfs.
     """
 
     storage: str = ""
@@ -40,43 +45,70 @@ class OfferedUrls:
     overridden: frozenset[str] = field(default_factory=frozenset)
 
     def agreed(self, url: str, what: str) -> str:
-        """``url``, or nothing where there is none; :class:`TransferError` when the user has not confirmed it."""
+        """``url``, or nothing where there is none; :class:`TransferError` when the user has not
+        confirmed it.
+        """
         if url and url not in self.confirmed:
             raise TransferError(_ask(FILE, what, url))
         return url
 
     def agreed_lfs(self, remote: Remote, push: bool) -> None:
-        """:class:`TransferError` when git-lfs would talk to a server that only the repository named, on another host than the remote's."""
+        """:class:`TransferError` when git-lfs would talk to a server that only the repository
+        named, on another host than the remote's.
+        """
         for url in self.lfs_servers(remote):
-            if url not in self.confirmed and not _same_host(url, remote.push_url if push else remote.url):
+            if url not in self.confirmed and not _same_host(
+                url, remote.push_url if push else remote.url
+            ):
                 raise TransferError(_ask(_LFS_FILE, "Git LFS server", url))
 
     def lfs_servers(self, remote: Remote) -> list[str]:
         """The servers that ``.lfsconfig`` gives git-lfs for ``remote``."""
-        keys = ["lfs.url", "lfs.pushurl", *(f"remote.{remote.name or BY_URL}.{key}" for key in _LFS_KEYS)]
+        keys = [
+            "lfs.url",
+            "lfs.pushurl",
+            *(f"remote.{remote.name or BY_URL}.{key}" for key in _LFS_KEYS),
+        ]
         return [url for key, url in self.lfs if key in keys and key not in self.overridden]
 
     def lfs_settings(self) -> dict[str, str]:
-        """What ``.lfsconfig`` sets of servers and the user's own config does not, for a git-lfs that runs where the file is not."""
+        """What ``.lfsconfig`` sets of servers and the user's own config does not, for a git-lfs
+        that runs where the file is not.
+        """
         return {key: url for key, url in self.lfs if key not in self.overridden}
 
     def server_named(self, remote: Remote) -> bool:
-        """Whether anybody named a Git LFS server for ``remote``, so that it is not simply the remote's own folder or host."""
-        keys = {"lfs.url", "lfs.pushurl", "lfs.standalonetransferagent", *(f"remote.{remote.name}.{key}" for key in _LFS_KEYS)}
+        """Whether anybody named a Git LFS server for ``remote``, so that it is not simply the
+        remote's own folder or host.
+        """
+        keys = {
+            "lfs.url",
+            "lfs.pushurl",
+            "lfs.standalonetransferagent",
+            *(f"remote.{remote.name}.{key}" for key in _LFS_KEYS),
+        }
         return bool(self.overridden & keys) or bool(self.lfs_servers(remote))
 
     def unconfirmed(self, every: list[Remote]) -> list[str]:
         """All URLs that wait for the user's word."""
         urls = [self.storage, *self.mirrors]
         for remote in every:
-            urls += [url for url in self.lfs_servers(remote) if not _same_host(url, remote.url) or not _same_host(url, remote.push_url)]
+            urls += [
+                url
+                for url in self.lfs_servers(remote)
+                if not _same_host(url, remote.url) or not _same_host(url, remote.push_url)
+            ]
         return [url for url in dict.fromkeys(urls) if url and url not in self.confirmed]
 
 
 def read(repository: Repository) -> OfferedUrls:
     """What the working tree's files say, else the index's, else HEAD's; and the user's own config."""
     theirs, lfs_file = _files(repository, (FILE, _LFS_FILE))
-    lfs = [(key, text) for key, text in lfs_file if key in ("lfs.url", "lfs.pushurl") or key.rpartition(".")[2] in _LFS_KEYS]
+    lfs = [
+        (key, text)
+        for key, text in lfs_file
+        if key in ("lfs.url", "lfs.pushurl") or key.rpartition(".")[2] in _LFS_KEYS
+    ]
     own = _pairs(
         run(
             ["--git-dir", str(repository.git_dir), "config", "--null", "--get-regexp", _OWN],
@@ -94,17 +126,28 @@ def read(repository: Repository) -> OfferedUrls:
 
 
 def confirm(repository: Repository, url: str) -> None:
-    """Note in this repository's own config (which no clone brings along) that the user agreed to ``url``."""
+    """Note in this repository's own config (which no clone brings along) that the user agreed to
+    ``url``.
+    """
     run(["--git-dir", str(repository.git_dir), "config", "--local", "--add", CONFIRMED, url])
 
 
 def _files(repository: Repository, names: Sequence[str]) -> Iterator[list[tuple[str, str]]]:
-    """The settings in each of the files: the working tree's, else the index's, else HEAD's, as git-lfs does it."""
+    """The settings in each of the files: the working tree's, else the index's, else HEAD's, as
+    git-lfs does it.
+    """
     stored = [f"{revision}:{name}" for name in names for revision in ("", "HEAD")]
-    listed = run(["--git-dir", str(repository.git_dir), "cat-file", "--batch-check"], stdin="\n".join(stored).encode() + b"\n").split(b"\n")
+    listed = run(
+        ["--git-dir", str(repository.git_dir), "cat-file", "--batch-check"],
+        stdin="\n".join(stored).encode() + b"\n",
+    ).split(b"\n")
     for number, name in enumerate(names):
         path = repository.worktree / name if repository.worktree is not None else None
-        blobs = [line.split()[0].decode("ascii") for line in listed[2 * number : 2 * number + 2] if line.split()[1:2] == [b"blob"]]
+        blobs = [
+            line.split()[0].decode("ascii")
+            for line in listed[2 * number : 2 * number + 2]
+            if line.split()[1:2] == [b"blob"]
+        ]
         if path is not None and path.is_symlink():
             raise UsageError(f"{name} is a symbolic link; it is not followed")
         if path is not None and path.is_file():
@@ -114,14 +157,29 @@ def _files(repository: Repository, names: Sequence[str]) -> Iterator[list[tuple[
 
 
 def _read_file(repository: Repository, name: str, place: Sequence[str]) -> list[tuple[str, str]]:
-    code, raw = run_code(["--git-dir", str(repository.git_dir), "config", "--no-includes", *place, "--null", "--list"], allowed=range(256))
+    code, raw = run_code(
+        [
+            "--git-dir",
+            str(repository.git_dir),
+            "config",
+            "--no-includes",
+            *place,
+            "--null",
+            "--list",
+        ],
+        allowed=range(256),
+    )
     if code:
         raise UsageError(f"{name} cannot be read as a git config file")
     return _pairs(raw)
 
 
 def _pairs(raw: bytes) -> list[tuple[str, str]]:
-    records = (record.partition("\n") for record in raw.decode("utf-8", "surrogateescape").split("\0") if record)
+    records = (
+        record.partition("\n")
+        for record in raw.decode("utf-8", "surrogateescape").split("\0")
+        if record
+    )
     return [(key, text) for key, _, text in records]
 
 
@@ -129,7 +187,11 @@ def _same_host(url: str, other: str) -> bool:
     """Whether ``url`` is on the host of ``other``, reached as safely."""
     if _host(url) == "" or _host(url) != _host(other):
         return False
-    return url.startswith(("https://", "ssh://")) or "://" not in url or urlsplit(url)[:2] == urlsplit(other)[:2]
+    return (
+        url.startswith(("https://", "ssh://"))
+        or "://" not in url
+        or urlsplit(url)[:2] == urlsplit(other)[:2]
+    )
 
 
 def _host(url: str) -> str:
@@ -144,4 +206,7 @@ def _host(url: str) -> str:
 
 def _ask(file: str, what: str, url: str) -> str:
     shown = display(without_secret(url), 200)
-    return f"the {what} {shown} is named by the repository's {file} only; 'git theta remote confirm' lets it be used"
+    return (
+        f"the {what} {shown} is named by the repository's {file} only; 'git theta remote confirm'"
+        " lets it be used"
+    )

@@ -1,8 +1,9 @@
 """Git's pre-push hook: putting ours in beside whatever is there, and taking it out without a trace.
 
-A shell script keeps its place, and its ``$0``: a few marked lines behind its first line run ours and hand what git writes to
-standard input on to the rest of the script. They run the program that 'git theta install' recorded; without one, that on PATH. Anything
-else (another language, a symbolic link, a file that is switched off) is moved aside and called from a script of ours. Both are undone
+A shell script keeps its place, and its ``$0``: a few marked lines behind its first line run ours
+and hand what git writes to standard input on to the rest of the script. They run the program that
+'git theta install' recorded; without one, that on PATH. Anything else (another language, a symbolic
+link, a file that is switched off) is moved aside and called from a script of ours. Both are undone
 byte for byte. Where hooks are is git's answer, so ``core.hooksPath`` counts.
 """
 
@@ -24,7 +25,10 @@ from git_theta.git.repository import Repository
 
 NAME = "pre-push"
 ASIDE = f"{NAME}.before-git-theta"
-_BEGIN = "# >>> git-theta: sends the objects of models before git sends their commits; 'git theta uninstall' removes these lines"
+_BEGIN = (
+    "# >>> git-theta: sends the objects of models before git sends their commits; 'git theta"
+    " uninstall' removes these lines"
+)
 _END = "# <<< git-theta"
 _BLOCK = f"""{_BEGIN}
 git_theta_input=$(cat; echo .)
@@ -45,7 +49,9 @@ _OWN = f"#!/bin/sh\n{_BLOCK}"
 _WRAPPER = f"""{_OWN}# The hook that was here before, called as git called it.
 if test -x "$(dirname -- "$0")/{ASIDE}"; then exec "$(dirname -- "$0")/{ASIDE}" "$@"; fi
 """
-_SHELLS = re.compile(rb"#![ \t]*(?:\S*/)?(?:env[ \t]+)?(?:-\S+[ \t]+)*(?:ba|da|a|k|z)?sh(?:[ \t].*)?\r?\Z")
+_SHELLS = re.compile(
+    rb"#![ \t]*(?:\S*/)?(?:env[ \t]+)?(?:-\S+[ \t]+)*(?:ba|da|a|k|z)?sh(?:[ \t].*)?\r?\Z"
+)
 _CALLS = re.compile(rb"^[^#\n]*\btheta pre-push\b", re.MULTILINE)
 _GIT_LFS = re.compile(rb"#!/bin/sh\n(?:command -v git-lfs[^\n]*\n)?git lfs pre-push \"\$@\"\n?\Z")
 
@@ -63,8 +69,9 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Hook:
-    """The hook of one repository: where it is, what it is, whether its folder is the user's own choice (``core.hooksPath``), and in the
-    working tree. Git ignores one that is ``off``: the file is not executable.
+    """The hook of one repository: where it is, what it is, whether its folder is the user's own
+    choice (``core.hooksPath``), and in the working tree. Git ignores one that is ``off``: the file
+    is not executable.
     """
 
     path: Path
@@ -80,7 +87,9 @@ class Hook:
 
     @property
     def needs_consent(self) -> bool:
-        """Whether ours is not run, and may be added only by 'git theta install': the user chose the folder, and something would change."""
+        """Whether ours is not run, and may be added only by 'git theta install': the user chose the
+        folder, and something would change.
+        """
         free = self.state is State.ABSENT or (self.state is State.GIT_LFS and not self.chosen)
         return not self.present and (self.in_worktree or (self.chosen and not free))
 
@@ -90,8 +99,14 @@ def look(repository: Repository) -> Hook:
     base = base_folder(repository)
     named = run(["rev-parse", "--git-path", f"hooks/{NAME}"], cwd=base)
     path = base / named.decode("utf-8", "surrogateescape").rstrip("\n")
-    chosen = Path(os.path.normpath(path.parent)) != Path(os.path.normpath(repository.common_dir / "hooks"))
-    inside = chosen and repository.worktree is not None and path.resolve().is_relative_to(repository.worktree.resolve())
+    chosen = Path(os.path.normpath(path.parent)) != Path(
+        os.path.normpath(repository.common_dir / "hooks")
+    )
+    inside = (
+        chosen
+        and repository.worktree is not None
+        and path.resolve().is_relative_to(repository.worktree.resolve())
+    )
     return Hook(path, _state(path), chosen, inside, path.exists() and not os.access(path, os.X_OK))
 
 
@@ -110,7 +125,10 @@ def _state(path: Path) -> State:
 
 
 def install(repository: Repository) -> Hook:
-    """Make ours run at every push, beside what is there. :class:`GitError` when the file cannot be written."""
+    """Make ours run at every push, beside what is there.
+
+    :class:`GitError` when the file cannot be written.
+    """
     hook = look(repository)
     if hook.state in (State.OURS, State.BOTH) and (hook.off or not _is_current(hook.path)):
         uninstall(repository)
@@ -125,14 +143,18 @@ def install(repository: Repository) -> Hook:
             text = hook.path.read_bytes()
             if _BEGIN.encode() in text:  # another git command was faster
                 return look(repository)
-            first, newline, rest = text.partition(b"\n") if text.startswith(b"#!") else (b"", b"", text)
+            first, newline, rest = (
+                text.partition(b"\n") if text.startswith(b"#!") else (b"", b"", text)
+            )
             _write(hook.path, first + newline + _BLOCK.encode() + rest, hook.path.stat())
         else:
             _chain(hook.path)
     except OSError as error:
         if isinstance(error, GitError):
             raise
-        raise GitError(f"the hook {hook.path} cannot be written: {error.strerror or error}") from None
+        raise GitError(
+            f"the hook {hook.path} cannot be written: {error.strerror or error}"
+        ) from None
     return look(repository)
 
 
@@ -140,11 +162,14 @@ def _chain(path: Path) -> None:
     """Move the hook at ``path`` aside and put ours in its place, which calls it."""
     aside = path.with_name(ASIDE)
     try:
-        os.link(path, aside, follow_symlinks=False)  # unlike a rename it never replaces what another process has put there
+        # Unlike a rename it never replaces what another process has put there
+        os.link(path, aside, follow_symlinks=False)
     except FileExistsError:
         if _BEGIN.encode() in path.read_bytes():
             return  # another git command was faster
-        raise GitError(f"{path} cannot be chained: {aside} exists already; move it away first") from None
+        raise GitError(
+            f"{path} cannot be chained: {aside} exists already; move it away first"
+        ) from None
     except (OSError, NotImplementedError):  # a file system without links
         os.rename(path, aside)
         try:
@@ -161,10 +186,12 @@ def _chain(path: Path) -> None:
 
 
 def ensure(repository: Repository, say: Callable[[str], None]) -> None:
-    """Have ours run at pushes from now on, as far as that needs nobody's consent; else say what to do.
+    """Have ours run at pushes from now on, as far as that needs nobody's consent; else say what to
+    do.
 
-    Called when a model passes through the filter: whoever cloned a repository never ran 'install' in it. A script in the repository's own
-    hooks folder is chained. A folder that the user chose is added to only where nothing there changes.
+    Called when a model passes through the filter: whoever cloned a repository never ran 'install'
+    in it. A script in the repository's own hooks folder is chained. A folder that the user chose is
+    added to only where nothing there changes.
     """
     hook = look(repository)
     if hook.present:
@@ -174,7 +201,10 @@ def ensure(repository: Repository, say: Callable[[str], None]) -> None:
         return
     install(repository)
     if hook.state is State.OTHER:
-        say(f"added itself to {hook.path}, which runs as before; 'git theta uninstall' takes it out again")
+        say(
+            f"added itself to {hook.path}, which runs as before; 'git theta uninstall' takes it out"
+            " again"
+        )
 
 
 def silence(hook: Hook) -> str:
@@ -186,15 +216,22 @@ def silence(hook: Hook) -> str:
     elif hook.off:
         what = f"git ignores {hook.path}, which is not executable"
     else:
-        what = f"{hook.path}{' is the one of git-lfs and' if hook.state is State.GIT_LFS else ''} does not call Git-Theta"
+        what = (
+            f"{hook.path}{' is the one of git-lfs and' if hook.state is State.GIT_LFS else ''} does"
+            " not call Git-Theta"
+        )
     return (
-        f"pushes would leave the models' objects behind: {what}; run 'git theta install', "
-        f"or let the hook run 'git theta pre-push \"$@\"' with git's input ('git config theta.hook manual' ends this message)"
+        f"pushes would leave the models' objects behind: {what}; run 'git theta install', or let"
+        " the hook run 'git theta pre-push \"$@\"' with git's input ('git config theta.hook"
+        " manual' ends this message)"
     )
 
 
 def uninstall(repository: Repository) -> bool:
-    """Take ours out again; what was there before is as it was. Whether there was anything to take out."""
+    """Take ours out again; what was there before is as it was.
+
+    Whether there was anything to take out.
+    """
     hook = look(repository)
     if hook.state not in (State.OURS, State.BOTH):
         return False
@@ -209,7 +246,9 @@ def uninstall(repository: Repository) -> bool:
         else:
             _write(hook.path, rest, hook.path.stat())
     except OSError as error:
-        raise GitError(f"the hook {hook.path} cannot be restored: {error.strerror or error}") from None
+        raise GitError(
+            f"the hook {hook.path} cannot be restored: {error.strerror or error}"
+        ) from None
     return True
 
 
@@ -223,7 +262,11 @@ def _takes_lines(path: Path) -> bool:
     if not stat.S_ISREG(status.st_mode) or (os.name != "nt" and not status.st_mode & 0o100):
         return False
     text = path.read_bytes()
-    return b"\0" not in text and b"\r\n" not in text and (not text.startswith(b"#!") or bool(_SHELLS.match(text.partition(b"\n")[0])))
+    return (
+        b"\0" not in text
+        and b"\r\n" not in text
+        and (not text.startswith(b"#!") or bool(_SHELLS.match(text.partition(b"\n")[0])))
+    )
 
 
 def _without_block(text: bytes) -> bytes:

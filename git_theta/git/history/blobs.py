@@ -1,4 +1,6 @@
-"""Reading small blobs, through one ``git cat-file --batch-command`` that lives as long as its reader."""
+"""Reading small blobs, through one ``git cat-file --batch-command`` that lives as long as its
+reader.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,12 @@ SIZE_LIMIT = 256 << 20
 
 
 class BlobReader:
-    """Reads blobs by any name git understands: ``HEAD:path``, ``:path``, an object id. Safe to use from several threads.
+    """Reads blobs by any name git understands: ``HEAD:path``, ``:path``, an object id.
 
-    ``cwd`` is where git is run; None: the current directory (as a filter, git has set everything up there).
+    Safe to use from several threads.
+
+    ``cwd`` is where git is run; None: the current directory (as a filter, git has set everything up
+    there).
     """
 
     def __init__(self, repository: Repository, cwd: Path | None = None) -> None:
@@ -33,7 +38,12 @@ class BlobReader:
     def __enter__(self) -> BlobReader:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -42,7 +52,9 @@ class BlobReader:
             self._stop()
 
     def read(self, name: str, limit: int = SIZE_LIMIT) -> bytes | None:
-        """The blob's bytes; None when there is no such blob, or it is larger than ``limit`` (then it is no manifest)."""
+        """The blob's bytes; None when there is no such blob, or it is larger than ``limit`` (then
+        it is no manifest).
+        """
         if "\n" in name:
             return self._read_alone(name, limit)
         with self._lock:
@@ -65,7 +77,12 @@ class BlobReader:
         if self._process is not None and (self._index != index or self._process.poll() is not None):
             self._stop()  # it keeps the index it once read
         if self._process is None:
-            self._process = launch(["cat-file", "--batch-command"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=self._cwd)
+            self._process = launch(
+                ["cat-file", "--batch-command"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                cwd=self._cwd,
+            )
             self._index = index
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -103,7 +120,9 @@ def write(repository: Repository, blob: str, path: Path) -> None:
         done = call(command, stdout=target, stderr=subprocess.PIPE)
     if done.returncode:
         words = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise GitError(f"blob {blob} cannot be read: {words[0] if words else f'exit code {done.returncode}'}")
+        raise GitError(
+            f"blob {blob} cannot be read: {words[0] if words else f'exit code {done.returncode}'}"
+        )
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

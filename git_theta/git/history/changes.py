@@ -1,4 +1,6 @@
-"""Which files differ between two revisions, the index and the working tree: git's own answer, without any content being read."""
+"""Which files differ between two revisions, the index and the working tree: git's own answer,
+without any content being read.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,11 @@ _COMMON = ["--raw", "-z", "--no-abbrev", "--no-ext-diff", "--no-textconv", "--ig
 
 @dataclass(frozen=True, slots=True)
 class FileChange:
-    """A file that is not the same on both sides: as ``git diff --raw`` tells it, paths from the top of the working tree.
+    """A file that is not the same on both sides: as ``git diff --raw`` tells it, paths from the top
+    of the working tree.
 
-    A blob is None where there is no file on that side; an empty one is a file of the working tree. ``status`` is git's letter (``U``:
-    unmerged).
+    A blob is None where there is no file on that side; an empty one is a file of the working tree.
+    ``status`` is git's letter (``U``: unmerged).
     """
 
     old_path: str
@@ -33,7 +36,8 @@ class FileChange:
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """What is compared: ``old`` and ``new`` are commits or trees; None as ``new``: the working tree, or with ``cached`` the index.
+    """What is compared: ``old`` and ``new`` are commits or trees; None as ``new``: the working
+    tree, or with ``cached`` the index.
 
     None as ``old`` is the index (or, with ``cached``, nothing at all: there is no commit yet).
     """
@@ -44,7 +48,9 @@ class Range:
 
 
 def resolve(words: Sequence[str], cached: bool, cwd: Path | None = None) -> Range:
-    """What the revisions ``words`` of a command line mean: as in ``git diff``, ``A..B`` and ``A...B`` too."""
+    """What the revisions ``words`` of a command line mean: as in ``git diff``, ``A..B`` and
+    ``A...B`` too.
+    """
     if len(words) == 1 and ".." in words[0] and not commit(words[0], cwd):
         text = words[0]
         left, dots, right = text.partition("...") if "..." in text else text.partition("..")
@@ -76,27 +82,41 @@ def commit(word: str, cwd: Path | None = None) -> str | None:
     """The commit or tree that ``word`` names; None if there is none."""
     if word.startswith("-"):
         return None
-    code, text = run_code(["rev-parse", "--quiet", "--verify", "--end-of-options", f"{word}^{{tree}}"], cwd=cwd, allowed=(0, 1, 128))
+    code, text = run_code(
+        ["rev-parse", "--quiet", "--verify", "--end-of-options", f"{word}^{{tree}}"],
+        cwd=cwd,
+        allowed=(0, 1, 128),
+    )
     return text.decode("ascii").strip() if code == 0 else None
 
 
 def _tree(word: str, cwd: Path | None) -> str:
     if commit(word, cwd) is None:
-        raise UsageError(f"{display(word, 100)} is neither a revision nor a file; paths come behind '--'")
+        raise UsageError(
+            f"{display(word, 100)} is neither a revision nor a file; paths come behind '--'"
+        )
     return word
 
 
-def changed(asked: Range, paths: Sequence[str], cwd: Path | None = None, hash_length: int = 40) -> list[FileChange]:
+def changed(
+    asked: Range, paths: Sequence[str], cwd: Path | None = None, hash_length: int = 40
+) -> list[FileChange]:
     """The files that differ and match the pathspecs ``paths`` (seen from ``cwd``).
 
-    A file of the working tree counts as different when its stat data is; whether its content is, git has not looked.
+    A file of the working tree counts as different when its stat data is; whether its content is,
+    git has not looked.
     """
     tail = ["--", *paths]
     if asked.new is not None:
         assert asked.old is not None
-        raw = run(["diff-tree", "-r", "-M", *_COMMON, "--end-of-options", asked.old, asked.new, *tail], cwd=cwd)
+        raw = run(
+            ["diff-tree", "-r", "-M", *_COMMON, "--end-of-options", asked.old, asked.new, *tail],
+            cwd=cwd,
+        )
     elif asked.old is not None or asked.cached:
-        old = asked.old or ("4b825dc642cb6eb9a060e54bf8d69288fbee4904" if hash_length == 40 else _EMPTY_SHA256)
+        old = asked.old or (
+            "4b825dc642cb6eb9a060e54bf8d69288fbee4904" if hash_length == 40 else _EMPTY_SHA256
+        )
         cached = ["--cached", "-M"] if asked.cached else []
         raw = run(["diff-index", *cached, *_COMMON, "--end-of-options", old, *tail], cwd=cwd)
     else:
@@ -115,7 +135,9 @@ def parse(raw: bytes) -> list[FileChange]:
         if not head:
             continue
         try:
-            old_mode, new_mode, old_blob, new_blob, status = head.decode("ascii").lstrip(":").split(" ")
+            old_mode, new_mode, old_blob, new_blob, status = (
+                head.decode("ascii").lstrip(":").split(" ")
+            )
             path = os.fsdecode(next(fields))
             new_path = os.fsdecode(next(fields)) if status[0] in "RC" else path
         except (ValueError, StopIteration):

@@ -1,4 +1,6 @@
-"""The commits that changed a file, by one ``git log``: who, when, what it is called there, and the blob each has."""
+"""The commits that changed a file, by one ``git log``: who, when, what it is called there, and the
+blob each has.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,9 @@ _RENAMES = 64
 class Commit:
     """A commit that changed the file at ``path``.
 
-    ``parents`` are the nearest earlier commits that changed it, as ``git log --parents`` rewrites them. ``blob`` is None where the commit
-    deleted the file, ``old_blob`` (that of the first parent) where it added it. ``date`` is the author's, in ISO 8601.
+    ``parents`` are the nearest earlier commits that changed it, as ``git log --parents`` rewrites
+    them. ``blob`` is None where the commit deleted the file, ``old_blob`` (that of the first
+    parent) where it added it. ``date`` is the author's, in ISO 8601.
     """
 
     oid: str
@@ -34,18 +37,28 @@ class Commit:
     blob: str | None
 
 
-def of_file(path: str, revisions: Sequence[str] = (), cwd: Path | None = None, count: int | None = None) -> list[Commit]:
-    """The commits in ``revisions`` (HEAD, if none) that changed the file ``path`` (from the top), a commit before its parents.
+def of_file(
+    path: str, revisions: Sequence[str] = (), cwd: Path | None = None, count: int | None = None
+) -> list[Commit]:
+    """The commits in ``revisions`` (HEAD, if none) that changed the file ``path`` (from the top), a
+    commit before its parents.
 
-    Merges count where they differ from every parent. Where the file was renamed, its history goes on under the old name.
+    Merges count where they differ from every parent. Where the file was renamed, its history goes
+    on under the old name.
     """
     found: dict[str, Commit] = {}
     queue = [(path, list(revisions))]
     for name, where in queue:
         limit = [] if count is None else [f"--max-count={max(0, count - len(found))}"]
         commits = _log(name, where, limit, cwd)
-        origins = {commit.oid: _origin(commit, cwd) for commit in commits if commit.old_blob is None}
-        renamed = {oid: origin for oid, origin in origins.items() if origin is not None and len(queue) < _RENAMES}
+        origins = {
+            commit.oid: _origin(commit, cwd) for commit in commits if commit.old_blob is None
+        }
+        renamed = {
+            oid: origin
+            for oid, origin in origins.items()
+            if origin is not None and len(queue) < _RENAMES
+        }
         for commit in _reached(commits, renamed):
             origin = renamed.get(commit.oid)
             if commit.oid in found:
@@ -68,12 +81,38 @@ def _reached(commits: Sequence[Commit], ends: Container[str]) -> list[Commit]:
     return [commit for commit in commits if commit.oid in wanted]
 
 
-def _log(path: str, revisions: Sequence[str], options: Sequence[str], cwd: Path | None) -> list[Commit]:
-    arguments = ["log", "-z", "--topo-order", "--parents", "--raw", "--no-abbrev", "--no-renames", "--diff-merges=first-parent", *options]
-    raw = run([*arguments, f"--format={_FORMAT}", "--end-of-options", *revisions, "--", f":(top,literal){path}"], cwd=cwd)
-    changing = [commit for commit in parse(raw, path) if commit.old_blob or commit.blob]  # git adds roots of the simplified history
+def _log(
+    path: str, revisions: Sequence[str], options: Sequence[str], cwd: Path | None
+) -> list[Commit]:
+    arguments = [
+        "log",
+        "-z",
+        "--topo-order",
+        "--parents",
+        "--raw",
+        "--no-abbrev",
+        "--no-renames",
+        "--diff-merges=first-parent",
+        *options,
+    ]
+    raw = run(
+        [
+            *arguments,
+            f"--format={_FORMAT}",
+            "--end-of-options",
+            *revisions,
+            "--",
+            f":(top,literal){path}",
+        ],
+        cwd=cwd,
+    )
+    # Git adds roots of the simplified history
+    changing = [commit for commit in parse(raw, path) if commit.old_blob or commit.blob]
     known = {commit.oid for commit in changing}
-    return [replace(commit, parents=tuple(oid for oid in commit.parents if oid in known)) for commit in changing]
+    return [
+        replace(commit, parents=tuple(oid for oid in commit.parents if oid in known))
+        for commit in changing
+    ]
 
 
 def parse(raw: bytes, path: str) -> Iterator[Commit]:
@@ -81,7 +120,9 @@ def parse(raw: bytes, path: str) -> Iterator[Commit]:
     tokens = raw.split(b"\0")
     position = 0
     while position + _FIELDS <= len(tokens):
-        fields = [token.decode("utf-8", "replace") for token in tokens[position : position + _FIELDS]]
+        fields = [
+            token.decode("utf-8", "replace") for token in tokens[position : position + _FIELDS]
+        ]
         position += _FIELDS
         old, new = None, None
         while position < len(tokens) and tokens[position].lstrip(b"\n").startswith(b":"):
@@ -91,12 +132,35 @@ def parse(raw: bytes, path: str) -> Iterator[Commit]:
             old, new = (None if set(word) == {"0"} else word for word in words[2:4])
             position += 2
         oid = fields[0].split(" ")[0].strip()
-        yield Commit(oid, tuple(fields[1].split()), fields[2], fields[3], fields[4], fields[5], path, old, new)
+        yield Commit(
+            oid,
+            tuple(fields[1].split()),
+            fields[2],
+            fields[3],
+            fields[4],
+            fields[5],
+            path,
+            old,
+            new,
+        )
 
 
 def _origin(commit: Commit, cwd: Path | None) -> str | None:
     """What the file that ``commit`` added was called before, if git takes it for a renamed one."""
-    raw = run(["diff-tree", "-r", "-z", "-M", "--raw", "--no-abbrev", "--diff-filter=R", "--no-commit-id", commit.oid], cwd=cwd)
+    raw = run(
+        [
+            "diff-tree",
+            "-r",
+            "-z",
+            "-M",
+            "--raw",
+            "--no-abbrev",
+            "--diff-filter=R",
+            "--no-commit-id",
+            commit.oid,
+        ],
+        cwd=cwd,
+    )
     tokens = raw.split(b"\0")
     for number in range(0, len(tokens) - 2, 3):
         if tokens[number + 2] == os.fsencode(commit.path):
@@ -105,7 +169,9 @@ def _origin(commit: Commit, cwd: Path | None) -> str | None:
 
 
 def _continued(commit: Commit, origin: str, cwd: Path | None) -> Commit:
-    """The commit that renamed the file, joined to the history that it had under its old name ``origin``."""
+    """The commit that renamed the file, joined to the history that it had under its old name
+    ``origin``.
+    """
     earlier = _log(origin, [f"{commit.oid}^@"], ["--max-count=1"], cwd)
     parents = tuple(item.oid for item in earlier)
     blob = next((item.blob for item in earlier), None)

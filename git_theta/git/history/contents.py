@@ -1,4 +1,6 @@
-"""What git stores for many files at once: manifests whole, of everything else the beginning and the size."""
+"""What git stores for many files at once: manifests whole, of everything else the beginning and the
+size.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +18,17 @@ from git_theta.git.command import launch, run
 from git_theta.git.repository import Repository
 
 HEAD = 1024
-_WHOLE = 16 << 20  # blobs up to this size come through one process; of larger ones, which git would send whole, the head is read alone
+# Blobs up to this size come through one process; of larger ones, which git would send whole, the
+# head is read alone
+_WHOLE = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class TrackedFile:
     """A file that git has at ``path`` (from the top): its mode and its blob.
 
-    ``unmerged``: the index holds several sides of it. ``left_out``: a sparse checkout does not write it.
+    ``unmerged``: the index holds several sides of it. ``left_out``: a sparse checkout does not
+    write it.
     """
 
     path: str
@@ -40,7 +45,9 @@ class TrackedFile:
 
 @dataclass(frozen=True, slots=True)
 class BlobContent:
-    """A blob of ``size`` bytes; ``data`` is all of it if it is a manifest, else at least its first 1024 bytes (fewer if it is shorter)."""
+    """A blob of ``size`` bytes; ``data`` is all of it if it is a manifest, else at least its first
+    1024 bytes (fewer if it is shorter).
+    """
 
     size: int
     data: bytes
@@ -62,12 +69,17 @@ class BlobContent:
 
 
 def in_index(listing: bytes) -> list[TrackedFile]:
-    """The ordinary files in ``git ls-files --stage -z``, one entry for each path (of an unmerged one: our side's)."""
+    """The ordinary files in ``git ls-files --stage -z``, one entry for each path (of an unmerged
+    one: our side's).
+    """
     return [entry for entry in with_links(listing) if not entry.is_link]
 
 
 def with_links(listing: bytes) -> list[TrackedFile]:
-    """As :func:`in_index`, with symbolic links. The listing may be one of ``ls-files -t``, which tells what is left out."""
+    """As :func:`in_index`, with symbolic links.
+
+    The listing may be one of ``ls-files -t``, which tells what is left out.
+    """
     found: dict[str, TrackedFile] = {}
     for tag, mode, blob, stage, path in _split(listing):
         if mode.startswith(("100", "120")) and (stage in ("0", "2") or path not in found):
@@ -84,13 +96,21 @@ def _split(listing: bytes) -> Iterator[tuple[str, str, str, str, str]]:
 
 
 def read(repository: Repository, blobs: Iterable[str]) -> Iterator[tuple[str, BlobContent]]:
-    """The contents of ``blobs``, each once; those that git has not (as in a partial clone that is offline) are left out."""
+    """The contents of ``blobs``, each once; those that git has not (as in a partial clone that is
+    offline) are left out.
+    """
     every = list(dict.fromkeys(blobs))
     where = repository.git_dir
     if not every:
         return
     sizes = {}
-    for line in run(["cat-file", "--batch-check"], cwd=where, stdin="\n".join(every).encode("ascii") + b"\n").decode("ascii").splitlines():
+    for line in (
+        run(
+            ["cat-file", "--batch-check"], cwd=where, stdin="\n".join(every).encode("ascii") + b"\n"
+        )
+        .decode("ascii")
+        .splitlines()
+    ):
         words = line.split(" ")
         if len(words) == 3 and words[1] == "blob":
             sizes[words[0]] = int(words[2])
@@ -103,7 +123,12 @@ def read(repository: Repository, blobs: Iterable[str]) -> Iterator[tuple[str, Bl
 def _batch(repository: Repository, blobs: Sequence[str]) -> Iterator[tuple[str, BlobContent]]:
     if not blobs:
         return
-    with launch(["cat-file", "--batch"], cwd=repository.git_dir, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with launch(
+        ["cat-file", "--batch"],
+        cwd=repository.git_dir,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
         stdin, stdout = cast(BinaryIO, process.stdin), cast(BinaryIO, process.stdout)
         feeder = threading.Thread(target=_feed, args=(stdin, blobs), name="git-theta-feed")
         feeder.start()
@@ -129,7 +154,9 @@ def _feed(stdin: BinaryIO, blobs: Sequence[str]) -> None:
 
 
 def _large(repository: Repository, blob: str) -> bytes:
-    with launch(["cat-file", "blob", blob], cwd=repository.git_dir, stdout=subprocess.PIPE) as process:
+    with launch(
+        ["cat-file", "blob", blob], cwd=repository.git_dir, stdout=subprocess.PIPE
+    ) as process:
         stdout = cast(BinaryIO, process.stdout)
         head = stdout.read(HEAD)
         rest = stdout.read() if is_manifest(head) else b""

@@ -1,7 +1,8 @@
 """What a repository still needs: everything that some command could bring back without a remote.
 
-Refs, the reflogs and the indexes of all worktrees are git's own answer. Git's notes of unfinished and recent work (``MERGE_HEAD``,
-``ORIG_HEAD``, ``FETCH_HEAD``, ``AUTO_MERGE``, the state of a rebase, …) are read here, as ``rev-list`` knows nothing of them.
+Refs, the reflogs and the indexes of all worktrees are git's own answer. Git's notes of unfinished
+and recent work (``MERGE_HEAD``, ``ORIG_HEAD``, ``FETCH_HEAD``, ``AUTO_MERGE``, the state of a
+rebase, …) are read here, as ``rev-list`` knows nothing of them.
 """
 
 from __future__ import annotations
@@ -26,11 +27,14 @@ _OWN_REFS = ("refs/bisect", "refs/rewritten", "refs/worktree")  # of which each 
 
 
 def state_objects(repository: Repository) -> list[str]:
-    """The objects named in every worktree's own refs and notes of unfinished and recent work; those that do not exist are left out."""
+    """The objects named in every worktree's own refs and notes of unfinished and recent work; those
+    that do not exist are left out.
+    """
     words: set[bytes] = set()
     for folder in git_dirs(repository):
         asked = ["--git-dir", str(folder), "for-each-ref", "--format=%(objectname)", *_OWN_REFS]
-        words.update(run_code(asked, allowed=(0, 128))[1].split())  # 128: what a worktree left behind that is gone
+        # 128: what a worktree left behind that is gone
+        words.update(run_code(asked, allowed=(0, 128))[1].split())
         for path in _notes(folder):
             try:
                 if path.stat().st_size <= _LARGEST:
@@ -39,17 +43,42 @@ def state_objects(repository: Repository) -> list[str]:
                 continue
     if not words:
         return []
-    listed = git(repository, ["cat-file", "--buffer", "--batch-check=%(objectname) %(objecttype)"], b"\n".join(sorted(words)) + b"\n")
+    listed = git(
+        repository,
+        ["cat-file", "--buffer", "--batch-check=%(objectname) %(objecttype)"],
+        b"\n".join(sorted(words)) + b"\n",
+    )
     rows = (line.split() for line in listed.splitlines())
-    return sorted({row[0].decode("ascii") for row in rows if len(row) == 2 and row[1] in (b"commit", b"tree", b"blob", b"tag")})
+    return sorted(
+        {
+            row[0].decode("ascii")
+            for row in rows
+            if len(row) == 2 and row[1] in (b"commit", b"tree", b"blob", b"tag")
+        }
+    )
 
 
 def state(repository: Repository) -> object:
-    """What is equal as long as neither a ref, nor an index, nor a note of unfinished work has changed, in any worktree."""
+    """What is equal as long as neither a ref, nor an index, nor a note of unfinished work has
+    changed, in any worktree.
+    """
     facts: list[object] = []
     for folder in git_dirs(repository):
-        facts.append(run_code(["--git-dir", str(folder), "for-each-ref", "--format=%(refname) %(objectname)"], allowed=(0, 128)))
-        facts += [_stamp(path) for path in (folder / "HEAD", folder / "index", *_notes(folder), folder / "logs" / "HEAD")]
+        facts.append(
+            run_code(
+                ["--git-dir", str(folder), "for-each-ref", "--format=%(refname) %(objectname)"],
+                allowed=(0, 128),
+            )
+        )
+        facts += [
+            _stamp(path)
+            for path in (
+                folder / "HEAD",
+                folder / "index",
+                *_notes(folder),
+                folder / "logs" / "HEAD",
+            )
+        ]
     return (*facts, _stamp(repository.index))
 
 
@@ -64,7 +93,10 @@ def _stamp(path: Path) -> tuple[str, int, int, int] | None:
 def git_dirs(repository: Repository) -> list[Path]:
     """The folder of the main worktree's state and of each linked worktree's."""
     linked = repository.common_dir / "worktrees"
-    return [repository.common_dir, *(sorted(path for path in linked.iterdir() if path.is_dir()) if linked.is_dir() else [])]
+    return [
+        repository.common_dir,
+        *(sorted(path for path in linked.iterdir() if path.is_dir()) if linked.is_dir() else []),
+    ]
 
 
 def worktrees(repository: Repository) -> list[Path]:
@@ -73,17 +105,29 @@ def worktrees(repository: Repository) -> list[Path]:
     found, main = list[Path](), _main_worktree(repository)
     for number, lines in enumerate(block.split("\n") for block in listed.split("\n\n")):
         if lines[0].startswith("worktree ") and "bare" not in lines:
-            found.append(main if main is not None and number == 0 else Path(lines[0].removeprefix("worktree ")))
+            found.append(
+                main
+                if main is not None and number == 0
+                else Path(lines[0].removeprefix("worktree "))
+            )
     return [path for path in found if path.is_dir()]
 
 
 def _main_worktree(repository: Repository) -> Path | None:
-    """Where the main working tree is, if that is known better than by git, which takes it to be around the repository's folder: that of a
-    submodule, and one with a separate git directory, is not.
+    """Where the main working tree is, if that is known better than by git, which takes it to be
+    around the repository's folder: that of a submodule, and one with a separate git directory, is
+    not.
     """
     if repository.worktree is not None and repository.git_dir.samefile(repository.common_dir):
         return repository.worktree
-    asked = ["--git-dir", str(repository.common_dir), "config", "--type=path", "--get", "core.worktree"]
+    asked = [
+        "--git-dir",
+        str(repository.common_dir),
+        "config",
+        "--type=path",
+        "--get",
+        "core.worktree",
+    ]
     named = run(asked, allowed=(0, 1)).decode("utf-8", "surrogateescape").rstrip("\n")
     return repository.common_dir / named if named else None
 
@@ -101,18 +145,33 @@ def written_manifests(repository: Repository) -> Iterator[Found]:
         if not (tree / ".git").exists():
             continue
         there = ["--git-dir", str(tree / ".git"), "--work-tree", str(tree)]
-        asked = ["ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", ":(top,attr:filter=theta)"]
+        asked = [
+            "ls-files",
+            "-z",
+            "--cached",
+            "--others",
+            "--exclude-standard",
+            "--",
+            ":(top,attr:filter=theta)",
+        ]
         for name in dict.fromkeys(run([*there, *asked], cwd=tree).split(b"\0")):
             path = tree / os.fsdecode(name)
             try:
-                if name and path.is_file() and not path.is_symlink() and _starts_like_a_manifest(path):
+                if (
+                    name
+                    and path.is_file()
+                    and not path.is_symlink()
+                    and _starts_like_a_manifest(path)
+                ):
                     yield Found("", os.fsdecode(name), path.read_bytes())
             except OSError:
                 continue
 
 
 def settled_manifests(repository: Repository) -> Iterator[Found]:
-    """What is settled of models that a merge left in conflict, in every worktree (see ``workflows/merging/state.py``)."""
+    """What is settled of models that a merge left in conflict, in every worktree (see
+    ``workflows/merging/state.py``).
+    """
     for folder in git_dirs(repository):
         for path in sorted((folder / SETTLED).glob("*")):
             try:
@@ -129,7 +188,11 @@ def _starts_like_a_manifest(path: Path) -> bool:
 def _notes(folder: Path) -> Sequence[Path]:
     """The files that hold such notes in one worktree's folder."""
     try:
-        found = [Path(entry.path) for entry in os.scandir(folder) if _NOTE.match(entry.name) and entry.is_file()]
+        found = [
+            Path(entry.path)
+            for entry in os.scandir(folder)
+            if _NOTE.match(entry.name) and entry.is_file()
+        ]
     except OSError:
         return []
     for name in _STATE_FOLDERS:

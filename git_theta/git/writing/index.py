@@ -1,8 +1,9 @@
 """Telling git's index that a file in the working tree is up to date.
 
-``git update-index --refresh`` would send the whole file through the clean filter to find that out. Whoever has just written the file
-knows it, so only the stat data of its entry is set, in place: an entry's stat fields have a fixed place and size in index
-versions 2, 3 and 4 (gitformat-index(5)), everything else stays as it is, and the trailing checksum is made anew.
+``git update-index --refresh`` would send the whole file through the clean filter to find that out.
+Whoever has just written the file knows it, so only the stat data of its entry is set, in place: an
+entry's stat fields have a fixed place and size in index versions 2, 3 and 4 (gitformat-index(5)),
+everything else stays as it is, and the trailing checksum is made anew.
 """
 
 from __future__ import annotations
@@ -24,14 +25,18 @@ _U32 = 0xFFFFFFFF
 
 
 def refresh(repository: Repository, written: Mapping[str, os.stat_result]) -> bool:
-    """Set the stat data of the index entries of ``written`` (path → its stat); False when this index must be refreshed by git itself.
+    """Set the stat data of the index entries of ``written`` (path → its stat); False when this
+    index must be refreshed by git itself.
 
-    That is so for a split index, an index of another version, or while another git command holds the lock.
+    That is so for a split index, an index of another version, or while another git command holds
+    the lock.
     """
     index = repository.index
     lock = index.with_name(index.name + ".lock")
     try:
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        handle = os.open(
+            lock, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666
+        )
     except OSError:
         return False
     ours = os.fstat(handle)
@@ -58,7 +63,9 @@ def refresh(repository: Repository, written: Mapping[str, os.stat_result]) -> bo
 
 
 def _is(path: Path, status: os.stat_result) -> bool:
-    """Whether ``path`` still names the file that had ``status``: somebody may have removed our lock and made one of their own."""
+    """Whether ``path`` still names the file that had ``status``: somebody may have removed our lock
+    and made one of their own.
+    """
     try:
         return os.path.samestat(os.lstat(path), status)
     except OSError:
@@ -72,7 +79,9 @@ def _unlock(lock: Path, ours: os.stat_result) -> None:
 
 
 def patch(data: bytearray, written: Mapping[str, os.stat_result], hash_size: int) -> bool:
-    """Set the stat data of the stage-0 entries of ``written`` in the index ``data``; False, and nothing changed, when it cannot be done."""
+    """Set the stat data of the stage-0 entries of ``written`` in the index ``data``; False, and
+    nothing changed, when it cannot be done.
+    """
     try:
         places = _places(data, {os.fsencode(path) for path in written}, hash_size)
     except (struct.error, IndexError, ValueError, GitError):
@@ -102,7 +111,9 @@ def _fields(status: os.stat_result, data: bytearray, place: int) -> tuple[int, .
 
 
 def _places(data: bytearray, wanted: set[bytes], hash_size: int) -> dict[bytes, int] | None:
-    """Where the stat data of each wanted path stands; None for a kind of index that is not to be touched."""
+    """Where the stat data of each wanted path stands; None for a kind of index that is not to be
+    touched.
+    """
     magic, version, count = struct.unpack_from(">4sII", data, 0)
     if magic != b"DIRC" or version not in (2, 3, 4):
         return None
@@ -143,7 +154,9 @@ def _offset_number(data: bytearray, position: int) -> tuple[int, int]:
 
 
 def settle(newest_ns: int) -> None:
-    """Wait until a file written at ``newest_ns`` is older than an index written now, so that git need not look into it again."""
+    """Wait until a file written at ``newest_ns`` is older than an index written now, so that git
+    need not look into it again.
+    """
     wait = newest_ns + 20_000_000 - time.time_ns()
     if 0 < wait < 1_000_000_000:
         time.sleep(wait / 1e9)
@@ -166,13 +179,18 @@ def entries(listing: bytes) -> dict[str, tuple[str, str]]:
 
 
 def unfinished(repository: Repository, cwd: Path | None = None) -> str:
-    """What to do when nothing is checked out though HEAD has files, as after a clone whose checkout failed; empty when that is not so."""
+    """What to do when nothing is checked out though HEAD has files, as after a clone whose checkout
+    failed; empty when that is not so.
+    """
     if repository.worktree is None or run(["ls-files", "-z", "--", ":/"], cwd=cwd):
         return ""
-    code, listed = run_code(["--git-dir", str(repository.git_dir), "ls-tree", "--name-only", "HEAD"], allowed=(0, 128))
+    code, listed = run_code(
+        ["--git-dir", str(repository.git_dir), "ls-tree", "--name-only", "HEAD"], allowed=(0, 128)
+    )
     if code or not listed:
         return ""
     return (
-        "nothing is checked out: the index is empty, but HEAD has files, as after a clone whose checkout failed; "
-        "'git reset --hard' goes on with the checkout (files of HEAD that are there already are written anew)"
+        "nothing is checked out: the index is empty, but HEAD has files, as after a clone whose"
+        " checkout failed; 'git reset --hard' goes on with the checkout (files of HEAD that are"
+        " there already are written anew)"
     )

@@ -14,22 +14,26 @@ def commit(revision: str, cwd: Path | None = None) -> str:
     """The commit that ``revision`` names; :class:`UsageError` when there is none."""
     if revision.startswith("-"):
         raise UsageError(f"{revision!a} is not a branch or commit")
-    code, out = run_code(["rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"], cwd=cwd, allowed=(0, 1, 128))
+    code, out = run_code(
+        ["rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"], cwd=cwd, allowed=(0, 1, 128)
+    )
     if code:
         raise UsageError(f"{revision!a} is not a branch or commit of this repository")
     return out.decode("ascii").strip()
 
 
 def to_merge(ours: str, heads: Sequence[str], cwd: Path | None = None) -> list[str]:
-    """Those of ``heads`` (commits) that a merge into ``ours`` has to take in: in the order given, without those that ``ours`` or another of
-    them holds already, as ``git merge`` leaves them out.
+    """Those of ``heads`` (commits) that a merge into ``ours`` has to take in: in the order given,
+    without those that ``ours`` or another of them holds already, as ``git merge`` leaves them out.
     """
     apart = set(run(["merge-base", "--independent", ours, *heads], cwd=cwd).decode("ascii").split())
     return [head for head in dict.fromkeys(heads) if head in apart and head != ours]
 
 
 def common_bases(commits: Sequence[str], cwd: Path | None = None) -> list[str]:
-    """The best common ancestors of all ``commits``: none where their histories have nothing in common, several where they crossed."""
+    """The best common ancestors of all ``commits``: none where their histories have nothing in
+    common, several where they crossed.
+    """
     _, out = run_code(["merge-base", "--octopus", "--all", *commits], cwd=cwd, allowed=(0, 1))
     return out.decode("ascii").split()
 
@@ -51,27 +55,56 @@ def blobs(tree: str, cwd: Path | None = None) -> dict[str, tuple[str, str]]:
     return found
 
 
-def with_blobs(tree: str | None, changes: Mapping[str, tuple[str, str]], scratch_index: Path, cwd: Path | None = None) -> str:
-    """``tree`` (None: the empty one) with (mode, blob) of some paths set. ``scratch_index`` is a file of the caller's to work in."""
+def with_blobs(
+    tree: str | None,
+    changes: Mapping[str, tuple[str, str]],
+    scratch_index: Path,
+    cwd: Path | None = None,
+) -> str:
+    """``tree`` (None: the empty one) with (mode, blob) of some paths set.
+
+    ``scratch_index`` is a file of the caller's to work in.
+    """
     environment = {"GIT_INDEX_FILE": str(scratch_index)}
     run(["read-tree", tree or "--empty"], cwd=cwd, environment=environment)
     lines = "".join(f"{mode} {blob}\t{path}\0" for path, (mode, blob) in changes.items())
-    run(["update-index", "-z", "--index-info"], cwd=cwd, stdin=lines.encode("utf-8", "surrogateescape"), environment=environment)
+    run(
+        ["update-index", "-z", "--index-info"],
+        cwd=cwd,
+        stdin=lines.encode("utf-8", "surrogateescape"),
+        environment=environment,
+    )
     return run(["write-tree"], cwd=cwd, environment=environment).decode("ascii").strip()
 
 
 def scratch_commit(tree: str, parents: Sequence[str], cwd: Path | None = None) -> str:
     """A commit that no ref will ever name."""
-    who = {f"GIT_{role}_{what}": value for role in ("AUTHOR", "COMMITTER") for what, value in (("NAME", "git-theta"), ("EMAIL", "-"))}
+    who = {
+        f"GIT_{role}_{what}": value
+        for role in ("AUTHOR", "COMMITTER")
+        for what, value in (("NAME", "git-theta"), ("EMAIL", "-"))
+    }
     words = [word for parent in parents for word in ("-p", parent)]
-    return run(["commit-tree", tree, *words, "-m", "scratch"], cwd=cwd, environment=who).decode("ascii").strip()
+    return (
+        run(["commit-tree", tree, *words, "-m", "scratch"], cwd=cwd, environment=who)
+        .decode("ascii")
+        .strip()
+    )
 
 
 def merge_trees(ours: str, theirs: str, cwd: Path | None = None) -> tuple[str, list[str]]:
-    """The tree of merging two commits as git would, and the paths in conflict; :class:`GitError` before git 2.38."""
-    code, out = run_code(["merge-tree", "--write-tree", "--name-only", "-z", ours, theirs], cwd=cwd, allowed=(0, 1, 128, 129))
+    """The tree of merging two commits as git would, and the paths in conflict; :class:`GitError`
+    before git 2.38.
+    """
+    code, out = run_code(
+        ["merge-tree", "--write-tree", "--name-only", "-z", ours, theirs],
+        cwd=cwd,
+        allowed=(0, 1, 128, 129),
+    )
     if code > 1:
-        raise GitError("git cannot merge these without a working tree (git 2.38 or newer is needed)")
+        raise GitError(
+            "git cannot merge these without a working tree (git 2.38 or newer is needed)"
+        )
     fields = out.decode("utf-8", "surrogateescape").split("\0")
     conflicts = []
     for field in fields[1:]:
@@ -82,5 +115,8 @@ def merge_trees(ours: str, theirs: str, cwd: Path | None = None) -> tuple[str, l
 
 
 def merge_recursive(words: Sequence[str]) -> int:
-    """Let git merge two commits into index and working tree; its exit code. What it and our driver say goes where ours goes."""
+    """Let git merge two commits into index and working tree; its exit code.
+
+    What it and our driver say goes where ours goes.
+    """
     return call(["merge-recursive", *words], stdin=subprocess.DEVNULL).returncode

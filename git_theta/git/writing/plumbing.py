@@ -1,4 +1,6 @@
-"""Writing to a repository without its working tree: blobs, commits, refs by compare-and-swap, and notes."""
+"""Writing to a repository without its working tree: blobs, commits, refs by compare-and-swap, and
+notes.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,11 @@ from git_theta.git.repository import Repository
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """Where a commit is to go: the ref ``name`` (``HEAD`` itself where it is detached) and the commit it has, if any.
+    """Where a commit is to go: the ref ``name`` (``HEAD`` itself where it is detached) and the
+    commit it has, if any.
 
-    ``here``: it is what this working tree has checked out. ``start`` is the commit that a new commit stands on: the ref's, or for a new
-    branch HEAD's.
+    ``here``: it is what this working tree has checked out. ``start`` is the commit that a new
+    commit stands on: the ref's, or for a new branch HEAD's.
     """
 
     name: str
@@ -35,19 +38,28 @@ class Branch:
 def branch(repository: Repository, name: str | None, cwd: Path) -> Branch:
     """The branch called ``name`` (None: the one that is checked out); it need not exist.
 
-    :class:`UsageError` for a name that git does not allow; :class:`GitError` for a branch that another working tree has checked out.
+    :class:`UsageError` for a name that git does not allow; :class:`GitError` for a branch that
+    another working tree has checked out.
     """
     code, said = run_code(["symbolic-ref", "-q", "HEAD"], cwd=cwd, allowed=(0, 1))
     current = os.fsdecode(said.rstrip(b"\n")) if code == 0 else "HEAD"
     ref = current if name is None else f"refs/heads/{name.removeprefix('refs/heads/')}"
     if name is not None and run_code(["check-ref-format", ref], cwd=cwd, allowed=(0, 1))[0]:
-        raise UsageError(f"'{display(name, 100)}' cannot be a branch's name ('git help check-ref-format' tells the rules)")
+        raise UsageError(
+            f"'{display(name, 100)}' cannot be a branch's name ('git help check-ref-format' tells"
+            " the rules)"
+        )
     tip, head = commit(ref, cwd), commit("HEAD", cwd)
     here = ref == current and repository.worktree is not None
     if not here and ref != "HEAD":
-        place = os.fsdecode(run(["for-each-ref", "--format=%(worktreepath)", ref], cwd=cwd).split(b"\n")[0])
+        place = os.fsdecode(
+            run(["for-each-ref", "--format=%(worktreepath)", ref], cwd=cwd).split(b"\n")[0]
+        )
         if place and repository.worktree is not None:
-            raise GitError(f"branch {display(name or ref, 100)} is checked out at {display(place)}; give that folder as repo=")
+            raise GitError(
+                f"branch {display(name or ref, 100)} is checked out at {display(place)}; give that"
+                " folder as repo="
+            )
     return Branch(ref, tip, tip or head, here)
 
 
@@ -65,15 +77,30 @@ def blob(data: bytes, cwd: Path | None, path: str | None = None) -> str:
 
 
 def commit_tree(tree: str, parents: Sequence[str], message: str, cwd: Path) -> str:
-    """A commit as the user whom git's config names would make it, signed where ``commit.gpgSign`` says so."""
+    """A commit as the user whom git's config names would make it, signed where ``commit.gpgSign``
+    says so.
+    """
     words = [word for parent in parents for word in ("-p", parent)]
-    signed = run(["config", "--type=bool", "--get", "commit.gpgSign"], cwd=cwd, allowed=(0, 1)).strip() == b"true"
+    signed = (
+        run(["config", "--type=bool", "--get", "commit.gpgSign"], cwd=cwd, allowed=(0, 1)).strip()
+        == b"true"
+    )
     text = message.strip("\n") + "\n"
-    return run(["commit-tree", *(["-S"] if signed else []), tree, *words, "-F", "-"], cwd=cwd, stdin=text.encode()).decode("ascii").strip()
+    return (
+        run(
+            ["commit-tree", *(["-S"] if signed else []), tree, *words, "-F", "-"],
+            cwd=cwd,
+            stdin=text.encode(),
+        )
+        .decode("ascii")
+        .strip()
+    )
 
 
 def move(ref: str, new: str, old: str | None, reason: str, cwd: Path) -> bool:
-    """Let ``ref`` name ``new`` if it still names ``old`` (None: if it still does not exist); False when somebody else moved it."""
+    """Let ``ref`` name ``new`` if it still names ``old`` (None: if it still does not exist); False
+    when somebody else moved it.
+    """
     none = "0" * len(new)
     asked = ["update-ref", "--create-reflog", "-m", reason.split("\n")[0], ref, new, old or none]
     code, _ = run_code(asked, cwd=cwd, allowed=(0, 128))
@@ -86,30 +113,49 @@ def check_new_tag(name: str, cwd: Path) -> None:
     """:class:`UsageError` unless a tag can be called ``name`` and none is."""
     ref = f"refs/tags/{name}"
     if run_code(["check-ref-format", ref], cwd=cwd, allowed=(0, 1))[0]:
-        raise UsageError(f"'{display(name, 100)}' cannot be a tag's name ('git help check-ref-format' tells the rules)")
+        raise UsageError(
+            f"'{display(name, 100)}' cannot be a tag's name ('git help check-ref-format' tells the"
+            " rules)"
+        )
     if commit(ref, cwd) is not None:
-        raise UsageError(f"there is a tag '{display(name, 100)}' already; delete it first, or choose another name")
+        raise UsageError(
+            f"there is a tag '{display(name, 100)}' already; delete it first, or choose another"
+            " name"
+        )
 
 
 def set_tag(name: str, target: str, cwd: Path) -> None:
     """Let the tag ``name`` name the commit ``target``, whatever it named before."""
     ref = f"refs/tags/{name}"
     if run_code(["check-ref-format", ref], cwd=cwd, allowed=(0, 1))[0]:
-        raise UsageError(f"'{display(name, 100)}' cannot be a tag's name ('git help check-ref-format' tells the rules)")
+        raise UsageError(
+            f"'{display(name, 100)}' cannot be a tag's name ('git help check-ref-format' tells the"
+            " rules)"
+        )
     run(["update-ref", ref, target], cwd=cwd)
 
 
 def set_note(namespace: str, target: str, text: str, cwd: Path) -> None:
-    """Give the commit ``target`` the note ``text`` in ``refs/notes/<namespace>``, in place of one it has there."""
-    run(["notes", f"--ref={namespace}", "add", "-f", "-F", "-", target], cwd=cwd, stdin=text.encode())
+    """Give the commit ``target`` the note ``text`` in ``refs/notes/<namespace>``, in place of one
+    it has there.
+    """
+    run(
+        ["notes", f"--ref={namespace}", "add", "-f", "-F", "-", target],
+        cwd=cwd,
+        stdin=text.encode(),
+    )
 
 
 def notes(namespace: str, cwd: Path | None) -> Mapping[str, str]:
     """Object → blob of its note in ``refs/notes/<namespace>``; empty when there are none."""
-    code, listing = run_code(["ls-tree", "-r", "-z", "--full-tree", f"refs/notes/{namespace}"], cwd=cwd, allowed=(0, 128))
+    code, listing = run_code(
+        ["ls-tree", "-r", "-z", "--full-tree", f"refs/notes/{namespace}"], cwd=cwd, allowed=(0, 128)
+    )
     found = {}
     for item in listing.split(b"\0") if code == 0 else ():
         head, tab, path = item.partition(b"\t")
         if tab:
-            found[path.replace(b"/", b"").decode("ascii", "replace")] = head.decode("ascii").split(" ")[2]
+            found[path.replace(b"/", b"").decode("ascii", "replace")] = head.decode("ascii").split(
+                " "
+            )[2]
     return found

@@ -1,8 +1,9 @@
 """Whole tensors by small blocks of float64: element-wise formulas, sums and order statistics.
 
-A block and its companions stay in the processor's cache, and the memory above the inputs and the result is a few blocks.
-Every result is fixed by IEEE 754 alone: only single additions, multiplications, divisions and square roots are used, in
-an order that depends on nothing but the tensor's size (no BLAS, no numpy reduction over floats, no fused operations).
+A block and its companions stay in the processor's cache, and the memory above the inputs and the
+result is a few blocks. Every result is fixed by IEEE 754 alone: only single additions,
+multiplications, divisions and square roots are used, in an order that depends on nothing but the
+tensor's size (no BLAS, no numpy reduction over floats, no fused operations).
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ _DIGIT = 12
 
 
 def flat(array: np.ndarray) -> np.ndarray:
-    """The real numbers of ``array`` in C order, 1-D; complex numbers count as two. A view where ``array`` is contiguous."""
+    """The real numbers of ``array`` in C order, 1-D; complex numbers count as two.
+
+    A view where ``array`` is contiguous.
+    """
     plain = np.ascontiguousarray(array).reshape(-1)
     return plain.view(f"f{plain.dtype.itemsize // 2}") if plain.dtype.kind == "c" else plain
 
@@ -37,7 +41,9 @@ def columns(array: np.ndarray) -> int:
 
 
 def blocks(inputs: Sequence[np.ndarray], row: int = 1) -> Iterator[tuple[int, list[np.ndarray]]]:
-    """(first element, float64 blocks) over all ``inputs`` (equal sizes). Blocks hold whole rows of ``row`` elements.
+    """(first element, float64 blocks) over all ``inputs`` (equal sizes).
+
+    Blocks hold whole rows of ``row`` elements.
 
     The blocks are overwritten at the next step.
     """
@@ -47,10 +53,18 @@ def blocks(inputs: Sequence[np.ndarray], row: int = 1) -> Iterator[tuple[int, li
     buffers = [np.empty(min(step, size)) for _ in sources]
     for start in range(0, size, step):
         stop = min(start + step, size)
-        yield start, [widen(source[start:stop], buffer[: stop - start]) for source, buffer in zip(sources, buffers, strict=True)]
+        yield (
+            start,
+            [
+                widen(source[start:stop], buffer[: stop - start])
+                for source, buffer in zip(sources, buffers, strict=True)
+            ],
+        )
 
 
-def elementwise(like: np.ndarray, inputs: Sequence[np.ndarray], kernel: Kernel, row: int = 1) -> np.ndarray:
+def elementwise(
+    like: np.ndarray, inputs: Sequence[np.ndarray], kernel: Kernel, row: int = 1
+) -> np.ndarray:
     """A new array of ``like``'s shape and type, computed block by block and rounded once."""
     result = np.empty(like.shape, like.dtype)
     target = flat(result)
@@ -64,7 +78,10 @@ def elementwise(like: np.ndarray, inputs: Sequence[np.ndarray], kernel: Kernel, 
 
 
 def tree_sum(values: np.ndarray) -> np.ndarray:
-    """Sums along the last axis by halving: always the same additions for the same length. Overwrites ``values`` (float64)."""
+    """Sums along the last axis by halving: always the same additions for the same length.
+
+    Overwrites ``values`` (float64).
+    """
     length = values.shape[-1]
     if not length:
         return np.zeros(values.shape[:-1])
@@ -76,18 +93,26 @@ def tree_sum(values: np.ndarray) -> np.ndarray:
 
 
 def total(partial: Sequence[float]) -> float:
-    """The sum of the blocks' sums, correctly rounded (so in any order); infinities and NaN as IEEE adds them."""
+    """The sum of the blocks' sums, correctly rounded (so in any order); infinities and NaN as IEEE
+    adds them.
+    """
     try:
         return math.fsum(partial)
     except (OverflowError, ValueError):
         finite = sum(value for value in partial if not math.isfinite(value))
-        return finite if not math.isfinite(finite) else math.copysign(math.inf, sum(value / 2 for value in partial))
+        return (
+            finite
+            if not math.isfinite(finite)
+            else math.copysign(math.inf, sum(value / 2 for value in partial))
+        )
 
 
 def gram(inputs: Sequence[np.ndarray], shift: np.ndarray | None = None) -> list[list[float]]:
     """All inner products of ``inputs`` (each less ``shift`` where given), as a symmetric matrix."""
     count = len(inputs)
-    sums: dict[tuple[int, int], list[float]] = {(i, j): [] for i in range(count) for j in range(i, count)}
+    sums: dict[tuple[int, int], list[float]] = {
+        (i, j): [] for i in range(count) for j in range(i, count)
+    }
     for _, parts in blocks([*inputs, *([] if shift is None else [shift])]):
         with np.errstate(all="ignore"):
             if shift is not None:
@@ -99,11 +124,15 @@ def gram(inputs: Sequence[np.ndarray], shift: np.ndarray | None = None) -> list[
     return [[matrix[min(i, j), max(i, j)] for j in range(count)] for i in range(count)]
 
 
-def order_statistics(values: Callable[[], Iterator[np.ndarray]], size: int, ranks: Sequence[int]) -> list[float]:
-    """The values with the given ranks (0: the smallest) among ``size`` non-negative numbers (NaN counts as the largest).
+def order_statistics(
+    values: Callable[[], Iterator[np.ndarray]], size: int, ranks: Sequence[int]
+) -> list[float]:
+    """The values with the given ranks (0: the smallest) among ``size`` non-negative numbers (NaN
+    counts as the largest).
 
-    ``values`` yields them block by block and is called a few times, so that nothing of the tensor's size is kept: a histogram of
-    the leading bits finds the bucket of each rank, until what is left of it fits in memory.
+    ``values`` yields them block by block and is called a few times, so that nothing of the tensor's
+    size is kept: a histogram of the leading bits finds the bucket of each rank, until what is left
+    of it fits in memory.
     """
     if not size:
         return [0.0 for _ in ranks]
@@ -130,13 +159,18 @@ def _descend(values: Callable[[], Iterator[np.ndarray]], rank: int, counts: np.n
         if not rest:
             return float(np.uint64(prefix).view(np.float64))
         if counts[digit] <= _GATHER:
-            inside = [bits[(bits >> np.uint64(rest)) == np.uint64(prefix)] for bits in map(_bits, values())]
+            inside = [
+                bits[(bits >> np.uint64(rest)) == np.uint64(prefix)]
+                for bits in map(_bits, values())
+            ]
             return float(np.sort(np.concatenate(inside))[rank : rank + 1].view(np.float64)[0])
         counts = _histogram(values, prefix, rest)
 
 
 def _histogram(values: Callable[[], Iterator[np.ndarray]], prefix: int, rest: int) -> np.ndarray:
-    """How often each next digit occurs among the numbers whose bits above the lowest ``rest`` are ``prefix``."""
+    """How often each next digit occurs among the numbers whose bits above the lowest ``rest`` are
+    ``prefix``.
+    """
     width = min(_DIGIT, rest)
     counts = np.zeros(1 << width, np.int64)
     for bits in map(_bits, values()):
@@ -154,9 +188,11 @@ def _bits(block: np.ndarray) -> np.ndarray:
 
 
 def canonical(sides: Sequence[np.ndarray], weights: Sequence[float] | None = None) -> list[int]:
-    """The sides' numbers in an order that depends on their contents alone: by raw bytes, then weight.
+    """The sides' numbers in an order that depends on their contents alone: by raw bytes, then
+    weight.
 
-    Sums taken in it are the same whichever way round the branches are named. Two sides need none: adding commutes.
+    Sums taken in it are the same whichever way round the branches are named. Two sides need none:
+    adding commutes.
     """
     from functools import cmp_to_key
 

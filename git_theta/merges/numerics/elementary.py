@@ -1,7 +1,9 @@
-"""Exponential, logarithm, sine, cosine and arc cosine whose last bit does not depend on the machine.
+"""Exponential, logarithm, sine, cosine and arc cosine whose last bit does not depend on the
+machine.
 
-The C library's and numpy's versions differ by a unit in the last place between processors and releases. Vectors use single
-IEEE operations only; scalars use decimal arithmetic of 40 digits, which is specified to the last digit.
+The C library's and numpy's versions differ by a unit in the last place between processors and
+releases. Vectors use single IEEE operations only; scalars use decimal arithmetic of 40 digits,
+which is specified to the last digit.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ def exp(x: np.ndarray) -> np.ndarray:
     k = np.rint(x * _LOG2_E)
     r = (x - k * _LN2_HIGH) - k * _LN2_LOW
     result = np.full_like(r, 1.0)
-    for n in range(13, 0, -1):  # Taylor's series by Horner: |r| <= 0.35, so the 14th term is below 2^-57
+    # Taylor's series by Horner: |r| <= 0.35, so the 14th term is below 2^-57
+    for n in range(13, 0, -1):
         result *= r / n
         result += 1.0
     with np.errstate(invalid="ignore", under="ignore"):
@@ -33,7 +36,9 @@ def exp(x: np.ndarray) -> np.ndarray:
 
 
 def log(x: np.ndarray) -> np.ndarray:
-    """The natural logarithm of positive float64 ``x``, within 4 units in the last place; NaN stays NaN."""
+    """The natural logarithm of positive float64 ``x``, within 4 units in the last place; NaN stays
+    NaN.
+    """
     mantissa, exponent = np.frexp(x)
     small = mantissa < 0.7071067811865476
     mantissa = np.where(small, mantissa * 2.0, mantissa)
@@ -69,7 +74,11 @@ def acos(c: float) -> float:
     if ratio <= 1:
         return float(_CONTEXT.multiply(2, _arctan(ratio)))
     quarter = _arctan(Decimal(1))
-    return float(_CONTEXT.multiply(2, _CONTEXT.subtract(_CONTEXT.multiply(2, quarter), _arctan(_CONTEXT.divide(1, ratio)))))
+    return float(
+        _CONTEXT.multiply(
+            2, _CONTEXT.subtract(_CONTEXT.multiply(2, quarter), _arctan(_CONTEXT.divide(1, ratio)))
+        )
+    )
 
 
 def _series(x: Decimal, first: int) -> Decimal:

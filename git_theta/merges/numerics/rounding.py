@@ -1,9 +1,11 @@
 """From an element type to float64 and back, rounding once.
 
-``float64 -> float32 -> bf16`` rounds twice: a value just above the middle of two bf16 numbers can become that very middle in
-float32 and then go to the even neighbour, the wrong one. ``ml_dtypes`` converts that way. So the first step here rounds
-*to odd* (Boldo and Melquiond, 2008): an inexact float32 gets an odd last bit and can never be a middle; float32 has more
-than the two extra bits this needs over every narrower type, subnormal numbers included.
+``float64 -> float32 -> bf16`` rounds twice: a value just above the middle of two bf16 numbers can
+become that very middle in float32 and then go to the even neighbour, the wrong one. ``ml_dtypes``
+converts that way. So the first step here rounds
+*to odd* (Boldo and Melquiond, 2008): an inexact float32 gets an odd last bit and can never be a
+middle; float32 has more than the two extra bits this needs over every narrower type, subnormal
+numbers included.
 """
 
 from __future__ import annotations
@@ -40,10 +42,12 @@ def widen(values: np.ndarray, out: np.ndarray) -> np.ndarray:
 
 
 def narrow(values: np.ndarray, out: np.ndarray, scratch: BlockScratch | None = None) -> None:
-    """``values`` (float64, 1-D) rounded once, to nearest with ties to even, into ``out`` (any supported type).
+    """``values`` (float64, 1-D) rounded once, to nearest with ties to even, into ``out`` (any
+    supported type).
 
-    Too large values become what the type has for them: infinity, else NaN. A NaN gets one fixed bit pattern, because its
-    sign and payload depend on the processor. ``scratch`` saves allocations when called for many blocks.
+    Too large values become what the type has for them: infinity, else NaN. A NaN gets one fixed bit
+    pattern, because its sign and payload depend on the processor. ``scratch`` saves allocations
+    when called for many blocks.
     """
     if not values.size:
         return
@@ -71,12 +75,17 @@ class BlockScratch:
 
 
 def to_odd(values: np.ndarray, scratch: BlockScratch | None = None) -> np.ndarray:
-    """``values`` (float64) as float32: exact ones unchanged, each other one as that neighbour whose last bit is 1.
+    """``values`` (float64) as float32: exact ones unchanged, each other one as that neighbour whose
+    last bit is 1.
 
     The result lies in ``scratch`` where one is given.
     """
     scratch = scratch or BlockScratch(values.size)
-    single, back, inexact = scratch.single[: values.size], scratch.back[: values.size], scratch.inexact[: values.size]
+    single, back, inexact = (
+        scratch.single[: values.size],
+        scratch.back[: values.size],
+        scratch.inexact[: values.size],
+    )
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         np.copyto(single, values, casting="same_kind")
     np.copyto(back, single)
@@ -90,7 +99,8 @@ def to_odd(values: np.ndarray, scratch: BlockScratch | None = None) -> np.ndarra
         wrong &= ~np.isnan(exact)
         if not few:
             wrong &= inexact
-        # One step in the magnitude: away from zero where the nearest number lies nearer to zero than the value.
+        # One step in the magnitude: away from zero where the nearest number lies nearer to zero
+        # than the value.
         beyond = np.abs(rounded) > np.abs(exact)
         np.subtract(bits, 1, out=bits, where=wrong & beyond)
         np.add(bits, 1, out=bits, where=wrong & ~beyond)

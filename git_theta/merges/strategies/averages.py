@@ -13,18 +13,34 @@ from git_theta.merges.numerics.blocks import canonical, elementwise, total
 from git_theta.merges.options import REQUIRED, number, per_side
 from git_theta.merges.strategies.formula import Formula
 
-WEIGHTS = Option("weights", "floats", None, "one weight a side, in the order of the sides (default: equal)", minimum=-100, maximum=100)
+WEIGHTS = Option(
+    "weights",
+    "floats",
+    None,
+    "one weight a side, in the order of the sides (default: equal)",
+    minimum=-100,
+    maximum=100,
+)
 
 
-def mean(like: np.ndarray, sides: Sequence[np.ndarray], weights: Sequence[float] | None, normalize: bool = True) -> np.ndarray:
-    """The weighted mean sum w W / sum w, in float64, as an array of ``like``'s shape and type; without weights sum W / n.
+def mean(
+    like: np.ndarray,
+    sides: Sequence[np.ndarray],
+    weights: Sequence[float] | None,
+    normalize: bool = True,
+) -> np.ndarray:
+    """The weighted mean sum w W / sum w, in float64, as an array of ``like``'s shape and type;
+    without weights sum W / n.
 
     Not normalised: sum w W. Model soups, arXiv 2203.05482 (equal weights).
     """
     order = canonical(sides, weights)
     divisor = float(len(sides)) if weights is None else total(list(weights)) if normalize else 1.0
     if not divisor:
-        raise MergeError("the weights add up to 0, so their average is undefined; set normalize=false for a plain weighted sum")
+        raise MergeError(
+            "the weights add up to 0, so their average is undefined; set normalize=false for a"
+            " plain weighted sum"
+        )
     ordered = [1.0 if weights is None else weights[i] for i in order]
 
     def kernel(_: int, parts: list[np.ndarray]) -> np.ndarray:
@@ -49,7 +65,9 @@ def _average(case: MergeCase, options: Mapping[str, object]) -> np.ndarray:
 
 
 def _nearswap(case: MergeCase, options: Mapping[str, object]) -> np.ndarray:
-    """A + w (B - A) as w B + (1 - w) A, w = clip(t / |A - B|, 0, 1): theirs where it is within ``t`` of ours, less of it beyond."""
+    """A + w (B - A) as w B + (1 - w) A, w = clip(t / |A - B|, 0, 1): theirs where it is within
+    ``t`` of ours, less of it beyond.
+    """
     t = number(options, "t")
 
     def kernel(_: int, parts: list[np.ndarray]) -> np.ndarray:
@@ -77,7 +95,16 @@ STRATEGIES = (
         "nearswap",
         "ours, moved to theirs where the two are close",
         _nearswap,
-        (Option("t", "float", REQUIRED, "distance up to which theirs is taken whole, such as 0.0001", minimum=1e-300, maximum=1e300),),
+        (
+            Option(
+                "t",
+                "float",
+                REQUIRED,
+                "distance up to which theirs is taken whole, such as 0.0001",
+                minimum=1e-300,
+                maximum=1e300,
+            ),
+        ),
         max_sides=2,
         order_free=False,
     ),

@@ -1,4 +1,6 @@
-"""Strategies that weigh the sides by how they agree: sce, model_stock, ram, ramplus_tl, arcee_fusion."""
+"""Strategies that weigh the sides by how they agree: sce, model_stock, ram, ramplus_tl,
+arcee_fusion.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,15 @@ import numpy as np
 
 from git_theta.core.contracts import MergeCase, Option
 from git_theta.merges.numerics import elementary
-from git_theta.merges.numerics.blocks import blocks, canonical, elementwise, flat, order_statistics, total, tree_sum
+from git_theta.merges.numerics.blocks import (
+    blocks,
+    canonical,
+    elementwise,
+    flat,
+    order_statistics,
+    total,
+    tree_sum,
+)
 from git_theta.merges.options import number
 from git_theta.merges.strategies.formula import Formula
 from git_theta.merges.strategies.sparsify import magnitudes, row_length, share
@@ -32,8 +42,9 @@ def _deltas(parts: list[np.ndarray]) -> list[np.ndarray]:
 def _sce(case: MergeCase, options: Mapping[str, object]) -> np.ndarray:
     """Select, Calculate, Erase: FuseChat, arXiv 2408.07990.
 
-    Keep the ``select_topk`` of the positions where the sides' changes vary (by variance over the sides, equal ones alike); weigh
-    each side by the mean square of what it keeps; elect signs by the plain sum and average what agrees by those weights.
+    Keep the ``select_topk`` of the positions where the sides' changes vary (by variance over the
+    sides, equal ones alike); weigh each side by the mean square of what it keeps; elect signs by
+    the plain sum and average what agrees by those weights.
     """
     inputs = _ordered(case)
     cutoff = _variance_cutoff(inputs, number(options, "select_topk"))
@@ -44,7 +55,11 @@ def _sce(case: MergeCase, options: Mapping[str, object]) -> np.ndarray:
                 squares[side].append(float(tree_sum(delta * delta)))
     energies = [total(partial) for partial in squares]
     whole = total(energies)
-    weights = [energy / whole for energy in energies] if whole > 0 and math.isfinite(whole) else [1.0] * len(energies)
+    weights = (
+        [energy / whole for energy in energies]
+        if whole > 0 and math.isfinite(whole)
+        else [1.0] * len(energies)
+    )
 
     def kernel(_: int, parts: list[np.ndarray]) -> np.ndarray:
         base = parts[0]
@@ -75,9 +90,11 @@ def _variance_cutoff(inputs: Sequence[np.ndarray], topk: float) -> float:
 
 
 def _variance(deltas: Sequence[np.ndarray]) -> np.ndarray:
-    """The variance over the sides, times the square of their number: the sum of squared differences of all pairs.
+    """The variance over the sides, times the square of their number: the sum of squared differences
+    of all pairs.
 
-    Without a rounded mean, equal values give an exact 0, and the same set of values the same result whichever side holds which.
+    Without a rounded mean, equal values give an exact 0, and the same set of values the same result
+    whichever side holds which.
     """
     result = np.zeros_like(deltas[0])
     for i, delta in enumerate(deltas):
@@ -97,17 +114,21 @@ def _selected(deltas: list[np.ndarray], cutoff: float) -> list[np.ndarray]:
 
 
 def _model_stock(case: MergeCase, _: Mapping[str, object]) -> np.ndarray:
-    """Model Stock, arXiv 2403.19522: t mean(W) + (1-t) W0, t = n c / (1 + (n-1) c), c the mean pairwise cosine of the changes.
+    """Model Stock, arXiv 2403.19522: t mean(W) + (1-t) W0, t = n c / (1 + (n-1) c), c the mean
+    pairwise cosine of the changes.
 
-    A change of length 0 has cosine 0. Where the sides move apart (c < -1/(2(n-1))) the formula nears its pole and would
-    throw the result far behind the base; the base is kept then.
+    A change of length 0 has cosine 0. Where the sides move apart (c < -1/(2(n-1))) the formula
+    nears its pole and would throw the result far behind the base; the base is kept then.
     """
     inputs = _ordered(case)
     sides, count = inputs[1:], len(case.sides)
     products = inner_products(case, sides, case.base)
     norms = [math.sqrt(products[i][i]) for i in range(count)]
     pairs = [(i, j) for i in range(count) for j in range(i + 1, count)]
-    cosines = [max(-1.0, min(1.0, products[i][j] / norms[i] / norms[j])) if norms[i] and norms[j] else 0.0 for i, j in pairs]
+    cosines = [
+        max(-1.0, min(1.0, products[i][j] / norms[i] / norms[j])) if norms[i] and norms[j] else 0.0
+        for i, j in pairs
+    ]
     mean = total(cosines) / len(pairs)
     t = count * mean / (1 + (count - 1) * mean) if mean >= -0.5 / (count - 1) else 0.0
 
@@ -122,14 +143,19 @@ def _model_stock(case: MergeCase, _: Mapping[str, object]) -> np.ndarray:
 
 
 def _ram(case: MergeCase, options: Mapping[str, object]) -> np.ndarray:
-    """Elements changed (by more than ``epsilon``) on one side: that change; on several: their mean. RAM, arXiv 2601.13572."""
+    """Elements changed (by more than ``epsilon``) on one side: that change; on several: their mean.
+
+    RAM, arXiv 2601.13572.
+    """
     return _merge_changed(case, number(options, "epsilon"), [1.0] * len(case.sides))
 
 
 def _ramplus(case: MergeCase, options: Mapping[str, object]) -> np.ndarray:
-    """As ram, but what only side i changed is multiplied by 1 + r clip(shared_i / unique_i, 0, alpha): RAM+ per tensor, arXiv 2601.13572.
+    """As ram, but what only side i changed is multiplied by 1 + r clip(shared_i / unique_i, 0,
+    alpha): RAM+ per tensor, arXiv 2601.13572.
 
-    shared_i and unique_i count the elements of this tensor that side i changed together with others and alone.
+    shared_i and unique_i count the elements of this tensor that side i changed together with others
+    and alone.
     """
     epsilon = number(options, "epsilon")
     inputs = _ordered(case)
@@ -141,7 +167,11 @@ def _ramplus(case: MergeCase, options: Mapping[str, object]) -> np.ndarray:
             shared[side] += int(np.count_nonzero(mask & (counts > 1)))
             unique[side] += int(np.count_nonzero(mask & (counts == 1)))
     overlap = [both / alone if alone else 0.0 for both, alone in zip(shared, unique, strict=True)]
-    return _merge_changed(case, epsilon, [1.0 + number(options, "r") * min(part, number(options, "alpha")) for part in overlap])
+    return _merge_changed(
+        case,
+        epsilon,
+        [1.0 + number(options, "r") * min(part, number(options, "alpha")) for part in overlap],
+    )
 
 
 def _merge_changed(case: MergeCase, epsilon: float, factors: Sequence[float]) -> np.ndarray:
@@ -172,11 +202,13 @@ def _changed(deltas: Sequence[np.ndarray], epsilon: float) -> tuple[list[np.ndar
 
 
 def _arcee_fusion(case: MergeCase, _: Mapping[str, object]) -> np.ndarray:
-    """W0 + d where importance >= median + 1.5 (third - first quartile), importance = |d| times the KL divergence of its row's softmaxes.
+    """W0 + d where importance >= median + 1.5 (third - first quartile), importance = |d| times the
+    KL divergence of its row's softmaxes.
 
-    KL of softmax(W) from softmax(W0) along the last axis, 1e-8 added to both; quantile q is the element of rank floor(q (n-1)).
-    Published for a base and one model (MergeKit 0.1, "Arcee Fusion"); here each side's important changes are taken, and their mean
-    where both sides have one.
+    KL of softmax(W) from softmax(W0) along the last axis, 1e-8 added to both; quantile q is the
+    element of rank floor(q (n-1)). Published for a base and one model (MergeKit 0.1, "Arcee
+    Fusion"); here each side's important changes are taken, and their mean where both sides have
+    one.
     """
     assert case.base is not None
     row = row_length(case.base)
@@ -187,7 +219,9 @@ def _arcee_fusion(case: MergeCase, _: Mapping[str, object]) -> np.ndarray:
         result, counts = np.zeros_like(base), np.zeros(base.size)
         for delta, (divergence, threshold) in zip(deltas, tests, strict=True):
             first = start // row
-            importance = np.abs(delta).reshape(-1, row) * divergence[first : first + base.size // row, None]
+            importance = (
+                np.abs(delta).reshape(-1, row) * divergence[first : first + base.size // row, None]
+            )
             kept = ~(importance.reshape(-1) < threshold) & (delta != 0)
             result += np.where(kept, delta, 0.0)
             counts += kept
@@ -235,11 +269,31 @@ STRATEGIES = (
         "sce",
         "weigh each side by the size of its changes, elect signs",
         _sce,
-        (Option("select_topk", "float", 1.0, "share of the varying positions to keep", minimum=1e-6, maximum=1),),
+        (
+            Option(
+                "select_topk",
+                "float",
+                1.0,
+                "share of the varying positions to keep",
+                minimum=1e-6,
+                maximum=1,
+            ),
+        ),
         needs_base=True,
     ),
-    Formula("model_stock", "between the base and the mean, as far as the sides agree in direction", _model_stock, needs_base=True),
-    Formula("ram", "changes of one side as they are, of several averaged", _ram, (_CHANGED,), needs_base=True),
+    Formula(
+        "model_stock",
+        "between the base and the mean, as far as the sides agree in direction",
+        _model_stock,
+        needs_base=True,
+    ),
+    Formula(
+        "ram",
+        "changes of one side as they are, of several averaged",
+        _ram,
+        (_CHANGED,),
+        needs_base=True,
+    ),
     Formula(
         "ramplus_tl",
         "as ram, with changes of one side alone strengthened",
@@ -251,5 +305,11 @@ STRATEGIES = (
         ),
         needs_base=True,
     ),
-    Formula("arcee_fusion", "only each side's most important changes", _arcee_fusion, needs_base=True, max_sides=2),
+    Formula(
+        "arcee_fusion",
+        "only each side's most important changes",
+        _arcee_fusion,
+        needs_base=True,
+        max_sides=2,
+    ),
 )

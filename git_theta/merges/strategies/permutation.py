@@ -1,8 +1,10 @@
-"""Git Re-Basin (Ainsworth et al., arXiv 2209.04836): reorder one side's hidden units to match the other's, then merge.
+"""Git Re-Basin (Ainsworth et al., arXiv 2209.04836): reorder one side's hidden units to match the
+other's, then merge.
 
-Two networks trained apart can compute alike with their hidden units in different orders; averaged as they stand they cancel out.
-Weight matching finds, per group of units, the order in which theirs resembles ours most (a linear assignment problem),
-group after group until none improves. The reordered side computes exactly what it did.
+Two networks trained apart can compute alike with their hidden units in different orders; averaged
+as they stand they cancel out. Weight matching finds, per group of units, the order in which theirs
+resembles ours most (a linear assignment problem), group after group until none improves. The
+reordered side computes exactly what it did.
 """
 
 from __future__ import annotations
@@ -26,29 +28,40 @@ Tensors = Mapping[str, np.ndarray]
 
 @runtime_checkable
 class WholeModel(Protocol):
-    """A strategy that must see whole models before it merges tensor by tensor (``whole_model`` is true).
+    """A strategy that must see whole models before it merges tensor by tensor (``whole_model`` is
+    true).
 
-    How it is called: the caller loads every side's tensors (all of them, the unchanged ones too, since reordering one side
-    touches tensors on which nothing else happened), calls :meth:`prepare` once, and then merges, as usual, each tensor whose
-    prepared values differ between the sides. What a plan decided by digest does not hold for the prepared sides.
+    How it is called: the caller loads every side's tensors (all of them, the unchanged ones too,
+    since reordering one side touches tensors on which nothing else happened), calls :meth:`prepare`
+    once, and then merges, as usual, each tensor whose prepared values differ between the sides.
+    What a plan decided by digest does not hold for the prepared sides.
     """
 
     whole_model: bool
 
-    def prepare(self, models: Sequence[Tensors], options: Mapping[str, object]) -> tuple[Tensors, ...]:
-        """The sides, in the same order and with the same names, shapes and types; arrays may be the ones passed in."""
+    def prepare(
+        self, models: Sequence[Tensors], options: Mapping[str, object]
+    ) -> tuple[Tensors, ...]:
+        """The sides, in the same order and with the same names, shapes and types; arrays may be the
+        ones passed in.
+        """
 
 
 class Permute(Formula):
-    """The first side stays; the second is reordered by :meth:`prepare`, then both are merged by the strategy ``then``."""
+    """The first side stays; the second is reordered by :meth:`prepare`, then both are merged by the
+    strategy ``then``.
+    """
 
     __slots__ = ()
     whole_model = True
 
-    def prepare(self, models: Sequence[Tensors], options: Mapping[str, object]) -> tuple[Tensors, ...]:
+    def prepare(
+        self, models: Sequence[Tensors], options: Mapping[str, object]
+    ) -> tuple[Tensors, ...]:
         """Ours as it is, and theirs with its hidden units in the order of ours.
 
-        :class:`MergeError` when the models' names or shapes differ, or nothing to reorder is recognised. Needs scipy.
+        :class:`MergeError` when the models' names or shapes differ, or nothing to reorder is
+        recognised. Needs scipy.
         """
         settings = complete(self.name, self.options, options)
         if len(models) != 2:
@@ -61,15 +74,26 @@ class Permute(Formula):
         return ours, reorder(groups, orders, theirs)
 
 
-def match(groups: Sequence[AxisGroup], ours: Tensors, theirs: Tensors, max_iter: int = 100) -> list[np.ndarray]:
-    """Per group the order of theirs' units (indices into them) that resembles ours most, by inner products of weights."""
+def match(
+    groups: Sequence[AxisGroup], ours: Tensors, theirs: Tensors, max_iter: int = 100
+) -> list[np.ndarray]:
+    """Per group the order of theirs' units (indices into them) that resembles ours most, by inner
+    products of weights.
+    """
     linear_sum_assignment = _assignment()
     involved = {place.tensor for group in groups for place in group.places}
     left = {name: np.asarray(ours[name], np.float64) for name in involved}
     right = {name: np.asarray(theirs[name], np.float64) for name in involved}
-    bad = [name for name in sorted(involved) if not (np.isfinite(left[name]).all() and np.isfinite(right[name]).all())]
+    bad = [
+        name
+        for name in sorted(involved)
+        if not (np.isfinite(left[name]).all() and np.isfinite(right[name]).all())
+    ]
     if bad:
-        raise MergeError(f"tensor '{display(bad[0], 80)}' holds NaN or infinite values, so units cannot be matched; use another strategy")
+        raise MergeError(
+            f"tensor '{display(bad[0], 80)}' holds NaN or infinite values, so units cannot be"
+            " matched; use another strategy"
+        )
     orders = [np.arange(group.size) for group in groups]
     touching: dict[str, list[tuple[int, int]]] = {name: [] for name in involved}
     for index, group in enumerate(groups):
@@ -84,7 +108,10 @@ def match(groups: Sequence[AxisGroup], ours: Tensors, theirs: Tensors, max_iter:
                 for neighbour, axis in touching[place.tensor]:
                     if neighbour != index:
                         other = _take(other, axis, groups[neighbour].size, orders[neighbour])
-                likeness += _units(left[place.tensor], place.axis, group.size) @ _units(other, place.axis, group.size).T
+                likeness += (
+                    _units(left[place.tensor], place.axis, group.size)
+                    @ _units(other, place.axis, group.size).T
+                )
             _, order = linear_sum_assignment(likeness, maximize=True)
             places = np.arange(group.size)
             gain = likeness[places, order].sum() - likeness[places, orders[index]].sum()
@@ -95,8 +122,12 @@ def match(groups: Sequence[AxisGroup], ours: Tensors, theirs: Tensors, max_iter:
     return orders
 
 
-def reorder(groups: Sequence[AxisGroup], orders: Sequence[np.ndarray], tensors: Tensors) -> dict[str, np.ndarray]:
-    """``tensors`` with each group's units in the given order; exact, since values only change places."""
+def reorder(
+    groups: Sequence[AxisGroup], orders: Sequence[np.ndarray], tensors: Tensors
+) -> dict[str, np.ndarray]:
+    """``tensors`` with each group's units in the given order; exact, since values only change
+    places.
+    """
     result = dict(tensors)
     for group, order in zip(groups, orders, strict=True):
         if not np.array_equal(order, np.arange(group.size)):
@@ -120,10 +151,15 @@ def _units(array: np.ndarray, axis: int, size: int) -> np.ndarray:
 def _check_alike(ours: Tensors, theirs: Tensors) -> None:
     odd = sorted(ours.keys() ^ theirs.keys())
     if odd:
-        raise MergeError(f"permute needs the same tensors on both sides; '{display(odd[0], 80)}' is on one only")
+        raise MergeError(
+            f"permute needs the same tensors on both sides; '{display(odd[0], 80)}' is on one only"
+        )
     for name, array in ours.items():
         if theirs[name].shape != array.shape or theirs[name].dtype != array.dtype:
-            raise MergeError(f"permute needs the same shapes and types on both sides; those of '{display(name, 80)}' differ")
+            raise MergeError(
+                "permute needs the same shapes and types on both sides; those of"
+                f" '{display(name, 80)}' differ"
+            )
 
 
 def _assignment() -> Callable[..., tuple[np.ndarray, np.ndarray]]:
@@ -148,11 +184,33 @@ STRATEGIES = (
         "reorder theirs' hidden units to match ours, then merge (git re-basin)",
         _merge,
         (
-            Option("then", "str", "average", "how to merge the matched sides", choices=("average", "slerp")),
+            Option(
+                "then",
+                "str",
+                "average",
+                "how to merge the matched sides",
+                choices=("average", "slerp"),
+            ),
             Option("t", "float", 0.5, "theirs' share of the result", minimum=0, maximum=1),
-            Option("heads", "int", 0, "attention heads a layer (0: do not reorder heads; not for ALiBi)", minimum=0, maximum=4096),
-            Option("kv_heads", "int", 0, "key and value heads a layer (0: as many as heads)", minimum=0, maximum=4096),
-            Option("max_iter", "int", 100, "rounds over all groups at most", minimum=1, maximum=10000),
+            Option(
+                "heads",
+                "int",
+                0,
+                "attention heads a layer (0: do not reorder heads; not for ALiBi)",
+                minimum=0,
+                maximum=4096,
+            ),
+            Option(
+                "kv_heads",
+                "int",
+                0,
+                "key and value heads a layer (0: as many as heads)",
+                minimum=0,
+                maximum=4096,
+            ),
+            Option(
+                "max_iter", "int", 100, "rounds over all groups at most", minimum=1, maximum=10000
+            ),
         ),
         max_sides=2,
         reproducible=False,

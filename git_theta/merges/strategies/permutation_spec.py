@@ -2,11 +2,14 @@
 
 Derived from names and shapes alone, and only where they leave no doubt:
 
-* a plain feed-forward network (linear or convolution layers, one behind the other, with biases and norms);
-* transformer blocks: the hidden units of each feed-forward part, and, when the number of heads is given, the attention heads.
+* a plain feed-forward network (linear or convolution layers, one behind the other, with biases and
+norms);
+* transformer blocks: the hidden units of each feed-forward part, and, when the number of heads is
+given, the attention heads.
 
-Names and shapes cannot show every connection. A skip connection around layers that look like a plain chain, or heads
-that are told apart by position (ALiBi), would be overlooked; names that hint at the former are refused.
+Names and shapes cannot show every connection. A skip connection around layers that look like a
+plain chain, or heads that are told apart by position (ALiBi), would be overlooked; names that hint
+at the former are refused.
 """
 
 from __future__ import annotations
@@ -28,7 +31,9 @@ class TensorAxis:
 
 @dataclass(frozen=True, slots=True)
 class AxisGroup:
-    """``size`` units that can be reordered; along each place's axis, equal runs of consecutive elements belong to them."""
+    """``size`` units that can be reordered; along each place's axis, equal runs of consecutive
+    elements belong to them.
+    """
 
     name: str
     size: int
@@ -76,25 +81,41 @@ _NOT_PLAIN = re.compile(
     r"att(?:e)?n|query|\bkey\b|\bvalue\b|qkv|q_proj|resid|resnet|shortcut|skip|downsample|embed|lstm|gru\b|rnn|weight_[ih]h|expert|router"
 )
 _HEAD_NORM = re.compile(r"(?:^|[._])(?:q|k|query|key)_?(?:layer)?_?norm")
-_PARAMETER = ("weight", "kernel", "bias", "scale", "gamma", "beta", "running_mean", "running_var", "mean", "var")
+_PARAMETER = (
+    "weight",
+    "kernel",
+    "bias",
+    "scale",
+    "gamma",
+    "beta",
+    "running_mean",
+    "running_var",
+    "mean",
+    "var",
+)
 _NUMBER = re.compile(r"\d+")
 
 
 def derive(shapes: Shapes, heads: int = 0, kv_heads: int = 0) -> tuple[AxisGroup, ...]:
-    """The groups of a model with float tensors of these ``shapes``; :class:`MergeError` when none can be told.
+    """The groups of a model with float tensors of these ``shapes``; :class:`MergeError` when none
+    can be told.
 
-    ``heads``: attention heads in every layer (0: leave heads in place), ``kv_heads``: key and value heads (0: as many).
+    ``heads``: attention heads in every layer (0: leave heads in place), ``kv_heads``: key and value
+    heads (0: as many).
     """
     if heads and (heads < 0 or (kv_heads and heads % kv_heads)):
-        raise MergeError(f"{heads} heads cannot share {kv_heads} key-value heads evenly; check heads and kv_heads")
+        raise MergeError(
+            f"{heads} heads cannot share {kv_heads} key-value heads evenly; check heads and"
+            " kv_heads"
+        )
     blocks = _feed_forward_groups(shapes)
     if heads:
         blocks += _head_groups(shapes, heads, kv_heads or heads)
     groups = _chain_groups(shapes) or tuple(blocks)
     if not groups:
         raise MergeError(
-            "no hidden units to reorder were recognised: permute knows plain feed-forward networks and transformer blocks "
-            "by the usual names; use another strategy"
+            "no hidden units to reorder were recognised: permute knows plain feed-forward networks"
+            " and transformer blocks by the usual names; use another strategy"
         )
     return groups
 
@@ -112,7 +133,9 @@ def _layers(shapes: Shapes) -> dict[str, _Layer]:
         if leaf not in ("weight", "kernel") or len(shape) < 2:
             continue
         out_axis, in_axis = (len(shape) - 1, len(shape) - 2) if leaf == "kernel" else (0, 1)
-        layers[module] = _Layer(module, name, shape[out_axis], shape[in_axis], out_axis, in_axis, len(shape) > 2)
+        layers[module] = _Layer(
+            module, name, shape[out_axis], shape[in_axis], out_axis, in_axis, len(shape) > 2
+        )
     return layers
 
 
@@ -147,22 +170,35 @@ def _hidden_group(shapes: Shapes, prefix: str, ups: list[_Layer], down: _Layer) 
     turned = _turned(ups[0], down)
     if turned is None or any(layer.convolution for layer in (*ups, down)):
         return None
-    out_axis, in_axis = (ups[0].in_axis, ups[0].out_axis) if turned else (ups[0].out_axis, ups[0].in_axis)
+    out_axis, in_axis = (
+        (ups[0].in_axis, ups[0].out_axis) if turned else (ups[0].out_axis, ups[0].in_axis)
+    )
     size, outer = shapes[ups[0].weight][out_axis], shapes[ups[0].weight][in_axis]
     if size == outer or any(shapes[up.weight] != shapes[ups[0].weight] for up in ups):
         return None  # square matrices could follow one another in any order
     places = [TensorAxis(up.weight, out_axis) for up in ups]
-    places += [TensorAxis(f"{up.module}.bias", 0) for up in ups if shapes.get(f"{up.module}.bias") == (size,)]
+    places += [
+        TensorAxis(f"{up.module}.bias", 0)
+        for up in ups
+        if shapes.get(f"{up.module}.bias") == (size,)
+    ]
     places.append(TensorAxis(down.weight, in_axis))
-    # Anything else of that size inside the block (a norm between the two, a third matrix) would have to move too.
+    # Anything else of that size inside the block (a norm between the two, a third matrix) would
+    # have to move too.
     known = {place.tensor for place in places}
-    if any(size in shape for name, shape in shapes.items() if name.startswith(prefix) and name not in known):
+    if any(
+        size in shape
+        for name, shape in shapes.items()
+        if name.startswith(prefix) and name not in known
+    ):
         return None
     return AxisGroup(ups[0].module, size, tuple(places))
 
 
 def _turned(up: _Layer, down: _Layer) -> bool | None:
-    """Whether weights named as if (outputs, inputs) are (inputs, outputs), as GPT-2 has them; None where neither fits."""
+    """Whether weights named as if (outputs, inputs) are (inputs, outputs), as GPT-2 has them; None
+    where neither fits.
+    """
     if up.outputs != down.inputs or up.inputs != down.outputs:
         return None
     return "c_fc" in up.module
@@ -170,7 +206,10 @@ def _turned(up: _Layer, down: _Layer) -> bool | None:
 
 def _head_groups(shapes: Shapes, heads: int, kv_heads: int) -> list[AxisGroup]:
     if any("relative_attention_bias" in name for name in shapes):
-        raise MergeError("attention heads here have a position bias of their own, which permute cannot move; leave heads out")
+        raise MergeError(
+            "attention heads here have a position bias of their own, which permute cannot move;"
+            " leave heads out"
+        )
     layers, groups = _layers(shapes), []
     for names in _ATTENTION:
         for module in layers:
@@ -184,15 +223,35 @@ def _head_groups(shapes: Shapes, heads: int, kv_heads: int) -> list[AxisGroup]:
             norms = [name for name in shapes if name.startswith(prefix) and _HEAD_NORM.search(name)]
             odd = [name for name in norms if shapes[name] != (query.outputs // heads,)]
             if odd:
-                raise MergeError(f"the norm {odd[0]} spans several heads, which permute cannot move; leave heads out")
-            if query.outputs % heads or key.outputs % kv_heads or value.outputs % kv_heads or output.inputs % heads:
-                raise MergeError(f"the attention of {module} does not divide into {heads} heads ({kv_heads} for keys and values)")
+                raise MergeError(
+                    f"the norm {odd[0]} spans several heads, which permute cannot move; leave"
+                    " heads out"
+                )
+            if (
+                query.outputs % heads
+                or key.outputs % kv_heads
+                or value.outputs % kv_heads
+                or output.inputs % heads
+            ):
+                raise MergeError(
+                    f"the attention of {module} does not divide into {heads} heads ({kv_heads} for"
+                    " keys and values)"
+                )
             places = [TensorAxis(part.weight, part.out_axis) for part in (query, key, value)]
             biases = (f"{part.module}.bias" for part in (query, key, value))
             places += [TensorAxis(bias, 0) for bias in biases if bias in shapes]
-            groups.append(AxisGroup(f"{module} heads", kv_heads, (*places, TensorAxis(output.weight, output.in_axis))))
+            groups.append(
+                AxisGroup(
+                    f"{module} heads",
+                    kv_heads,
+                    (*places, TensorAxis(output.weight, output.in_axis)),
+                )
+            )
     if not groups:
-        raise MergeError("no separate query, key and value matrices were recognised, so heads cannot be reordered; leave heads out")
+        raise MergeError(
+            "no separate query, key and value matrices were recognised, so heads cannot be"
+            " reordered; leave heads out"
+        )
     return groups
 
 
@@ -218,7 +277,10 @@ def _chain_groups(shapes: Shapes) -> tuple[AxisGroup, ...]:
             return ()
         if home >= 0:
             places[home].append(TensorAxis(name, 0))
-    return tuple(AxisGroup(layer.module, layer.outputs, tuple(found)) for layer, found in zip(order[:-1], places[:-1], strict=True))
+    return tuple(
+        AxisGroup(layer.module, layer.outputs, tuple(found))
+        for layer, found in zip(order[:-1], places[:-1], strict=True)
+    )
 
 
 def _order(layers: list[_Layer]) -> list[_Layer]:
@@ -234,7 +296,11 @@ def _order(layers: list[_Layer]) -> list[_Layer]:
     while rest:
         candidates = [layer for layer in rest if _follows(order[-1], layer)]
         onward = [layer for layer in candidates if layer.outputs == order[-1].outputs] or candidates
-        if not onward or len({_template(layer.module) for layer in onward}) > 1 or (len(rest) > 1 and len({x.outputs for x in onward}) > 1):
+        if (
+            not onward
+            or len({_template(layer.module) for layer in onward}) > 1
+            or (len(rest) > 1 and len({x.outputs for x in onward}) > 1)
+        ):
             return []
         order.append(min(onward, key=lambda layer: _numbers(layer.module)))
         rest.remove(order[-1])
@@ -248,7 +314,9 @@ def _follows(first: _Layer, second: _Layer) -> bool:
 
 
 def _home(name: str, shape: tuple[int, ...], order: list[_Layer]) -> int | None:
-    """The layer whose outputs a vector belongs to; -1 for the last one's and for others that never move, None in doubt."""
+    """The layer whose outputs a vector belongs to; -1 for the last one's and for others that never
+    move, None in doubt.
+    """
     module, _ = _module(name)
     if len(shape) != 1:
         return None
@@ -258,15 +326,26 @@ def _home(name: str, shape: tuple[int, ...], order: list[_Layer]) -> int | None:
             return None if shape[0] != layer.outputs else position if position < last else -1
     if shape[0] == 1:
         return -1
-    if _template(module) == _template(order[0].module):  # numbered among the layers, as in a torch Sequential
+    # Numbered among the layers, as in a torch Sequential
+    if _template(module) == _template(order[0].module):
         before = [i for i, layer in enumerate(order) if _numbers(layer.module) < _numbers(module)]
         if not before:
             return -1 if shape[0] == order[0].inputs else None
         home = before[-1]
     else:
         fitting = [i for i, layer in enumerate(order) if layer.outputs == shape[0]]
-        alike = [i for i in fitting if _numbers(order[i].module) == _numbers(module) and order[i].inputs != shape[0]]
-        homes = fitting if len(fitting) == 1 and shape[0] != order[0].inputs else alike if _numbers(module) else []
+        alike = [
+            i
+            for i in fitting
+            if _numbers(order[i].module) == _numbers(module) and order[i].inputs != shape[0]
+        ]
+        homes = (
+            fitting
+            if len(fitting) == 1 and shape[0] != order[0].inputs
+            else alike
+            if _numbers(module)
+            else []
+        )
         if len(homes) != 1:
             return None
         home = homes[0]

@@ -24,7 +24,28 @@ def _base(case: MergeCase, _: Mapping[str, object]) -> np.ndarray:
 
 
 STRATEGIES = (
-    Formula("ours", "keep the value of the branch merged into", _ours, min_sides=1, order_free=False, numbers=False),
-    Formula("theirs", "take the value of the branch being merged", _theirs, max_sides=2, order_free=False, numbers=False),
-    Formula("base", "go back to the value of the common ancestor", _base, needs_base=True, min_sides=1, numbers=False),
+    Formula(
+        "ours",
+        "keep the value of the branch merged into",
+        _ours,
+        min_sides=1,
+        order_free=False,
+        numbers=False,
+    ),
+    Formula(
+        "theirs",
+        "take the value of the branch being merged",
+        _theirs,
+        max_sides=2,
+        order_free=False,
+        numbers=False,
+    ),
+    Formula(
+        "base",
+        "go back to the value of the common ancestor",
+        _base,
+        needs_base=True,
+        min_sides=1,
+        numbers=False,
+    ),
 )

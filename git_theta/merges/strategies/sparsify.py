@@ -1,7 +1,8 @@
 """Ways to thin out a task vector (a side minus the base) before task vectors are combined.
 
-Each function returns a :data:`Sparsifier`, which changes one block of the task vector in place. Thresholds are exact order statistics of
-the magnitudes; elements that tie with a threshold are treated alike, so results do not depend on the order of elements.
+Each function returns a :data:`Sparsifier`, which changes one block of the task vector in place.
+Thresholds are exact order statistics of the magnitudes; elements that tie with a threshold are
+treated alike, so results do not depend on the order of elements.
 """
 
 from __future__ import annotations
@@ -34,24 +35,32 @@ def above(cutoff: float) -> Sparsifier:
 
 
 def trim(base: np.ndarray, side: np.ndarray, density: float) -> Sparsifier:
-    """Keep the top ``density`` of the elements by magnitude: step 1 of TIES, arXiv 2306.01708. At least one is kept."""
+    """Keep the top ``density`` of the elements by magnitude: step 1 of TIES, arXiv 2306.01708.
+
+    At least one is kept.
+    """
     size = flat(base).size
     kept = share(density, size)
-    return above(order_statistics(lambda: magnitudes(base, side), size, [size - kept])[0] if size else 0.0)
+    return above(
+        order_statistics(lambda: magnitudes(base, side), size, [size - kept])[0] if size else 0.0
+    )
 
 
 def band(base: np.ndarray, side: np.ndarray, density: float, gamma: float) -> Sparsifier:
-    """Drop the top ``gamma`` and the smallest (1 - density - gamma) by magnitude: Model Breadcrumbs, arXiv 2312.06795.
+    """Drop the top ``gamma`` and the smallest (1 - density - gamma) by magnitude: Model
+    Breadcrumbs, arXiv 2312.06795.
 
-    Where gamma leaves less than ``density``, fewer of the top are dropped. Small tensors, of which gamma is less than
-    half an element, lose nothing at the top.
+    Where gamma leaves less than ``density``, fewer of the top are dropped. Small tensors, of which
+    gamma is less than half an element, lose nothing at the top.
     """
     size = flat(base).size
     if not size:
         return nothing
     kept = share(density, size)
     top = min(count_of(gamma, size), size - kept)
-    low, high = order_statistics(lambda: magnitudes(base, side), size, [size - kept - top, size - 1 - top])
+    low, high = order_statistics(
+        lambda: magnitudes(base, side), size, [size - kept - top, size - 1 - top]
+    )
 
     def apply(_: int, delta: np.ndarray) -> None:
         size_of = np.abs(delta)
@@ -71,18 +80,28 @@ def drop(random: RandomStream, density: float) -> Sparsifier:
 
 
 def magprune(random: RandomStream, density: float, epsilon: float, row: int) -> Sparsifier:
-    """Keep an element with a probability p that grows with its rank in its row, and divide it by p: DELLA, arXiv 2406.11617.
+    """Keep an element with a probability p that grows with its rank in its row, and divide it by p:
+    DELLA, arXiv 2406.11617.
 
-    p runs evenly from density - epsilon for the smallest magnitude of a row of ``row`` elements to density + epsilon for the largest
-    (a row of one: density); equal magnitudes rank in the order of their places. Blocks must hold whole rows.
+    p runs evenly from density - epsilon for the smallest magnitude of a row of ``row`` elements to
+    density + epsilon for the largest (a row of one: density); equal magnitudes rank in the order of
+    their places. Blocks must hold whole rows.
     """
     if not 0 < density - epsilon <= density + epsilon <= 1:
-        raise MergeError(f"density {density:g} with epsilon {epsilon:g} leaves 0 to 1: choose epsilon below density and 1 - density")
+        raise MergeError(
+            f"density {density:g} with epsilon {epsilon:g} leaves 0 to 1: choose epsilon below"
+            " density and 1 - density"
+        )
 
     def apply(start: int, delta: np.ndarray) -> None:
         rows = delta.reshape(-1, row)
         ranks = np.empty(rows.shape)
-        np.put_along_axis(ranks, np.argsort(np.abs(rows), axis=1, kind="stable"), np.arange(row, dtype=np.float64)[None, :], axis=1)
+        np.put_along_axis(
+            ranks,
+            np.argsort(np.abs(rows), axis=1, kind="stable"),
+            np.arange(row, dtype=np.float64)[None, :],
+            axis=1,
+        )
         ranks = ranks / (row - 1) if row > 1 else ranks + 0.5
         probability = ((density - epsilon) + 2 * epsilon * ranks).reshape(-1)
         np.putmask(delta, ~random.keep(start, probability, delta.size), 0.0)
@@ -92,9 +111,11 @@ def magprune(random: RandomStream, density: float, epsilon: float, row: int) -> 
 
 
 def mask_stream(options: Mapping[str, object], name: str, side: np.ndarray) -> RandomStream:
-    """The random numbers for one side of the tensor ``name``: from the seed, the name and the digest of the side's bytes.
+    """The random numbers for one side of the tensor ``name``: from the seed, the name and the
+    digest of the side's bytes.
 
-    By digest and not by place, so that the result is the same whichever way round the branches are named.
+    By digest and not by place, so that the result is the same whichever way round the branches are
+    named.
     """
     return stream(int(number(options, "seed")), name, digest(flat(side).view(np.uint8).data))
 
@@ -112,7 +133,9 @@ def row_length(array: np.ndarray) -> int:
 
 
 def count_of(part: float, size: int) -> int:
-    """``part * size`` rounded to the nearest whole number, halves up; ``part`` counts as the decimal it was written as."""
+    """``part * size`` rounded to the nearest whole number, halves up; ``part`` counts as the
+    decimal it was written as.
+    """
     return int(Fraction(repr(float(part))) * size + Fraction(1, 2))
 
 

@@ -1,7 +1,9 @@
-"""Interpolation along arcs: slerp for two sides, the Fréchet (Karcher) mean of directions for any number.
+"""Interpolation along arcs: slerp for two sides, the Fréchet (Karcher) mean of directions for any
+number.
 
-All angles come from the sides' inner products, and every result is a combination of the sides. So a tensor is read twice,
-block by block, and never held in float64; the iteration itself works on a handful of numbers.
+All angles come from the sides' inner products, and every result is a combination of the sides. So a
+tensor is read twice, block by block, and never held in float64; the iteration itself works on a
+handful of numbers.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ _NEARLY_PARALLEL = 0.9995
 
 
 def _slerp(case: MergeCase, options: Mapping[str, object]) -> np.ndarray:
-    """sin((1-t) o)/sin o A + sin(t o)/sin o B, o the angle between A and B; (1-t) A + t B where |cos o| > 0.9995 or a side is 0.
+    """sin((1-t) o)/sin o A + sin(t o)/sin o B, o the angle between A and B; (1-t) A + t B where
+    |cos o| > 0.9995 or a side is 0.
 
     Shoemake 1985, "Animating rotation with quaternion curves".
     """
@@ -40,18 +43,22 @@ def _slerp(case: MergeCase, options: Mapping[str, object]) -> np.ndarray:
 
 
 def _karcher(case: MergeCase, options: Mapping[str, object]) -> np.ndarray:
-    """The point m of the unit sphere that minimises sum w angle(m, W/|W|)^2, times sum w |W| (w scaled to sum 1).
+    """The point m of the unit sphere that minimises sum w angle(m, W/|W|)^2, times sum w |W| (w
+    scaled to sum 1).
 
-    Gradient steps from the normalised mean direction: m <- exp_m(sum w log_m(u)) until one is shorter than ``tol``
-    (Karcher 1977; Buss and Fillmore 2001). Sides that are all zero have no direction and count in the norm only. Directions that
-    cancel out have no such mean: the plain average is taken.
+    Gradient steps from the normalised mean direction: m <- exp_m(sum w log_m(u)) until one is
+    shorter than ``tol`` (Karcher 1977; Buss and Fillmore 2001). Sides that are all zero have no
+    direction and count in the norm only. Directions that cancel out have no such mean: the plain
+    average is taken.
     """
     order = canonical(case.sides, per_side(options, "weights", len(case.sides)))
     sides = [case.sides[i] for i in order]
     weights = per_side(options, "weights", len(case.sides)) or (1.0,) * len(sides)
     ordered = [weights[i] for i in order]
     if min(ordered) < 0 or not any(ordered):
-        raise MergeError(f"{shown(case)}: a mean of directions needs weights of 0 or more, not all 0")
+        raise MergeError(
+            f"{shown(case)}: a mean of directions needs weights of 0 or more, not all 0"
+        )
     products = inner_products(case, sides)
     whole = total(ordered)
     norms = [math.sqrt(products[i][i]) for i in range(len(sides))]
@@ -61,14 +68,26 @@ def _karcher(case: MergeCase, options: Mapping[str, object]) -> np.ndarray:
         return mean(sides[0], sides, ordered)
     units = [[products[i][j] / norms[i] / norms[j] for j in usable] for i in usable]
     shares = [ordered[i] for i in usable]
-    direction = _frechet_mean(units, [share / total(shares) for share in shares], number(options, "tol"), int(number(options, "max_iter")))
+    direction = _frechet_mean(
+        units,
+        [share / total(shares) for share in shares],
+        number(options, "tol"),
+        int(number(options, "max_iter")),
+    )
     if direction is None:
         return mean(sides[0], sides, ordered)
-    return combine([sides[i] for i in usable], [length * c / norms[i] for c, i in zip(direction, usable, strict=True)])
+    return combine(
+        [sides[i] for i in usable],
+        [length * c / norms[i] for c, i in zip(direction, usable, strict=True)],
+    )
 
 
-def _frechet_mean(units: list[list[float]], weights: list[float], tol: float, max_iter: int) -> list[float] | None:
-    """Coefficients of the mean direction in the unit vectors whose inner products are ``units``; None where there is none."""
+def _frechet_mean(
+    units: list[list[float]], weights: list[float], tol: float, max_iter: int
+) -> list[float] | None:
+    """Coefficients of the mean direction in the unit vectors whose inner products are ``units``;
+    None where there is none.
+    """
     point = list(weights)
     size = _length(point, units)
     if size < tol:
@@ -77,7 +96,9 @@ def _frechet_mean(units: list[list[float]], weights: list[float], tol: float, ma
     for _ in range(max_iter):
         step = [0.0] * len(point)
         for k, weight in enumerate(weights):
-            cosine = max(-1.0, min(1.0, total([c * u for c, u in zip(point, units[k], strict=True)])))
+            cosine = max(
+                -1.0, min(1.0, total([c * u for c, u in zip(point, units[k], strict=True)]))
+            )
             angle = acos(cosine)
             if angle < tol:
                 continue
@@ -96,16 +117,27 @@ def _frechet_mean(units: list[list[float]], weights: list[float], tol: float, ma
 
 
 def _length(point: list[float], units: list[list[float]]) -> float:
-    squares = total([a * b * u for a, row in zip(point, units, strict=True) for b, u in zip(point, row, strict=True)])
+    squares = total(
+        [
+            a * b * u
+            for a, row in zip(point, units, strict=True)
+            for b, u in zip(point, row, strict=True)
+        ]
+    )
     return math.sqrt(max(0.0, squares))
 
 
-def inner_products(case: MergeCase, sides: Sequence[np.ndarray] | None = None, shift: np.ndarray | None = None) -> list[list[float]]:
-    """Inner products of the sides (less ``shift``); :class:`MergeError` where NaN or Inf makes one meaningless."""
+def inner_products(
+    case: MergeCase, sides: Sequence[np.ndarray] | None = None, shift: np.ndarray | None = None
+) -> list[list[float]]:
+    """Inner products of the sides (less ``shift``); :class:`MergeError` where NaN or Inf makes one
+    meaningless.
+    """
     products = gram(case.sides if sides is None else sides, shift)
     if not all(math.isfinite(product) for row in products for product in row):
         raise MergeError(
-            f"{shown(case)} holds NaN, infinite or too large values, so its norm is undefined; resolve it by ours, theirs or average"
+            f"{shown(case)} holds NaN, infinite or too large values, so its norm is undefined;"
+            " resolve it by ours, theirs or average"
         )
     return products
 
@@ -126,7 +158,14 @@ def combine(sides: Sequence[np.ndarray], factors: Sequence[float]) -> np.ndarray
 _KARCHER = (
     WEIGHTS,
     Option("max_iter", "int", 10, "steps at most", minimum=1, maximum=1000),
-    Option("tol", "float", 1e-5, "length of a step (radians) at which to stop", minimum=1e-12, maximum=1),
+    Option(
+        "tol",
+        "float",
+        1e-5,
+        "length of a step (radians) at which to stop",
+        minimum=1e-12,
+        maximum=1,
+    ),
 )
 
 STRATEGIES = (
@@ -134,10 +173,19 @@ STRATEGIES = (
         "slerp",
         "interpolation along the arc between two sides",
         _slerp,
-        (Option("t", "float", 0.5, "how far to go from ours (0) to theirs (1)", minimum=0, maximum=1),),
+        (
+            Option(
+                "t", "float", 0.5, "how far to go from ours (0) to theirs (1)", minimum=0, maximum=1
+            ),
+        ),
         max_sides=2,
         order_free=False,
     ),
-    Formula("karcher", "mean of the sides' directions on the sphere, at their mean norm", _karcher, _KARCHER),
+    Formula(
+        "karcher",
+        "mean of the sides' directions on the sphere, at their mean norm",
+        _karcher,
+        _KARCHER,
+    ),
     Formula("multislerp", "another name of karcher", _karcher, _KARCHER),
 )

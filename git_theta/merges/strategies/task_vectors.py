@@ -1,9 +1,11 @@
-"""Task vectors: what each side changed (d = side - base), thinned out, combined and added to the base.
+"""Task vectors: what each side changed (d = side - base), thinned out, combined and added to the
+base.
 
-Task arithmetic, TIES, DARE, Breadcrumbs and DELLA are one pipeline: *sparsify* each d, then either *sum* them
-(W0 + lambda sum w d) or *elect* a sign per element and average those that agree with it:
-W0 + lambda (sum of w d that agree) / (sum of |w| that agree). The elected sign is that of sum w d; an exact 0 elects nobody (TIES,
-arXiv 2306.01708, with sgn 0 = 0). An element that no side changed keeps the base's bits.
+Task arithmetic, TIES, DARE, Breadcrumbs and DELLA are one pipeline: *sparsify* each d, then either
+*sum* them (W0 + lambda sum w d) or *elect* a sign per element and average those that agree with it:
+W0 + lambda (sum of w d that agree) / (sum of |w| that agree). The elected sign is that of sum w d;
+an exact 0 elects nobody (TIES, arXiv 2306.01708, with sgn 0 = 0). An element that no side changed
+keeps the base's bits.
 """
 
 from __future__ import annotations
@@ -28,22 +30,35 @@ Choose = Callable[[MergeCase, int, Mapping[str, object]], Sparsifier]
 
 @runtime_checkable
 class SurveysModel(Protocol):
-    """A strategy that can set options from a whole model before it merges tensors one by one (``ties`` with ``scope=model``)."""
+    """A strategy that can set options from a whole model before it merges tensors one by one
+    (``ties`` with ``scope=model``).
+    """
 
-    def survey(self, cases: Callable[[], Iterable[MergeCase]], options: Mapping[str, object]) -> dict[str, object]:
-        """The options to merge with, and to record. ``cases`` is called several times; every call must go over the same tensors."""
+    def survey(
+        self, cases: Callable[[], Iterable[MergeCase]], options: Mapping[str, object]
+    ) -> dict[str, object]:
+        """The options to merge with, and to record.
+
+        ``cases`` is called several times; every call must go over the same tensors.
+        """
 
 
 class Ties(Formula):
-    """TIES; with ``scope=model`` one cutoff a side over the whole model, which :meth:`survey` finds."""
+    """TIES; with ``scope=model`` one cutoff a side over the whole model, which :meth:`survey`
+    finds.
+    """
 
     __slots__ = ()
 
-    def survey(self, cases: Callable[[], Iterable[MergeCase]], options: Mapping[str, object]) -> dict[str, object]:
-        """``options`` with ``cutoffs``: per side the magnitude that the top ``density`` of all its task vectors' elements reach.
+    def survey(
+        self, cases: Callable[[], Iterable[MergeCase]], options: Mapping[str, object]
+    ) -> dict[str, object]:
+        """``options`` with ``cutoffs``: per side the magnitude that the top ``density`` of all its
+        task vectors' elements reach.
 
-        ``cases``: every tensor of the model, in any order, each with all sides (one that did not change equals the base); those
-        that cannot be computed with are skipped. Options that do not ask for it come back complete but unchanged.
+        ``cases``: every tensor of the model, in any order, each with all sides (one that did not
+        change equals the base); those that cannot be computed with are skipped. Options that do not
+        ask for it come back complete but unchanged.
         """
         settings = complete(self.name, self.options, options)
         if settings["scope"] != "model" or settings["cutoffs"] is not None:
@@ -57,7 +72,10 @@ class Ties(Formula):
             return settings | {"cutoffs": (0.0,) * count}
         rank = size - sparsify.share(number(settings, "density"), size)
 
-        cutoffs = tuple(order_statistics(partial(_model_magnitudes, cases, side), size, [rank])[0] for side in range(count))
+        cutoffs = tuple(
+            order_statistics(partial(_model_magnitudes, cases, side), size, [rank])[0]
+            for side in range(count)
+        )
         return settings | {"cutoffs": cutoffs}
 
 
@@ -68,7 +86,9 @@ def _model_magnitudes(cases: Callable[[], Iterable[MergeCase]], side: int) -> It
             yield from sparsify.magnitudes(case.base, case.sides[side])
 
 
-def _pipeline(choose: Choose, elect: bool, by_row: bool = False) -> Callable[[MergeCase, Mapping[str, object]], np.ndarray]:
+def _pipeline(
+    choose: Choose, elect: bool, by_row: bool = False
+) -> Callable[[MergeCase, Mapping[str, object]], np.ndarray]:
     def compute(case: MergeCase, options: Mapping[str, object]) -> np.ndarray:
         assert case.base is not None
         weights = per_side(options, "weights", len(case.sides))
@@ -90,7 +110,9 @@ def _pipeline(choose: Choose, elect: bool, by_row: bool = False) -> Callable[[Me
             return moved(base, change)
 
         row = row_length(case.base) if by_row else 1
-        return elementwise(case.base, [case.base, *(case.sides[side] for side in order)], kernel, row)
+        return elementwise(
+            case.base, [case.base, *(case.sides[side] for side in order)], kernel, row
+        )
 
     return compute
 
@@ -104,7 +126,8 @@ def in_order(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def elected_mean(changes: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
-    """Per element, the sum of those weighted ``changes`` whose sign is that of the sum of all, over the sum of their |weights|.
+    """Per element, the sum of those weighted ``changes`` whose sign is that of the sum of all, over
+    the sum of their |weights|.
 
     NaN in the sum of all gives NaN. ``changes`` are already multiplied by ``weights``.
     """
@@ -122,7 +145,9 @@ def elected_mean(changes: Sequence[np.ndarray], weights: Sequence[float]) -> np.
 
 
 def moved(base: np.ndarray, change: np.ndarray) -> np.ndarray:
-    """The sum base + change, but exactly the base where the change is 0 (which would turn -0 into 0). Overwrites ``change``."""
+    """The sum base + change, but exactly the base where the change is 0 (which would turn -0 into
+    0). Overwrites ``change``.
+    """
     still = change == 0
     np.add(base, change, out=change)
     np.putmask(change, still, base)
@@ -139,39 +164,95 @@ def _trim(case: MergeCase, side: int, options: Mapping[str, object]) -> Sparsifi
         return sparsify.trim(case.base, case.sides[side], number(options, "density"))
     cutoffs = per_side(options, "cutoffs", len(case.sides))
     if cutoffs is None:
-        raise MergeError("ties with scope=model needs the cutoffs that a survey of the whole model finds; or use scope=tensor")
+        raise MergeError(
+            "ties with scope=model needs the cutoffs that a survey of the whole model finds; or use"
+            " scope=tensor"
+        )
     return sparsify.above(cutoffs[side])
 
 
 def _drop(case: MergeCase, side: int, options: Mapping[str, object]) -> Sparsifier:
-    return sparsify.drop(sparsify.mask_stream(options, case.name, case.sides[side]), number(options, "density"))
+    return sparsify.drop(
+        sparsify.mask_stream(options, case.name, case.sides[side]), number(options, "density")
+    )
 
 
 def _band(case: MergeCase, side: int, options: Mapping[str, object]) -> Sparsifier:
     assert case.base is not None
-    return sparsify.band(case.base, case.sides[side], number(options, "density"), number(options, "gamma"))
+    return sparsify.band(
+        case.base, case.sides[side], number(options, "density"), number(options, "gamma")
+    )
 
 
 def _magprune(case: MergeCase, side: int, options: Mapping[str, object]) -> Sparsifier:
     random = sparsify.mask_stream(options, case.name, case.sides[side])
-    return sparsify.magprune(random, number(options, "density"), number(options, "epsilon"), row_length(case.sides[side]))
+    return sparsify.magprune(
+        random, number(options, "density"), number(options, "epsilon"), row_length(case.sides[side])
+    )
 
 
 def _density(default: float) -> Option:
-    return Option("density", "float", default, "share of the elements of a task vector to keep", minimum=1e-6, maximum=1)
+    return Option(
+        "density",
+        "float",
+        default,
+        "share of the elements of a task vector to keep",
+        minimum=1e-6,
+        maximum=1,
+    )
 
 
-_SCALE = Option("lambda", "float", 1.0, "factor of the combined task vector", minimum=-10, maximum=10)
-_SEED = Option("seed", "int", 0, "seed of the random masks; recorded with the merge", minimum=0, maximum=2**63 - 1)
-_GAMMA = Option("gamma", "float", 0.01, "share of the largest changes to drop", minimum=0, maximum=1)
-_EPSILON = Option("epsilon", "float", 0.15, "keep probabilities run from density - epsilon to density + epsilon", minimum=0, maximum=0.5)
-_SCOPE = Option("scope", "str", "tensor", "rank changes within each tensor or over the whole model", choices=("tensor", "model"))
-_CUTOFFS = Option("cutoffs", "floats", None, "smallest change kept on each side; found by scope=model", minimum=0)
+_SCALE = Option(
+    "lambda", "float", 1.0, "factor of the combined task vector", minimum=-10, maximum=10
+)
+_SEED = Option(
+    "seed",
+    "int",
+    0,
+    "seed of the random masks; recorded with the merge",
+    minimum=0,
+    maximum=2**63 - 1,
+)
+_GAMMA = Option(
+    "gamma", "float", 0.01, "share of the largest changes to drop", minimum=0, maximum=1
+)
+_EPSILON = Option(
+    "epsilon",
+    "float",
+    0.15,
+    "keep probabilities run from density - epsilon to density + epsilon",
+    minimum=0,
+    maximum=0.5,
+)
+_SCOPE = Option(
+    "scope",
+    "str",
+    "tensor",
+    "rank changes within each tensor or over the whole model",
+    choices=("tensor", "model"),
+)
+_CUTOFFS = Option(
+    "cutoffs", "floats", None, "smallest change kept on each side; found by scope=model", minimum=0
+)
 
 
-def _formula(name: str, summary: str, choose: Choose, elect: bool, options: tuple[Option, ...] = (), by_row: bool = False) -> Formula:
+def _formula(
+    name: str,
+    summary: str,
+    choose: Choose,
+    elect: bool,
+    options: tuple[Option, ...] = (),
+    by_row: bool = False,
+) -> Formula:
     kind = Ties if name == "ties" else Formula
-    return kind(name, summary, _pipeline(choose, elect, by_row), (*options, _SCALE, WEIGHTS), needs_base=True, min_sides=1)
+    return kind(
+        name,
+        summary,
+        _pipeline(choose, elect, by_row),
+        (*options, _SCALE, WEIGHTS),
+        needs_base=True,
+        min_sides=1,
+    )
 
 
 _TIES = (_density(0.2), _SCOPE, _CUTOFFS)
@@ -180,12 +261,61 @@ _DELLA = (_density(0.5), _EPSILON, _SEED)
 
 STRATEGIES = (
     # Task arithmetic: arXiv 2212.04089.
-    _formula("task_arithmetic", "base plus the weighted sum of what each side changed", _keep_all, elect=False),
-    _formula("ties", "keep each side's largest changes, elect signs, average those that agree", _trim, True, _TIES),
-    _formula("dare_linear", "drop changes at random, rescale the rest, add them up", _drop, False, (_density(0.5), _SEED)),
-    _formula("dare_ties", "drop changes at random, rescale the rest, elect signs", _drop, True, (_density(0.5), _SEED)),
-    _formula("breadcrumbs", "drop each side's largest and smallest changes, add up the rest", _band, False, _BREADCRUMBS),
-    _formula("breadcrumbs_ties", "drop each side's largest and smallest changes, elect signs", _band, True, _BREADCRUMBS),
-    _formula("della", "drop changes at random, small ones more often, elect signs", _magprune, True, _DELLA, by_row=True),
-    _formula("della_linear", "drop changes at random, small ones more often, add up the rest", _magprune, False, _DELLA, by_row=True),
+    _formula(
+        "task_arithmetic",
+        "base plus the weighted sum of what each side changed",
+        _keep_all,
+        elect=False,
+    ),
+    _formula(
+        "ties",
+        "keep each side's largest changes, elect signs, average those that agree",
+        _trim,
+        True,
+        _TIES,
+    ),
+    _formula(
+        "dare_linear",
+        "drop changes at random, rescale the rest, add them up",
+        _drop,
+        False,
+        (_density(0.5), _SEED),
+    ),
+    _formula(
+        "dare_ties",
+        "drop changes at random, rescale the rest, elect signs",
+        _drop,
+        True,
+        (_density(0.5), _SEED),
+    ),
+    _formula(
+        "breadcrumbs",
+        "drop each side's largest and smallest changes, add up the rest",
+        _band,
+        False,
+        _BREADCRUMBS,
+    ),
+    _formula(
+        "breadcrumbs_ties",
+        "drop each side's largest and smallest changes, elect signs",
+        _band,
+        True,
+        _BREADCRUMBS,
+    ),
+    _formula(
+        "della",
+        "drop changes at random, small ones more often, elect signs",
+        _magprune,
+        True,
+        _DELLA,
+        by_row=True,
+    ),
+    _formula(
+        "della_linear",
+        "drop changes at random, small ones more often, add up the rest",
+        _magprune,
+        False,
+        _DELLA,
+        by_row=True,
+    ),
 )

@@ -1,6 +1,7 @@
 """Strategies that use statistics tracked beside the model: fisher, regmean, diloco.
 
-A statistic is a sibling file with the model's tensor names; a case carries each side's value in ``siblings``.
+A statistic is a sibling file with the model's tensor names; a case carries each side's value in
+``siblings``.
 """
 
 from __future__ import annotations
@@ -22,34 +23,53 @@ from git_theta.merges.strategies.task_vectors import in_order, moved
 
 @runtime_checkable
 class KeepsState(Protocol):
-    """A strategy that leaves a statistic behind, to be stored in the sibling file and given back at the next merge."""
+    """A strategy that leaves a statistic behind, to be stored in the sibling file and given back at
+    the next merge.
+    """
 
     def after(self, case: MergeCase, options: Mapping[str, object]) -> Mapping[str, np.ndarray]:
-        """The new value of each statistic by its name in ``case.siblings``; arguments as for ``merge``, and called after it."""
+        """The new value of each statistic by its name in ``case.siblings``; arguments as for
+        ``merge``, and called after it.
+        """
 
 
 def _statistics(case: MergeCase, name: str, strategy: str) -> list[np.ndarray]:
     """One array a side; :class:`MergeError` naming the sides without one."""
     found = case.siblings.get(name, ())
-    missing = [side_name(i, len(case.sides)) for i in range(len(case.sides)) if i >= len(found) or found[i] is None]
+    missing = [
+        side_name(i, len(case.sides))
+        for i in range(len(case.sides))
+        if i >= len(found) or found[i] is None
+    ]
     if missing:
         lacking = f"{', '.join(missing)} {'has' if len(missing) == 1 else 'have'} none"
-        raise MergeError(f"{strategy} needs '{name}' statistics of {shown(case)}, and {lacking}; track the sibling file that holds them")
+        raise MergeError(
+            f"{strategy} needs '{name}' statistics of {shown(case)}, and {lacking}; track the"
+            " sibling file that holds them"
+        )
     return [value for value in found[: len(case.sides)] if value is not None]
 
 
 def _check_statistic(case: MergeCase, name: str, value: np.ndarray, shape: Sequence[int]) -> None:
     if value.shape != tuple(shape) or not supported(value.dtype):
-        raise MergeError(f"the '{name}' statistics of {shown(case)} are {described(value)}; floats of shape {list(shape)} are needed")
+        raise MergeError(
+            f"the '{name}' statistics of {shown(case)} are {described(value)}; floats of shape"
+            f" {list(shape)} are needed"
+        )
 
 
 def _fisher(case: MergeCase, options: Mapping[str, object]) -> np.ndarray:
-    """The mean sum w F W / sum w F, F at least ``floor``: Fisher merging, Matena and Raffel, arXiv 2111.09832.
+    """The mean sum w F W / sum w F, F at least ``floor``: Fisher merging, Matena and Raffel, arXiv
+    2111.09832.
 
-    ``siblings["fisher"]``: per side the diagonal of the Fisher information, E[g^2], of the tensor's shape.
+    ``siblings["fisher"]``: per side the diagonal of the Fisher information, E[g^2], of the tensor's
+    shape.
     """
     if case.sides[0].dtype.kind == "c":
-        raise MergeError(f"fisher does not merge complex values, which {shown(case)} holds; choose average for it")
+        raise MergeError(
+            f"fisher does not merge complex values, which {shown(case)} holds; choose average"
+            " for it"
+        )
     fishers = _statistics(case, "fisher", "fisher")
     for value in fishers:
         _check_statistic(case, "fisher", value, case.sides[0].shape)
@@ -69,10 +89,14 @@ def _fisher(case: MergeCase, options: Mapping[str, object]) -> np.ndarray:
         result /= in_order(trusts)
         return result
 
-    return elementwise(case.sides[0], [*(case.sides[i] for i in order), *(fishers[i] for i in order)], kernel)
+    return elementwise(
+        case.sides[0], [*(case.sides[i] for i in order), *(fishers[i] for i in order)], kernel
+    )
 
 
-def _order_with(sides: Sequence[np.ndarray], statistics: Sequence[np.ndarray], weights: Sequence[float]) -> list[int]:
+def _order_with(
+    sides: Sequence[np.ndarray], statistics: Sequence[np.ndarray], weights: Sequence[float]
+) -> list[int]:
     """As :func:`canonical`; sides of equal content go by their statistics."""
     first = canonical(statistics, weights)
     second = canonical([sides[i] for i in first])  # a stable sort
@@ -80,18 +104,23 @@ def _order_with(sides: Sequence[np.ndarray], statistics: Sequence[np.ndarray], w
 
 
 def _regmean(case: MergeCase, options: Mapping[str, object]) -> np.ndarray:
-    """(sum G~)^-1 sum G~ W, G~ = G with its off-diagonal elements times ``alpha``: RegMean, arXiv 2212.09849.
+    """(sum G~)^-1 sum G~ W, G~ = G with its off-diagonal elements times ``alpha``: RegMean, arXiv
+    2212.09849.
 
-    ``siblings["gram"]``: per side G = X'X of the layer's inputs, (inputs, inputs). W maps inputs to outputs as (outputs, inputs), as
-    torch's linear layers do, or (inputs, outputs) by ``layout``. A tensor without statistics on any side (a bias, a norm, an embedding) is
-    averaged, as in the paper. Solved as a correction of that average, so inputs that never were active keep it. Holds the
-    matrices in float64; LAPACK's last bits vary between machines.
+    ``siblings["gram"]``: per side G = X'X of the layer's inputs, (inputs, inputs). W maps inputs to
+    outputs as (outputs, inputs), as torch's linear layers do, or (inputs, outputs) by ``layout``. A
+    tensor without statistics on any side (a bias, a norm, an embedding) is averaged, as in the
+    paper. Solved as a correction of that average, so inputs that never were active keep it. Holds
+    the matrices in float64; LAPACK's last bits vary between machines.
     """
     if not any(value is not None for value in case.siblings.get("gram", ())):
         return mean(case.sides[0], case.sides, None)
     first = case.sides[0]
     if first.ndim != 2 or first.dtype.kind == "c":
-        raise MergeError(f"regmean solves for real matrices, and {shown(case)} is {described(first)}; remove its 'gram' statistics")
+        raise MergeError(
+            f"regmean solves for real matrices, and {shown(case)} is {described(first)}; remove its"
+            " 'gram' statistics"
+        )
     grams = _statistics(case, "gram", "regmean")
     turned = options["layout"] == "out_in"
     inputs = first.shape[1] if turned else first.shape[0]
@@ -103,10 +132,16 @@ def _regmean(case: MergeCase, options: Mapping[str, object]) -> np.ndarray:
     with np.errstate(all="ignore"):
         average = in_order(matrices) / len(order)
         left = in_order(scaled)
-        corrections = [g @ ((m - average).T if turned else m - average) for g, m in zip(scaled, matrices, strict=True)]
+        corrections = [
+            g @ ((m - average).T if turned else m - average)
+            for g, m in zip(scaled, matrices, strict=True)
+        ]
         right = in_order(corrections)
     if not (np.isfinite(left).all() and np.isfinite(right).all()):
-        raise MergeError(f"{shown(case)} or its 'gram' statistics hold NaN or infinite values; resolve it by ours, theirs or average")
+        raise MergeError(
+            f"{shown(case)} or its 'gram' statistics hold NaN or infinite values; resolve it by"
+            " ours, theirs or average"
+        )
     correction = _solve(left, right)
     solved = average + (correction.T if turned else correction)
     return elementwise(first, [np.ascontiguousarray(solved)], lambda _, parts: parts[0])
@@ -120,7 +155,9 @@ def _shrunk(gram: np.ndarray, alpha: float) -> np.ndarray:
 
 
 def _solve(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """The solution of left x = right, of least norm where there are several; 0 for inputs that were never active."""
+    """The solution of left x = right, of least norm where there are several; 0 for inputs that were
+    never active.
+    """
     active = np.diagonal(left) > 0
     result = np.zeros_like(right)
     if not active.any():
@@ -128,7 +165,9 @@ def _solve(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     a, b = left[np.ix_(active, active)], right[active]
     try:
         x = np.linalg.solve(a, b)
-        if not np.isfinite(x).all() or np.abs(a @ x - b).max(initial=0.0) > 1e-8 * np.abs(b).max(initial=0.0):
+        if not np.isfinite(x).all() or np.abs(a @ x - b).max(initial=0.0) > 1e-8 * np.abs(b).max(
+            initial=0.0
+        ):
             x = np.linalg.lstsq(a, b, rcond=None)[0]
     except np.linalg.LinAlgError:
         x = np.linalg.lstsq(a, b, rcond=None)[0]
@@ -137,11 +176,13 @@ def _solve(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 class DiLoCo(Formula):
-    """The outer step of DiLoCo, arXiv 2311.08105: D = mean(W0 - W), v = momentum v + D, W0 - lr (D + momentum v).
+    """The outer step of DiLoCo, arXiv 2311.08105: D = mean(W0 - W), v = momentum v + D, W0 - lr (D
+    + momentum v).
 
-    ``siblings["velocity"]``: v as the last merge left it (zero where no side has one), of the tensor's shape; sides that have one must
-    agree, since training does not change it. :meth:`after` returns the new v, in the type of the old one, else float32
-    (float64 for float64 tensors, which need it).
+    ``siblings["velocity"]``: v as the last merge left it (zero where no side has one), of the
+    tensor's shape; sides that have one must agree, since training does not change it. :meth:`after`
+    returns the new v, in the type of the old one, else float32 (float64 for float64 tensors, which
+    need it).
     """
 
     __slots__ = ()
@@ -155,7 +196,13 @@ class DiLoCo(Formula):
         fresh = np.dtype(np.float64 if case.base.dtype.itemsize == 8 else np.float32)
         like = np.empty(case.base.shape, fresh if velocity is None else velocity.dtype)
         momentum = number(settings, "momentum")
-        return {"velocity": elementwise(like, _outer_inputs(case, velocity), lambda _, parts: _outer(parts, len(case.sides), momentum)[1])}
+        return {
+            "velocity": elementwise(
+                like,
+                _outer_inputs(case, velocity),
+                lambda _, parts: _outer(parts, len(case.sides), momentum)[1],
+            )
+        }
 
 
 def _diloco(case: MergeCase, options: Mapping[str, object]) -> np.ndarray:
@@ -175,11 +222,18 @@ def _diloco(case: MergeCase, options: Mapping[str, object]) -> np.ndarray:
 
 def _outer_inputs(case: MergeCase, velocity: np.ndarray | None) -> list[np.ndarray]:
     assert case.base is not None
-    return [case.base, *(case.sides[i] for i in canonical(case.sides)), *([] if velocity is None else [velocity])]
+    return [
+        case.base,
+        *(case.sides[i] for i in canonical(case.sides)),
+        *([] if velocity is None else [velocity]),
+    ]
 
 
 def _outer(parts: list[np.ndarray], count: int, momentum: float) -> tuple[np.ndarray, np.ndarray]:
-    """D and the new v of one block; ``parts``: base, sides, maybe the old v. The base is left as it is."""
+    """D and the new v of one block; ``parts``: base, sides, maybe the old v.
+
+    The base is left as it is.
+    """
     gradient = in_order([parts[0] - side for side in parts[1 : count + 1]])
     gradient /= count
     if len(parts) == count + 1:
@@ -193,12 +247,20 @@ def _outer(parts: list[np.ndarray], count: int, momentum: float) -> tuple[np.nda
 def _velocity(case: MergeCase) -> np.ndarray | None:
     assert case.base is not None
     if case.base.dtype.kind == "c":
-        raise MergeError(f"diloco does not merge complex values, which {shown(case)} holds; choose average for it")
+        raise MergeError(
+            f"diloco does not merge complex values, which {shown(case)} holds; choose average"
+            " for it"
+        )
     known = [value for value in case.siblings.get("velocity", ()) if value is not None]
     for value in known:
         _check_statistic(case, "velocity", value, case.base.shape)
-        if value.dtype != known[0].dtype or not np.array_equal(flat(value).view(np.uint8), flat(known[0]).view(np.uint8)):
-            raise MergeError(f"the sides hold different 'velocity' statistics of {shown(case)}; training must leave them as they were")
+        if value.dtype != known[0].dtype or not np.array_equal(
+            flat(value).view(np.uint8), flat(known[0]).view(np.uint8)
+        ):
+            raise MergeError(
+                f"the sides hold different 'velocity' statistics of {shown(case)}; training must"
+                " leave them as they were"
+            )
     return known[0] if known else None
 
 
@@ -207,14 +269,26 @@ STRATEGIES = (
         "fisher",
         "mean weighted by each side's Fisher information, element by element",
         _fisher,
-        (Option("floor", "float", 1e-8, "smallest Fisher information that counts", minimum=1e-300, maximum=1e300), WEIGHTS),
+        (
+            Option(
+                "floor",
+                "float",
+                1e-8,
+                "smallest Fisher information that counts",
+                minimum=1e-300,
+                maximum=1e300,
+            ),
+            WEIGHTS,
+        ),
     ),
     Formula(
         "regmean",
         "linear layers that answer most like each side's on its own inputs",
         _regmean,
         (
-            Option("alpha", "float", 0.9, "factor of the off-diagonal elements", minimum=0, maximum=1),
+            Option(
+                "alpha", "float", 0.9, "factor of the off-diagonal elements", minimum=0, maximum=1
+            ),
             Option("layout", "str", "out_in", "the matrices' axes", choices=("out_in", "in_out")),
         ),
         reproducible=False,

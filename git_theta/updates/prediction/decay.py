@@ -1,9 +1,10 @@
 """Predicting a tensor as its base shrunk by a constant factor, several times over.
 
-That is what weight decay and an optimizer's moments do wherever the gradient is zero (embedding rows no batch has touched): every step
-multiplies by the same factor and rounds. Knowing factor and number of steps, those elements are predicted exactly, and the others
-better than by the base alone: between two training checkpoints five steps apart, AdamW's second moments took 0.42 of their size instead
-of 0.52 (embedding: 0.03 instead of 0.15).
+That is what weight decay and an optimizer's moments do wherever the gradient is zero (embedding
+rows no batch has touched): every step multiplies by the same factor and rounds. Knowing factor and
+number of steps, those elements are predicted exactly, and the others better than by the base alone:
+between two training checkpoints five steps apart, AdamW's second moments took 0.42 of their size
+instead of 0.52 (embedding: 0.03 instead of 0.15).
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ class Decay:
             return bits
 
     def _multiply_as(self, values: np.ndarray) -> np.ndarray:
-        """In the array's own precision, where the factor is a number of it: the product is rounded just as by way of float64."""
+        """In the array's own precision, where the factor is a number of it: the product is rounded
+        just as by way of float64.
+        """
         factor = values.dtype.type(self.factor)
         out = np.multiply(values, factor)
         for _ in range(self.steps - 1):
@@ -72,7 +75,8 @@ class Decay:
 
 
 def find(target: np.ndarray, base: np.ndarray, dtype: str) -> Decay | None:
-    """The decay that brings a sample of ``base`` (flat bits) closest to ``target``, or None when none is worth it.
+    """The decay that brings a sample of ``base`` (flat bits) closest to ``target``, or None when
+    none is worth it.
 
     An eighth of the sample must speak for it before the rest is looked at.
     """
@@ -96,13 +100,18 @@ def find(target: np.ndarray, base: np.ndarray, dtype: str) -> Decay | None:
     first, last = _densest(sorted_)
     hopeful = []
     total = float(np.median(sorted_[first:last]))
-    if sorted_[last - 1] - sorted_[first] < 0.1 * abs(1 - total):  # many elements changed by one factor
+    # Many elements changed by one factor
+    if sorted_[last - 1] - sorted_[first] < 0.1 * abs(1 - total):
         hopeful += _repeated(quick_target, quick_base, total, dtype)
     with np.errstate(all="ignore"):
         slope = float((new * old).sum() / (old * old).sum())
     for factor in (float(sorted_[len(sorted_) // 2]), slope):
         once = Decay(factor if dtype == "f64" else float(np.float32(factor)), 1)
-        if once.valid and float(residual.lengths(quick_target, once.apply(quick_base, dtype)).mean()) < plain - 0.15:
+        if (
+            once.valid
+            and float(residual.lengths(quick_target, once.apply(quick_base, dtype)).mean())
+            < plain - 0.15
+        ):
             hopeful.append(once)
     if not hopeful:
         return None
@@ -117,12 +126,21 @@ def find(target: np.ndarray, base: np.ndarray, dtype: str) -> Decay | None:
 def _eighth(values: np.ndarray) -> np.ndarray:
     if len(values) < 8192:
         return values[:2048]
-    return np.ascontiguousarray(values[: len(values) // 1024 * 1024].reshape(-1, 8, 128)[:, 3]).reshape(-1)
+    return np.ascontiguousarray(
+        values[: len(values) // 1024 * 1024].reshape(-1, 8, 128)[:, 3]
+    ).reshape(-1)
 
 
 def _size(target: np.ndarray, prediction: np.ndarray) -> int:
     """What the sample takes when it is coded."""
-    return sum(map(len, residual.encode(residual.reading(target), residual.reading(prediction), len(target), "default")))
+    return sum(
+        map(
+            len,
+            residual.encode(
+                residual.reading(target), residual.reading(prediction), len(target), "default"
+            ),
+        )
+    )
 
 
 def _short(factor: float, dtype: str) -> float:
@@ -130,7 +148,9 @@ def _short(factor: float, dtype: str) -> float:
 
 
 def _densest(values: np.ndarray) -> tuple[int, int]:
-    """Where sorted ``values`` lie closest together: the half-sample mode (Robertson and Cryer 1974), down to 96 of them."""
+    """Where sorted ``values`` lie closest together: the half-sample mode (Robertson and Cryer
+    1974), down to 96 of them.
+    """
     first, last = 0, len(values)
     while last - first > 96:
         half = max(96, (last - first) // 2)
@@ -141,11 +161,11 @@ def _densest(values: np.ndarray) -> tuple[int, int]:
 
 
 def _repeated(target: np.ndarray, base: np.ndarray, total: float, dtype: str) -> list[Decay]:
-    """The factor and number of steps that give the most of ``target`` exactly, where that is a good part; ``total`` is about factor **
-    steps.
+    """The factor and number of steps that give the most of ``target`` exactly, where that is a good
+    part; ``total`` is about factor ** steps.
 
-    Frameworks hold the factor as float32. An interpolation ``m + w (g - m)`` with g = 0, computed by a fused multiply-add, has the
-    factor 1 - w.
+    Frameworks hold the factor as float32. An interpolation ``m + w (g - m)`` with g = 0, computed
+    by a fused multiply-add, has the factor 1 - w.
     """
     if dtype == "f64":
         return []
@@ -167,7 +187,10 @@ def _repeated(target: np.ndarray, base: np.ndarray, total: float, dtype: str) ->
         hits = (values[:width] == wanted).sum(axis=1)
         values = values[width:]
         if int(hits.max()) > most:
-            best, most = [Decay(float(factors[step - 1, int(hits.argmax())]), int(step))], int(hits.max())
+            best, most = (
+                [Decay(float(factors[step - 1, int(hits.argmax())]), int(step))],
+                int(hits.max()),
+            )
     return [candidate for candidate in best if candidate.valid]
 
 

@@ -1,4 +1,6 @@
-"""How a base predicts a tensor: in place or through aligned rows, as it is, decayed, or converted from another float type."""
+"""How a base predicts a tensor: in place or through aligned rows, as it is, decayed, or converted
+from another float type.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ _DECAY_SAMPLE = 16384
 
 @dataclass(frozen=True, slots=True)
 class DeltaPlan:
-    """The base decayed or not, its rows aligned (None: all in place), the residual grouped by exponents of the type ``group``."""
+    """The base decayed or not, its rows aligned (None: all in place), the residual grouped by
+    exponents of the type ``group``.
+    """
 
     decay: Decay | None = None
     runs: Sequence[Run] | None = None
@@ -52,8 +56,16 @@ def converted(spec: Spec, base: Spec) -> bool:
 
 
 def row_width(spec: Spec, base: Spec) -> int:
-    """Integers in a row (what one index of the first dimension holds) where both have such rows, of one width; else 0."""
-    if not spec.shape or not base.shape or spec.shape[1:] != base.shape[1:] or not spec.shape[0] or not base.shape[0]:
+    """Integers in a row (what one index of the first dimension holds) where both have such rows, of
+    one width; else 0.
+    """
+    if (
+        not spec.shape
+        or not base.shape
+        or spec.shape[1:] != base.shape[1:]
+        or not spec.shape[0]
+        or not base.shape[0]
+    ):
         return 0
     widths = set()
     for one in (spec, base):
@@ -74,7 +86,9 @@ def make(tensor: Tensor, base: Tensor, level: Level) -> DeltaPlan | None:
         return None
     found = None
     if level != "fast" and tensor.dtype == base.dtype:
-        found = find_decay(sample(target, _DECAY_SAMPLE), sample(source, _DECAY_SAMPLE), tensor.dtype)
+        found = find_decay(
+            sample(target, _DECAY_SAMPLE), sample(source, _DECAY_SAMPLE), tensor.dtype
+        )
     group = ""
     if level == "best" and tensor.dtype in floats.EXPONENTS:
         predict = DeltaPlan(found).predict(residual.reading(source), tensor.spec, base.spec)
@@ -83,44 +97,67 @@ def make(tensor: Tensor, base: Tensor, level: Level) -> DeltaPlan | None:
 
 
 def _align(tensor: Tensor, base: Tensor) -> list[Run] | None:
-    """The aligned rows where these are not simply all in place (then None); an empty list where none has a counterpart."""
+    """The aligned rows where these are not simply all in place (then None); an empty list where
+    none has a counterpart.
+    """
     width = row_width(tensor.spec, base.spec)
     if not width:
         return None
     new, old = tensor.bits().reshape(-1, width), base.bits().reshape(-1, width)
     if len(new) == len(old) and (tensor.dtype != base.dtype or row_alignment.related(new, old)):
         return None
-    found = row_alignment.align(new, old, tensor.dtype, base.dtype if converted(tensor.spec, base.spec) else "")
+    found = row_alignment.align(
+        new, old, tensor.dtype, base.dtype if converted(tensor.spec, base.spec) else ""
+    )
     if len(found) * 16 > 64 + new.nbytes:
         found = []
-    if len(new) == len(old) and sum(run.length for run in found if run.start != run.source) < 0.1 * len(new):
+    if len(new) == len(old) and sum(
+        run.length for run in found if run.start != run.source
+    ) < 0.1 * len(new):
         return None
     return found
 
 
 def _worth_grouping(target: np.ndarray, predict: residual.Read, dtype: str) -> str:
-    """``dtype`` where grouping makes four pieces of the tensor smaller, else nothing: it tears apart long runs of unchanged elements."""
+    """``dtype`` where grouping makes four pieces of the tensor smaller, else nothing: it tears
+    apart long runs of unchanged elements.
+    """
     piece = planes.BLOCK // 4
     sizes = [0, 0]
     for start in range(0, len(target), max(piece, len(target) // 4)):
         count = min(piece, len(target) - start)
-        read, guess = residual.reading(target[start : start + count]), residual.reading(predict(start, start + count))
+        read, guess = (
+            residual.reading(target[start : start + count]),
+            residual.reading(predict(start, start + count)),
+        )
         for grouped, group in enumerate(("", dtype)):
-            sizes[grouped] += sum(map(len, residual.encode(read, guess, count, "best" if group else "default", group)))
+            sizes[grouped] += sum(
+                map(len, residual.encode(read, guess, count, "best" if group else "default", group))
+            )
     return dtype if sizes[1] < sizes[0] else ""
 
 
 def estimate(tensor: Tensor, base: Tensor, plan: DeltaPlan, count: int) -> tuple[float, float]:
-    """Bytes that a delta in place takes, and the part of the elements that changed, judged by about ``count`` elements."""
+    """Bytes that a delta in place takes, and the part of the elements that changed, judged by about
+    ``count`` elements.
+    """
     target, source = sample(tensor.bits(), count), sample(base.bits(), count)
     predict = plan.predict(residual.reading(source), tensor.spec, base.spec)
-    coded = sum(map(len, residual.encode(residual.reading(target), predict, len(target), "default")))
-    changed = np.count_nonzero(target != source) / max(1, len(target)) if target.dtype == source.dtype else 1.0
+    coded = sum(
+        map(len, residual.encode(residual.reading(target), predict, len(target), "default"))
+    )
+    changed = (
+        np.count_nonzero(target != source) / max(1, len(target))
+        if target.dtype == source.dtype
+        else 1.0
+    )
     return coded * len(tensor.bits()) / max(1, len(target)), float(changed)
 
 
 def sample(bits: np.ndarray, count: int) -> np.ndarray:
-    """About ``count`` elements in pieces of 1 Ki, spread evenly; no more than a thirty-second of them where that leaves 4 Ki."""
+    """About ``count`` elements in pieces of 1 Ki, spread evenly; no more than a thirty-second of
+    them where that leaves 4 Ki.
+    """
     pieces = max(4, min(count, len(bits) // 32) // 1024)
     if len(bits) <= pieces * 1024:
         return bits

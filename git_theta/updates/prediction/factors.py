@@ -1,10 +1,11 @@
 """A low-rank matrix whose product is the same on every machine.
 
-A floating-point matrix product depends on the order of its additions, hence on the BLAS library and its threads. So each factor is held
-in fixed point: integers of at most 22 bits and one power of two per row (left factor) or column (right factor). An element of the
-product is then a sum of ``rank`` integers below 2^44, times one power of two common to all of them. For a rank of at most 512 no
-partial sum passes 2^53, the largest range in which float64 holds every integer. So float64 computes the product without any rounding,
-whatever the order, fused or not.
+A floating-point matrix product depends on the order of its additions, hence on the BLAS library and
+its threads. So each factor is held in fixed point: integers of at most 22 bits and one power of two
+per row (left factor) or column (right factor). An element of the product is then a sum of ``rank``
+integers below 2^44, times one power of two common to all of them. For a rank of at most 512 no
+partial sum passes 2^53, the largest range in which float64 holds every integer. So float64 computes
+the product without any rounding, whatever the order, fused or not.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ _LOWEST, _HIGHEST = -500, 400  # of the powers of two: products stay normal numb
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Factors:
-    """``left`` (rows x rank) times 2^``left_scale`` (rows) and ``right`` (rank x columns) times 2^``right_scale`` (columns)."""
+    """``left`` (rows x rank) times 2^``left_scale`` (rows) and ``right`` (rank x columns) times
+    2^``right_scale`` (columns).
+    """
 
     left: np.ndarray
     left_scale: np.ndarray
@@ -47,8 +50,13 @@ class Factors:
 
 
 def fix(left: np.ndarray, right: np.ndarray, bits: int = BITS) -> Factors | None:
-    """``left`` (rows x rank) and ``right`` (rank x columns), all finite, in fixed point of ``bits`` bits; None for numbers beyond 2^400."""
-    left_fixed, right_fixed = _fix_rows(np.asarray(left, np.float64), bits), _fix_rows(np.asarray(right, np.float64).T, bits)
+    """``left`` (rows x rank) and ``right`` (rank x columns), all finite, in fixed point of ``bits``
+    bits; None for numbers beyond 2^400.
+    """
+    left_fixed, right_fixed = (
+        _fix_rows(np.asarray(left, np.float64), bits),
+        _fix_rows(np.asarray(right, np.float64).T, bits),
+    )
     if left_fixed is None or right_fixed is None:
         return None
     return Factors(*left_fixed, np.ascontiguousarray(right_fixed[0].T), right_fixed[1])
@@ -78,7 +86,11 @@ def predict(factors: Factors, base: residual.Read, dtype: str) -> residual.Read:
         added = np.empty(stop - start, np.float64)
         for rows, cells, place in _pieces(start, stop, columns):
             size = (rows.stop - rows.start) * (cells.stop - cells.start)
-            np.matmul(left[rows], right[:, cells], out=added[place : place + size].reshape(rows.stop - rows.start, -1))
+            np.matmul(
+                left[rows],
+                right[:, cells],
+                out=added[place : place + size].reshape(rows.stop - rows.start, -1),
+            )
         unchanged = added == 0
         with np.errstate(all="ignore"):  # a signalling NaN of the base is nobody's fault
             added += floats.widen(before, dtype)
@@ -94,13 +106,20 @@ def product(factors: Factors, rows: np.ndarray, columns: np.ndarray) -> np.ndarr
 
 
 def _values(factors: Factors) -> tuple[np.ndarray, np.ndarray]:
-    """Both factors as float64. Their powers of two are common to all terms of an element, so they keep the product exact."""
+    """Both factors as float64.
+
+    Their powers of two are common to all terms of an element, so they keep the product exact.
+    """
     left = np.ldexp(factors.left.astype(np.float64), factors.left_scale[:, None].astype(np.int32))
-    return left, np.ldexp(factors.right.astype(np.float64), factors.right_scale[None, :].astype(np.int32))
+    return left, np.ldexp(
+        factors.right.astype(np.float64), factors.right_scale[None, :].astype(np.int32)
+    )
 
 
 def _pieces(start: int, stop: int, columns: int) -> Iterator[tuple[slice, slice, int]]:
-    """Elements ``start`` to ``stop`` of a matrix as rectangles: rows, columns, and where they begin in the result."""
+    """Elements ``start`` to ``stop`` of a matrix as rectangles: rows, columns, and where they begin
+    in the result.
+    """
     position = start
     while position < stop:
         row, column = divmod(position, columns)
@@ -115,14 +134,18 @@ def _pieces(start: int, stop: int, columns: int) -> Iterator[tuple[slice, slice,
 
 
 def dump(factors: Factors, level: Level) -> Iterator[Buffer]:
-    """The chunks of ``factors``: rank (varint), then as byte planes left (rank by rank), right, and both scales, all zigzagged."""
+    """The chunks of ``factors``: rank (varint), then as byte planes left (rank by rank), right, and
+    both scales, all zigzagged.
+    """
     yield varint.dump(factors.rank)
     for numbers in (factors.left.T, factors.right, factors.left_scale, factors.right_scale):
         yield from planes.encode(residual.zigzag(np.ascontiguousarray(numbers).reshape(-1)), level)
 
 
 def parse(payload: memoryview, position: int, shape: tuple[int, int]) -> tuple[Factors, int]:
-    """What :func:`dump` wrote for a matrix of ``shape``, and the position behind it; :class:`PayloadError` for anything else."""
+    """What :func:`dump` wrote for a matrix of ``shape``, and the position behind it;
+    :class:`PayloadError` for anything else.
+    """
     rows, columns = shape
     rank, position = varint.parse(payload, position)
     if not 0 < rank <= min(MAX_RANK, rows, columns):
@@ -136,4 +159,9 @@ def parse(payload: memoryview, position: int, shape: tuple[int, int]) -> tuple[F
             raise PayloadError("a factor holds a number out of range")
         parts.append(numbers)
     left, right, left_scale, right_scale = parts
-    return Factors(np.ascontiguousarray(left.reshape(rank, rows).T), left_scale, right.reshape(rank, columns), right_scale), position
+    return Factors(
+        np.ascontiguousarray(left.reshape(rank, rows).T),
+        left_scale,
+        right.reshape(rank, columns),
+        right_scale,
+    ), position

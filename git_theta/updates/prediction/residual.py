@@ -1,17 +1,21 @@
-"""What is left of a tensor once it has been predicted: exact, and small where the prediction is good.
+"""What is left of a tensor once it has been predicted: exact, and small where the prediction is
+good.
 
-Tensor and prediction are subtracted as integers, wrapping around, and the sign is moved to the lowest bit ("zigzag", as in Protocol
-Buffers), so that small differences of either sign become small numbers whose upper byte planes are empty.
+Tensor and prediction are subtracted as integers, wrapping around, and the sign is moved to the
+lowest bit ("zigzag", as in Protocol Buffers), so that small differences of either sign become small
+numbers whose upper byte planes are empty.
 
-Floats are subtracted just as they lie in memory, sign and magnitude. Mapping them to two's complement first, so that integer order is
-number order, was measured too: it costs six more passes and saves nothing (bf16: 0.1145 of the size either way), and after weight
-decay, which shrinks positive and negative weights alike, it costs a bit (fp32: 0.378 instead of 0.364). A change of sign lands at the
-far end of the scale either way.
+Floats are subtracted just as they lie in memory, sign and magnitude. Mapping them to two's
+complement first, so that integer order is number order, was measured too: it costs six more passes
+and saves nothing (bf16: 0.1145 of the size either way), and after weight decay, which shrinks
+positive and negative weights alike, it costs a bit (fp32: 0.378 instead of 0.364). A change of sign
+lands at the far end of the scale either way.
 
-With ``group`` (the float type's name) the elements of each 1 Mi window are ordered by the exponent of the prediction, which decides how
-many steps of the last digit a given change makes. The decoder knows the prediction, hence the order. Statistics then change along a
-block, so that a Huffman table for every 16 KiB of a plane pays (bf16: 0.095 of the size instead of 0.101, and instead of 0.1145 without
-grouping).
+With ``group`` (the float type's name) the elements of each 1 Mi window are ordered by the exponent
+of the prediction, which decides how many steps of the last digit a given change makes. The decoder
+knows the prediction, hence the order. Statistics then change along a block, so that a Huffman table
+for every 16 KiB of a plane pays (bf16: 0.095 of the size instead of 0.101, and instead of 0.1145
+without grouping).
 """
 
 from __future__ import annotations
@@ -38,8 +42,13 @@ def reading(bits: np.ndarray) -> Read:
     return lambda start, stop: bits[start:stop]
 
 
-def fold(target: np.ndarray, prediction: np.ndarray, out: np.ndarray, spare: np.ndarray | None = None) -> None:
-    """Zigzagged ``target - prediction`` into ``out``; all unsigned and of one width. Memory for an intermediate may be given."""
+def fold(
+    target: np.ndarray, prediction: np.ndarray, out: np.ndarray, spare: np.ndarray | None = None
+) -> None:
+    """Zigzagged ``target - prediction`` into ``out``; all unsigned and of one width.
+
+    Memory for an intermediate may be given.
+    """
     np.subtract(target, prediction, out=out)
     _zigzag(out, np.empty_like(out) if spare is None else spare)
 
@@ -74,14 +83,18 @@ def _zigzag(values: np.ndarray, sign: np.ndarray) -> None:
 
 
 def lengths(target: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """About how many bits each folded difference takes (float32, of the arrays' shape): a quick guess at what a prediction is worth."""
+    """About how many bits each folded difference takes (float32, of the arrays' shape): a quick
+    guess at what a prediction is worth.
+    """
     folded = np.empty_like(target)
     fold(target, prediction, folded)
     return np.asarray(np.log2(folded.astype(np.float32) + np.float32(1)))
 
 
 def predicted(predict: Read, like: np.ndarray) -> memoryview:
-    """The bytes of a tensor that is just as predicted, with integers as many and as wide as those of ``like``."""
+    """The bytes of a tensor that is just as predicted, with integers as many and as wide as those
+    of ``like``.
+    """
     out = np.empty_like(like)
     for start in range(0, len(out), planes.BLOCK):
         stop = min(start + planes.BLOCK, len(out))
@@ -89,7 +102,9 @@ def predicted(predict: Read, like: np.ndarray) -> memoryview:
     return out.data.cast("B") if len(out) else memoryview(b"")
 
 
-def encode(target: Read, predict: Read, count: int, level: Level, group: str = "") -> Iterator[Buffer]:
+def encode(
+    target: Read, predict: Read, count: int, level: Level, group: str = ""
+) -> Iterator[Buffer]:
     """The chunks that, with the same predictions, give the ``count`` elements of ``target`` back."""
     if group:
         yield from _encode_grouped(target, predict, count, level, group)
@@ -106,7 +121,9 @@ def encode(target: Read, predict: Read, count: int, level: Level, group: str = "
         yield from planes.encode_block(folded, level)
 
 
-def _encode_grouped(target: Read, predict: Read, count: int, level: Level, group: str) -> Iterator[Buffer]:
+def _encode_grouped(
+    target: Read, predict: Read, count: int, level: Level, group: str
+) -> Iterator[Buffer]:
     for window in range(0, count, WINDOW):
         parts, keys = [], []
         for start in range(window, min(window + WINDOW, count), planes.BLOCK):
@@ -125,9 +142,20 @@ class _ResidualCoders(threading.local):
     """Compression contexts, one set a thread."""
 
     def __init__(self) -> None:
-        parameters, plain = zstandard.ZstdCompressionParameters, {"write_content_size": False, "write_checksum": False, "min_match": 7}
-        huffman = parameters(strategy=zstandard.STRATEGY_FAST, window_log=17, hash_log=6, chain_log=6, **plain)
-        tables = {"window_log": 18, "hash_log": 12, "chain_log": 12, "search_log": 1, "target_length": 32}
+        parameters, plain = (
+            zstandard.ZstdCompressionParameters,
+            {"write_content_size": False, "write_checksum": False, "min_match": 7},
+        )
+        huffman = parameters(
+            strategy=zstandard.STRATEGY_FAST, window_log=17, hash_log=6, chain_log=6, **plain
+        )
+        tables = {
+            "window_log": 18,
+            "hash_log": 12,
+            "chain_log": 12,
+            "search_log": 1,
+            "target_length": 32,
+        }
         thorough = parameters(strategy=zstandard.STRATEGY_BTOPT, **tables, **plain)
         self.huffman = zstandard.ZstdCompressor(compression_params=huffman)
         self.thorough = zstandard.ZstdCompressor(compression_params=thorough)
@@ -141,7 +169,8 @@ _STRETCH = 16384
 def _encode_ordered(block: np.ndarray, level: Level) -> Iterator[Buffer]:
     """What :func:`planes.decode_block` reads, with a Huffman table for each stretch of a plane.
 
-    Where most values are alike, Huffman's whole bits are too coarse, and a search for matches pays (at a tenth of the speed).
+    Where most values are alike, Huffman's whole bits are too coarse, and a search for matches pays
+    (at a tenth of the speed).
     """
     for plane in planes.split(block):
         bits, packed = planes.entropy(plane), b""
@@ -150,7 +179,10 @@ def _encode_ordered(block: np.ndarray, level: Level) -> Iterator[Buffer]:
         elif bits < 7.96:
             stream, pieces = _coders.huffman.compressobj(), []
             for first in range(0, len(plane), _STRETCH):
-                pieces += [stream.compress(plane[first : first + _STRETCH].data), stream.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)]
+                pieces += [
+                    stream.compress(plane[first : first + _STRETCH].data),
+                    stream.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK),
+                ]
             packed = b"".join([*pieces, stream.flush()])
         if packed and len(packed) < len(plane):
             yield _SIZE.pack(len(packed)) + packed
@@ -160,26 +192,40 @@ def _encode_ordered(block: np.ndarray, level: Level) -> Iterator[Buffer]:
 
 
 def allocate(payload: memoryview, position: int, count: int, width: int) -> np.ndarray:
-    """Room for ``count`` integers of ``width`` bytes; :class:`PayloadError` when ``payload`` from ``position`` on cannot hold them."""
+    """Room for ``count`` integers of ``width`` bytes; :class:`PayloadError` when ``payload`` from
+    ``position`` on cannot hold them.
+    """
     if -(-count // planes.BLOCK) * width * 5 > len(payload) - position:
         raise PayloadError(f"the payload is too small to hold {count} values")
     return np.empty(count, dtype=np.dtype(f"<u{width}"))
 
 
-def decode(payload: memoryview, position: int, out: np.ndarray, predict: Read, group: str = "") -> int:
-    """Fill ``out`` from ``payload`` at ``position``; returns the position behind. The inverse of :func:`encode`."""
+def decode(
+    payload: memoryview, position: int, out: np.ndarray, predict: Read, group: str = ""
+) -> int:
+    """Fill ``out`` from ``payload`` at ``position``; returns the position behind.
+
+    The inverse of :func:`encode`.
+    """
     for start in range(0, len(out), WINDOW if group else planes.BLOCK):
         if not group:
             block = out[start : start + planes.BLOCK]
             position = planes.decode_block(payload, position, block)
             unfold(block, predict(start, start + len(block)))
         else:
-            position = _decode_window(payload, position, out[start : start + WINDOW], predict, start, group)
+            position = _decode_window(
+                payload, position, out[start : start + WINDOW], predict, start, group
+            )
     return position
 
 
-def _decode_window(payload: memoryview, position: int, out: np.ndarray, predict: Read, start: int, group: str) -> int:
-    parts = [slice(first, min(first + planes.BLOCK, len(out))) for first in range(0, len(out), planes.BLOCK)]
+def _decode_window(
+    payload: memoryview, position: int, out: np.ndarray, predict: Read, start: int, group: str
+) -> int:
+    parts = [
+        slice(first, min(first + planes.BLOCK, len(out)))
+        for first in range(0, len(out), planes.BLOCK)
+    ]
     predictions, sorted_ = np.empty_like(out), np.empty_like(out)
     for part in parts:
         predictions[part] = predict(start + part.start, start + part.stop)
@@ -191,7 +237,9 @@ def _decode_window(payload: memoryview, position: int, out: np.ndarray, predict:
 
 
 def take(payload: memoryview, position: int, count: int, width: int) -> tuple[np.ndarray, int]:
-    """The ``count`` integers of ``width`` bytes that :func:`planes.encode` left at ``position``, and the position behind them."""
+    """The ``count`` integers of ``width`` bytes that :func:`planes.encode` left at ``position``,
+    and the position behind them.
+    """
     out = allocate(payload, position, count, width)
     for start in range(0, count, planes.BLOCK):
         position = planes.decode_block(payload, position, out[start : start + planes.BLOCK])

@@ -1,8 +1,9 @@
-"""Which rows of a tensor were which rows of its base: a vocabulary extended, trimmed, or with rows removed or put in between.
+"""Which rows of a tensor were which rows of its base: a vocabulary extended, trimmed, or with rows
+removed or put in between.
 
-The alignment only decides how well the base predicts; a wrong guess costs bytes, never exactness. So rows are compared by a few dozen
-elements each: equal ones by a hash; changed ones (fine-tuned and trimmed at once) by the signs of those elements, and by where their
-neighbours went.
+The alignment only decides how well the base predicts; a wrong guess costs bytes, never exactness.
+So rows are compared by a few dozen elements each: equal ones by a hash; changed ones (fine-tuned
+and trimmed at once) by the signs of those elements, and by where their neighbours went.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, its bits well mixed: the gol
 
 
 def align(target: np.ndarray, base: np.ndarray, dtype: str, base_dtype: str = "") -> list[Run]:
-    """The runs of rows of ``target`` (rows x elements, unsigned) that ``base`` (other rows, as many elements) predicts, in order.
+    """The runs of rows of ``target`` (rows x elements, unsigned) that ``base`` (other rows, as many
+    elements) predicts, in order.
 
-    Rows in no run have no counterpart. ``base_dtype`` is given where the base has another float type.
+    Rows in no run have no counterpart. ``base_dtype`` is given where the base has another float
+    type.
     """
     if not len(target) or not len(base) or not target.shape[1]:
         return []
@@ -39,7 +42,9 @@ def align(target: np.ndarray, base: np.ndarray, dtype: str, base_dtype: str = ""
 
 
 def _looks(rows: np.ndarray) -> np.ndarray:
-    """Some elements of every row, 32 of them where possible: of short rows, of those behind them too."""
+    """Some elements of every row, 32 of them where possible: of short rows, of those behind them
+    too.
+    """
     count, width = rows.shape
     if width >= _LOOK:
         piece = _LOOK // 4
@@ -65,7 +70,9 @@ def _signs(looks: np.ndarray) -> np.ndarray:
 
 
 def _anchors(new: np.ndarray, old: np.ndarray, rows: int) -> np.ndarray:
-    """For each new key the only place where it stands among the old ones; -1 where there is none or more than one."""
+    """For each new key the only place where it stands among the old ones; -1 where there is none or
+    more than one.
+    """
     order = np.argsort(old, kind="stable")
     ordered = old[order]
     left, right = np.searchsorted(ordered, new, "left"), np.searchsorted(ordered, new, "right")
@@ -73,8 +80,9 @@ def _anchors(new: np.ndarray, old: np.ndarray, rows: int) -> np.ndarray:
 
 
 def _settle(new: np.ndarray, old: np.ndarray, anchors: np.ndarray) -> np.ndarray:
-    """For each new row the old row most like it among the anchored one, those that continue the neighbours' runs, and those in
-    line with the first and the last row; -1 where none is clearly more alike than rows at random.
+    """For each new row the old row most like it among the anchored one, those that continue the
+    neighbours' runs, and those in line with the first and the last row; -1 where none is clearly
+    more alike than rows at random.
     """
     rows, index = len(old), np.arange(len(new))
     known = anchors >= 0
@@ -88,7 +96,9 @@ def _settle(new: np.ndarray, old: np.ndarray, anchors: np.ndarray) -> np.ndarray
     few, many = np.ascontiguousarray(new[:, columns]), np.ascontiguousarray(old[:, columns])
     best, least = np.full(len(new), -1), np.full(len(new), np.inf)
     for candidate in candidates:
-        todo = np.flatnonzero((candidate >= 0) & (candidate < rows) & (candidate != best) & (least > 0))
+        todo = np.flatnonzero(
+            (candidate >= 0) & (candidate < rows) & (candidate != best) & (least > 0)
+        )
         cost = _unlikeness(few[todo], many[candidate[todo]])
         better = cost < least[todo]
         best[todo[better]], least[todo[better]] = candidate[todo[better]], cost[better]
@@ -98,7 +108,9 @@ def _settle(new: np.ndarray, old: np.ndarray, anchors: np.ndarray) -> np.ndarray
 
 
 def _limit(random: np.ndarray, new: np.ndarray) -> float:
-    """What two rows that have to do with each other stay below, given how unlike rows at random are."""
+    """What two rows that have to do with each other stay below, given how unlike rows at random
+    are.
+    """
     return float(random.mean()) - 0.2 * 8 * new.itemsize
 
 
@@ -119,11 +131,16 @@ def _runs(sources: np.ndarray) -> list[Run]:
     breaks = np.flatnonzero((np.diff(index) != 1) | (np.diff(sources[index]) != 1)) + 1
     firsts = np.concatenate([[0], breaks])
     lengths = np.diff(np.concatenate([firsts, [len(index)]]))
-    return [Run(int(index[f]), int(sources[index[f]]), int(n)) for f, n in zip(firsts, lengths, strict=True)]
+    return [
+        Run(int(index[f]), int(sources[index[f]]), int(n))
+        for f, n in zip(firsts, lengths, strict=True)
+    ]
 
 
 def related(target: np.ndarray, base: np.ndarray) -> bool:
-    """Whether rows in the same place look alike, judged by up to 64 of them: if not, it may be worth aligning them."""
+    """Whether rows in the same place look alike, judged by up to 64 of them: if not, it may be
+    worth aligning them.
+    """
     count = min(len(target), len(base))
     if count < 8 or not target.shape[1]:
         return True

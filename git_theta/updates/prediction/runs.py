@@ -1,4 +1,6 @@
-"""Runs of rows that a tensor has in common with its base: how they are stored, read one behind the other, and put back in place."""
+"""Runs of rows that a tensor has in common with its base: how they are stored, read one behind the
+other, and put back in place.
+"""
 
 from __future__ import annotations
 
@@ -30,16 +32,24 @@ Span = tuple[int, int]
 def between(runs: Sequence[Run], count: int) -> list[Span]:
     """The rows of a tensor of ``count`` rows that no run covers."""
     edges = [0, *(edge for run in runs for edge in (run.start, run.start + run.length)), count]
-    return [(edges[i], edges[i + 1] - edges[i]) for i in range(0, len(edges), 2) if edges[i + 1] > edges[i]]
+    return [
+        (edges[i], edges[i + 1] - edges[i])
+        for i in range(0, len(edges), 2)
+        if edges[i + 1] > edges[i]
+    ]
 
 
 class Gathered:
-    """Rows of a table (flat, ``width`` elements each) one behind the other, without copying more than is read."""
+    """Rows of a table (flat, ``width`` elements each) one behind the other, without copying more
+    than is read.
+    """
 
     def __init__(self, bits: np.ndarray, spans: Sequence[Span], width: int) -> None:
         self._bits = bits
         self._starts = [start * width for start, _ in spans]
-        self._ends = [int(end) for end in np.cumsum([length * width for _, length in spans], dtype=np.int64)]
+        self._ends = [
+            int(end) for end in np.cumsum([length * width for _, length in spans], dtype=np.int64)
+        ]
         self.count = self._ends[-1] if spans else 0
 
     def __call__(self, start: int, stop: int) -> np.ndarray:
@@ -55,7 +65,8 @@ class Gathered:
 
 
 def put_in_place(table: np.ndarray, runs: Sequence[Run]) -> None:
-    """Move the rows of ``table`` from where they were decoded (those of the runs first, then the others) to where they belong.
+    """Move the rows of ``table`` from where they were decoded (those of the runs first, then the
+    others) to where they belong.
 
     Only the others are copied aside.
     """
@@ -67,7 +78,8 @@ def put_in_place(table: np.ndarray, runs: Sequence[Run]) -> None:
         return
     kept = table[place:].copy()
     for run, place in reversed(list(zip(runs, places, strict=True))):
-        for stop in range(run.length, 0, -_STEP):  # backwards: a row only ever moves towards the end
+        # Backwards: a row only ever moves towards the end
+        for stop in range(run.length, 0, -_STEP):
             start = max(0, stop - _STEP)
             table[run.start + start : run.start + stop] = table[place + start : place + stop].copy()
     place = 0
@@ -77,17 +89,25 @@ def put_in_place(table: np.ndarray, runs: Sequence[Run]) -> None:
 
 
 def dump(runs: Sequence[Run]) -> bytes:
-    """As varints: the number of runs, then of each the rows skipped, the zigzagged jump in the base since the last one's end, length."""
+    """As varints: the number of runs, then of each the rows skipped, the zigzagged jump in the base
+    since the last one's end, length.
+    """
     fields, start, source = [varint.dump(len(runs))], 0, 0
     for run in runs:
         jump = run.source - source
-        fields += [varint.dump(run.start - start), varint.dump(2 * jump if jump >= 0 else -2 * jump - 1), varint.dump(run.length)]
+        fields += [
+            varint.dump(run.start - start),
+            varint.dump(2 * jump if jump >= 0 else -2 * jump - 1),
+            varint.dump(run.length),
+        ]
         start, source = run.start + run.length, run.source + run.length
     return b"".join(fields)
 
 
 def parse(payload: memoryview, position: int, rows: int, base_rows: int) -> tuple[list[Run], int]:
-    """What :func:`dump` wrote, and the position behind it; :class:`PayloadError` when it lies outside the tensor's or the base's rows."""
+    """What :func:`dump` wrote, and the position behind it; :class:`PayloadError` when it lies
+    outside the tensor's or the base's rows.
+    """
     number, position = varint.parse(payload, position)
     if not 0 < number <= rows:
         raise PayloadError(f"{number} runs do not fit {rows} rows")

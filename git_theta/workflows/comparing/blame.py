@@ -1,8 +1,10 @@
-"""For each tensor of a model the commit that last changed it: from manifests alone, as ``git blame`` does it for lines.
+"""For each tensor of a model the commit that last changed it: from manifests alone, as ``git
+blame`` does it for lines.
 
-Every tensor of the newest version is looked for in the versions before: where it stands in a parent too (the same bytes, type and shape;
-under another name if need be), the parent is asked on. The commit whose parents have it not is the one. What is a line of the manifest in
-both is found by comparing sets of lines, so even long histories of large models take little time.
+Every tensor of the newest version is looked for in the versions before: where it stands in a parent
+too (the same bytes, type and shape; under another name if need be), the parent is asked on. The
+commit whose parents have it not is the one. What is a line of the manifest in both is found by
+comparing sets of lines, so even long histories of large models take little time.
 """
 
 from __future__ import annotations
@@ -25,14 +27,22 @@ _Read = Callable[[str | None], bytes | None]
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """A tensor as it is now, the ``commit`` that gave it its value, and ``then``: how it was called and stored there."""
+    """A tensor as it is now, the ``commit`` that gave it its value, and ``then``: how it was called
+    and stored there.
+    """
 
     entry: Entry
     commit: Commit
     then: Entry
 
 
-def blame(session: Session, path: str, revisions: Sequence[str] = (), globs: Sequence[str] = (), cwd: Path | None = None) -> list[Origin]:
+def blame(
+    session: Session,
+    path: str,
+    revisions: Sequence[str] = (),
+    globs: Sequence[str] = (),
+    cwd: Path | None = None,
+) -> list[Origin]:
     """Where each tensor of the model ``path`` (from the top) comes from, in the file's order."""
     commits = of_file(path, revisions, cwd)
     text = reader(session)
@@ -41,23 +51,33 @@ def blame(session: Session, path: str, revisions: Sequence[str] = (), globs: Seq
     if newest is None or start is None or commits[0].blob is None:
         raise UsageError(f"{path} is not a model of Git-Theta's there")
     now = dict(zip(_lines(start), parse(start).entries, strict=True))
-    lines = [line for line, entry in now.items() if not globs or any(matches(name, globs) for name in (entry.name, *entry.aliases))]
+    lines = [
+        line
+        for line, entry in now.items()
+        if not globs or any(matches(name, globs) for name in (entry.name, *entry.aliases))
+    ]
     found = _owners(commits, newest, lines, text)
     return [Origin(now[line], *found[line]) for line in lines]
 
 
-def _owners(commits: Sequence[Commit], newest: Commit, lines: Sequence[bytes], text: _Read) -> dict[bytes, tuple[Commit, Entry]]:
+def _owners(
+    commits: Sequence[Commit], newest: Commit, lines: Sequence[bytes], text: _Read
+) -> dict[bytes, tuple[Commit, Entry]]:
     """For each line of the newest version the commit it comes from, and its entry there."""
     by_oid = {commit.oid: commit for commit in commits}
-    waiting: dict[str, dict[bytes, list[bytes]]] = defaultdict(dict)  # commit → its line → the newest version's lines
+    # Commit → its line → the newest version's lines
+    waiting: dict[str, dict[bytes, list[bytes]]] = defaultdict(dict)
     waiting[newest.oid] = {line: [line] for line in lines}
     found: dict[bytes, tuple[Commit, Entry]] = {}
     for commit in commits:
         mine = waiting.pop(commit.oid, {})
         for parent in commit.parents:
             if mine and parent in by_oid:
-                with suppress(ManifestError):  # one that cannot be read tells nothing: the search ends before it
-                    mine = _pass_on(mine, text(commit.blob), text(by_oid[parent].blob), waiting[parent])
+                # One that cannot be read tells nothing: the search ends before it
+                with suppress(ManifestError):
+                    mine = _pass_on(
+                        mine, text(commit.blob), text(by_oid[parent].blob), waiting[parent]
+                    )
         if mine:
             keys = list(mine)
             for line, entry in zip(keys, _parsed(text(commit.blob) or b"", keys), strict=True):
@@ -68,7 +88,10 @@ def _owners(commits: Sequence[Commit], newest: Commit, lines: Sequence[bytes], t
 
 
 def _pass_on(
-    mine: dict[bytes, list[bytes]], child: bytes | None, parent: bytes | None, theirs: dict[bytes, list[bytes]]
+    mine: dict[bytes, list[bytes]],
+    child: bytes | None,
+    parent: bytes | None,
+    theirs: dict[bytes, list[bytes]],
 ) -> dict[bytes, list[bytes]]:
     """Give the parent what it has too; returns the rest."""
     if parent is None or child is None:

@@ -1,7 +1,8 @@
 """What changed between two versions of a model, by their manifests alone: no tensor is read.
 
-Two tensors belong together when they share a name (an alias counts), else when their bytes, type and shape are equal, else when their names
-differ only in leading components (``model.`` or ``module.`` put in front) and one candidate is left. Equality is always that of digests.
+Two tensors belong together when they share a name (an alias counts), else when their bytes, type
+and shape are equal, else when their names differ only in leading components (``model.`` or
+``module.`` put in front) and one candidate is left. Equality is always that of digests.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ _DROPPED = 3  # leading components of a name that may have been put in front or 
 class TensorChange:
     """One tensor that is not the same on both sides.
 
-    ``modified``: other bytes. ``reshaped``: another shape (and perhaps type). ``retyped``: another element type. ``renamed``: the same
-    bytes under other names. A tensor can be renamed and changed at once: then ``kind`` says how it changed and the entries' names differ.
+    ``modified``: other bytes. ``reshaped``: another shape (and perhaps type). ``retyped``: another
+    element type. ``renamed``: the same bytes under other names. A tensor can be renamed and changed
+    at once: then ``kind`` says how it changed and the entries' names differ.
     """
 
     kind: Kind
@@ -63,9 +65,12 @@ class TensorChange:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two versions of a model; None where there is no model on that side. ``unchanged`` counts the tensors that are the same.
+    """Two versions of a model; None where there is no model on that side.
 
-    ``changes`` are in the order of the new file; what was removed comes before the next changed tensor that it stood before.
+    ``unchanged`` counts the tensors that are the same.
+
+    ``changes`` are in the order of the new file; what was removed comes before the next changed
+    tensor that it stood before.
     """
 
     old: Manifest | None
@@ -84,22 +89,33 @@ class Comparison:
     @property
     def tensors(self) -> int:
         """Number of tensors in the new version (the old one's where the model was deleted)."""
-        there = sum(1 for change in self.changes if (change.new if self.new else change.old) is not None)
+        there = sum(
+            1 for change in self.changes if (change.new if self.new else change.old) is not None
+        )
         return self.unchanged + there
 
     @property
     def other_content(self) -> bool:
         """Whether the file's bytes outside of the tensors (or its format) changed."""
-        return bool(self.old and self.new and (self.old.skeleton.digest, self.old.format) != (self.new.skeleton.digest, self.new.format))
+        return bool(
+            self.old
+            and self.new
+            and (self.old.skeleton.digest, self.old.format)
+            != (self.new.skeleton.digest, self.new.format)
+        )
 
     @property
     def same(self) -> bool:
         """Whether both sides rebuild the same bytes."""
-        return not self.changes and not self.other_content and (self.old is None) == (self.new is None)
+        return (
+            not self.changes and not self.other_content and (self.old is None) == (self.new is None)
+        )
 
     @property
     def stored(self) -> int:
-        """Bytes of the objects that the new version needs and the old one does not: what the change costs to store."""
+        """Bytes of the objects that the new version needs and the old one does not: what the change
+        costs to store.
+        """
         if self.new is None:
             return 0
         old = {oid for change in self.changes if change.old for oid in _objects(change.old)}
@@ -116,7 +132,10 @@ def _objects(entry: Entry) -> dict[str, int]:
 
 
 def compare(old: Manifest | None, new: Manifest | None, unchanged: int = 0) -> Comparison:
-    """What became of each tensor. ``unchanged`` tensors were left out on both sides already (see :func:`narrow`)."""
+    """What became of each tensor.
+
+    ``unchanged`` tensors were left out on both sides already (see :func:`narrow`).
+    """
     olds, news = old.entries if old else (), new.entries if new else ()
     partner = _Pairs(olds, news)
     partner.by_name(old, new)
@@ -130,9 +149,13 @@ def compare(old: Manifest | None, new: Manifest | None, unchanged: int = 0) -> C
 
 
 def compare_texts(old: bytes | None, new: bytes | None) -> Comparison:
-    """As :func:`compare`, for manifests as git stores them; lines that stand in both are not even parsed."""
+    """As :func:`compare`, for manifests as git stores them; lines that stand in both are not even
+    parsed.
+    """
     if old is None or new is None:
-        return compare(parse(old) if old is not None else None, parse(new) if new is not None else None)
+        return compare(
+            parse(old) if old is not None else None, parse(new) if new is not None else None
+        )
     first, second, same = narrow(old, new)
     return compare(parse(first), parse(second), same)
 
@@ -157,16 +180,24 @@ def _join(head: bytes, lines: Sequence[bytes], shared: set[bytes]) -> bytes:
 
 
 def select(changes: Iterable[TensorChange], globs: Sequence[str]) -> list[TensorChange]:
-    """The changes of tensors that one of ``globs`` matches by any of their names (all, without globs).
+    """The changes of tensors that one of ``globs`` matches by any of their names (all, without
+    globs).
 
     ``*`` matches dots too; a pattern without wildcards also matches everything below it.
     """
-    return [change for change in changes if not globs or any(matches(name, globs) for name in _names(change))]
+    return [
+        change
+        for change in changes
+        if not globs or any(matches(name, globs) for name in _names(change))
+    ]
 
 
 def matches(name: str, globs: Sequence[str]) -> bool:
     """Whether one of ``globs`` matches ``name``, as :func:`select` does it."""
-    return any(fnmatchcase(name, glob) or name == glob or name.startswith((f"{glob}.", f"{glob}/")) for glob in globs)
+    return any(
+        fnmatchcase(name, glob) or name == glob or name.startswith((f"{glob}.", f"{glob}/"))
+        for glob in globs
+    )
 
 
 def _names(change: TensorChange) -> Iterable[str]:
@@ -188,7 +219,9 @@ def _typed(entry: Entry) -> _Key:
 
 
 def _shortened(entry: Entry, count: int) -> _Key:
-    """The name without ``count`` leading components (the empty name where it has no more), and the type."""
+    """The name without ``count`` leading components (the empty name where it has no more), and the
+    type.
+    """
     parts = entry.name.split(".", count)
     return parts[count] if len(parts) > count else "", entry.dtype, entry.shape
 
@@ -209,20 +242,30 @@ class _Pairs:
         self._left_new.pop(id(new), None)
 
     def by_name(self, old: Manifest | None, new: Manifest | None) -> None:
-        """Pair by name; of a tensor that was tied and is no more (or the other way round) each part goes with the whole."""
+        """Pair by name; of a tensor that was tied and is no more (or the other way round) each part
+        goes with the whole.
+        """
         if old is None or new is None:
             return
         for entry in self._news:
-            found = next((old.by_name[name] for name in (entry.name, *entry.aliases) if name in old.by_name), None)
+            found = next(
+                (old.by_name[name] for name in (entry.name, *entry.aliases) if name in old.by_name),
+                None,
+            )
             if found is not None:
                 self._pair(found, entry)
         for entry in list(self._left_old.values()):
-            found = next((new.by_name[name] for name in (entry.name, *entry.aliases) if name in new.by_name), None)
+            found = next(
+                (new.by_name[name] for name in (entry.name, *entry.aliases) if name in new.by_name),
+                None,
+            )
             if found is not None:
                 self._pair(entry, found)
 
     def by_content(self) -> None:
-        """Pair what is left by equal bytes; of several, by the last component of the name, then in order."""
+        """Pair what is left by equal bytes; of several, by the last component of the name, then in
+        order.
+        """
         for olds, news in self._groups(_content, _content).values():
             self._pair_group(olds, news)
 
@@ -232,7 +275,9 @@ class _Pairs:
             if len(olds) == len(news) == 1 and key[0]:
                 self._pair(olds[0], news[0])
 
-    def _groups(self, old_key: Callable[[Entry], _Key], new_key: Callable[[Entry], _Key]) -> dict[_Key, tuple[list[Entry], list[Entry]]]:
+    def _groups(
+        self, old_key: Callable[[Entry], _Key], new_key: Callable[[Entry], _Key]
+    ) -> dict[_Key, tuple[list[Entry], list[Entry]]]:
         groups: dict[_Key, tuple[list[Entry], list[Entry]]] = defaultdict(lambda: ([], []))
         for entry in self._left_old.values():
             groups[old_key(entry)][0].append(entry)
@@ -260,7 +305,8 @@ class _Pairs:
         for new in self._news:
             olds = self._pairs.get(id(new), [])
             changed = [change for old in olds for change in _classify(old, new)]
-            # Only changed tensors tell where a removed one stood: the unchanged ones may have been left out.
+            # Only changed tensors tell where a removed one stood: the unchanged ones may have been
+            # left out.
             while gone and changed and place[id(gone[0])] < place[id(olds[0])]:
                 found.append(TensorChange("removed", gone.pop(0), None))
             found += changed if olds else [TensorChange("added", None, new)]

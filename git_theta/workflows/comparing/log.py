@@ -1,4 +1,6 @@
-"""The history of a model by its manifests: per commit which tensors changed, how they are stored, and what that costs."""
+"""The history of a model by its manifests: per commit which tensors changed, how they are stored,
+and what that costs.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,9 @@ _KEPT = 16  # manifests held at a time
 class Step:
     """What one commit did to the model, beside its first parent.
 
-    ``changes`` are those asked for. ``tensor_bytes`` counts the tensors that came in with new values, ``stored`` the bytes of objects
-    that no earlier commit needed. Without ``comparison`` the ``problem`` says why. ``metrics`` are those noted on the commit.
+    ``changes`` are those asked for. ``tensor_bytes`` counts the tensors that came in with new
+    values, ``stored`` the bytes of objects that no earlier commit needed. Without ``comparison``
+    the ``problem`` says why. ``metrics`` are those noted on the commit.
     """
 
     commit: Commit
@@ -36,8 +39,14 @@ class Step:
 
     @property
     def updates(self) -> dict[str, int]:
-        """How the new values are stored: the number of tensors for each kind of update, the most frequent first."""
-        found = Counter(_update(change.new) for change in self.changes if change.new and change.kind != "renamed")
+        """How the new values are stored: the number of tensors for each kind of update, the most
+        frequent first.
+        """
+        found = Counter(
+            _update(change.new)
+            for change in self.changes
+            if change.new and change.kind != "renamed"
+        )
         return dict(found.most_common())
 
 
@@ -46,12 +55,19 @@ def _update(entry: Entry) -> str:
 
 
 def log(
-    session: Session, path: str, revisions: Sequence[str] = (), globs: Sequence[str] = (), count: int | None = None, cwd: Path | None = None
+    session: Session,
+    path: str,
+    revisions: Sequence[str] = (),
+    globs: Sequence[str] = (),
+    count: int | None = None,
+    cwd: Path | None = None,
 ) -> list[Step]:
-    """The commits that changed the model ``path`` (from the top), newest first; with ``globs`` only those that changed such a tensor.
+    """The commits that changed the model ``path`` (from the top), newest first; with ``globs`` only
+    those that changed such a tensor.
 
-    One ``git log``, one ``git cat-file`` and notes tell it all; no tensor is read. Renames of the file are followed. A merge is told by
-    what it changed beside its first parent, yet costs only what neither side had.
+    One ``git log``, one ``git cat-file`` and notes tell it all; no tensor is read. Renames of the
+    file are followed. A merge is told by what it changed beside its first parent, yet costs only
+    what neither side had.
     """
     commits = of_file(path, revisions, cwd, count)
     text = reader(session)
@@ -76,7 +92,9 @@ def reader(session: Session) -> Callable[[str | None], bytes | None]:
     return read
 
 
-def _step(commit: Commit, text: Callable[[str | None], bytes | None], globs: Sequence[str], seen: set[str]) -> Step:
+def _step(
+    commit: Commit, text: Callable[[str | None], bytes | None], globs: Sequence[str], seen: set[str]
+) -> Step:
     old, new = text(commit.old_blob), text(commit.blob)
     if new is None and commit.blob is not None:
         return Step(commit, None, (), problem="not stored by Git-Theta here")
@@ -87,15 +105,26 @@ def _step(commit: Commit, text: Callable[[str | None], bytes | None], globs: Seq
     changes = select(found.changes, globs)
     fresh = _new_objects(found, changes if globs else found.changes, not globs, seen)
     seen.update(_new_objects(found, found.changes, True, seen))
-    tensors = sum(change.new.nbytes for change in changes if change.new and change.kind != "renamed")
+    tensors = sum(
+        change.new.nbytes for change in changes if change.new and change.kind != "renamed"
+    )
     return Step(commit, found, tuple(changes), tensors, sum(fresh.values()))
 
 
-def _new_objects(found: Comparison, changes: Sequence[TensorChange], skeleton: bool, seen: set[str]) -> dict[str, int]:
-    """The objects, with their sizes, that the new version needs and neither the old one nor an earlier commit did."""
+def _new_objects(
+    found: Comparison, changes: Sequence[TensorChange], skeleton: bool, seen: set[str]
+) -> dict[str, int]:
+    """The objects, with their sizes, that the new version needs and neither the old one nor an
+    earlier commit did.
+    """
     old = {ref.oid for change in found.changes if change.old for ref in change.old.objects}
     entries = [change.new for change in changes if change.new]
     if skeleton and found.new:
         entries.append(found.new.skeleton)
         old |= {ref.oid for ref in found.old.skeleton.objects} if found.old else set()
-    return {ref.oid: ref.size for entry in entries for ref in entry.objects if ref.oid not in old and ref.oid not in seen}
+    return {
+        ref.oid: ref.size
+        for entry in entries
+        for ref in entry.objects
+        if ref.oid not in old and ref.oid not in seen
+    }

@@ -51,11 +51,14 @@ _PRECISION = {  # significant bits, exponent of the smallest step
 }
 
 
-def measure(old: Tensor, new: Tensor, histogram: bool = False, rank: bool = True) -> Statistics | None:
+def measure(
+    old: Tensor, new: Tensor, histogram: bool = False, rank: bool = True
+) -> Statistics | None:
     """Compare two tensors; None where no element of one answers to an element of the other.
 
-    That is so where their numbers of elements differ, unless they differ in the first dimension only: then the leading rows
-    that both have are compared, and rows that were added are searched for NaN and infinity.
+    That is so where their numbers of elements differ, unless they differ in the first dimension
+    only: then the leading rows that both have are compared, and rows that were added are searched
+    for NaN and infinity.
     """
     count = _comparable(old, new)
     if count is None:
@@ -83,14 +86,20 @@ def _blocks(old: Tensor, new: Tensor, count: int) -> Statistics:
     second = np.frombuffer(new.data, np.uint8, blocks * width).reshape(blocks, width)
     step, changed = max(1, _BLOCK // width), 0
     for start in range(0, blocks, step):
-        changed += int(np.count_nonzero((first[start : start + step] != second[start : start + step]).any(axis=1)))
+        changed += int(
+            np.count_nonzero(
+                (first[start : start + step] != second[start : start + step]).any(axis=1)
+            )
+        )
     rows, channels = emptied(old, new, count) if changed else (0, 0)
     partial = dtypes.count(old.shape) != dtypes.count(new.shape)
     return Statistics(blocks, changed, zero_rows=rows, zero_channels=channels, partial=partial)
 
 
 def special(tensor: Tensor, start: int = 0) -> tuple[int, int]:
-    """Count the elements from ``start`` on that are NaN, and those that are infinite. (0, 0) for types that have no such values."""
+    """Count the elements from ``start`` on that are NaN, and those that are infinite. (0, 0) for
+    types that have no such values.
+    """
     total = dtypes.count(tensor.shape)
     if dtypes.get(tensor.dtype).kind not in "fc" or start >= total:
         return 0, 0
@@ -112,18 +121,27 @@ def _elements(marks: np.ndarray, parts: int) -> int:
 
 
 def emptied(old: Tensor, new: Tensor, count: int) -> tuple[int, int]:
-    """Count the rows, and the channels, that are all zero now and were not before, in the ``count`` leading elements.
+    """Count the rows, and the channels, that are all zero now and were not before, in the ``count``
+    leading elements.
 
-    A row is one index of the first dimension; a channel, one index of the second or of the last dimension. Both have at least
-    two elements. A tensor of one dimension is a single row if its elements are floats. If all rows are zero now, no channels
-    are counted. Of packed types only rows are looked at: whether all their bytes are zero.
+    A row is one index of the first dimension; a channel, one index of the second or of the last
+    dimension. Both have at least two elements. A tensor of one dimension is a single row if its
+    elements are floats. If all rows are zero now, no channels are counted. Of packed types only
+    rows are looked at: whether all their bytes are zero.
     """
     kind = dtypes.get(new.dtype)
     shape = new.shape
     if len(shape) < 2:
         shape = (1, count) if kind.kind in "fc" else ()
     columns = dtypes.count(shape[1:])
-    if not shape or columns < 2 or count < columns or count % columns or kind.kind == "b" or new.dtype == "f8_e8m0fnu":
+    if (
+        not shape
+        or columns < 2
+        or count < columns
+        or count % columns
+        or kind.kind == "b"
+        or new.dtype == "f8_e8m0fnu"
+    ):
         return 0, 0
     rows = count // columns
     if kind.kind == "q":
@@ -140,7 +158,9 @@ def emptied(old: Tensor, new: Tensor, count: int) -> tuple[int, int]:
     for axis in {1, len(shape) - 1}:
         ahead = rows * dtypes.count(shape[1:axis])
         if count // shape[axis] >= 2:
-            channels += _emptied(before.reshape(ahead, shape[axis], -1), after.reshape(ahead, shape[axis], -1))[0]
+            channels += _emptied(
+                before.reshape(ahead, shape[axis], -1), after.reshape(ahead, shape[axis], -1)
+            )[0]
     return found, channels
 
 
@@ -172,11 +192,17 @@ class _Magnitudes:
     def probe(self, chosen: np.ndarray, number: int) -> np.ndarray:
         """Which of them hold anything but zero at one place."""
         ahead, _, behind = self.bits.shape
-        return np.asarray(np.bitwise_and(self.bits[number * ahead // _PROBES, chosen, number * behind // _PROBES], self.mask) != 0)
+        return np.asarray(
+            np.bitwise_and(
+                self.bits[number * ahead // _PROBES, chosen, number * behind // _PROBES], self.mask
+            )
+            != 0
+        )
 
 
 def _emptied(before: _Magnitudes, after: _Magnitudes) -> tuple[int, int]:
-    """Count the indices of the middle dimension that are all zero in ``after`` but not in ``before``, and all that are zero in ``after``.
+    """Count the indices of the middle dimension that are all zero in ``after`` but not in
+    ``before``, and all that are zero in ``after``.
 
     Few are: most are ruled out by a look at single elements, so that next to nothing is read.
     """
@@ -209,9 +235,13 @@ class _Values:
         if part == "bf16":
             self._words = np.empty(_BLOCK * self.parts, np.uint32)
         elif kind.block_bytes == 1 and kind.kind == "f":
-            self._table = np.arange(256, dtype=np.uint8).view(dtypes.numpy_dtype(part)).astype(np.float64)
+            self._table = (
+                np.arange(256, dtype=np.uint8).view(dtypes.numpy_dtype(part)).astype(np.float64)
+            )
         else:
-            self._convert = self._bits.view(np.bool_ if part == "bool" and self._plain() else dtypes.numpy_dtype(part))
+            self._convert = self._bits.view(
+                np.bool_ if part == "bool" and self._plain() else dtypes.numpy_dtype(part)
+            )
             if part == "bool" and not self._plain():
                 self._convert = self._bits != 0
 
@@ -255,7 +285,10 @@ class _Sum:
         if self.value == 0.0:
             self.value, self.exponent = value, exponent
         elif exponent > self.exponent:
-            self.value, self.exponent = math.ldexp(self.value, self.exponent - exponent) + value, exponent
+            self.value, self.exponent = (
+                math.ldexp(self.value, self.exponent - exponent) + value,
+                exponent,
+            )
         else:
             self.value += math.ldexp(value, exponent - self.exponent)
 
@@ -320,7 +353,14 @@ class _Comparer:
         )
 
     def _rank(self) -> int | None:
-        return low_rank(self._old, self._new, self._count, self._oo.root(), self._dd.root(), 2 * self._changed > self._count)
+        return low_rank(
+            self._old,
+            self._new,
+            self._count,
+            self._oo.root(),
+            self._dd.root(),
+            2 * self._changed > self._count,
+        )
 
     def _block(self, start: int, stop: int) -> None:
         size = (stop - start) * self._parts
@@ -365,7 +405,9 @@ class _Comparer:
         return True
 
     def _careful(self, w: np.ndarray, d: np.ndarray, other: np.ndarray | None) -> None:
-        """Add a block up without what is not finite, scaled so that squares neither overflow nor vanish."""
+        """Add a block up without what is not finite, scaled so that squares neither overflow nor
+        vanish.
+        """
         bad = ~np.isfinite(w) if other is None else ~(np.isfinite(w) & np.isfinite(other))
         if bad.any():
             if other is not None:
@@ -386,10 +428,14 @@ class _Comparer:
             halved = not np.isfinite(d).all()
             moved, by_moved = _scale(np.ldexp(other, -1) - np.ldexp(w, -1) if halved else d)
             self._dd.add(_dot(moved, moved), 2 * (by_moved + halved))
-            self._largest = max(self._largest, _scaled(_largest(moved, self._parts), by_moved + halved))
+            self._largest = max(
+                self._largest, _scaled(_largest(moved, self._parts), by_moved + halved)
+            )
 
     def _distance(self) -> float | None:
-        """1 - cosine, None where one side is all zero; NaN if no finite element moved, but some are not finite any more."""
+        """1 - cosine, None where one side is all zero; NaN if no finite element moved, but some are
+        not finite any more.
+        """
         if (self._new_nan or self._new_inf) and not self._dd.value:
             return math.nan
         if not self._oo.value or not self._nn.value:
@@ -402,7 +448,9 @@ class _Comparer:
             distance = (dd - drift * drift) / (2 * old * new)
         else:
             both = (self._oo.exponent + self._nn.exponent) // 2
-            distance = 1 - self._on.at(both) / (math.sqrt(self._oo.value) * math.sqrt(self._nn.value))
+            distance = 1 - self._on.at(both) / (
+                math.sqrt(self._oo.value) * math.sqrt(self._nn.value)
+            )
         return min(max(distance, 0.0), 2.0)
 
     def _histogram(self) -> tuple[tuple[int, int, int], ...] | None:
@@ -410,7 +458,9 @@ class _Comparer:
             return None
         both = self._orders.reshape(2, 2048)[:, :2047]  # the last would be NaN and infinity
         orders = np.flatnonzero(both.any(axis=0))
-        return tuple((int(order) - 1023, int(both[1, order]), int(both[0, order])) for order in orders)
+        return tuple(
+            (int(order) - 1023, int(both[1, order]), int(both[0, order])) for order in orders
+        )
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> float:
@@ -424,7 +474,9 @@ def _dot(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _scale(values: np.ndarray) -> tuple[np.ndarray, int]:
-    """``values`` over a power of two that brings the largest near 1, and its exponent (0 where squares are safe as they are)."""
+    """``values`` over a power of two that brings the largest near 1, and its exponent (0 where
+    squares are safe as they are).
+    """
     top = _largest(values, 1)
     exponent = math.frexp(top)[1] if top and not 1e-120 < top < 1e120 else 0
     return (np.ldexp(values, -exponent), exponent) if exponent else (values, 0)
@@ -437,38 +489,70 @@ def _largest(d: np.ndarray, parts: int) -> float:
     return max(float(d.max(initial=0.0)), -float(d.min(initial=0.0)))
 
 
-def low_rank(old: Tensor, new: Tensor, count: int, norm: float, moved: float, everywhere: bool = False) -> int | None:
-    """The numerical rank of D as a matrix of (first dimension) x (all others), where it is low; else None.
+def low_rank(
+    old: Tensor, new: Tensor, count: int, norm: float, moved: float, everywhere: bool = False
+) -> int | None:
+    """The numerical rank of D as a matrix of (first dimension) x (all others), where it is low;
+    else None.
 
-    Low: at most 64 and at most a quarter of the smaller side. The rank is the number of singular values above 1.5 times the largest
-    one that rounding alone would give: errors of the element type's last digit, independent and evenly spread, make a matrix whose norm is
-    close to s(√m + √n), s² = mean(ulp(W')²) / 12 (Geman 1980). Singular values are those of D times a Gaussian matrix of 72
-    columns (Halko, Martinsson and Tropp 2011). Of the rows that changed, 1024 chosen by chance stand for all: what has a low rank has it in
-    them too (of a change ``everywhere``, all rows count as changed). A random 128 x 128 part of D is tried first. Only for float tensors
-    of two or more dimensions.
+    Low: at most 64 and at most a quarter of the smaller side. The rank is the number of singular
+    values above 1.5 times the largest one that rounding alone would give: errors of the element
+    type's last digit, independent and evenly spread, make a matrix whose norm is close to s(√m +
+    √n), s² = mean(ulp(W')²) / 12 (Geman 1980). Singular values are those of D times a Gaussian
+    matrix of 72 columns (Halko, Martinsson and Tropp 2011). Of the rows that changed, 1024 chosen
+    by chance stand for all: what has a low rank has it in them too (of a change ``everywhere``, all
+    rows count as changed). A random 128 x 128 part of D is tried first. Only for float tensors of
+    two or more dimensions.
     """
-    if old.dtype not in _PRECISION or new.dtype not in _PRECISION or len(new.shape) < 2 or not moved or not math.isfinite(norm + moved):
+    if (
+        old.dtype not in _PRECISION
+        or new.dtype not in _PRECISION
+        or len(new.shape) < 2
+        or not moved
+        or not math.isfinite(norm + moved)
+    ):
         return None
     columns = dtypes.count(new.shape[1:])
     rows = count // columns if columns else 0
     limit = min(_RANK_LIMIT, min(rows, columns) // 4)
     if limit < 1 or rows * columns != count:
         return None
-    bits, smallest = min(_PRECISION[old.dtype][0], _PRECISION[new.dtype][0]), max(_PRECISION[old.dtype][1], _PRECISION[new.dtype][1])
-    # Mean of 1/m² over mantissas m in [1, 2) that are spread evenly by logarithm, as Benford has it: 0.541.
-    noise = math.sqrt(0.541 * (norm + moved) ** 2 / count * 4.0 ** (1 - bits) / 12 + 4.0**smallest / 12)
+    bits, smallest = (
+        min(_PRECISION[old.dtype][0], _PRECISION[new.dtype][0]),
+        max(_PRECISION[old.dtype][1], _PRECISION[new.dtype][1]),
+    )
+    # Mean of 1/m² over mantissas m in [1, 2) that are spread evenly by logarithm, as Benford has
+    # it: 0.541.
+    noise = math.sqrt(
+        0.541 * (norm + moved) ** 2 / count * 4.0 ** (1 - bits) / 12 + 4.0**smallest / 12
+    )
     rng = np.random.default_rng(20240229)
     difference = _MatrixDifference(old, new, rows, columns)
     changed = np.arange(rows) if everywhere else difference.changed_rows()
     probe = difference.part(_some(changed, _PROBE, rng), _some(np.arange(columns), _PROBE, rng))
     found = np.linalg.svd(probe, compute_uv=False)
-    if int(np.count_nonzero(found > _MARGIN * noise * (math.sqrt(probe.shape[0]) + math.sqrt(probe.shape[1])))) > limit:
+    if (
+        int(
+            np.count_nonzero(
+                found > _MARGIN * noise * (math.sqrt(probe.shape[0]) + math.sqrt(probe.shape[1]))
+            )
+        )
+        > limit
+    ):
         return None
     chosen = _some(changed, _ROWS, rng)
-    sketch = difference.times(chosen, rng.standard_normal((columns, min(_SKETCH, columns))).astype(difference.kind))
+    sketch = difference.times(
+        chosen, rng.standard_normal((columns, min(_SKETCH, columns))).astype(difference.kind)
+    )
     found = np.linalg.svd(sketch, compute_uv=False)
-    floor = _MARGIN * noise * math.sqrt(columns) * (math.sqrt(len(chosen)) + math.sqrt(sketch.shape[1]))
-    rank = int(np.count_nonzero(found > max(floor, found[0] * np.finfo(difference.kind).eps * math.sqrt(columns))))
+    floor = (
+        _MARGIN * noise * math.sqrt(columns) * (math.sqrt(len(chosen)) + math.sqrt(sketch.shape[1]))
+    )
+    rank = int(
+        np.count_nonzero(
+            found > max(floor, found[0] * np.finfo(difference.kind).eps * math.sqrt(columns))
+        )
+    )
     return rank if 0 < rank <= limit else None
 
 
@@ -478,7 +562,9 @@ def _some(numbers: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarra
 
 
 class _MatrixDifference:
-    """D as a matrix whose parts are made when they are asked for: float64 for tensors of that type, else float32."""
+    """D as a matrix whose parts are made when they are asked for: float64 for tensors of that type,
+    else float32.
+    """
 
     def __init__(self, old: Tensor, new: Tensor, rows: int, columns: int) -> None:
         self._rows, self._columns = rows, columns
@@ -493,12 +579,20 @@ class _MatrixDifference:
         word = np.dtype(f"<u{next(size for size in (8, 4, 2, 1) if width % size == 0)}")
         old, new = self._old.view(word), self._new.view(word)
         step = max(1, _BLOCK // old.shape[1])
-        parts = [(old[start : start + step] != new[start : start + step]).any(axis=1) for start in range(0, self._rows, step)]
+        parts = [
+            (old[start : start + step] != new[start : start + step]).any(axis=1)
+            for start in range(0, self._rows, step)
+        ]
         return np.flatnonzero(np.concatenate(parts))
 
-    def part(self, rows: slice | np.ndarray, columns: slice | np.ndarray = slice(None)) -> np.ndarray:
+    def part(
+        self, rows: slice | np.ndarray, columns: slice | np.ndarray = slice(None)
+    ) -> np.ndarray:
         """Some rows and columns of D."""
-        moved: np.ndarray = np.subtract(self._new[rows][:, columns].astype(self.kind), self._old[rows][:, columns].astype(self.kind))
+        moved: np.ndarray = np.subtract(
+            self._new[rows][:, columns].astype(self.kind),
+            self._old[rows][:, columns].astype(self.kind),
+        )
         if not np.isfinite(moved).all():
             moved[~np.isfinite(moved)] = 0
         return moved
@@ -513,4 +607,6 @@ class _MatrixDifference:
 
 
 def _matrix(tensor: Tensor, rows: int, columns: int) -> np.ndarray:
-    return np.frombuffer(tensor.data, dtypes.numpy_dtype(tensor.dtype), rows * columns).reshape(rows, columns)
+    return np.frombuffer(tensor.data, dtypes.numpy_dtype(tensor.dtype), rows * columns).reshape(
+        rows, columns
+    )

@@ -1,6 +1,8 @@
-"""metrics: numbers that belong to a commit, such as the loss of the model it holds, kept as notes in ``refs/notes/theta-metrics``.
+"""metrics: numbers that belong to a commit, such as the loss of the model it holds, kept as notes
+in ``refs/notes/theta-metrics``.
 
-A note is one JSON object of names and numbers. Notes are shared like any other ref: ``git push origin refs/notes/theta-metrics``.
+A note is one JSON object of names and numbers. Notes are shared like any other ref: ``git push
+origin refs/notes/theta-metrics``.
 """
 
 from __future__ import annotations
@@ -20,20 +22,28 @@ _SIZE = 1 << 16  # bytes of a note that is looked at
 
 
 def record(session: Session, commit: str, metrics: Mapping[str, float]) -> None:
-    """Give ``commit`` these metrics, in place of those it has; :class:`UsageError` for what is no number."""
+    """Give ``commit`` these metrics, in place of those it has; :class:`UsageError` for what is no
+    number.
+    """
     values = {}
     for name, value in metrics.items():
         try:
             values[name] = value if isinstance(value, int) else float(value)
         except (TypeError, ValueError):
-            raise UsageError(f"the metric {name!a} is {type(value).__qualname__}, not a number") from None
+            raise UsageError(
+                f"the metric {name!a} is {type(value).__qualname__}, not a number"
+            ) from None
     text = json.dumps({name: _plain(value) for name, value in values.items()})
-    with turn(session.repository.common_dir):  # git reads all notes, and replaces them by its own, whoever wrote others meanwhile
+    # Git reads all notes, and replaces them by its own, whoever wrote others meanwhile
+    with turn(session.repository.common_dir):
         plumbing.set_note(NAMESPACE, commit, text, _folder(session))
 
 
 def of_commits(session: Session, commits: Iterable[str]) -> dict[str, dict[str, float]]:
-    """Commit → its metrics, for those of ``commits`` that have any. What is no note of ours is passed over."""
+    """Commit → its metrics, for those of ``commits`` that have any.
+
+    What is no note of ours is passed over.
+    """
     notes = plumbing.notes(NAMESPACE, session.cwd or session.repository.git_dir)
     found = {}
     for commit in commits:
@@ -56,6 +66,9 @@ def _plain(value: float) -> float | str:
 def _parse(text: bytes) -> dict[str, float]:
     try:
         values = json.loads(text)
-        return {str(name): value if isinstance(value, int) else float(value) for name, value in values.items()}
+        return {
+            str(name): value if isinstance(value, int) else float(value)
+            for name, value in values.items()
+        }
     except (ValueError, TypeError, AttributeError, RecursionError):
         return {}

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 class Statistics:
     """How one tensor moved; :mod:`git_theta.workflows.comparing.measure` defines each number.
 
-    ``elements`` were compared and ``changed`` of them differ. ``norm`` is ‖W‖, ``norm_new`` ‖W'‖ and ``moved`` ‖D‖; ``distance`` is 1 -
-    cosine (None: not defined), ``largest`` max |D|. ``histogram`` has (e, n, p) for each binary order: n elements of D in (-2^(e+1),
-    -2^e], p in [2^e, 2^(e+1)). ``partial``: the tensors have another number of rows, and only the leading ones that both have were
-    compared. Not ``comparable``: nothing but ``elements`` and ``changed`` could be told.
+    ``elements`` were compared and ``changed`` of them differ. ``norm`` is ‖W‖, ``norm_new`` ‖W'‖
+    and ``moved`` ‖D‖; ``distance`` is 1 - cosine (None: not defined), ``largest`` max |D|.
+    ``histogram`` has (e, n, p) for each binary order: n elements of D in (-2^(e+1),
+    -2^e], p in [2^e, 2^(e+1)). ``partial``: the tensors have another number of rows, and only the
+    leading ones that both have were compared. Not ``comparable``: nothing but ``elements`` and
+    ``changed`` could be told.
 
-    ``new_nan`` and ``new_inf`` elements are NaN or infinite now and were not before (rows that were added count too); ``zero_rows`` and
-    ``zero_channels`` are all zero now and were not before.
+    ``new_nan`` and ``new_inf`` elements are NaN or infinite now and were not before (rows that were
+    added count too); ``zero_rows`` and ``zero_channels`` are all zero now and were not before.
     """
 
     elements: int
@@ -44,7 +46,9 @@ class Statistics:
 
     @property
     def relative(self) -> float | None:
-        """‖D‖ / ‖W‖ over finite elements; NaN if none of these moved, but some are not finite any more."""
+        """‖D‖ / ‖W‖ over finite elements; NaN if none of these moved, but some are not finite any
+        more.
+        """
         if not self.comparable:
             return None
         if self.moved == 0.0:
@@ -63,11 +67,17 @@ class Statistics:
 
 
 def together(parts: Sequence[Statistics]) -> Statistics | None:
-    """The statistics of several tensors as if they were one; None for none. The rank is told where all have the same."""
+    """The statistics of several tensors as if they were one; None for none.
+
+    The rank is told where all have the same.
+    """
     if not parts:
         return None
     values = [part for part in parts if part.comparable]
-    norm, norm_new, moved = (math.hypot(*(getattr(part, name) for part in values)) for name in ("norm", "norm_new", "moved"))
+    norm, norm_new, moved = (
+        math.hypot(*(getattr(part, name) for part in values))
+        for name in ("norm", "norm_new", "moved")
+    )
     ranks = {part.rank for part in values if part.moved}
     return Statistics(
         elements=sum(part.elements for part in parts),
@@ -89,7 +99,9 @@ def together(parts: Sequence[Statistics]) -> Statistics | None:
     )
 
 
-def _distance_together(parts: Sequence[Statistics], norm: float, norm_new: float, moved: float) -> float | None:
+def _distance_together(
+    parts: Sequence[Statistics], norm: float, norm_new: float, moved: float
+) -> float | None:
     if not moved and any(part.new_nan or part.new_inf for part in parts):
         return math.nan
     if not norm or not norm_new or not math.isfinite(norm * norm_new):
@@ -97,8 +109,12 @@ def _distance_together(parts: Sequence[Statistics], norm: float, norm_new: float
     if moved < norm / 2:
         a, b, d = 1.0, norm_new / norm, moved / norm
         return min(max((d * d - (b - a) ** 2) / (2 * b), 0.0), 2.0)
-    known = [(part, part.distance if part.moved else 0.0) for part in parts if part.distance is not None]
-    inner = math.fsum((1 - distance) * (part.norm / norm) * (part.norm_new / norm_new) for part, distance in known)
+    known = [
+        (part, part.distance if part.moved else 0.0) for part in parts if part.distance is not None
+    ]
+    inner = math.fsum(
+        (1 - distance) * (part.norm / norm) * (part.norm_new / norm_new) for part, distance in known
+    )
     return min(max(1 - inner, 0.0), 2.0)
 
 
@@ -112,4 +128,5 @@ def _histogram_together(parts: Sequence[Statistics]) -> tuple[tuple[int, int, in
             counts = orders.setdefault(order, [0, 0])
             counts[0] += negative
             counts[1] += positive
-    return tuple((order, *counts) for order, counts in sorted(orders.items()))  # type: ignore[misc]  # two of them
+    # Two of them
+    return tuple((order, *counts) for order, counts in sorted(orders.items()))  # type: ignore[misc]

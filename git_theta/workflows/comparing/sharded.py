@@ -1,4 +1,6 @@
-"""Models of several files (shards) seen as one: their manifests joined, and their versions compared by tensor, wherever a tensor lies."""
+"""Models of several files (shards) seen as one: their manifests joined, and their versions compared
+by tensor, wherever a tensor lies.
+"""
 
 from __future__ import annotations
 
@@ -22,20 +24,44 @@ if TYPE_CHECKING:
 
 
 def joined(manifests: Sequence[Manifest]) -> Manifest:
-    """One manifest with the tensors of all, to be reported, not stored. Names that several have are numbered (``x``, ``x#2``)."""
+    """One manifest with the tensors of all, to be reported, not stored.
+
+    Names that several have are numbered (``x``, ``x#2``).
+    """
     skeletons = [manifest.skeleton for manifest in manifests]
     refs = tuple(dict.fromkeys(ref for skeleton in skeletons for ref in skeleton.objects))
-    identity = digest("\n".join(f"{manifest.format} {manifest.skeleton.digest}" for manifest in manifests).encode())
-    skeleton = Entry("skeleton", "u8", (sum(each.nbytes for each in skeletons),), identity, (Link("dense", refs),) if refs else ())
+    identity = digest(
+        "\n".join(
+            f"{manifest.format} {manifest.skeleton.digest}" for manifest in manifests
+        ).encode()
+    )
+    skeleton = Entry(
+        "skeleton",
+        "u8",
+        (sum(each.nbytes for each in skeletons),),
+        identity,
+        (Link("dense", refs),) if refs else (),
+    )
     entries = [entry for manifest in manifests for entry in manifest.entries]
     names = iter(unique_names(name for entry in entries for name in (entry.name, *entry.aliases)))
-    unique = [entry._replace(name=next(names), aliases=tuple(next(names) for _ in entry.aliases)) for entry in entries]
-    return Manifest(manifests[0].format, sum(manifest.size for manifest in manifests), skeleton, tuple(unique), {})
+    unique = [
+        entry._replace(name=next(names), aliases=tuple(next(names) for _ in entry.aliases))
+        for entry in entries
+    ]
+    return Manifest(
+        manifests[0].format,
+        sum(manifest.size for manifest in manifests),
+        skeleton,
+        tuple(unique),
+        {},
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """Reads each tensor where it lies: by its unique name, from the values of its file, which knows it as another entry."""
+    """Reads each tensor where it lies: by its unique name, from the values of its file, which knows
+    it as another entry.
+    """
 
     places: dict[str, tuple[Values, Entry]]
 
@@ -45,8 +71,11 @@ class _Parts:
         return values.load(own)
 
 
-def join(session: Session, asked: Range, sides: Sequence[Side]) -> tuple[list[Side], dict[str, int]]:
-    """``sides`` with those of one model made one, called after its index; and by that name the tensors of its files that did not change.
+def join(
+    session: Session, asked: Range, sides: Sequence[Side]
+) -> tuple[list[Side], dict[str, int]]:
+    """``sides`` with those of one model made one, called after its index; and by that name the
+    tensors of its files that did not change.
 
     A side with a problem stays by itself.
     """
@@ -67,9 +96,15 @@ def join(session: Session, asked: Range, sides: Sequence[Side]) -> tuple[list[Si
 
 
 def _joined_side(index: str, members: Sequence[Side], more: bool) -> Side:
-    """The sides of one model's files as one. ``more``: it has files that did not change, so it is on both sides."""
+    """The sides of one model's files as one.
+
+    ``more``: it has files that did not change, so it is on both sides.
+    """
     members = sorted(members, key=lambda side: side[0].new_path)
-    old, new = _version([side[1] for side in members], more), _version([side[2] for side in members], more)
+    old, new = (
+        _version([side[1] for side in members], more),
+        _version([side[2] for side in members], more),
+    )
     modes = ["100644" if version.is_model else "000000" for version in (old, new)]
     blobs = ["" if version.is_model else None for version in (old, new)]
     status = "M" if old.is_model and new.is_model else "A" if new.is_model else "D"
@@ -85,8 +120,14 @@ def _version(parts: Sequence[Version], more: bool) -> Version:
         empty = Manifest("opaque", 0, Entry.of_inline("skeleton", "u8", (0,), b""), (), {})
         return Version(None, Absent(), empty if more else None)
     manifest = joined(manifests)
-    own = [(values, entry) for found, values in held if found is not None for entry in found.entries]
-    return Version(None, _Parts({entry.name: place for entry, place in zip(manifest.entries, own, strict=True)}), manifest)
+    own = [
+        (values, entry) for found, values in held if found is not None for entry in found.entries
+    ]
+    return Version(
+        None,
+        _Parts({entry.name: place for entry, place in zip(manifest.entries, own, strict=True)}),
+        manifest,
+    )
 
 
 def _unchanged(session: Session, asked: Range, changed: set[str]) -> dict[str, str]:

@@ -1,4 +1,6 @@
-"""How far each changed tensor moved: their values are read, two at a time and only where they differ, and measured."""
+"""How far each changed tensor moved: their values are read, two at a time and only where they
+differ, and measured.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +19,17 @@ from git_theta.errors import ObjectMissing, ThetaError
 from git_theta.workflows.comparing.compare import TensorChange
 from git_theta.workflows.comparing.movement import Statistics
 
-_IN_FLIGHT = 256 << 20  # bytes of tensors that are held at a time (more only for a single pair that is larger)
+# Bytes of tensors that are held at a time (more only for a single pair that is larger)
+_IN_FLIGHT = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """Why a tensor could not be measured, in a few words for the reader; ``missing``: its objects are not here.
+    """Why a tensor could not be measured, in a few words for the reader; ``missing``: its objects
+    are not here.
 
-    ``read``: it was read, but has nothing in common with the old one to compare; ``new_nan`` and ``new_inf`` of its elements are NaN or
-    infinite.
+    ``read``: it was read, but has nothing in common with the old one to compare; ``new_nan`` and
+    ``new_inf`` of its elements are NaN or infinite.
     """
 
     reason: str
@@ -50,7 +54,9 @@ class PairReader(Protocol):
     """Reads both values of a tensor. Used by several threads."""
 
     def pair(self, old: Entry, new: Entry, take: Take | None = None) -> tuple[Tensor, Tensor]:
-        """The old and the new value, which may lie in memory that ``take`` gives; an error of ours where one cannot be had."""
+        """The old and the new value, which may lie in memory that ``take`` gives; an error of ours
+        where one cannot be had.
+        """
 
     def single(self, new: Entry) -> Tensor:
         """The new value of a tensor that was added; an error of ours if it cannot be read."""
@@ -58,7 +64,8 @@ class PairReader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What is asked for: histograms too, ranks, and at most ``limit`` bytes of tensors read (None: all).
+    """What is asked for: histograms too, ranks, and at most ``limit`` bytes of tensors read (None:
+    all).
 
     With ``added``, tensors that were added are read too, and searched for NaN and infinity.
     """
@@ -76,9 +83,11 @@ def measure_all(
     options: Options | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Iterator[Result]:
-    """For each change in turn its statistics, why there are none, or None if nothing is to be read (removed, renamed, added).
+    """For each change in turn its statistics, why there are none, or None if nothing is to be read
+    (removed, renamed, added).
 
-    Tensors are read and measured by the pool, so many at a time as fit in memory; ``advance`` is told the bytes that were read.
+    Tensors are read and measured by the pool, so many at a time as fit in memory; ``advance`` is
+    told the bytes that were read.
     """
     options = options or Options()
     waiting: deque[tuple[Future[Result] | Result, int]] = deque()
@@ -122,7 +131,9 @@ def _next(waiting: deque[tuple[Future[Result] | Result, int]], held: int) -> tup
 
 
 def read_size(change: TensorChange, added: bool = False) -> int:
-    """Bytes of tensors that measuring ``change`` reads; with ``added`` also for a tensor that was added, if it can hold NaN."""
+    """Bytes of tensors that measuring ``change`` reads; with ``added`` also for a tensor that was
+    added, if it can hold NaN.
+    """
     if change.kind == "added" and change.new is not None:
         return change.new.nbytes if added and dtypes.get(change.new.dtype).kind in "fc" else 0
     if not change.has_values or change.old is None or change.new is None:
@@ -134,11 +145,14 @@ def read_size(change: TensorChange, added: bool = False) -> int:
 
 def _nothing_to_read(change: TensorChange) -> Result:
     if change.kind == "reshaped":
-        return Statistics(change.elements, 0, distance=0.0, comparable=True)  # the same bytes in another shape
+        # The same bytes in another shape
+        return Statistics(change.elements, 0, distance=0.0, comparable=True)
     return None
 
 
-def _measure(change: TensorChange, reader: PairReader, options: Options, scratch: Scratch) -> Result:
+def _measure(
+    change: TensorChange, reader: PairReader, options: Options, scratch: Scratch
+) -> Result:
     from git_theta.workflows.comparing.measure import measure, special
 
     assert change.new is not None
@@ -155,4 +169,9 @@ def _measure(change: TensorChange, reader: PairReader, options: Options, scratch
         return Unknown(str(error), missing=True)
     except (ThetaError, OSError) as error:
         return Unknown(str(error))
-    return found or Unknown(f"{change.old.spec} and {change.new.spec} cannot be compared", read=True, new_nan=nan, new_inf=inf)
+    return found or Unknown(
+        f"{change.old.spec} and {change.new.spec} cannot be compared",
+        read=True,
+        new_nan=nan,
+        new_inf=inf,
+    )

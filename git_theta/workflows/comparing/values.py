@@ -1,4 +1,6 @@
-"""Where the values of a version's tensors come from: the object store, or a checkpoint file as it lies on disk."""
+"""Where the values of a version's tensors come from: the object store, or a checkpoint file as it
+lies on disk.
+"""
 
 from __future__ import annotations
 
@@ -48,11 +50,15 @@ class FileValues:
         """As :meth:`Values.load`; :class:`FileChanged` when the file is not what it was."""
         extent = self._extents.get(entry.name)
         if extent is None or (extent.dtype, extent.shape) != (entry.dtype, entry.shape):
-            raise FileChanged(f"tensor {display(entry.name, 200)}: the file changed while it was read")
+            raise FileChanged(
+                f"tensor {display(entry.name, 200)}: the file changed while it was read"
+            )
         data = bytearray(extent.length)
         self._source.read_into(extent.offset, memoryview(data))
         if stamp(os.fstat(self._source.fileno())) != stamp(self._source.stat):
-            raise FileChanged(f"tensor {display(entry.name, 200)}: the file changed while it was read")
+            raise FileChanged(
+                f"tensor {display(entry.name, 200)}: the file changed while it was read"
+            )
         return Tensor(entry.dtype, entry.shape, data)
 
 
@@ -73,7 +79,12 @@ class Pair:
 
     def pair(self, old: Entry, new: Entry, take: Take | None = None) -> tuple[Tensor, Tensor]:
         """Both values; what both stand on may lie in memory that ``take`` gives."""
-        if isinstance(self.old, StoredValues) and self.old == self.new and old.inline is None and new.inline is None:
+        if (
+            isinstance(self.old, StoredValues)
+            and self.old == self.new
+            and old.inline is None
+            and new.inline is None
+        ):
             shared = _shared_tail(old.chain, new.chain)
             if shared:
                 try:
@@ -90,23 +101,34 @@ class Pair:
 def _shared_tail(first: Sequence[Link], second: Sequence[Link]) -> int:
     """How many of the last links are the same objects."""
     count = 0
-    while count < min(len(first), len(second)) and first[-1 - count].objects == second[-1 - count].objects:
+    while (
+        count < min(len(first), len(second))
+        and first[-1 - count].objects == second[-1 - count].objects
+    ):
         count += 1
     return count
 
 
-def _load_both(store: LocalStore, old: Entry, new: Entry, shared: int, take: Take | None) -> tuple[Tensor, Tensor]:
+def _load_both(
+    store: LocalStore, old: Entry, new: Entry, shared: int, take: Take | None
+) -> tuple[Tensor, Tensor]:
     base = _follow(store, old.chain[len(old.chain) - shared :], None, take)
     values = []
     for entry in (old, new):
         value = _follow(store, entry.chain[: len(entry.chain) - shared], base)
-        if value is None or value.spec != entry.spec or digest(memoryview(value.data).cast("B")) != entry.digest:
+        if (
+            value is None
+            or value.spec != entry.spec
+            or digest(memoryview(value.data).cast("B")) != entry.digest
+        ):
             raise PayloadError("its objects hold something else")
         values.append(value)
     return values[0], values[1]
 
 
-def _follow(store: LocalStore, chain: Sequence[Link], value: Tensor | None, take: Take | None = None) -> Tensor | None:
+def _follow(
+    store: LocalStore, chain: Sequence[Link], value: Tensor | None, take: Take | None = None
+) -> Tensor | None:
     """The value at the top of ``chain``, from the ``value`` it stands on."""
     for link in reversed(chain):
         value = chains.decode(store, link, value, take)

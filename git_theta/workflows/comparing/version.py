@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One side of a diff: the manifest, as text where git stores it (None: there is no model), and where its tensors are read."""
+    """One side of a diff: the manifest, as text where git stores it (None: there is no model), and
+    where its tensors are read.
+    """
 
     text: bytes | None
     values: Values

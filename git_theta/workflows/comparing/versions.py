@@ -1,4 +1,6 @@
-"""The versions of models that a diff is asked for: of a revision, the index, the working tree, or of files anywhere."""
+"""The versions of models that a diff is asked for: of a revision, the index, the working tree, or
+of files anywhere.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ _ALIKE = 0.5  # equal tensors from which an added model counts as a deleted one 
 
 @dataclass(frozen=True, slots=True)
 class ModelDiff:
-    """A model with its two sides. ``change`` says how its file changed, ``comparison`` how its tensors did.
+    """A model with its two sides.
+
+    ``change`` says how its file changed, ``comparison`` how its tensors did.
 
     ``problem`` says what is wrong with a side: broken, unmerged, or no model.
     """
@@ -60,13 +64,16 @@ def diff(
     advance: Callable[[int], None] | None = None,
     grouped: bool = False,
 ) -> Iterator[ModelDiff]:
-    """The models that differ in ``asked``, in git's order; where ``grouped``, the files of a sharded model are one.
+    """The models that differ in ``asked``, in git's order; where ``grouped``, the files of a
+    sharded model are one.
 
     Files of the working tree stay open until ``stack`` is closed.
     """
     changes = changed(asked, paths, cwd, session.repository.hash_length)
     unmerged = {change.new_path for change in changes if change.status == "U"}
-    changes = [change for change in changes if change.new_path not in unmerged or change.status == "U"]
+    changes = [
+        change for change in changes if change.new_path not in unmerged or change.status == "U"
+    ]
     texts, outdated = _texts(session, changes)
     tracked = _tracked(session, [change.new_path for change in changes if change.new_blob == ""])
     sides = []
@@ -109,7 +116,11 @@ def model_diff(change: FileChange, old: Version, new: Version, unchanged: int = 
     other = [side for side, version, blob in sides if blob is not None and not version.is_model]
     try:
         return ModelDiff(
-            change, old, new, compare_versions(old, new, unchanged), f"the {other[0]} version is not stored by Git-Theta" if other else ""
+            change,
+            old,
+            new,
+            compare_versions(old, new, unchanged),
+            f"the {other[0]} version is not stored by Git-Theta" if other else "",
         )
     except ThetaError as error:
         return ModelDiff(change, old, new, None, str(error))
@@ -123,7 +134,9 @@ def compare_versions(old: Version, new: Version, unchanged: int = 0) -> Comparis
 
 
 def _texts(session: Session, changes: Iterable[FileChange]) -> tuple[dict[str, bytes], set[str]]:
-    """Blob → text of those blobs of ``changes`` that are manifests; and those blobs that Git-Theta 0.2 wrote."""
+    """Blob → text of those blobs of ``changes`` that are manifests; and those blobs that Git-Theta
+    0.2 wrote.
+    """
     from git_theta.git.history import contents
 
     blobs = [blob for change in changes for blob in (change.old_blob, change.new_blob) if blob]
@@ -136,7 +149,11 @@ def _tracked(session: Session, paths: Sequence[str]) -> set[str]:
     """Those of ``paths`` that git would run our filter for."""
     from git_theta.git.config import attributes
 
-    return {path for path, values in attributes.check(session.repository, paths, ["filter"]).items() if attributes.is_tracked(values)}
+    return {
+        path
+        for path, values in attributes.check(session.repository, paths, ["filter"]).items()
+        if attributes.is_tracked(values)
+    }
 
 
 def _is_unmerged_model(session: Session, path: str) -> bool:
@@ -160,9 +177,11 @@ def working_tree(
     advance: Callable[[int], None] | None = None,
     file: Path | None = None,
 ) -> Version:
-    """The file of the working tree that git calls ``path`` (``file``, where it lies elsewhere); an error of ours when it is broken.
+    """The file of the working tree that git calls ``path`` (``file``, where it lies elsewhere); an
+    error of ours when it is broken.
 
-    The stat cache knows its manifest, or it is hashed. What ``old`` (or the index) holds already is entered as it is stored.
+    The stat cache knows its manifest, or it is hashed. What ``old`` (or the index) holds already is
+    entered as it is stored.
     """
     from git_theta.workflows.restoring.statcache import StatCache
 
@@ -187,7 +206,11 @@ def working_tree(
     from git_theta.workflows.storing.fingerprint import inspect
 
     layout = scan()
-    known = [manifest for manifest in (old.parsed, session.manifest(f":0:{path}")) if manifest is not None]
+    known = [
+        manifest
+        for manifest in (old.parsed, session.manifest(f":0:{path}"))
+        if manifest is not None
+    ]
     manifest = inspect(source, layout, known, session.pool(), advance)
     return Version(None, FileValues(source, layout), manifest)
 
@@ -215,7 +238,9 @@ def file(
     advance: Callable[[int], None] | None = None,
     known: Sequence[Manifest] = (),
 ) -> Version:
-    """A checkpoint anywhere on disk, or a manifest (whose tensors are in the current repository's store, if there is one)."""
+    """A checkpoint anywhere on disk, or a manifest (whose tensors are in the current repository's
+    store, if there is one).
+    """
     from git_theta.plugins import registry
     from git_theta.workflows.storing.fingerprint import inspect
 
@@ -224,7 +249,9 @@ def file(
             raise UsageError(f"{display(str(path))} is no file")
         source = stack.enter_context(FileSource(path))
     except OSError as error:
-        raise UsageError(f"{display(str(path))} cannot be read: {error.strerror or error}") from None
+        raise UsageError(
+            f"{display(str(path))} cannot be read: {error.strerror or error}"
+        ) from None
     head = source.read(0, min(_HEAD, source.size))
     if is_manifest(head):
         return _manifest_file(source, StoredValues(session.store) if session else Absent())
@@ -244,13 +271,24 @@ def _renamed(sides: Sequence[Side]) -> Iterator[Side]:
     came = [side for side in sides if side[0].old_blob is None and side[2].is_model]
     joined: dict[int, Side] = {}
     if gone and came and len(gone) * len(came) <= _RENAME_LIMIT:
-        scores = sorted(((_alike(a[1], b[2]), -i, -j) for i, a in enumerate(gone) for j, b in enumerate(came)), reverse=True)
+        scores = sorted(
+            ((_alike(a[1], b[2]), -i, -j) for i, a in enumerate(gone) for j, b in enumerate(came)),
+            reverse=True,
+        )
         taken: set[int] = set()
         for score, i, j in scores:
             a, b = gone[-i], came[-j]
             if score >= _ALIKE and id(a) not in taken and id(b) not in taken:
                 taken |= {id(a), id(b)}
-                change = FileChange(a[0].old_path, b[0].new_path, a[0].old_mode, b[0].new_mode, a[0].old_blob, b[0].new_blob, "R")
+                change = FileChange(
+                    a[0].old_path,
+                    b[0].new_path,
+                    a[0].old_mode,
+                    b[0].new_mode,
+                    a[0].old_blob,
+                    b[0].new_blob,
+                    "R",
+                )
                 joined[id(b)] = (change, a[1], b[2], "")
                 joined[id(a)] = (change, NOTHING, NOTHING, "")
     for side in sides:

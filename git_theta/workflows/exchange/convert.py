@@ -24,8 +24,9 @@ _SHOWN = 5  # tensors that an error names
 class Conversion:
     """A file of the new format with ``tensors`` tensors, and what became of the rest.
 
-    ``tied`` names are left out beside the name that is kept; ``dropped`` tensors do not fit the new format (with their types); ``others``
-    is what the old file holds besides tensors. ``form`` is the old format.
+    ``tied`` names are left out beside the name that is kept; ``dropped`` tensors do not fit the new
+    format (with their types); ``others`` is what the old file holds besides tensors. ``form`` is
+    the old format.
     """
 
     data: Buffer
@@ -37,8 +38,12 @@ class Conversion:
 
 
 def target_format(name: str | None, suffix: str) -> str:
-    """The format to write: the one called ``name``, or the one that ``suffix`` is usual for; :class:`UsageError` if there is none."""
-    formats = {item.name: item for item in registry.checkpoint_formats() if isinstance(item, BuildsFiles)}
+    """The format to write: the one called ``name``, or the one that ``suffix`` is usual for;
+    :class:`UsageError` if there is none.
+    """
+    formats = {
+        item.name: item for item in registry.checkpoint_formats() if isinstance(item, BuildsFiles)
+    }
     if name is not None:
         if name not in formats:
             hint = did_you_mean(name, formats) or f"; these can: {', '.join(formats)}"
@@ -47,20 +52,23 @@ def target_format(name: str | None, suffix: str) -> str:
     found = next((item.name for item in formats.values() if suffix.lower() in item.suffixes), None)
     if found is None:
         endings = ", ".join(ending for item in formats.values() for ending in item.suffixes)
-        raise UsageError(f"the new file's name does not say its format: give it one of {endings}, or say --to")
+        raise UsageError(
+            f"the new file's name does not say its format: give it one of {endings}, or say --to"
+        )
     return found
 
 
 def convert(source: Source, suffix: str, target: str, drop: bool = False) -> Conversion:
     """What ``source``, a file whose name ends in ``suffix``, holds as a ``target`` file.
 
-    :class:`FormatError` when it is broken, or a tensor does not fit the new format (with ``drop`` these are left out);
-    :class:`UsageError` when its format cannot be converted.
+    :class:`FormatError` when it is broken, or a tensor does not fit the new format (with ``drop``
+    these are left out); :class:`UsageError` when its format cannot be converted.
     """
     if suffix.lower() == ".distcp":
         raise UsageError(
-            "this is one file of a distributed checkpoint and may hold slices of tensors only; first make one file of its folder: "
-            "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER model.pt"
+            "this is one file of a distributed checkpoint and may hold slices of tensors only;"
+            " first make one file of its folder: python -m"
+            " torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER model.pt"
         )
     found = next(registry.detect(source.read(0, min(_HEAD, source.size)), suffix.lower()))
     if found.name == target:
@@ -77,14 +85,22 @@ def convert(source: Source, suffix: str, target: str, drop: bool = False) -> Con
     try:
         data = _built(builder, tensors, like)
     except FormatError:
-        dropped = {name: str(tensor.spec) for name, tensor in tensors.items() if not _fits(builder, name, tensor)}
+        dropped = {
+            name: str(tensor.spec)
+            for name, tensor in tensors.items()
+            if not _fits(builder, name, tensor)
+        }
         if not dropped:
             raise
         if not drop:
             raise _does_not_fit(target, dropped) from None
-        data = _built(builder, {name: tensor for name, tensor in tensors.items() if name not in dropped}, like)
+        data = _built(
+            builder, {name: tensor for name, tensor in tensors.items() if name not in dropped}, like
+        )
     left = tuple(f"{name} ({what})" for name, what in dropped.items())
-    return Conversion(data, found.name, len(tensors) - len(dropped), tuple(tied.items()), left, held.others)
+    return Conversion(
+        data, found.name, len(tensors) - len(dropped), tuple(tied.items()), left, held.others
+    )
 
 
 def _untied(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -99,7 +115,9 @@ def _untied(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str,
 
 
 def _with_metadata(form: str, tied: Mapping[str, str]) -> Source | None:
-    """A file with the ``__metadata__`` that ``safetensors.torch.save_model`` writes: the framework, and which names are tied to which."""
+    """A file with the ``__metadata__`` that ``safetensors.torch.save_model`` writes: the framework,
+    and which names are tied to which.
+    """
     if not form.startswith("torch"):
         return None
     header = json.dumps({"__metadata__": {"format": "pt", **tied}}).encode()
@@ -113,7 +131,9 @@ def _built(builder: CheckpointFormat, tensors: Mapping[str, Tensor], like: Sourc
     for extent in builder.scan(BytesSource(data)).extents:
         for name in (extent.name, *extent.aliases):
             if name in tensors and tensors[name].dtype != extent.dtype:
-                raise FormatError(f"tensor {display(name, 80)} would be read back as {extent.dtype}")
+                raise FormatError(
+                    f"tensor {display(name, 80)} would be read back as {extent.dtype}"
+                )
     return data
 
 
@@ -130,11 +150,15 @@ def _fits(builder: CheckpointFormat, name: str, tensor: Tensor) -> bool:
 def _does_not_fit(form: str, dropped: Mapping[str, str]) -> FormatError:
     names = [f"{display(name, 80)} ({what})" for name, what in list(dropped.items())[:_SHOWN]]
     more = f" and {len(dropped) - _SHOWN} more" if len(dropped) > _SHOWN else ""
-    return FormatError(f"a {form} file cannot hold {', '.join(names)}{more}; --drop leaves them out")
+    return FormatError(
+        f"a {form} file cannot hold {', '.join(names)}{more}; --drop leaves them out"
+    )
 
 
 def write(path: Path, data: Buffer, force: bool = False) -> None:
-    """Write the new file ``path``, whole or not at all; without ``force`` nothing is replaced (:class:`UsageError`)."""
+    """Write the new file ``path``, whole or not at all; without ``force`` nothing is replaced
+    (:class:`UsageError`).
+    """
     exists = UsageError(f"{display(str(path))} exists already; --force replaces it")
     if path.is_dir():
         raise UsageError(f"{display(str(path))} is a folder")
@@ -158,7 +182,9 @@ def write(path: Path, data: Buffer, force: bool = False) -> None:
     except FileExistsError:
         raise exists from None
     except OSError as error:
-        raise StoreError(f"{display(str(path))} cannot be written: {error.strerror or error}") from None
+        raise StoreError(
+            f"{display(str(path))} cannot be written: {error.strerror or error}"
+        ) from None
     finally:
         if temporary is not None:
             os.unlink(temporary)

@@ -1,8 +1,8 @@
-"""fsck: whether every object that manifests need is here and is what its name says, every tensor decodes to its digest, and they make a
-file.
+"""fsck: whether every object that manifests need is here and is what its name says, every tensor
+decodes to its digest, and they make a file.
 
-Objects are read once, and tensors decoded once, whatever number of versions share them: chains that end alike form a tree, which is
-walked from its dense root outwards.
+Objects are read once, and tensors decoded once, whatever number of versions share them: chains that
+end alike form a tree, which is walked from its dense root outwards.
 """
 
 from __future__ import annotations
@@ -37,10 +37,12 @@ _LEVELS = ("default", "fast", "best")
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong with one object or tensor, and where it matters: a path, a blob, the commits that brought it.
+    """One thing that is wrong with one object or tensor, and where it matters: a path, a blob, the
+    commits that brought it.
 
-    ``kind`` is ``missing``, ``damaged`` (its bytes are not what its name says), ``wrong`` (its bytes are, but the tensor is not) or
-    ``broken`` (the manifest). ``oid`` is empty where no single object is to blame.
+    ``kind`` is ``missing``, ``damaged`` (its bytes are not what its name says), ``wrong`` (its
+    bytes are, but the tensor is not) or ``broken`` (the manifest). ``oid`` is empty where no single
+    object is to blame.
     """
 
     kind: str
@@ -76,7 +78,9 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """A manifest as a file to be put together: its skeleton, its size, and the sizes of its tensors."""
+    """A manifest as a file to be put together: its skeleton, its size, and the sizes of its
+    tensors.
+    """
 
     skeleton: Entry
     size: int
@@ -106,29 +110,43 @@ class Survey:
 
 
 def survey(session: Session, revisions: Sequence[str] = (), everything: bool = False) -> Survey:
-    """The lines of what is checked out (HEAD and index), of ``revisions`` as 'fetch' takes them, or of ``everything`` referred to."""
+    """The lines of what is checked out (HEAD and index), of ``revisions`` as 'fetch' takes them, or
+    of ``everything`` referred to.
+    """
     result, references = Survey(), References()
     if everything:
         blobs = dict(prune.needed_blobs(session.repository))
     else:
-        blobs = fetch.blobs_of(session, revisions) if revisions else fetch.blobs_of_checkout(session)
+        blobs = (
+            fetch.blobs_of(session, revisions) if revisions else fetch.blobs_of_checkout(session)
+        )
     for found in manifest_scan.manifests(session.repository, blobs):
         result.blobs[found.blob] = found.path
         try:
-            result.held += [Held(entry, found.path, found.blob) for entry in references.add(found.text)]
+            result.held += [
+                Held(entry, found.path, found.blob) for entry in references.add(found.text)
+            ]
             manifest = parse(found.text)
         except ManifestError as error:
             result.broken.append(Problem("broken", "", "", found.path, found.blob, str(error)))
             continue
         lengths = tuple(entry.nbytes for entry in manifest.entries)
-        result.wholes.append(Whole(manifest.skeleton, manifest.size, lengths, found.path, found.blob))
+        result.wholes.append(
+            Whole(manifest.skeleton, manifest.size, lengths, found.path, found.blob)
+        )
     result.objects = {ref.oid: ref.size for held in result.held for ref in held.entry.objects}
     return result
 
 
 def check(session: Session, found: Survey, advance: Callable[[int], None]) -> FsckReport:
     """Read every object and decode every tensor of a survey."""
-    report = FsckReport(len(found.blobs), len(found.held), len(found.objects), sum(found.objects.values()), list(found.broken))
+    report = FsckReport(
+        len(found.blobs),
+        len(found.held),
+        len(found.objects),
+        sum(found.objects.values()),
+        list(found.broken),
+    )
     reader = _Reader(session.store, advance)
     trees = list(_grow(found.held).values())
     for problems in session.pool().map(lambda tree: list(_walk(reader, tree)), trees):
@@ -138,18 +156,25 @@ def check(session: Session, found: Survey, advance: Callable[[int], None]) -> Fs
 
 
 def _unfit(store: LocalStore, wholes: Iterable[Whole]) -> Iterator[Problem]:
-    """Manifests whose skeleton is that of other tensors: of such a file a part was staged, or a text merge mixed two."""
-    reasons: dict[tuple[Entry, int, tuple[int, ...]], str] = {}  # most versions of a model have the same skeleton
+    """Manifests whose skeleton is that of other tensors: of such a file a part was staged, or a
+    text merge mixed two.
+    """
+    # Most versions of a model have the same skeleton
+    reasons: dict[tuple[Entry, int, tuple[int, ...]], str] = {}
     for whole in wholes:
         key = whole.skeleton, whole.size, whole.lengths
         if key not in reasons:
             reasons[key] = _why_unfit(store, *key)
         if reasons[key]:
-            yield Problem("broken", "", "", whole.path, whole.blob, f"it is no whole file: {reasons[key]}")
+            yield Problem(
+                "broken", "", "", whole.path, whole.blob, f"it is no whole file: {reasons[key]}"
+            )
 
 
 def _why_unfit(store: LocalStore, skeleton: Entry, size: int, lengths: tuple[int, ...]) -> str:
-    """Why ``skeleton`` is not that of a file of such tensors; empty where it is, or cannot be had: that is told as a tensor's."""
+    """Why ``skeleton`` is not that of a file of such tensors; empty where it is, or cannot be had:
+    that is told as a tensor's.
+    """
     try:
         skeletons.parse(bytes(chains.load(store, skeleton)), size, lengths)
     except PayloadError as error:
@@ -189,7 +214,11 @@ class _Reader:
             if hashlib.sha256(data).hexdigest() != ref.oid:
                 raise _Damaged(ref, "its bytes have another SHA-256")
             header, start = objects.parse(data)
-            if header.update != link.update or header.part != number or (spec or header.spec) != header.spec:
+            if (
+                header.update != link.update
+                or header.part != number
+                or (spec or header.spec) != header.spec
+            ):
                 raise PayloadError(f"object {ref.oid} is not part {number} of this '{link.update}'")
             spec = header.spec
             parts.append(data[start:])
@@ -202,7 +231,9 @@ class _Reader:
 
     def misfit(self, link: Link) -> ObjectRef | None:
         """The first object of ``link`` that is here with another size."""
-        return next((ref for ref in link.objects if self._store.find(ref.oid, ref.size) is None), None)
+        return next(
+            (ref for ref in link.objects if self._store.find(ref.oid, ref.size) is None), None
+        )
 
 
 class _Damaged(Exception):  # noqa: N818 - stays in this module
@@ -212,7 +243,9 @@ class _Damaged(Exception):  # noqa: N818 - stays in this module
 
 
 def _walk(reader: _Reader, root: _Node) -> Iterator[Problem]:
-    """Decode a tree, parents before children, holding only the values that still have children to come."""
+    """Decode a tree, parents before children, holding only the values that still have children to
+    come.
+    """
     waiting: list[tuple[_Node, Tensor | None]] = [(root, None)]
     while waiting:
         node, base = waiting.pop()
@@ -258,7 +291,12 @@ def _compare(node: _Node, value: Tensor) -> Iterator[Problem]:
     identity = digest(memoryview(value.data).cast("B"))
     for held in node.holders:
         if value.spec != held.entry.spec:
-            yield _problem("wrong", "", held, f"its objects hold {value.spec}, the manifest says {held.entry.spec}")
+            yield _problem(
+                "wrong",
+                "",
+                held,
+                f"its objects hold {value.spec}, the manifest says {held.entry.spec}",
+            )
         elif identity != held.entry.digest:
             yield _problem("wrong", "", held, "it decodes to another digest")
 
@@ -280,7 +318,9 @@ def _problem(kind: str, oid: str, held: Held, reason: str) -> Problem:
 
 
 def locate(session: Session, found: Survey, problems: Sequence[Problem]) -> list[Problem]:
-    """The problems with the commit that brought each one's version, and the number of versions that it spoils."""
+    """The problems with the commit that brought each one's version, and the number of versions that
+    it spoils.
+    """
     lines = {problem.oid for problem in problems if problem.oid}
     spoilt: dict[str, set[str]] = {oid: set() for oid in lines}
     if lines:
@@ -289,7 +329,9 @@ def locate(session: Session, found: Survey, problems: Sequence[Problem]) -> list
             for oid, needle in needles.items():
                 if needle in item.text:
                     spoilt[oid].add(item.blob)
-    commits = manifest_scan.commits_of(session.repository, {problem.blob for problem in problems if problem.blob})
+    commits = manifest_scan.commits_of(
+        session.repository, {problem.blob for problem in problems if problem.blob}
+    )
     return [
         Problem(
             problem.kind,
@@ -322,7 +364,9 @@ def check_remote(session: Session, found: Survey, remote: Remote) -> list[Proble
     for ref, reason in place.audit(refs):
         kind = "missing" if reason.startswith("missing") else "damaged"
         said = reason.partition(" ")[2]
-        problems.append(_problem(kind, ref.oid, whose[ref.oid], f"at {place.title}{f' {said}' if said else ''}"))
+        problems.append(
+            _problem(kind, ref.oid, whose[ref.oid], f"at {place.title}{f' {said}' if said else ''}")
+        )
     return problems
 
 
@@ -330,9 +374,11 @@ def check_remote(session: Session, found: Survey, remote: Remote) -> list[Proble
 
 
 def repair(session: Session, found: Survey, report: FsckReport) -> FsckReport:
-    """Fetch what is missing or damaged, or make it again from tensors that are at hand; then check once more.
+    """Fetch what is missing or damaged, or make it again from tensors that are at hand; then check
+    once more.
 
-    A damaged object is moved aside (into ``theta/damaged``), so that nothing is lost should no other be found.
+    A damaged object is moved aside (into ``theta/damaged``), so that nothing is lost should no
+    other be found.
     """
     bad = {problem.oid for problem in report.problems if problem.oid}
     if not bad:
@@ -345,7 +391,9 @@ def repair(session: Session, found: Survey, report: FsckReport) -> FsckReport:
     lacking = routes.bring(session, refs.values())
     if lacking:
         _make_again(session, found, {ref.oid for ref in lacking})
-    repaired = sorted(oid for oid, ref in refs.items() if session.store.find(oid, ref.size) is not None)
+    repaired = sorted(
+        oid for oid, ref in refs.items() if session.store.find(oid, ref.size) is not None
+    )
     again = check(session, found, lambda _: None)
     still = {problem.oid for problem in again.problems}
     again.repaired = [oid for oid in repaired if oid not in still]
@@ -367,7 +415,10 @@ def _set_aside(store: LocalStore, ref: ObjectRef) -> None:
 
 
 def _make_again(session: Session, found: Survey, lacking: set[str]) -> None:
-    """Encode tensors again whose value is at hand: in the working tree, or stored another way. The same bytes have the same id."""
+    """Encode tensors again whose value is at hand: in the working tree, or stored another way.
+
+    The same bytes have the same id.
+    """
     by_digest: dict[tuple[str, Spec], list[Entry]] = {}
     for held in found.held:
         by_digest.setdefault((held.entry.digest, held.entry.spec), []).append(held.entry)
@@ -375,11 +426,16 @@ def _make_again(session: Session, found: Survey, lacking: set[str]) -> None:
     for _ in range(2):  # what was made in the first round may be what the second needs
         for held in found.held:
             if lacking & {ref.oid for ref in held.entry.objects}:
-                value = checkouts.tensor(held) or _stored(session.store, held.entry, by_digest[held.entry.digest, held.entry.spec])
+                value = checkouts.tensor(held) or _stored(
+                    session.store, held.entry, by_digest[held.entry.digest, held.entry.spec]
+                )
                 if value is not None:
                     _encode_again(session.store, held.entry, value, lacking)
         session.store.flush()
-        lacking = {ref.oid for ref in session.store.missing(ObjectRef(oid, found.objects[oid]) for oid in lacking)}
+        lacking = {
+            ref.oid
+            for ref in session.store.missing(ObjectRef(oid, found.objects[oid]) for oid in lacking)
+        }
         if not lacking:
             return
 
@@ -423,11 +479,15 @@ def _encode_again(store: LocalStore, entry: Entry, value: Tensor, lacking: set[s
             store.discard()
 
 
-def _rebuild(store: LocalStore, chain: Sequence[Link]) -> tuple[Spec, bytes | bytearray | memoryview]:
+def _rebuild(
+    store: LocalStore, chain: Sequence[Link]
+) -> tuple[Spec, bytes | bytearray | memoryview]:
     value: Tensor | None = None
     for link in reversed(chain):
         spec, payload = chains.read_payload(store, link)
-        value = Tensor(spec.dtype, spec.shape, registry.update(link.update).decode(payload, spec, value))
+        value = Tensor(
+            spec.dtype, spec.shape, registry.update(link.update).decode(payload, spec, value)
+        )
     assert value is not None
     return value.spec, value.data
 
@@ -452,11 +512,20 @@ class _Checkouts:
     def _read(self, path: Path, held: Held) -> Tensor | None:
         try:
             with FileSource(path) as source:
-                layout = clean.scan(self._session, held.path, source, source.read(0, min(4096, source.size)))
+                layout = clean.scan(
+                    self._session, held.path, source, source.read(0, min(4096, source.size))
+                )
                 for extent in layout.extents:
-                    if held.entry.name in (extent.name, *extent.aliases) and Spec(extent.dtype, extent.shape) == held.entry.spec:
+                    if (
+                        held.entry.name in (extent.name, *extent.aliases)
+                        and Spec(extent.dtype, extent.shape) == held.entry.spec
+                    ):
                         data = source.read(extent.offset, extent.length)
-                        return Tensor(extent.dtype, extent.shape, data) if digest(data) == held.entry.digest else None
+                        return (
+                            Tensor(extent.dtype, extent.shape, data)
+                            if digest(data) == held.entry.digest
+                            else None
+                        )
         except (ThetaError, OSError):
             return None
         return None

@@ -1,8 +1,10 @@
-"""migrate: rewrite history from raw files or Git LFS pointers to manifests (import), and back (export).
+"""migrate: rewrite history from raw files or Git LFS pointers to manifests (import), and back
+(export).
 
-Every version goes through the same :mod:`clean <git_theta.workflows.storing.clean>` as ``git add``, after its parents' versions, so that it is
-stored as the difference from them. Nothing of the repository has changed before all is done; then all refs move at once. A dry run
-does the same work in a scratch folder and leaves it at that: what it says of sizes is what would be.
+Every version goes through the same :mod:`clean <git_theta.workflows.storing.clean>` as ``git add``,
+after its parents' versions, so that it is stored as the difference from them. Nothing of the
+repository has changed before all is done; then all refs move at once. A dry run does the same work
+in a scratch folder and leaves it at that: what it says of sizes is what would be.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ _FLUSH = 1 << 30
 _RELATIVES = 3  # other models that a model new under its path is compared with
 _PARSED = 64  # manifests that are kept at hand
 _POINTER = re.compile(
-    rb"version https://(?:git-lfs|hawser)\.github\.com/spec/v1\n(?:ext-[^\n]*\n)*oid sha256:([0-9a-f]{64})\nsize ([0-9]{1,19})\n"
+    rb"version https://(?:git-lfs|hawser)\.github\.com/spec/v1\n(?:ext-[^\n]*\n)*oid"
+    rb" sha256:([0-9a-f]{64})\nsize ([0-9]{1,19})\n"
 )
 _EXTENDED = re.compile(rb"(?m)^ext-")
 _NAMED = 5
@@ -55,8 +58,9 @@ _FOLDER = "migrate-"
 class Summary:
     """What a migration did, or would do.
 
-    ``versions`` files of history at ``paths``, ``whole`` bytes as files, took ``before`` bytes and take ``after``. ``commits`` are
-    rewritten, ``refs`` moved; the old ones are under ``kept``. ``signatures`` are dropped; ``old_metadata`` versions stay as they are.
+    ``versions`` files of history at ``paths``, ``whole`` bytes as files, took ``before`` bytes and
+    take ``after``. ``commits`` are rewritten, ``refs`` moved; the old ones are under ``kept``.
+    ``signatures`` are dropped; ``old_metadata`` versions stay as they are.
     """
 
     patterns: tuple[str, ...] = ()
@@ -80,54 +84,97 @@ class Show(Protocol):
         """Begin to show ``what`` of ``total`` bytes; what it returns counts them."""
 
 
-def import_history(session: Session, include: Sequence[str], names: Sequence[str], dry: bool, show: Show) -> Summary:
-    """Have the files that ``include`` (patterns of .gitattributes) matches stored by Git-Theta in all commits of the refs ``names``.
+def import_history(
+    session: Session, include: Sequence[str], names: Sequence[str], dry: bool, show: Show
+) -> Summary:
+    """Have the files that ``include`` (patterns of .gitattributes) matches stored by Git-Theta in
+    all commits of the refs ``names``.
 
-    Without ``include``: all suffixes of known formats under which history holds a checkpoint. Without ``names``: every branch and tag.
+    Without ``include``: all suffixes of known formats under which history holds a checkpoint.
+    Without ``names``: every branch and tag.
     """
     repository, chosen = _prepared(session, names)
     found = rewrite.files(repository, chosen)
     held = _Contents(session)
     patterns = list(include) or _suffixes(held, found)
     if not patterns:
-        raise UsageError('history holds no checkpoint under a known suffix; name the files: --include "*.weights"')
-    matched = attributes.matches(repository, [("", pattern) for pattern in patterns], {path for path, _ in found})
+        raise UsageError(
+            "history holds no checkpoint under a known suffix; name the files: --include"
+            ' "*.weights"'
+        )
+    matched = attributes.matches(
+        repository, [("", pattern) for pattern in patterns], {path for path, _ in found}
+    )
     paths = {path for group in matched for path in group}
     if any(path.rpartition("/")[2] == attributes.FILE for path in paths):
-        raise UsageError(f"{' '.join(patterns)} would take {attributes.FILE} itself, which git reads; use a narrower pattern")
+        raise UsageError(
+            f"{' '.join(patterns)} would take {attributes.FILE} itself, which git reads; use a"
+            " narrower pattern"
+        )
     versions = {(path, blob) for path, blob in found if path in paths}
     held.require({blob: path for path, blob in sorted(versions)})
     with _scratch(session, not dry) as (scratch, store):
         working = session if store is None else _with_store(session, store)
-        advance = show("Migrating", sum(held.whole(blob) for blob in {blob for _, blob in versions}))
-        work = _Import(working, scratch, held, rewrite_attributes.Tracking(repository, patterns, sorted(paths)), advance)
+        advance = show(
+            "Migrating", sum(held.whole(blob) for blob in {blob for _, blob in versions})
+        )
+        work = _Import(
+            working,
+            scratch,
+            held,
+            rewrite_attributes.Tracking(repository, patterns, sorted(paths)),
+            advance,
+        )
         rewritten = scratch.rewrite(chosen, work.change)
         working.store.flush()
         done = {blob for _, blob in versions} - work.old_metadata - work.migrated
-        summary = Summary(tuple(patterns), len(work.paths), len(done), sum(map(held.whole, done)), held.kept_bytes(done))
+        summary = Summary(
+            tuple(patterns),
+            len(work.paths),
+            len(done),
+            sum(map(held.whole, done)),
+            held.kept_bytes(done),
+        )
         summary.after = sum(work.references.objects.values()) + work.text_bytes
         summary.old_metadata = len(work.old_metadata)
         _finish(session, summary, rewritten, "import", dry)
     if not dry:
-        lost = [path for path, yes in rewrite_attributes.in_force(repository, _at_head(session, paths)).items() if not yes]
+        lost = [
+            path
+            for path, yes in rewrite_attributes.in_force(
+                repository, _at_head(session, paths)
+            ).items()
+            if not yes
+        ]
         summary.left = tuple(sorted(lost)[:_NAMED])
     return summary
 
 
-def export_history(session: Session, names: Sequence[str], lfs: bool, dry: bool, show: Show) -> Summary:
-    """Have git store whole models again (or, with ``lfs``, Git LFS) in all commits of the refs ``names``; without any, of all refs.
+def export_history(
+    session: Session, names: Sequence[str], lfs: bool, dry: bool, show: Show
+) -> Summary:
+    """Have git store whole models again (or, with ``lfs``, Git LFS) in all commits of the refs
+    ``names``; without any, of all refs.
 
-    :class:`ObjectMissing` before anything is done where the store lacks what a version needs and no remote has it.
+    :class:`ObjectMissing` before anything is done where the store lacks what a version needs and no
+    remote has it.
     """
     repository, chosen = _prepared(session, names)
     found = rewrite.files(repository, chosen)
-    texts = {item.blob: parse(item.text) for item in manifest_scan.manifests(repository, {blob: path for path, blob in sorted(found)})}
+    texts = {
+        item.blob: parse(item.text)
+        for item in manifest_scan.manifests(
+            repository, {blob: path for path, blob in sorted(found)}
+        )
+    }
     fetch.fetch_missing(session, list(texts.values()))
     for blob, manifest in texts.items():
         try:
             chains.require(session.store, manifest)
         except ObjectMissing as error:
-            raise ObjectMissing(f"{display(next(path for path, other in sorted(found) if other == blob))}: {error}") from None
+            raise ObjectMissing(
+                f"{display(next(path for path, other in sorted(found) if other == blob))}: {error}"
+            ) from None
     paths = {path for path, blob in found if blob in texts}
     references = References()
     for manifest in texts.values():
@@ -154,9 +201,17 @@ def _prepared(session: Session, names: Sequence[str]) -> tuple[Repository, list[
 
 @contextlib.contextmanager
 def _scratch(session: Session, keep: bool) -> Iterator[tuple[RewriteScratch, LocalStore | None]]:
-    """A scratch repository, and for a dry run a store on top of the real one; both are gone afterwards."""
-    folder = session.store.temporary_path().with_name(f"{_FOLDER}{os.getpid()}-{os.urandom(4).hex()}")
-    store = None if keep else LocalStore(folder / "objects", [session.store.root, *session.store.alternates])
+    """A scratch repository, and for a dry run a store on top of the real one; both are gone
+    afterwards.
+    """
+    folder = session.store.temporary_path().with_name(
+        f"{_FOLDER}{os.getpid()}-{os.urandom(4).hex()}"
+    )
+    store = (
+        None
+        if keep
+        else LocalStore(folder / "objects", [session.store.root, *session.store.alternates])
+    )
     try:
         folder.mkdir(parents=True)
         yield RewriteScratch(session.repository, folder, keep), store
@@ -183,7 +238,8 @@ def _finish(session: Session, summary: Summary, rewritten: Rewritten, what: str,
         return
     if what == "import" and session.settings.hook == "auto":
         try:
-            push_hook.ensure(repository, session.warn)  # no file has passed through the filter, which sees to it otherwise
+            # No file has passed through the filter, which sees to it otherwise
+            push_hook.ensure(repository, session.warn)
         except GitError as error:
             session.warn(str(error))
     summary.kept = rewrite.kept_name(repository, what)
@@ -207,15 +263,24 @@ class _Contents:
         self._sizes: dict[str, tuple[int, int]] = {}
 
     def require(self, named: Mapping[str, str]) -> None:
-        """Look at the blobs ``named`` (blob → a path); :class:`ObjectMissing`, naming them, where Git LFS objects are not here."""
+        """Look at the blobs ``named`` (blob → a path); :class:`ObjectMissing`, naming them, where
+        Git LFS objects are not here.
+        """
         listed = manifest_scan.git(
             self._session.repository,
-            ["cat-file", "--buffer", "--batch-check=%(objectname) %(objectsize) %(objectsize:disk)"],
+            [
+                "cat-file",
+                "--buffer",
+                "--batch-check=%(objectname) %(objectsize) %(objectsize:disk)",
+            ],
             "".join(f"{blob}\n" for blob in named).encode("ascii"),
         )
         for words in (line.split(" ") for line in listed.decode("ascii").splitlines()):
             if len(words) != 3 or not words[1].isdecimal():
-                raise GitError(f"git does not have blob {words[0]} ({display(named.get(words[0], ''))}); 'git fetch' may bring it")
+                raise GitError(
+                    f"git does not have blob {words[0]} ({display(named.get(words[0], ''))}); 'git"
+                    " fetch' may bring it"
+                )
             self._sizes[words[0]] = int(words[1]), int(words[2])
         lacking = []
         for blob, path in named.items():
@@ -224,7 +289,10 @@ class _Contents:
                 lacking.append(f"{display(path)} (Git LFS object {pointer[0]})")
         if lacking:
             more = f" and {len(lacking) - _NAMED:,} more" if len(lacking) > _NAMED else ""
-            raise ObjectMissing(f"not here: {', '.join(lacking[:_NAMED])}{more}; 'git lfs fetch --all' brings what Git LFS has")
+            raise ObjectMissing(
+                f"not here: {', '.join(lacking[:_NAMED])}{more}; 'git lfs fetch --all' brings what"
+                " Git LFS has"
+            )
 
     def whole(self, blob: str) -> int:
         """The size of the file that the blob stands for."""
@@ -234,7 +302,9 @@ class _Contents:
     def kept_bytes(self, chosen: set[str]) -> int:
         """Bytes on disk of blobs: as git has compressed them, or of Git LFS's objects."""
         pointers = {pointer for blob in chosen if (pointer := self._pointer(blob)) is not None}
-        return sum(self._sizes[blob][1] for blob in chosen if self._pointer(blob) is None) + sum(size for _, size in pointers)
+        return sum(self._sizes[blob][1] for blob in chosen if self._pointer(blob) is None) + sum(
+            size for _, size in pointers
+        )
 
     def head(self, blob: str) -> bytes:
         """The file's first bytes, 4096 where there are as many."""
@@ -257,9 +327,14 @@ class _Contents:
         small = self._session.blobs.read(blob, _SMALL)
         pointer = self._pointer(blob)
         if pointer is not None:
-            with FileSource(self._lfs_path(pointer[0])) as source, self._lfs_path(pointer[0]).open("rb") as file:
+            with (
+                FileSource(self._lfs_path(pointer[0])) as source,
+                self._lfs_path(pointer[0]).open("rb") as file,
+            ):
                 if hashlib.file_digest(file, "sha256").hexdigest() != pointer[0]:
-                    raise GitError(f"Git LFS object {pointer[0]} is damaged; 'git lfs fsck' tells more")
+                    raise GitError(
+                        f"Git LFS object {pointer[0]} is damaged; 'git lfs fsck' tells more"
+                    )
                 yield source
         elif small is not None:
             yield BytesSource(small)
@@ -282,9 +357,12 @@ class _Contents:
             match = _POINTER.fullmatch(text) if text is not None else None
             if match is not None and _EXTENDED.search(match[0]):
                 raise GitError(
-                    f"blob {blob} is a Git LFS pointer with extensions, which only git-lfs can resolve; 'git lfs migrate export' does"
+                    f"blob {blob} is a Git LFS pointer with extensions, which only git-lfs can"
+                    " resolve; 'git lfs migrate export' does"
                 )
-            self._pointers[blob] = (match[1].decode("ascii"), int(match[2])) if match is not None else None
+            self._pointers[blob] = (
+                (match[1].decode("ascii"), int(match[2])) if match is not None else None
+            )
         return self._pointers[blob]
 
     def _lfs_path(self, oid: str) -> Path:
@@ -296,8 +374,14 @@ class _Contents:
 
 
 def _suffixes(held: _Contents, found: set[tuple[str, str]]) -> list[str]:
-    """Patterns for the suffixes of known formats under which there is a checkpoint that is one by its content."""
-    special = [item for item in registry.checkpoint_formats() if not (item.name in tables.FORMATS and tables.FORMATS[item.name].generic)]
+    """Patterns for the suffixes of known formats under which there is a checkpoint that is one by
+    its content.
+    """
+    special = [
+        item
+        for item in registry.checkpoint_formats()
+        if not (item.name in tables.FORMATS and tables.FORMATS[item.name].generic)
+    ]
     known = {suffix for item in special for suffix in item.suffixes}
     names = {item.name for item in special}
     by_suffix: dict[str, list[str]] = {}
@@ -308,7 +392,9 @@ def _suffixes(held: _Contents, found: set[tuple[str, str]]) -> list[str]:
     chosen = []
     for suffix, members in sorted(by_suffix.items()):
         heads = map(held.head, members)
-        if any(is_manifest(head) or next(registry.detect(head, "")).name in names for head in heads):
+        if any(
+            is_manifest(head) or next(registry.detect(head, "")).name in names for head in heads
+        ):
             chosen.append(f"*{suffix}")
     return chosen
 
@@ -318,7 +404,9 @@ def _suffixes(held: _Contents, found: set[tuple[str, str]]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Tree:
-    """What of a rewritten commit its children need: its models, its attributes files (path → mode and blob), and those of the original."""
+    """What of a rewritten commit its children need: its models, its attributes files (path → mode
+    and blob), and those of the original.
+    """
 
     models: Mapping[str, str] = field(default_factory=dict)
     originals: Mapping[str, tuple[str, str]] = field(default_factory=dict)
@@ -326,7 +414,10 @@ class _Tree:
 
 
 class _Rewriter:
-    """Changes commits, parents first. A subclass says what becomes of a file, and of an attributes file."""
+    """Changes commits, parents first.
+
+    A subclass says what becomes of a file, and of an attributes file.
+    """
 
     def __init__(self, session: Session, scratch: RewriteScratch) -> None:
         self._session = session
@@ -340,12 +431,17 @@ class _Rewriter:
         parents = [self._trees[parent] for parent in commit.parents if parent in self._trees]
         before = parents[0] if parents else _Tree()
         models, originals, changes = dict(before.models), dict(before.originals), list[BlobChange]()
-        gone = [models.pop(item.path) for item in commit.changes if item.path in models and not item.is_file]
+        gone = [
+            models.pop(item.path)
+            for item in commit.changes
+            if item.path in models and not item.is_file
+        ]
         for item in commit.changes:
             if item.path.rpartition("/")[2] == attributes.FILE:
                 if item.blob and not item.is_file:
                     raise GitError(
-                        f"{display(item.path)} in commit {commit.oid[:12]} is a symbolic link; git does not follow it, nor can this"
+                        f"{display(item.path)} in commit {commit.oid[:12]} is a symbolic link; git"
+                        " does not follow it, nor can this"
                     )
                 originals.pop(item.path, None)
                 originals.update({item.path: (item.mode, item.blob)} if item.blob else {})
@@ -366,13 +462,19 @@ class _Rewriter:
         self._trees[commit.oid] = before if tree == before else tree
         return changes
 
-    def _converted(self, commit: CommitChanges, item: BlobChange, parents: Sequence[_Tree], gone: Sequence[str]) -> str | None:
+    def _converted(
+        self, commit: CommitChanges, item: BlobChange, parents: Sequence[_Tree], gone: Sequence[str]
+    ) -> str | None:
         try:
             return self._file(item, parents, gone)
         except ThetaError as error:
-            raise type(error)(f"{display(item.path)} in commit {commit.oid[:12]}: {error}") from None
+            raise type(error)(
+                f"{display(item.path)} in commit {commit.oid[:12]}: {error}"
+            ) from None
 
-    def _written(self, originals: Mapping[str, tuple[str, str]], models: bool) -> dict[str, tuple[str, str]]:
+    def _written(
+        self, originals: Mapping[str, tuple[str, str]], models: bool
+    ) -> dict[str, tuple[str, str]]:
         """The attributes files of a tree that has, or has not, ``models``."""
         found = {}
         for path, (mode, blob) in {attributes.FILE: ("100644", ""), **originals}.items():
@@ -380,7 +482,9 @@ class _Rewriter:
             if key not in self._attributes:
                 data = self._session.blobs.read(blob) if blob else None
                 new = self._attributes_file(path, data, models)
-                self._attributes[key] = blob if new == data else "" if new is None else self._scratch.store(new)
+                self._attributes[key] = (
+                    blob if new == data else "" if new is None else self._scratch.store(new)
+                )
             if self._attributes[key]:
                 found[path] = mode, self._attributes[key]
         return found
@@ -390,7 +494,9 @@ class _Rewriter:
         raise NotImplementedError
 
     def _attributes_file(self, path: str, data: bytes | None, models: bool) -> bytes | None:
-        """What an attributes file (None: there is none) becomes in a tree with or without ``models``."""
+        """What an attributes file (None: there is none) becomes in a tree with or without
+        ``models``.
+        """
         raise NotImplementedError
 
 
@@ -398,7 +504,12 @@ class _Import(_Rewriter):
     """From files, or Git LFS pointers, to manifests."""
 
     def __init__(
-        self, session: Session, scratch: RewriteScratch, held: _Contents, track: rewrite_attributes.Tracking, advance: Callable[[int], None]
+        self,
+        session: Session,
+        scratch: RewriteScratch,
+        held: _Contents,
+        track: rewrite_attributes.Tracking,
+        advance: Callable[[int], None],
     ) -> None:
         super().__init__(session, scratch)
         self._contents = held
@@ -420,7 +531,9 @@ class _Import(_Rewriter):
         if key not in self.converted:
             known = [self._manifest(blob) for blob in self._ancestors(item.path, parents, gone)]
             with self._contents.open(item.blob) as source:
-                self.converted[key] = self._clean(item, source, [manifest for manifest in known if manifest is not None])
+                self.converted[key] = self._clean(
+                    item, source, [manifest for manifest in known if manifest is not None]
+                )
         return self.converted[key]
 
     def _clean(self, item: BlobChange, source: Source, known: Sequence[Manifest]) -> str:
@@ -443,12 +556,19 @@ class _Import(_Rewriter):
         return self._remember(self._scratch.store(text), parse(text))
 
     def _ancestors(self, path: str, parents: Sequence[_Tree], gone: Sequence[str]) -> list[str]:
-        """The manifests that a version at ``path`` is likely close to: its parents' there, else those the commit took away, else others."""
+        """The manifests that a version at ``path`` is likely close to: its parents' there, else
+        those the commit took away, else others.
+        """
         own = dict.fromkeys(tree.models[path] for tree in parents if path in tree.models)
         if own or gone:
             return list(own or gone)[:_RELATIVES]
         suffix = PurePosixPath(path).suffix
-        others = [blob for tree in parents[:1] for other, blob in sorted(tree.models.items()) if PurePosixPath(other).suffix == suffix]
+        others = [
+            blob
+            for tree in parents[:1]
+            for other, blob in sorted(tree.models.items())
+            if PurePosixPath(other).suffix == suffix
+        ]
         return list(dict.fromkeys(others))[:_RELATIVES]
 
     def _manifest(self, blob: str) -> Manifest | None:
@@ -491,15 +611,20 @@ class _Export(_Rewriter):
         self._advance = advance
         self.files: dict[str, str] = {}
 
-    def _file(self, item: BlobChange, parents: Sequence[_Tree], gone: Sequence[str]) -> str | None:  # noqa: ARG002 - the other way's
+    # The other way's
+    def _file(self, item: BlobChange, parents: Sequence[_Tree], gone: Sequence[str]) -> str | None:  # noqa: ARG002
         manifest = self._texts.get(item.blob)
         if manifest is None:
             return None
         if item.blob not in self.files:
             path = self._session.store.temporary_path()
             try:
-                smudge.write(self._session.store, manifest, path, self._session.pool(), self._advance)
-                self.files[item.blob] = self._pointer(path) if self._lfs else self._scratch.store_file(path)
+                smudge.write(
+                    self._session.store, manifest, path, self._session.pool(), self._advance
+                )
+                self.files[item.blob] = (
+                    self._pointer(path) if self._lfs else self._scratch.store_file(path)
+                )
             finally:
                 path.unlink(missing_ok=True)
         return self.files[item.blob]
@@ -513,9 +638,14 @@ class _Export(_Rewriter):
             target = self._dock / oid[:2] / oid[2:4] / oid
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(path, target)
-        return self._scratch.store(f"version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {size}\n".encode("ascii"))
+        return self._scratch.store(
+            f"version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {size}\n".encode(
+                "ascii"
+            )
+        )
 
-    def _attributes_file(self, path: str, data: bytes | None, models: bool) -> bytes | None:  # noqa: ARG002 - as above
+    # As above
+    def _attributes_file(self, path: str, data: bytes | None, models: bool) -> bytes | None:  # noqa: ARG002
         return rewrite_attributes.untracked(path, data, self._lfs)
 
 
@@ -533,7 +663,10 @@ class _PathDifference:
 
 
 def _differences(session: Session, old: str, new: str) -> list[_PathDifference]:
-    listed = manifest_scan.git(session.repository, ["diff-tree", "-r", "-z", "--raw", "--no-renames", "--no-abbrev", old, new])
+    listed = manifest_scan.git(
+        session.repository,
+        ["diff-tree", "-r", "-z", "--raw", "--no-renames", "--no-abbrev", old, new],
+    )
     fields = iter(listed.decode("utf-8", "surrogateescape").split("\0")[:-1])
     rows = [(head.lstrip(":").split(" "), next(fields)) for head in fields]
     return [_PathDifference(path, words[1], words[3], words[4] == "A") for words, path in rows]
@@ -544,18 +677,31 @@ def _check_in_the_way(session: Session, head: str | None, rewritten: Rewritten) 
         return
     for item in _differences(session, head, rewritten.commits[head]):
         if item.added and os.path.lexists(session.full_path(item.path)):
-            raise GitError(f"{display(item.path)} is in the way and not tracked; add and commit it, or move it away")
+            raise GitError(
+                f"{display(item.path)} is in the way and not tracked; add and commit it, or move it"
+                " away"
+            )
 
 
 def _refresh(session: Session, old: str, new: str) -> None:
-    """Have index and working tree follow from commit ``old`` to ``new``, without models being written that are there already."""
+    """Have index and working tree follow from commit ``old`` to ``new``, without models being
+    written that are there already.
+    """
     worktree, differences = session.repository.worktree, _differences(session, old, new)
     unwritten = _skipped(session)
     feed = "".join(f"{item.mode} {item.blob}\t{item.path}\0" for item in differences)
-    run(["update-index", "-z", "--index-info"], cwd=worktree, stdin=feed.encode("utf-8", "surrogateescape"))
+    run(
+        ["update-index", "-z", "--index-info"],
+        cwd=worktree,
+        stdin=feed.encode("utf-8", "surrogateescape"),
+    )
     skipped = [item.path for item in differences if item.path in unwritten and item.blob.strip("0")]
     if skipped:
-        run(["update-index", "-z", "--skip-worktree", "--stdin"], cwd=worktree, stdin=_joined(skipped))
+        run(
+            ["update-index", "-z", "--skip-worktree", "--stdin"],
+            cwd=worktree,
+            stdin=_joined(skipped),
+        )
     present = [item for item in differences if item.path not in unwritten]
     small = [item for item in present if item.path.rpartition("/")[2] == attributes.FILE]
     for item in small:
@@ -565,25 +711,39 @@ def _refresh(session: Session, old: str, new: str) -> None:
     models = [item for item in present if item not in small]
     held = dict(contents.read(session.repository, [item.blob for item in models]))
     manifests = {blob: parse(content.data) for blob, content in held.items() if content.is_manifest}
-    sizes = {blob: content.size for blob, content in held.items()} | {blob: manifest.size for blob, manifest in manifests.items()}
-    kept = [item for item in models if session.full_path(item.path).lstat().st_size == sizes[item.blob]]
+    sizes = {blob: content.size for blob, content in held.items()} | {
+        blob: manifest.size for blob, manifest in manifests.items()
+    }
+    kept = [
+        item for item in models if session.full_path(item.path).lstat().st_size == sizes[item.blob]
+    ]
     _write(session, [item.path for item in models if item not in kept])
     stats = {item.path: session.full_path(item.path).lstat() for item in kept}
     known = [(item, manifests[item.blob]) for item in kept if item.blob in manifests]
-    written = tuple(checkout.Target(item.path, manifest, item.mode == "100755") for item, manifest in known)
+    written = tuple(
+        checkout.Target(item.path, manifest, item.mode == "100755") for item, manifest in known
+    )
     checkout.mark(session, checkout.CheckoutOutcome(written, (), stats))
 
 
 def _skipped(session: Session) -> set[str]:
     """The files of the index that a sparse checkout leaves out."""
-    listed = run(["ls-files", "-t", "-z"], cwd=session.repository.worktree).decode("utf-8", "surrogateescape").split("\0")
+    listed = (
+        run(["ls-files", "-t", "-z"], cwd=session.repository.worktree)
+        .decode("utf-8", "surrogateescape")
+        .split("\0")
+    )
     return {line[2:] for line in listed if line.startswith("S ")}
 
 
 def _write(session: Session, paths: Sequence[str]) -> None:
     """Have git write files of the index."""
     if paths:
-        run(["checkout-index", "-f", "-u", "-z", "--stdin"], cwd=session.repository.worktree, stdin=_joined(paths))
+        run(
+            ["checkout-index", "-f", "-u", "-z", "--stdin"],
+            cwd=session.repository.worktree,
+            stdin=_joined(paths),
+        )
 
 
 def _joined(paths: Sequence[str]) -> bytes:

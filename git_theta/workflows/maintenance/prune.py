@@ -1,4 +1,7 @@
-"""prune: delete the objects that nothing needs. First a plan, which is all that a dry run makes; a deletion makes it under a lock."""
+"""prune: delete the objects that nothing needs.
+
+First a plan, which is all that a dry run makes; a deletion makes it under a lock.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,8 @@ from git_theta.store.local import touched
 from git_theta.workflows.session import Session
 from git_theta.workflows.sharing import routes
 
-GRACE = 24 * 3600  # seconds: a command may have written an object for a commit that is still to come
+# Seconds: a command may have written an object for a commit that is still to come
+GRACE = 24 * 3600
 _LOOK = 0.02  # seconds of deleting after which refs and indexes are looked at again
 _LOOKS = 20  # changes of theirs that are followed
 
@@ -38,7 +42,9 @@ class Why(Enum):
 
 @dataclass(frozen=True, slots=True)
 class PrunePlan:
-    """What would be deleted and why; how many objects stay because something needs them, and how many because they are young."""
+    """What would be deleted and why; how many objects stay because something needs them, and how
+    many because they are young.
+    """
 
     delete: tuple[tuple[ObjectRef, Why], ...]
     needed: int
@@ -54,14 +60,16 @@ class PrunePlan:
 def plan(session: Session, now: bool = False, verified_at: Remote | None = None) -> PrunePlan:
     """Which objects of this store nothing needs.
 
-    With ``now`` young ones too. With ``verified_at``, also those that are needed only by commits which that remote has and nobody has
-    checked out, as far as the remote is verified to hold them. :class:`~git_theta.errors.ManifestVersionError` when a manifest cannot be
-    understood.
+    With ``now`` young ones too. With ``verified_at``, also those that are needed only by commits
+    which that remote has and nobody has checked out, as far as the remote is verified to hold them.
+    :class:`~git_theta.errors.ManifestVersionError` when a manifest cannot be understood.
     """
     return _planned(session, now, verified_at)[0]
 
 
-def _planned(session: Session, now: bool, verified_at: Remote | None) -> tuple[PrunePlan, dict[str, float]]:
+def _planned(
+    session: Session, now: bool, verified_at: Remote | None
+) -> tuple[PrunePlan, dict[str, float]]:
     """The plan, and when each object of the store was last touched."""
     repository = session.repository
     needed = _needed(session, _manifests(repository))
@@ -87,17 +95,31 @@ def _planned(session: Session, now: bool, verified_at: Remote | None) -> tuple[P
 def prune(session: Session, now: bool = False, verified_at: Remote | None = None) -> PrunePlan:
     """Delete what :func:`plan` names, while no other command uses the store; what was deleted.
 
-    Git itself moves refs without asking us, and where a system has no locks, others store objects meanwhile. So whatever is touched
-    or needed by the time that its turn comes stays.
+    Git itself moves refs without asking us, and where a system has no locks, others store objects
+    meanwhile. So whatever is touched or needed by the time that its turn comes stays.
 
-    :class:`~git_theta.errors.UsageError` where the repository forbids it (``extensions.preciousObjects``).
+    :class:`~git_theta.errors.UsageError` where the repository forbids it
+    (``extensions.preciousObjects``).
     """
     repository = session.repository
     if (
-        run(["--git-dir", str(repository.git_dir), "config", "--type=bool", "--get", "extensions.preciousObjects"], allowed=(0, 1))
+        run(
+            [
+                "--git-dir",
+                str(repository.git_dir),
+                "config",
+                "--type=bool",
+                "--get",
+                "extensions.preciousObjects",
+            ],
+            allowed=(0, 1),
+        )
         == b"true\n"
     ):
-        raise UsageError("extensions.preciousObjects is set: other repositories borrow from this one, so nothing is deleted")
+        raise UsageError(
+            "extensions.preciousObjects is set: other repositories borrow from this one, so nothing"
+            " is deleted"
+        )
     if verified_at is not None:
         routes.hold_folder(session, verified_at)  # what is verified to be there must stay there
     with session.store.alone():
@@ -130,21 +152,29 @@ def _delete(session: Session, now: bool, verified_at: Remote | None) -> PrunePla
     _remove_empty_folders(session)
     spared = {ref for ref, _ in chosen.delete} - {ref for ref, _ in gone}
     stay = chosen.needed_bytes + sum(ref.size for ref in spared)
-    return replace(chosen, delete=tuple(gone), needed=chosen.needed + len(spared), needed_bytes=stay)
+    return replace(
+        chosen, delete=tuple(gone), needed=chosen.needed + len(spared), needed_bytes=stay
+    )
 
 
-def _still(session: Session, chosen: Sequence[tuple[ObjectRef, Why]], verified_at: Remote | None) -> list[tuple[ObjectRef, Why]]:
+def _still(
+    session: Session, chosen: Sequence[tuple[ObjectRef, Why]], verified_at: Remote | None
+) -> list[tuple[ObjectRef, Why]]:
     """Those of ``chosen`` that may go now that refs or an index have changed."""
     needed = _needed(session, _manifests(session.repository))
     if verified_at is not None and any(why is Why.REMOTE for _, why in chosen):
         kept = _needed(session, _here_to_stay(session.repository, verified_at))
     else:
         kept = needed
-    return [(ref, why) for ref, why in chosen if ref.oid not in (kept if why is Why.REMOTE else needed)]
+    return [
+        (ref, why) for ref, why in chosen if ref.oid not in (kept if why is Why.REMOTE else needed)
+    ]
 
 
 def borrowers_possible(plan: PrunePlan) -> bool:
-    """Whether a person should be reminded that other repositories may borrow from this one: nobody here can know."""
+    """Whether a person should be reminded that other repositories may borrow from this one: nobody
+    here can know.
+    """
     return bool(plan.chosen(Why.UNNEEDED))
 
 
@@ -153,14 +183,19 @@ def needed_blobs(repository: Repository) -> dict[str, str]:
     partial = ["--missing=allow-promisor"] if _is_partial(repository) else []
     notes = roots.state_objects(repository)
     blobs = manifest_scan.blobs(repository, notes, [], [*roots.OPTIONS, *partial])
-    if (repository.common_dir / "info" / "grafts").exists():  # git keeps what these lead to, and a graft hides what the commits name
-        blobs.update(manifest_scan.blobs(repository, notes, [], [*roots.OPTIONS, *partial], grafted=True))
+    # Git keeps what these lead to, and a graft hides what the commits name
+    if (repository.common_dir / "info" / "grafts").exists():
+        blobs.update(
+            manifest_scan.blobs(repository, notes, [], [*roots.OPTIONS, *partial], grafted=True)
+        )
     blobs.update(_indexed(repository))
     return blobs
 
 
 def _indexed(repository: Repository) -> dict[str, str]:
-    """What this worktree's index holds, even in a hook, for which git has put another one in force, and what that one holds."""
+    """What this worktree's index holds, even in a hook, for which git has put another one in force,
+    and what that one holds.
+    """
     found: dict[str, str] = {}
     for index in (repository.index, repository.git_dir / "index"):
         found.update(manifest_scan.index_blobs(repository, index))
@@ -174,14 +209,21 @@ def _manifests(repository: Repository) -> Iterator[manifest_scan.Found]:
 
 
 def _here_to_stay(repository: Repository, remote: Remote) -> Iterator[manifest_scan.Found]:
-    """The manifests that are checked out, indexed, stashed, in the middle of something, or in commits that the remote does not have."""
+    """The manifests that are checked out, indexed, stashed, in the middle of something, or in
+    commits that the remote does not have.
+    """
     found: dict[str, str] = {}
     notes = roots.state_objects(repository)
     for oid in (*_heads(repository), *notes, *roots.stashes(repository)):
-        if manifest_scan.git(repository, ["cat-file", "-t", oid]).strip() in (b"commit", b"tag", b"tree"):
+        if manifest_scan.git(repository, ["cat-file", "-t", oid]).strip() in (
+            b"commit",
+            b"tag",
+            b"tree",
+        ):
             found.update(manifest_scan.tree_blobs(repository, oid))
     partial = ["--missing=allow-promisor"] if _is_partial(repository) else []
-    had = remotes.advertised(repository, remote)  # what its refs named when they were last looked at may be gone from there
+    # What its refs named when they were last looked at may be gone from there
+    had = remotes.advertised(repository, remote)
     found.update(manifest_scan.blobs(repository, notes, had, ["--all", "--reflog", *partial]))
     found.update(manifest_scan.blobs(repository, [], [], ["--indexed-objects", *partial]))
     found.update(_indexed(repository))
@@ -192,8 +234,16 @@ def _here_to_stay(repository: Repository, remote: Remote) -> Iterator[manifest_s
 
 def _heads(repository: Repository) -> list[str]:
     """The commits that are checked out in any worktree."""
-    listed = manifest_scan.git(repository, ["worktree", "list", "--porcelain"]).decode("utf-8", "surrogateescape").splitlines()
-    return [line.removeprefix("HEAD ") for line in listed if line.startswith("HEAD ") and line.removeprefix("HEAD ").strip("0")]
+    listed = (
+        manifest_scan.git(repository, ["worktree", "list", "--porcelain"])
+        .decode("utf-8", "surrogateescape")
+        .splitlines()
+    )
+    return [
+        line.removeprefix("HEAD ")
+        for line in listed
+        if line.startswith("HEAD ") and line.removeprefix("HEAD ").strip("0")
+    ]
 
 
 def _is_partial(repository: Repository) -> bool:
@@ -207,9 +257,14 @@ def _needed(session: Session, manifests: Iterable[manifest_scan.Found]) -> dict[
         try:
             references.add(found.text)
         except ManifestVersionError as error:
-            raise ManifestVersionError(f"{display(found.path)}: {error}; until then nothing can be deleted safely") from None
+            raise ManifestVersionError(
+                f"{display(found.path)}: {error}; until then nothing can be deleted safely"
+            ) from None
         except ManifestError as error:
-            session.warn(f"{display(found.path)} is a broken manifest ({error}); the objects it names are kept")
+            session.warn(
+                f"{display(found.path)} is a broken manifest ({error}); the objects it names are"
+                " kept"
+            )
     return references.objects
 
 
@@ -226,7 +281,9 @@ def _own_objects(session: Session) -> Iterator[tuple[ObjectRef, float]]:
 
 def _folders(folder: str | os.PathLike[str]) -> list[str]:
     try:
-        return sorted(entry.path for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False))
+        return sorted(
+            entry.path for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)
+        )
     except FileNotFoundError:
         return []
 

@@ -1,8 +1,10 @@
-"""The statistics that some strategies use, tracked as files beside the model: where they are, and what a merge makes of them.
+"""The statistics that some strategies use, tracked as files beside the model: where they are, and
+what a merge makes of them.
 
-A file of statistics follows its model. It is never merged by the strategy that merges the model: what several sides changed is added up
-(evidence of several trainings is their sum, as in Fisher merging and RegMean), velocities are averaged, and where the merge took a
-tensor of the model from one side, its statistics are that side's.
+A file of statistics follows its model. It is never merged by the strategy that merges the model:
+what several sides changed is added up (evidence of several trainings is their sum, as in Fisher
+merging and RegMean), velocities are averaged, and where the merge took a tensor of the model from
+one side, its statistics are that side's.
 """
 
 from __future__ import annotations
@@ -20,13 +22,16 @@ if TYPE_CHECKING:
     from git_theta.workflows.merging.outcome import Merged, MergeProgress
 
 STATISTICS: Final = ("fisher", "gram", "velocity")
-_AVERAGED: Final = ("velocity",)  # a moving average of gradients: the mean of several is one again, their sum is not
+# A moving average of gradients: the mean of several is one again, their sum is not
+_AVERAGED: Final = ("velocity",)
 _OF_A_SIDE: Final = ("ours", "theirs", "base")
 
 
 @dataclass(frozen=True, slots=True)
 class OfCommits:
-    """Statistics beside the model at ``path`` as each side's commit (any name git knows, tried in turn) has them; ``bases`` likewise."""
+    """Statistics beside the model at ``path`` as each side's commit (any name git knows, tried in
+    turn) has them; ``bases`` likewise.
+    """
 
     session: Session
     path: str
@@ -43,37 +48,48 @@ class OfCommits:
 
     def _first(self, statistic: str, names: Sequence[str]) -> Manifest | None:
         place = sibling(self.path, statistic)
-        return next(filter(None, (self.session.manifest(f"{name}:{place}") for name in names)), None)
+        return next(
+            filter(None, (self.session.manifest(f"{name}:{place}") for name in names)), None
+        )
 
 
 def sibling(path: str, statistic: str) -> str:
-    """The path of a statistic's file beside a model's: ``model.fisher.safetensors`` for ``model.safetensors``."""
+    """The path of a statistic's file beside a model's: ``model.fisher.safetensors`` for
+    ``model.safetensors``.
+    """
     stem, dot, suffix = path.rpartition(".")
     return f"{stem}.{statistic}.{suffix}" if dot and "/" not in suffix else f"{path}.{statistic}"
 
 
 def of_model(path: str) -> tuple[str, str] | None:
-    """The model's path and the statistic, if ``path`` is one that :func:`sibling` returns; else None. Looks at the name alone."""
+    """The model's path and the statistic, if ``path`` is one that :func:`sibling` returns; else
+    None. Looks at the name alone.
+    """
     folder, slash, name = path.rpartition("/")
     stem, dot, suffix = name.rpartition(".")
     if dot and suffix in STATISTICS:
         return f"{folder}{slash}{stem}", suffix
     rest, dot, statistic = stem.rpartition(".")
-    return (f"{folder}{slash}{rest}.{suffix}", statistic) if dot and statistic in STATISTICS else None
+    return (
+        (f"{folder}{slash}{rest}.{suffix}", statistic) if dot and statistic in STATISTICS else None
+    )
 
 
 def tracked_for(session: Session, path: str) -> tuple[str, str] | None:
     """As :func:`of_model`, if the index or HEAD holds that model."""
     found = of_model(path)
-    known = found is not None and any(session.manifest(f"{name}:{found[0]}") for name in (":0", ":2", ":3", "HEAD"))
+    known = found is not None and any(
+        session.manifest(f"{name}:{found[0]}") for name in (":0", ":2", ":3", "HEAD")
+    )
     return found if known else None
 
 
 def rules_for(statistic: str, rules: Rules, sides: int, picks: bool = True) -> Rules:
     """The rules for a file of statistics, from the ``rules`` for its model.
 
-    With ``picks``, a rule that takes a side (or the base) takes it here too. All else is added up, by the weights of a rule for
-    ``fisher`` if it has any (the merged model then has the precision sum w F), or averaged (velocities).
+    With ``picks``, a rule that takes a side (or the base) takes it here too. All else is added up,
+    by the weights of a rule for ``fisher`` if it has any (the merged model then has the precision
+    sum w F), or averaged (velocities).
     """
 
     def followed(given: MergeRule) -> MergeRule:
@@ -101,7 +117,8 @@ def merge_file(
 ) -> Merged:
     """Merge the file of statistics at ``path``.
 
-    ``rules`` are those of its model, ``model`` the plan of merging that, if it is known, and ``outcome`` what became of its conflicts.
+    ``rules`` are those of its model, ``model`` the plan of merging that, if it is known, and
+    ``outcome`` what became of its conflicts.
     """
     from git_theta.workflows.merging.merge import merge
     from git_theta.workflows.merging.outcome import MergeProgress
@@ -112,17 +129,37 @@ def merge_file(
     if model is not None:
         followed = _followed(model, outcome or MergeProgress(), sides, base)
         items = plan.plan(base, sides).items
-        kept = MergeProgress({item.name: followed[name] for item in items for name in (item.name, *item.aliases) if name in followed})
-    return merge(session, path, base, sides, rules_for(found[1], rules, len(sides), picks=outcome is None), kept)
+        kept = MergeProgress(
+            {
+                item.name: followed[name]
+                for item in items
+                for name in (item.name, *item.aliases)
+                if name in followed
+            }
+        )
+    return merge(
+        session,
+        path,
+        base,
+        sides,
+        rules_for(found[1], rules, len(sides), picks=outcome is None),
+        kept,
+    )
 
 
 def left_behind(
-    session: Session, path: str, merged: Merged, siblings: OfCommits, present: Callable[[str], Manifest | None]
+    session: Session,
+    path: str,
+    merged: Merged,
+    siblings: OfCommits,
+    present: Callable[[str], Manifest | None],
 ) -> dict[str, Manifest]:
-    """The files of statistics that a merge of the model at ``path`` leaves, by path, unless they are as ``present`` has them.
+    """The files of statistics that a merge of the model at ``path`` leaves, by path, unless they
+    are as ``present`` has them.
 
-    ``present`` gives the file at a path as it was merged by itself, None if it was not. Statistics that a strategy computed also go into
-    a file that does not exist yet, if attributes would have it tracked. All others keep the value they have.
+    ``present`` gives the file at a path as it was merged by itself, None if it was not. Statistics
+    that a strategy computed also go into a file that does not exist yet, if attributes would have
+    it tracked. All others keep the value they have.
     """
     files = {}
     for statistic in STATISTICS:
@@ -141,9 +178,13 @@ def left_behind(
 
 
 def _followed(
-    model: plan.MergePlan, outcome: MergeProgress, sides: Sequence[Manifest | None], base: Manifest | None
+    model: plan.MergePlan,
+    outcome: MergeProgress,
+    sides: Sequence[Manifest | None],
+    base: Manifest | None,
 ) -> dict[str, Entry | None]:
-    """The statistics of tensors that the merge of their model took from one side (or the base): that side's, by every name.
+    """The statistics of tensors that the merge of their model took from one side (or the base):
+    that side's, by every name.
 
     None: that side has none of this tensor.
     """
@@ -172,11 +213,22 @@ def _followed(
 
 
 def _same(entry: Entry | None, value: Entry | None) -> bool:
-    return entry is not None and value is not None and (entry.digest, entry.spec) == (value.digest, value.spec)
+    return (
+        entry is not None
+        and value is not None
+        and (entry.digest, entry.spec) == (value.digest, value.spec)
+    )
 
 
-def _changed(session: Session, place: str, before: Manifest | None, entries: Mapping[str, Entry | None], form: str) -> Manifest | None:
-    """``before`` with the values of ``entries`` (None: without that tensor); None if it has them already.
+def _changed(
+    session: Session,
+    place: str,
+    before: Manifest | None,
+    entries: Mapping[str, Entry | None],
+    form: str,
+) -> Manifest | None:
+    """``before`` with the values of ``entries`` (None: without that tensor); None if it has them
+    already.
 
     Without ``before``, a new file of format ``form``.
     """
@@ -189,14 +241,20 @@ def _changed(session: Session, place: str, before: Manifest | None, entries: Map
         if entry is None:
             combined.pop(name if like is None else like.name, None)
             continue
-        placed = entry._replace(name=name, aliases=()) if like is None else entry._replace(name=like.name, aliases=like.aliases)
+        placed = (
+            entry._replace(name=name, aliases=())
+            if like is None
+            else entry._replace(name=like.name, aliases=like.aliases)
+        )
         combined[placed.name] = placed
     after = list(combined.values())
     if before is None:
         return built(session, place, form, after, None, [])
     if len(after) == len(before.entries) and all(map(_same, after, before.entries)):
         return None
-    if [(entry.name, entry.spec) for entry in after] != [(entry.name, entry.spec) for entry in before.entries]:
+    if [(entry.name, entry.spec) for entry in after] != [
+        (entry.name, entry.spec) for entry in before.entries
+    ]:
         return built(session, place, before.format, after, before, [before])
     return replace(before, entries=tuple(after), headers=_by_hand(before, entries))
 

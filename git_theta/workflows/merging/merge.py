@@ -1,4 +1,7 @@
-"""merge: several versions of a model become one. Decided from manifests; only what really conflicts is read and computed."""
+"""merge: several versions of a model become one.
+
+Decided from manifests; only what really conflicts is read and computed.
+"""
 
 from __future__ import annotations
 
@@ -28,12 +31,15 @@ if TYPE_CHECKING:
 
     from git_theta.workflows.merging.outcome import Siblings
 
-# numpy, and the modules that compute or write files, are imported where something has to be computed: most merges only compare digests.
+# numpy, and the modules that compute or write files, are imported where something has to be
+# computed: most merges only compare digests.
 PICKS = {"ours": 0, "theirs": 1, "base": plan.BASE}
 
 
 def planned(base: Manifest | None, sides: Sequence[Manifest]) -> plan.MergePlan:
-    """What digests decide of a merge of ``sides`` (the first is ours), with the units that plugins know, too."""
+    """What digests decide of a merge of ``sides`` (the first is ours), with the units that plugins
+    know, too.
+    """
     return plan.plan(base, sides, registry.unit_kinds())
 
 
@@ -48,8 +54,8 @@ def merge(
 ) -> Merged:
     """Merge ``sides`` (the first is ours) of the model at ``path``.
 
-    ``kept`` is what was settled before. Objects are stored but not flushed. Nothing is raised for a conflict or a strategy
-    that cannot do its work: both leave the tensor to the user.
+    ``kept`` is what was settled before. Objects are stored but not flushed. Nothing is raised for a
+    conflict or a strategy that cannot do its work: both leave the tensor to the user.
     """
     decided = planned(base, sides)
     before = kept or MergeProgress()
@@ -69,18 +75,35 @@ def merge(
     return Merged(manifest, progress, tuple(work.conflicts), tuple(problems), notices, decided)
 
 
-def ancestor(session: Session, path: str, base: Manifest | None, versions: Sequence[Manifest], rules: Rules) -> Manifest | None:
-    """What the common ancestors of crossed histories are together, to merge their descendants against.
+def ancestor(
+    session: Session, path: str, base: Manifest | None, versions: Sequence[Manifest], rules: Rules
+) -> Manifest | None:
+    """What the common ancestors of crossed histories are together, to merge their descendants
+    against.
 
-    What one of them changed is as it made it. What several did, a strategy that computes decides; what is left, or for a rule
-    to take from one side, is as in ``base``, which came before them. Where that cannot be, it is ``base``.
+    What one of them changed is as it made it. What several did, a strategy that computes decides;
+    what is left, or for a rule to take from one side, is as in ``base``, which came before them.
+    Where that cannot be, it is ``base``.
     """
-    picks = tuple(replace(rule, strategy="base") if rule.strategy in PICKS else rule for rule in rules.rules)
+    picks = tuple(
+        replace(rule, strategy="base") if rule.strategy in PICKS else rule for rule in rules.rules
+    )
     merged = merge(session, path, base, versions, replace(rules, rules=picks))
     if merged.conflicts and not merged.problems:
         resolved = merged.resolved
-        before = {item.name: item.base for item in merged.plan.items if item.conflict and not item.twin and item.name not in resolved}
-        merged = merge(session, path, base, versions, rules, replace(merged.progress, resolved={**merged.resolved, **before}))
+        before = {
+            item.name: item.base
+            for item in merged.plan.items
+            if item.conflict and not item.twin and item.name not in resolved
+        }
+        merged = merge(
+            session,
+            path,
+            base,
+            versions,
+            rules,
+            replace(merged.progress, resolved={**merged.resolved, **before}),
+        )
     return base if merged.manifest is None else replace(merged.manifest, headers={})
 
 
@@ -105,17 +128,27 @@ class _MergeWork:
         self._averaged: dict[str, list[str]] = {}
 
     def format_problems(self, by_name: bool) -> list[str]:
-        """What keeps sides of different formats from being merged, in words; merging them by tensor name is only told of."""
+        """What keeps sides of different formats from being merged, in words; merging them by tensor
+        name is only told of.
+        """
         if not self.plan.format_conflict:
             return []
         formats = sorted({side.format for side in self.plan.sides})
         what = f"the sides are files of different formats ({', '.join(formats)})"
         unknown = [form for form in formats if form in plan.GENERIC]
         if unknown:
-            return [f"{what}, and the tensors of {unknown[0]} files are not known; take one side whole"]
+            return [
+                f"{what}, and the tensors of {unknown[0]} files are not known; take one side whole"
+            ]
         if not by_name:
-            return [f"{what}; 'git theta resolve --by-name' merges them by tensor name; or take one side whole"]
-        self.notices.append(f"{what}, merged by tensor name; the result is {self.plan.sides[self.plan.skeleton.source].format}")
+            return [
+                f"{what}; 'git theta resolve --by-name' merges them by tensor name; or take one"
+                " side whole"
+            ]
+        self.notices.append(
+            f"{what}, merged by tensor name; the result is"
+            f" {self.plan.sides[self.plan.skeleton.source].format}"
+        )
         return []
 
     # Resolving
@@ -133,7 +166,13 @@ class _MergeWork:
             elif rule.strategy in PICKS:
                 self._pick(parts, rule)
             elif item.kind == "unit":
-                self._refuse([item], MergeError(f"'{rule.strategy}' would merge its parts one by one, which gives other values"))
+                self._refuse(
+                    [item],
+                    MergeError(
+                        f"'{rule.strategy}' would merge its parts one by one, which gives other"
+                        " values"
+                    ),
+                )
             else:
                 waiting.append((item, rule, strategy_of(rule)))
         for item in self.plan.items:
@@ -147,7 +186,9 @@ class _MergeWork:
         self._find_statistics({strategy.name for _, _, strategy in waiting})
         waiting = self._whole(waiting)
         submit = self.session.pool().submit
-        for item, rule, future in [(i, r, submit(self._compute, i, r, s)) for i, r, s in self._surveyed(waiting)]:
+        for item, rule, future in [
+            (i, r, submit(self._compute, i, r, s)) for i, r, s in self._surveyed(waiting)
+        ]:
             self._settle(item, rule, future)
         for strategy_name, names in self._averaged.items():
             what = f"cannot be negative, so averaged where {strategy_name} could make it so"
@@ -185,20 +226,33 @@ class _MergeWork:
         for item in items:
             self.resolved[item.name] = item.base if side == plan.BASE else item.sides[side]
             self.used[item.name] = rule
-            if item.kind in ("tied-apart", "unit"):  # the side may have several values for these names
-                self.resolved.update({name: known[name] if name in known else self.resolved[item.name] for name in item.aliases})
+            # The side may have several values for these names
+            if item.kind in ("tied-apart", "unit"):
+                self.resolved.update(
+                    {
+                        name: known[name] if name in known else self.resolved[item.name]
+                        for name in item.aliases
+                    }
+                )
                 self.used.update(dict.fromkeys(item.aliases, rule))
 
     def _taken(self) -> int | None:
-        """The side from which all that several sides changed is taken, if it is one; the file's other content comes from there, too."""
+        """The side from which all that several sides changed is taken, if it is one; the file's
+        other content comes from there, too.
+        """
         rest = self.rules.rest
         if rest is not None:
             chosen = rest.strategy
         else:
-            every = {self.used[item.name].strategy if item.name in self.used else "" for item in self.plan.conflicts}
+            every = {
+                self.used[item.name].strategy if item.name in self.used else ""
+                for item in self.plan.conflicts
+            }
             chosen = every.pop() if len(every) == 1 else ""
         side = PICKS.get(chosen)
-        if (side == plan.BASE and self.plan.base is None) or (chosen == "theirs" and len(self.plan.sides) != 2):
+        if (side == plan.BASE and self.plan.base is None) or (
+            chosen == "theirs" and len(self.plan.sides) != 2
+        ):
             return None
         return side
 
@@ -209,7 +263,10 @@ class _MergeWork:
         if self.session.store.missing(refs):
             from git_theta.workflows.sharing.fetch import fetch_missing
 
-            wanted = replace(self.plan.sides[0], entries=tuple({entry.digest: entry for entry in entries}.values()))
+            wanted = replace(
+                self.plan.sides[0],
+                entries=tuple({entry.digest: entry for entry in entries}.values()),
+            )
             fetch_missing(self.session, [wanted])
 
     def _surveyed(self, waiting: Sequence[_Waiting]) -> list[_Waiting]:
@@ -223,7 +280,9 @@ class _MergeWork:
             if id(rule) not in surveyed:
                 self._fetch(self.plan.items)
                 try:
-                    surveyed[id(rule)] = replace(rule, options=guarded(strategy, survey, self._every_case, rule.options))
+                    surveyed[id(rule)] = replace(
+                        rule, options=guarded(strategy, survey, self._every_case, rule.options)
+                    )
                 except ThetaError as error:
                     surveyed[id(rule)] = error
             found = surveyed[id(rule)]
@@ -234,12 +293,21 @@ class _MergeWork:
         return result
 
     def _every_case(self) -> Iterable[MergeCase]:
-        """Every tensor of the model that all sides have alike and that a formula may merge, in conflict or not, one at a time."""
+        """Every tensor of the model that all sides have alike and that a formula may merge, in
+        conflict or not, one at a time.
+        """
         for item in self.plan.items:
             if item.kind == "counter" or item.unit is not None or never_negative(item.name):
                 continue
             entries = [item.base, *item.sides]
-            if all(entry is not None and entry.spec == entries[0].spec for entry in entries if entries[0] is not None) and item.base:
+            if (
+                all(
+                    entry is not None and entry.spec == entries[0].spec
+                    for entry in entries
+                    if entries[0] is not None
+                )
+                and item.base
+            ):
                 present = cast("list[Entry]", entries)
                 if plan.computable(present[0]):
                     arrays = [self._array(entry) for entry in present]
@@ -247,7 +315,11 @@ class _MergeWork:
 
     def _whole(self, waiting: list[_Waiting]) -> list[_Waiting]:
         """Merge all that a strategy for whole models merges; what is left for the others."""
-        whole = [(item, rule, strategy) for item, rule, strategy in waiting if getattr(strategy, "whole_model", False)]
+        whole = [
+            (item, rule, strategy)
+            for item, rule, strategy in waiting
+            if getattr(strategy, "whole_model", False)
+        ]
         if not whole:
             return waiting
         from git_theta.workflows.merging import whole_model
@@ -261,7 +333,9 @@ class _MergeWork:
             self._refuse([item for item, _, _ in whole], error)
             return [one for one in waiting if one not in whole]
         submit = self.session.pool().submit
-        for item, future in [(item, submit(self._merged, item, rule.options, strategy, case)) for item, case in cases]:
+        for item, future in [
+            (item, submit(self._merged, item, rule.options, strategy, case)) for item, case in cases
+        ]:
             self._settle(item, rule, future)
         return []
 
@@ -269,13 +343,24 @@ class _MergeWork:
         """Merge one tensor by a strategy and store the result."""
         rows = rule.options.get("rows") == "common"
         if len(item.entries) != len(item.active):
-            raise MergeError(f"'{rule.strategy}' cannot merge a tensor that one side does not have; take ours or theirs")
+            raise MergeError(
+                f"'{rule.strategy}' cannot merge a tensor that one side does not have; take ours or"
+                " theirs"
+            )
         if item.kind == "tied-apart":
-            raise MergeError(f"'{rule.strategy}' cannot merge tensors that one side ties and another does not; take ours or theirs")
+            raise MergeError(
+                f"'{rule.strategy}' cannot merge tensors that one side ties and another does not;"
+                " take ours or theirs"
+            )
         if not item.array:
-            raise MergeError(f"'{rule.strategy}' does not compute with {item.entries[0].dtype} values; take ours, theirs or base")
+            raise MergeError(
+                f"'{rule.strategy}' does not compute with {item.entries[0].dtype} values; take"
+                " ours, theirs or base"
+            )
         if not item.fits and not rows:
-            raise MergeError(f"'{rule.strategy}' needs one type and shape on all sides; take ours or theirs")
+            raise MergeError(
+                f"'{rule.strategy}' needs one type and shape on all sides; take ours or theirs"
+            )
         base = item.base if item.base is not None and (item.base_fits or rows) else None
         case = MergeCase(
             item.name,
@@ -283,9 +368,20 @@ class _MergeWork:
             tuple(self._array(entry) for entry in item.entries),
             self._statistics(item),
         )
-        return self._merged(item, merge_options.for_sides(rule.options, item.active, len(self.plan.sides)), strategy, case)
+        return self._merged(
+            item,
+            merge_options.for_sides(rule.options, item.active, len(self.plan.sides)),
+            strategy,
+            case,
+        )
 
-    def _merged(self, item: plan.Item, options: Mapping[str, object], strategy: MergeStrategy, case: MergeCase) -> _TensorResult:
+    def _merged(
+        self,
+        item: plan.Item,
+        options: Mapping[str, object],
+        strategy: MergeStrategy,
+        case: MergeCase,
+    ) -> _TensorResult:
         from git_theta.merges import apply
 
         outcome = apply.apply(strategy, case, options)
@@ -296,22 +392,32 @@ class _MergeWork:
         if after is not None and self._siblings is not None and not outcome.averaged:
             own = {key: value for key, value in options.items() if key != "rows"}
             for name, array in guarded(strategy, after, case, own).items():
-                beside = [manifest.by_name for manifest in self._beside.get(name, ()) if manifest is not None]
+                beside = [
+                    manifest.by_name
+                    for manifest in self._beside.get(name, ())
+                    if manifest is not None
+                ]
                 old = [entries[item.name] for entries in beside if item.name in entries]
-                left[name] = self._stored(Tensor.from_array(array), old, replace(item, base=None, aliases=()))
+                left[name] = self._stored(
+                    Tensor.from_array(array), old, replace(item, base=None, aliases=())
+                )
         return _TensorResult(entry, outcome.notices, left, outcome.averaged)
 
     def _array(self, entry: Entry) -> np.ndarray:
         return Tensor(entry.dtype, entry.shape, chains.load(self.session.store, entry)).array()
 
     def _stored(self, tensor: Tensor, like: Sequence[Entry], item: plan.Item) -> Entry:
-        """The entry of a merged value: one that a side (or the base) has already, or an update against the first of ``like``."""
+        """The entry of a merged value: one that a side (or the base) has already, or an update
+        against the first of ``like``.
+        """
         identity = digest(memoryview(tensor.data).cast("B"))
         for known in (*like, item.base):
             if known is not None and known.digest == identity and known.spec == tensor.spec:
                 return known._replace(name=item.name, aliases=item.aliases)
         if tensor.spec.nbytes <= INLINE_LIMIT:
-            return Entry.of_inline(item.name, tensor.dtype, tensor.shape, bytes(tensor.data), item.aliases)
+            return Entry.of_inline(
+                item.name, tensor.dtype, tensor.shape, bytes(tensor.data), item.aliases
+            )
         settings, store = self.session.settings, self.session.store
         bases = chains.bases(store, like[0]) if like else []
         chain = chains.encode(store, tensor, bases, settings.compression, settings.max_chain)
@@ -326,21 +432,28 @@ class _MergeWork:
         for strategy in sorted(strategies):
             for statistic in _STATISTICS_OF.get(strategy, ()):
                 self._beside[statistic] = self._siblings(statistic)
-                fetch_missing(self.session, [manifest for manifest in self._beside[statistic] if manifest is not None])
+                fetch_missing(
+                    self.session,
+                    [manifest for manifest in self._beside[statistic] if manifest is not None],
+                )
 
     def _statistics(self, item: plan.Item) -> dict[str, tuple[np.ndarray | None, ...]]:
         """The statistics of one tensor, an array a side, where any side tracks them."""
         found: dict[str, tuple[np.ndarray | None, ...]] = {}
         for statistic, manifests in self._beside.items():
-            entries = [manifests[i].by_name.get(item.name) if manifests[i] is not None else None for i in item.active]  # type: ignore[union-attr]
+            named = [manifests[i] for i in item.active]
+            entries = [each.by_name.get(item.name) if each is not None else None for each in named]
             if any(entry is not None for entry in entries):
-                found[statistic] = tuple(self._array(entry) if entry is not None else None for entry in entries)
+                found[statistic] = tuple(
+                    self._array(entry) if entry is not None else None for entry in entries
+                )
         return found
 
     # Assembling
 
     def assemble(self) -> Manifest | None:
-        """The merged manifest: a side's skeleton around the merged tensors, or a new file that the format builds.
+        """The merged manifest: a side's skeleton around the merged tensors, or a new file that the
+        format builds.
 
         None, with ``problem`` set, when it cannot be built.
         """
@@ -362,10 +475,17 @@ class _MergeWork:
         """The recipe: everything needed to compute the conflicts' values again."""
         if not self.used:
             return {}
-        recipe: dict[str, object] = {"rules": _recorded(self.used), "sides": [side.identity for side in self.plan.sides]}
+        recipe: dict[str, object] = {
+            "rules": _recorded(self.used),
+            "sides": [side.identity for side in self.plan.sides],
+        }
         if self.plan.base is not None:
             recipe["base"] = self.plan.base.identity
-        beside = {name: [m.identity if m else None for m in found] for name, found in self._beside.items() if any(found)}
+        beside = {
+            name: [m.identity if m else None for m in found]
+            for name, found in self._beside.items()
+            if any(found)
+        }
         if beside:
             recipe["statistics"] = beside
         by_hand = sorted(name for name in self.resolved if name not in self.used)
@@ -374,11 +494,16 @@ class _MergeWork:
         return {"merge": recipe}
 
     def _built(self, merged: Manifest, like: Manifest) -> Manifest | None:
-        """Names or shapes differ from every side's: the format writes a new file, which is then cut like any other."""
+        """Names or shapes differ from every side's: the format writes a new file, which is then cut
+        like any other.
+        """
         from git_theta.workflows.merging.merged_file import built
 
         try:
-            return replace(built(self.session, self.path, like.format, merged.entries, like, self.plan.sides), headers=merged.headers)
+            return replace(
+                built(self.session, self.path, like.format, merged.entries, like, self.plan.sides),
+                headers=merged.headers,
+            )
         except ThetaError as error:
             self.problem = f"the merged file cannot be built: {error}"
             return None
@@ -397,22 +522,33 @@ _STATISTICS_OF = {"fisher": ("fisher",), "regmean": ("gram",), "diloco": ("veloc
 
 
 def _explained(item: plan.Item, problem: str = "") -> str:
-    """Why ``item`` is a conflict, what keeps a strategy from merging it, and, for a unit, what does settle it."""
+    """Why ``item`` is a conflict, what keeps a strategy from merging it, and, for a unit, what does
+    settle it.
+    """
     words = [plan.reason(item), problem] if problem else [plan.reason(item)]
     if item.kind == "unit":
         params = shell_word(literal(item.name))
-        words.append(f"take it whole from one side: git theta resolve --params {params} --ours (or --theirs, --base)")
+        words.append(
+            f"take it whole from one side: git theta resolve --params {params} --ours (or --theirs,"
+            " --base)"
+        )
     return "; ".join(words)
 
 
 def _recorded(used: Mapping[str, MergeRule]) -> list[dict[str, object]]:
-    """Rules by which every tensor of ``used`` is merged as it was: those that were followed, behind ones for the exceptions."""
+    """Rules by which every tensor of ``used`` is merged as it was: those that were followed, behind
+    ones for the exceptions.
+    """
     rules: list[MergeRule] = []
     for rule in used.values():
         if rule not in rules:
             rules.append(rule)
     followed = Rules(tuple(rules))
-    odd = [replace(rule, params=literal(name)) for name, rule in used.items() if followed.rule([name]) != rule]
+    odd = [
+        replace(rule, params=literal(name))
+        for name, rule in used.items()
+        if followed.rule([name]) != rule
+    ]
     return [rule.dump() for rule in (*odd, *rules)]
 
 
@@ -420,22 +556,33 @@ def _kinds(conflicts: Sequence[Conflict]) -> str:
     """What ``conflicts`` are: tensors, units, or both."""
     units = sum(conflict.item.kind == "unit" for conflict in conflicts)
     mark = "s" if len(conflicts) > 1 else ""
-    return f"tensor{mark}" if not units else f"unit{mark}" if units == len(conflicts) else "tensors and units"
+    return (
+        f"tensor{mark}"
+        if not units
+        else f"unit{mark}"
+        if units == len(conflicts)
+        else "tensors and units"
+    )
 
 
 def describe(path: str, merged: Merged, shown: int = 5) -> list[str]:
-    """What a user should read about a merge that is not finished: what conflicts, why, and the commands that go on."""
+    """What a user should read about a merge that is not finished: what conflicts, why, and the
+    commands that go on.
+    """
     lines = [f"{display(path)}: {problem}" for problem in merged.problems]
     if merged.conflicts:
         count = len(merged.conflicts)
-        lines.append(f"{display(path)}: {count} {_kinds(merged.conflicts)} changed on several sides:")
+        lines.append(
+            f"{display(path)}: {count} {_kinds(merged.conflicts)} changed on several sides:"
+        )
         lines += [f"    {c.title}: {c.reason}" for c in merged.conflicts[:shown]]
         if count > shown:
             lines.append(f"    … and {count - shown} more")
     if lines:
         quoted = shell_word(path)
         lines.append(
-            f"resolve with: git theta resolve {quoted} -s STRATEGY    ('git theta strategies' lists them; also --ours, --theirs, --base)"
+            f"resolve with: git theta resolve {quoted} -s STRATEGY    ('git theta strategies' lists"
+            " them; also --ours, --theirs, --base)"
         )
         lines.append(f"or put the file you want there and run: git add {quoted}")
     return lines

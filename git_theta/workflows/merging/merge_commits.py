@@ -1,4 +1,6 @@
-"""merge_commits: merge branches as a commit without a working tree; models by tensor, every other file as git merges it."""
+"""merge_commits: merge branches as a commit without a working tree; models by tensor, every other
+file as git merges it.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +20,19 @@ from git_theta.workflows.session import Session
 
 
 def merge_commits(
-    session: Session, names: Sequence[str], rules: Callable[[str], Rules], message: str | None = None, into: str | None = None
+    session: Session,
+    names: Sequence[str],
+    rules: Callable[[str], Rules],
+    message: str | None = None,
+    into: str | None = None,
 ) -> str:
-    """Merge the revisions ``names`` into the branch ``into`` (None: the one checked out) and return the commit that it then has.
+    """Merge the revisions ``names`` into the branch ``into`` (None: the one checked out) and return
+    the commit that it then has.
 
-    ``rules`` gives the rules for the model at a path. As with ``git merge``, a branch that has nothing of its own just moves on, and where
-    the branch is checked out, index and working tree follow. :class:`MergeError` for tensors in conflict, :class:`GitError` for other
-    files; nothing has changed then.
+    ``rules`` gives the rules for the model at a path. As with ``git merge``, a branch that has
+    nothing of its own just moves on, and where the branch is checked out, index and working tree
+    follow. :class:`MergeError` for tensors in conflict, :class:`GitError` for other files; nothing
+    has changed then.
     """
     cwd = session.cwd or session.repository.worktree or session.repository.git_dir
     branch = plumbing.branch(session.repository, into, cwd)
@@ -35,12 +43,18 @@ def merge_commits(
     new = merge_trees.to_merge(ours, heads, cwd)
     if not new:
         return ours
-    if len(new) == 1 and not run_code(["merge-base", "--is-ancestor", ours, new[0]], cwd=cwd, allowed=(0, 1))[0]:
+    if (
+        len(new) == 1
+        and not run_code(["merge-base", "--is-ancestor", ours, new[0]], cwd=cwd, allowed=(0, 1))[0]
+    ):
         made, reason = new[0], f"merge {names[0]}: Fast-forward (git-theta)"
     else:
         tree = _tree(session, [ours, *new], rules)
         text = message or f"Merge {', '.join(map(repr, names))} into {branch.shown}"
-        made, reason = plumbing.commit_tree(tree, [ours, *new], text, cwd), f"merge {', '.join(names)} (git-theta)"
+        made, reason = (
+            plumbing.commit_tree(tree, [ours, *new], text, cwd),
+            f"merge {', '.join(names)} (git-theta)",
+        )
     with turn(session.repository.common_dir):
         moved = plumbing.commit(branch.name, cwd) != ours
         if branch.here and not moved:

@@ -1,8 +1,10 @@
-"""Which strategy merges which tensor: rules from the command line, a committed ``.theta.toml``, or git's config.
+"""Which strategy merges which tensor: rules from the command line, a committed ``.theta.toml``, or
+git's config.
 
 ``.theta.toml`` at the top of the repository::
 
-    by-name = true             # sides in different file formats are merged by tensor name; without it, they are a conflict
+    by-name = true             # sides in different file formats are merged by tensor name; without
+    it, they are a conflict
 
     [[merge]]
     params = "*.bias"          # a glob over tensor names; without it, all
@@ -13,7 +15,8 @@
     strategy = "ties"
     options = { density = 0.3 }
 
-The first rule that matches a tensor decides. A file can choose among installed strategies; it can neither load code nor name other files.
+The first rule that matches a tensor decides. A file can choose among installed strategies; it can
+neither load code nor name other files.
 """
 
 from __future__ import annotations
@@ -42,7 +45,9 @@ _KEYS = {"params": str, "path": str, "strategy": str, "options": dict}
 
 @dataclass(frozen=True, slots=True)
 class MergeRule:
-    """Tensors whose name matches the glob ``params`` are merged by ``strategy`` with these complete ``options``."""
+    """Tensors whose name matches the glob ``params`` are merged by ``strategy`` with these complete
+    ``options``.
+    """
 
     params: str
     strategy: str
@@ -55,10 +60,12 @@ class MergeRule:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Rules in order; the first that matches counts. No rule at all: every conflict is left to the user.
+    """Rules in order; the first that matches counts.
 
-    ``by_name``: sides in different file formats are merged by tensor name. ``further``: what these rules leave open is for the
-    rules in force (see :func:`complete`).
+    No rule at all: every conflict is left to the user.
+
+    ``by_name``: sides in different file formats are merged by tensor name. ``further``: what these
+    rules leave open is for the rules in force (see :func:`complete`).
     """
 
     rules: tuple[MergeRule, ...] = ()
@@ -69,16 +76,25 @@ class Rules:
     def rule(self, names: Iterable[str]) -> MergeRule | None:
         """The rule for a tensor known by ``names``."""
         every = list(names)
-        return next((rule for rule in self.rules if any(fnmatchcase(name, rule.params) for name in every)), None)
+        return next(
+            (rule for rule in self.rules if any(fnmatchcase(name, rule.params) for name in every)),
+            None,
+        )
 
     @property
     def rest(self) -> MergeRule | None:
         """The rule for every tensor that no other one names."""
-        return next((rule for rule in self.rules if rule.params and not rule.params.strip("*")), None)
+        return next(
+            (rule for rule in self.rules if rule.params and not rule.params.strip("*")), None
+        )
 
     def dump(self) -> str:
         """As one line of JSON, which :func:`load` reads."""
-        content = {"by_name": self.by_name, "further": self.further, "rules": [rule.dump() for rule in self.rules]}
+        content = {
+            "by_name": self.by_name,
+            "further": self.further,
+            "rules": [rule.dump() for rule in self.rules],
+        }
         return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
 
@@ -86,16 +102,22 @@ def load(text: str, source: str = "") -> Rules:
     """The rules that :meth:`Rules.dump` wrote; :class:`UsageError` for anything else."""
     try:
         content = json.loads(text)
-        rules = tuple(rule(row["strategy"], row["options"], row["params"]) for row in content["rules"])
+        rules = tuple(
+            rule(row["strategy"], row["options"], row["params"]) for row in content["rules"]
+        )
         return Rules(rules, source, bool(content["by_name"]), bool(content["further"]))
     except (ValueError, TypeError, KeyError, RecursionError):
         raise UsageError("merge rules are damaged: not what 'git theta merge' writes") from None
 
 
 def rule(strategy: str, options: Mapping[str, object], params: str = "*") -> MergeRule:
-    """A rule with its options checked and completed; :class:`MergeError` or :class:`PluginError` when it cannot be followed."""
+    """A rule with its options checked and completed; :class:`MergeError` or :class:`PluginError`
+    when it cannot be followed.
+    """
     found = registry.merge_strategy(strategy)
-    given = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+    given = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in options.items()
+    }
     return MergeRule(params, strategy, merge_options.complete(found.name, found.options, given))
 
 
@@ -116,7 +138,10 @@ def strategy_of(rule: MergeRule) -> MergeStrategy:
 
 
 def parse_file(text: str, path: str | None) -> Rules:
-    """The rules that a ``.theta.toml`` gives for the model at ``path`` (None: any). :class:`UsageError` names the line of what is wrong."""
+    """The rules that a ``.theta.toml`` gives for the model at ``path`` (None: any).
+
+    :class:`UsageError` names the line of what is wrong.
+    """
     try:
         content = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
@@ -125,13 +150,19 @@ def parse_file(text: str, path: str | None) -> Rules:
         if key not in ("merge", _BY_NAME):
             allowed = f"{_BY_NAME} and [[merge]] tables"
             hint = did_you_mean(key, ("merge", _BY_NAME)) or f"; it may hold {allowed}"
-            raise UsageError(f"{FILE}, line {_line(text, key)}: unknown key '{display(key, 60)}'{hint}")
+            raise UsageError(
+                f"{FILE}, line {_line(text, key)}: unknown key '{display(key, 60)}'{hint}"
+            )
     by_name = content.get(_BY_NAME, False)
     if not isinstance(by_name, bool):
-        raise UsageError(f"{FILE}, line {_line(text, _BY_NAME)}: '{_BY_NAME}' must be true or false")
+        raise UsageError(
+            f"{FILE}, line {_line(text, _BY_NAME)}: '{_BY_NAME}' must be true or false"
+        )
     tables = content.get("merge", [])
     if not isinstance(tables, list):
-        raise UsageError(f"{FILE}, line {_line(text, 'merge')}: write each rule as a [[merge]] table")
+        raise UsageError(
+            f"{FILE}, line {_line(text, 'merge')}: write each rule as a [[merge]] table"
+        )
     starts = _table_lines(text)
     found = []
     for number, table in enumerate(tables):
@@ -147,7 +178,9 @@ def parse_file(text: str, path: str | None) -> Rules:
 
 
 def in_force(session: Session, path: str | None, revision: str = "HEAD") -> Rules:
-    """The rules for the model at ``path`` (None: any) where none are given: a committed ``.theta.toml``'s, or ``theta.merge.strategy``."""
+    """The rules for the model at ``path`` (None: any) where none are given: a committed
+    ``.theta.toml``'s, or ``theta.merge.strategy``.
+    """
     text = session.blobs.read(f"{revision}:{FILE}", 1 << 20)
     rules = Rules()
     if text is not None:
@@ -162,12 +195,20 @@ def in_force(session: Session, path: str | None, revision: str = "HEAD") -> Rule
 
 
 def asked(chosen: MergeRule | None, by_name: bool) -> Rules:
-    """What somebody asks for with at most one rule; tensors that it does not match are for the rules in force."""
-    return Rules(() if chosen is None else (chosen,), by_name=by_name, further=chosen is None or chosen.params != "*")
+    """What somebody asks for with at most one rule; tensors that it does not match are for the
+    rules in force.
+    """
+    return Rules(
+        () if chosen is None else (chosen,),
+        by_name=by_name,
+        further=chosen is None or chosen.params != "*",
+    )
 
 
 def complete(session: Session, path: str | None, given: Rules, revision: str = "HEAD") -> Rules:
-    """``given`` as they apply to the model at ``path``: what they leave open, the rules in force decide."""
+    """``given`` as they apply to the model at ``path``: what they leave open, the rules in force
+    decide.
+    """
     try:
         found = in_force(session, path, revision)
     except ThetaError:
@@ -179,14 +220,20 @@ def complete(session: Session, path: str | None, given: Rules, revision: str = "
 
 
 def keep_state(session: Session, given: Rules) -> bool:
-    """Whether a strategy that may be used leaves a file beside a model (diloco's velocity), which a merge driver could not write."""
+    """Whether a strategy that may be used leaves a file beside a model (diloco's velocity), which a
+    merge driver could not write.
+    """
     try:
-        return any(hasattr(strategy_of(rule), "after") for rule in complete(session, None, given).rules)
+        return any(
+            hasattr(strategy_of(rule), "after") for rule in complete(session, None, given).rules
+        )
     except ThetaError:
         return False  # the merge itself tells what is wrong
 
 
-def _checked(table: object, text: str, where: str, starts: Sequence[int], number: int) -> dict[str, object]:
+def _checked(
+    table: object, text: str, where: str, starts: Sequence[int], number: int
+) -> dict[str, object]:
     if not isinstance(table, dict):
         raise UsageError(f"{where}: a rule must be a table")
     for key, value in table.items():
@@ -194,7 +241,10 @@ def _checked(table: object, text: str, where: str, starts: Sequence[int], number
         if key not in _KEYS:
             allowed = ", ".join(_KEYS)
             hint = did_you_mean(key, _KEYS) or f"; allowed are {allowed}"
-            raise UsageError(f"{FILE}, line {_line(text, key, after)}: unknown key '{display(key, 60)}' in a rule{hint}")
+            raise UsageError(
+                f"{FILE}, line {_line(text, key, after)}: unknown key '{display(key, 60)}' in a"
+                f" rule{hint}"
+            )
         if not isinstance(value, _KEYS[key]):
             kind = "a table" if _KEYS[key] is dict else "a string"
             raise UsageError(f"{FILE}, line {_line(text, key, after)}: '{key}' must be {kind}")
@@ -204,7 +254,9 @@ def _checked(table: object, text: str, where: str, starts: Sequence[int], number
 
 
 def _line(text: str, key: str, after: int = 1) -> int:
-    """The line on which ``key`` stands, looked for from line ``after`` on (the TOML reader keeps no positions)."""
+    """The line on which ``key`` stands, looked for from line ``after`` on (the TOML reader keeps no
+    positions).
+    """
     lines = text.splitlines()
     for number in range(max(0, after - 1), len(lines)):
         if re.match(rf"\s*(?:\[+\s*)?[\"']?{re.escape(key)}[\"']?\s*[\].=]", lines[number]):
@@ -213,8 +265,14 @@ def _line(text: str, key: str, after: int = 1) -> int:
 
 
 def _table_lines(text: str) -> list[int]:
-    return [number for number, line in enumerate(text.splitlines(), start=1) if re.match(r"\s*\[\[\s*merge\s*\]\]", line)]
+    return [
+        number
+        for number, line in enumerate(text.splitlines(), start=1)
+        if re.match(r"\s*\[\[\s*merge\s*\]\]", line)
+    ]
 
 
 def _plain(options: Mapping[str, object]) -> dict[str, object]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
+    return {
+        key: list(value) if isinstance(value, tuple) else value for key, value in options.items()
+    }

@@ -16,20 +16,36 @@ from git_theta.workflows.session import Session
 from git_theta.workflows.sharing.fetch import fetch_missing
 
 
-def built(session: Session, path: str, form: str, entries: Sequence[Entry], like: Manifest | None, known: Sequence[Manifest]) -> Manifest:
-    """The manifest of a file of format ``form`` with ``entries``; its other content is that of ``like``.
+def built(
+    session: Session,
+    path: str,
+    form: str,
+    entries: Sequence[Entry],
+    like: Manifest | None,
+    known: Sequence[Manifest],
+) -> Manifest:
+    """The manifest of a file of format ``form`` with ``entries``; its other content is that of
+    ``like``.
 
-    The format writes the file, which is then cut like any other; lines of ``known`` manifests are reused. The file is held in memory.
-    :class:`ThetaError` when the format cannot, or an object is missing.
+    The format writes the file, which is then cut like any other; lines of ``known`` manifests are
+    reused. The file is held in memory. :class:`ThetaError` when the format cannot, or an object is
+    missing.
     """
     from git_theta.workflows.storing import clean
 
-    build = cast("Callable[..., Buffer] | None", getattr(registry.checkpoint_format(form), "build", None))
+    build = cast(
+        "Callable[..., Buffer] | None", getattr(registry.checkpoint_format(form), "build", None)
+    )
     if build is None:
-        raise MergeError(f"the merged tensors fit no side's file, and {form} files cannot be built anew; take one side whole")
+        raise MergeError(
+            f"the merged tensors fit no side's file, and {form} files cannot be built anew; take"
+            " one side whole"
+        )
     store = session.store
     wanted = [*known, *([like] if like is not None else [])]
-    if store.missing([ref for entry in entries for ref in entry.objects]) or (like is not None and chains.missing(store, like)):
+    if store.missing([ref for entry in entries for ref in entry.objects]) or (
+        like is not None and chains.missing(store, like)
+    ):
         fetch_missing(session, wanted)
     values: dict[str, Tensor] = {}
     for entry in entries:
@@ -37,7 +53,11 @@ def built(session: Session, path: str, form: str, entries: Sequence[Entry], like
         values.update(dict.fromkeys(entry.aliases, values[entry.name]))
     imitated = None
     if like is not None:
-        imitated = BytesSource(b"".join(smudge.stream(store, like, session.pool(), session.threads)))
+        imitated = BytesSource(
+            b"".join(smudge.stream(store, like, session.pool(), session.threads))
+        )
     data = bytes(build(values, imitated))
-    carrier = Manifest(form, len(data), Entry.of_inline("skeleton", "u8", (0,), b""), tuple(entries), {})
+    carrier = Manifest(
+        form, len(data), Entry.of_inline("skeleton", "u8", (0,), b""), tuple(entries), {}
+    )
     return parse(clean.clean(session, path, BytesSource(data), [carrier, *known]))

@@ -1,4 +1,6 @@
-"""What a merge of one model comes to: what is settled, what is left to the user, and what to report."""
+"""What a merge of one model comes to: what is settled, what is left to the user, and what to
+report.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ from typing import TYPE_CHECKING, Protocol
 
 @dataclass(frozen=True, slots=True)
 class MergeProgress:
-    """What is settled of a merge: per tensor its value (None: removed) and the rule that gave it; statistics that strategies left.
+    """What is settled of a merge: per tensor its value (None: removed) and the rule that gave it;
+    statistics that strategies left.
 
     ``by_name``: files of different formats are to be merged by tensor name.
     """
@@ -48,7 +51,9 @@ class Conflict:
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """The outcome: a manifest (None as long as there are conflicts), what strategies resolved so far, and what to tell."""
+    """The outcome: a manifest (None as long as there are conflicts), what strategies resolved so
+    far, and what to tell.
+    """
 
     manifest: Manifest | None
     progress: MergeProgress
@@ -76,11 +81,15 @@ def guarded(strategy: MergeStrategy, call: Callable[..., Any], *arguments: objec
         raise
     except Exception as error:
         what = f"{type(error).__name__}: {display(str(error) or 'no message', 200)}"
-        raise MergeError(f"{strategy.name} failed with {what}; resolve it by another strategy") from error
+        raise MergeError(
+            f"{strategy.name} failed with {what}; resolve it by another strategy"
+        ) from error
 
 
 class Siblings(Protocol):
-    """Where a strategy's statistics come from: per statistic and side, the manifest of the tracked file that holds them."""
+    """Where a strategy's statistics come from: per statistic and side, the manifest of the tracked
+    file that holds them.
+    """
 
     def __call__(self, statistic: str) -> Sequence[Manifest | None]:
         """One manifest a side, None where that side tracks none."""

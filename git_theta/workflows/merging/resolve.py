@@ -20,16 +20,22 @@ from git_theta.workflows.restoring import checkout
 from git_theta.workflows.session import Session
 
 
-def conflicted(session: Session, pathspecs: Sequence[str], cwd: Path) -> dict[str, tuple[Manifest | None, Manifest, Manifest]]:
+def conflicted(
+    session: Session, pathspecs: Sequence[str], cwd: Path
+) -> dict[str, tuple[Manifest | None, Manifest, Manifest]]:
     """The models in conflict that ``pathspecs`` match (none: all): path → base, ours, theirs.
 
     :class:`UsageError` when there is none.
     """
-    listing = run(["ls-files", "--unmerged", "-z", "--full-name", "--", *(pathspecs or [":/"])], cwd=cwd)
+    listing = run(
+        ["ls-files", "--unmerged", "-z", "--full-name", "--", *(pathspecs or [":/"])], cwd=cwd
+    )
     found: dict[str, tuple[Manifest | None, Manifest, Manifest]] = {}
     others = []
     for path, blobs in stages(listing).items():
-        base, ours, theirs = (session.manifest(blobs[stage][1]) if stage in blobs else None for stage in (1, 2, 3))
+        base, ours, theirs = (
+            session.manifest(blobs[stage][1]) if stage in blobs else None for stage in (1, 2, 3)
+        )
         if ours is not None and theirs is not None:
             found[path] = (base, ours, theirs)
         elif base is not None or ours is not None or theirs is not None:
@@ -41,14 +47,16 @@ def conflicted(session: Session, pathspecs: Sequence[str], cwd: Path) -> dict[st
     if not found:
         where = f" at {', '.join(map(display, pathspecs))}" if pathspecs else ""
         raise UsageError(
-            f"no tracked model is in conflict{where} ('git status' shows what is); if git gave up a merge of several branches, "
-            "'git theta merge A B C -s STRATEGY' merges their models"
+            f"no tracked model is in conflict{where} ('git status' shows what is); if git gave up a"
+            " merge of several branches, 'git theta merge A B C -s STRATEGY' merges their models"
         )
     return found
 
 
 def _beyond(path: str, stages: Sequence[int]) -> str:
-    """Why tensors cannot settle the model at ``path``, of which the index has these ``stages`` (base, ours, theirs), and what can."""
+    """Why tensors cannot settle the model at ``path``, of which the index has these ``stages``
+    (base, ours, theirs), and what can.
+    """
     whats = {
         (1,): "was renamed or deleted by both",
         (2,): "is here on our side only (renamed differently, or another kind of file, on theirs)",
@@ -58,7 +66,10 @@ def _beyond(path: str, stages: Sequence[int]) -> str:
     }
     what = whats.get(tuple(stages))
     if what is None:
-        return f"{display(path)} was committed without Git-Theta on one side; put the file you want there and 'git add' it"
+        return (
+            f"{display(path)} was committed without Git-Theta on one side; put the file you want"
+            " there and 'git add' it"
+        )
     return f"{display(path)} {what}; 'git add' keeps the file that is there, 'git rm' deletes it"
 
 
@@ -69,10 +80,12 @@ def resolve(
     rules: Rules,
     siblings: OfCommits | None = None,
 ) -> Merged:
-    """Apply ``rules`` to what is still open of the model at ``path``; finish it when nothing is left, else remember what is done.
+    """Apply ``rules`` to what is still open of the model at ``path``; finish it when nothing is
+    left, else remember what is done.
 
-    Finished means: in the index without conflict, and written to the working tree, and so are the statistics that follow the model. A
-    file of statistics that is in conflict itself is merged as such (see :func:`~git_theta.workflows.merge_statistics.rules_for`).
+    Finished means: in the index without conflict, and written to the working tree, and so are the
+    statistics that follow the model. A file of statistics that is in conflict itself is merged as
+    such (see :func:`~git_theta.workflows.merge_statistics.rules_for`).
     """
     base, ours, theirs = versions
     beside = tracked_for(session, path)
@@ -88,18 +101,33 @@ def resolve(
         return merged
     finish(session, path, merged.manifest)
     if siblings is not None:
-        _stage_statistics(session, left_behind(session, path, merged, siblings, lambda place: session.manifest(f":0:{place}")))
+        _stage_statistics(
+            session,
+            left_behind(
+                session, path, merged, siblings, lambda place: session.manifest(f":0:{place}")
+            ),
+        )
     state.forget(path)
     return merged
 
 
 def _stage_statistics(session: Session, files: Mapping[str, Manifest]) -> None:
-    """Stage and write the statistics of a model that is resolved; files that the user has changed meanwhile stay as they are."""
+    """Stage and write the statistics of a model that is resolved; files that the user has changed
+    meanwhile stay as they are.
+    """
     session.store.flush()
     for place, manifest in files.items():
-        entry = stages(run(["ls-files", "--stage", "-z", "--", f":(top,literal){place}"], cwd=session.repository.worktree)).get(place, {})
+        entry = stages(
+            run(
+                ["ls-files", "--stage", "-z", "--", f":(top,literal){place}"],
+                cwd=session.repository.worktree,
+            )
+        ).get(place, {})
         if 0 in entry and _modified(session, place):
-            session.warn(f"{display(place)} was changed in the working tree, so it does not follow the model; 'git add' it as it is")
+            session.warn(
+                f"{display(place)} was changed in the working tree, so it does not follow the"
+                " model; 'git add' it as it is"
+            )
             continue
         mode = entry[0][0] if 0 in entry else "100644"
         checkout.stage(session, checkout.Target(place, manifest, mode == "100755"), mode)
@@ -112,7 +140,14 @@ def _modified(session: Session, path: str) -> bool:
 
 
 def finish(session: Session, path: str, manifest: Manifest) -> None:
-    """Put ``manifest`` into the index as the resolved version of ``path``, and the model into the working tree."""
-    listing = stages(run(["ls-files", "--unmerged", "-z"], cwd=session.repository.worktree)).get(path, {})
-    mode = merged_mode(listing.get(1), [listing[stage] for stage in (2, 3) if stage in listing]) or "100644"
+    """Put ``manifest`` into the index as the resolved version of ``path``, and the model into the
+    working tree.
+    """
+    listing = stages(run(["ls-files", "--unmerged", "-z"], cwd=session.repository.worktree)).get(
+        path, {}
+    )
+    mode = (
+        merged_mode(listing.get(1), [listing[stage] for stage in (2, 3) if stage in listing])
+        or "100644"
+    )
     checkout.stage(session, checkout.Target(path, manifest, mode == "100755"), mode)

@@ -1,7 +1,9 @@
-"""What is resolved so far of a merge that is not finished, kept in the git directory so that it can be continued later.
+"""What is resolved so far of a merge that is not finished, kept in the git directory so that it can
+be continued later.
 
-The versions to be merged are git's own: stages 1 to 3 of the index. A record names them by content, so one that an abort or a commit
-left behind is never mistaken for that of another merge; such leftovers are swept away by the next resolve.
+The versions to be merged are git's own: stages 1 to 3 of the index. A record names them by content,
+so one that an abort or a commit left behind is never mistaken for that of another merge; such
+leftovers are swept away by the next resolve.
 """
 
 from __future__ import annotations
@@ -30,7 +32,11 @@ class MergeState:
         self._repository = repository
 
     def save(self, path: str, plan: MergePlan, progress: MergeProgress) -> None:
-        """Remember what is settled. The records of other models stay: while git merges, its index does not tell yet what conflicts."""
+        """Remember what is settled.
+
+        The records of other models stay: while git merges, its index does not tell yet what
+        conflicts.
+        """
         self._folder.mkdir(parents=True, exist_ok=True)
         kept: list[Entry] = []
 
@@ -45,10 +51,19 @@ class MergeState:
             "inputs": _inputs(plan),
             "by_name": progress.by_name,
             "names": {name: place(entry) for name, entry in progress.resolved.items()},
-            "statistics": {what: {name: place(entry) for name, entry in found.items()} for what, found in progress.statistics.items()},
+            "statistics": {
+                what: {name: place(entry) for name, entry in found.items()}
+                for what, found in progress.statistics.items()
+            },
             "rules": {name: rule.dump() for name, rule in progress.used.items()},
         }
-        carrier = Manifest("state", sum(e.nbytes for e in kept), Entry.of_inline("skeleton", "u8", (0,), b""), _unique(kept), {})
+        carrier = Manifest(
+            "state",
+            sum(e.nbytes for e in kept),
+            Entry.of_inline("skeleton", "u8", (0,), b""),
+            _unique(kept),
+            {},
+        )
         file = self._file(path)
         temporary = file.with_suffix(".new")
         temporary.write_bytes(json.dumps(record).encode("ascii") + b"\n" + dump(carrier))
@@ -56,15 +71,26 @@ class MergeState:
 
     def load(self, path: str, plan: MergePlan) -> MergeProgress:
         """What was settled of this very merge; nothing where there is no record."""
-        with suppress(OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, ThetaError):
+        with suppress(
+            OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, ThetaError
+        ):
             head, _, text = self._file(path).read_bytes().partition(b"\n")
             record = json.loads(head)
             if record["path"] == path and record["inputs"] == _inputs(plan):
                 entries = parse(text).entries
                 return MergeProgress(
-                    {name: None if at is None else entries[at]._replace(name=name) for name, at in record["names"].items()},
-                    {name: rule(row["strategy"], row["options"], row["params"]) for name, row in record["rules"].items()},
-                    {what: {n: entries[at]._replace(name=n) for n, at in found.items()} for what, found in record["statistics"].items()},
+                    {
+                        name: None if at is None else entries[at]._replace(name=name)
+                        for name, at in record["names"].items()
+                    },
+                    {
+                        name: rule(row["strategy"], row["options"], row["params"])
+                        for name, row in record["rules"].items()
+                    },
+                    {
+                        what: {n: entries[at]._replace(name=n) for n, at in found.items()}
+                        for what, found in record["statistics"].items()
+                    },
                     record["by_name"] is True,
                 )
         return MergeProgress()
@@ -91,14 +117,23 @@ class MergeState:
 def unmerged_paths(repository: Repository) -> list[str]:
     """The paths that the index holds in conflict."""
     listing = run(["ls-files", "--unmerged", "-z"], cwd=repository.worktree)
-    paths = [item.partition(b"\t")[2].decode("utf-8", "surrogateescape") for item in listing.split(b"\0") if item]
+    paths = [
+        item.partition(b"\t")[2].decode("utf-8", "surrogateescape")
+        for item in listing.split(b"\0")
+        if item
+    ]
     return list(dict.fromkeys(paths))
 
 
 def _inputs(plan: MergePlan) -> list[str]:
-    return [plan.base.identity if plan.base is not None else "", *(side.identity for side in plan.sides)]
+    return [
+        plan.base.identity if plan.base is not None else "",
+        *(side.identity for side in plan.sides),
+    ]
 
 
 def _unique(entries: Sequence[Entry]) -> tuple[Entry, ...]:
     """The entries under names of their own, so that they make a manifest."""
-    return tuple(Entry(str(i), e.dtype, e.shape, e.digest, e.chain, e.inline) for i, e in enumerate(entries))
+    return tuple(
+        Entry(str(i), e.dtype, e.shape, e.digest, e.chain, e.inline) for i, e in enumerate(entries)
+    )

@@ -25,7 +25,8 @@ _CANDIDATES = 2000
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One model of a commit: whether its recorded merge gives its tensors again; if not, which differ, or why it cannot be told.
+    """One model of a commit: whether its recorded merge gives its tensors again; if not, which
+    differ, or why it cannot be told.
 
     ``tolerance``: a strategy had a part that is not the same to the last bit on every machine.
     """
@@ -38,7 +39,9 @@ class Verdict:
 
 
 def verify(session: Session, revision: str) -> list[Verdict]:
-    """Verify every model of commit ``revision`` whose manifest records a merge; empty when none does."""
+    """Verify every model of commit ``revision`` whose manifest records a merge; empty when none
+    does.
+    """
     listing = run(["ls-tree", "-r", "-z", "--full-tree", commit(revision)])
     verdicts = []
     for line in listing.split(b"\0"):
@@ -47,7 +50,9 @@ def verify(session: Session, revision: str) -> list[Verdict]:
         if len(words) == 3 and words[1] == "blob":
             manifest = session.manifest(words[2])
             if manifest is not None and "merge" in manifest.headers:
-                verdicts.append(_verify(session, revision, path.decode("utf-8", "surrogateescape"), manifest))
+                verdicts.append(
+                    _verify(session, revision, path.decode("utf-8", "surrogateescape"), manifest)
+                )
     return verdicts
 
 
@@ -56,14 +61,23 @@ def _verify(session: Session, revision: str, path: str, manifest: Manifest) -> V
         recipe = manifest.headers["merge"]
         if not isinstance(recipe, dict) or not isinstance(recipe.get("rules"), list):
             raise UsageError("its recipe is not one this release writes")
-        rules = Rules(tuple(rule(row["strategy"], row["options"], row["params"]) for row in recipe["rules"]), "recipe", by_name=True)
+        rules = Rules(
+            tuple(rule(row["strategy"], row["options"], row["params"]) for row in recipe["rules"]),
+            "recipe",
+            by_name=True,
+        )
         joined = _joined_ancestors(session, revision, path, recipe.get("base"), rules)
-        wanted = [*recipe["sides"], *([recipe["base"]] if "base" in recipe and joined is None else [])]
+        wanted = [
+            *recipe["sides"],
+            *([recipe["base"]] if "base" in recipe and joined is None else []),
+        ]
         found = _inputs(session, revision, path, wanted)
         base = joined if joined is not None or "base" not in recipe else found[recipe["base"]]
         sides = [found[identity] for identity in recipe["sides"]]
         kept = MergeProgress({name: manifest.by_name.get(name) for name in recipe.get("kept", [])})
-        again = merge(session, path, base, sides, rules, kept, _statistics(session, revision, path, recipe))
+        again = merge(
+            session, path, base, sides, rules, kept, _statistics(session, revision, path, recipe)
+        )
     except (KeyError, TypeError, AttributeError):
         return Verdict(path, False, problem="its recipe is not one this release writes")
     except ThetaError as error:
@@ -71,24 +85,39 @@ def _verify(session: Session, revision: str, path: str, manifest: Manifest) -> V
     if again.manifest is None:
         session.store.discard()
         reasons = [*again.problems, *(conflict.reason for conflict in again.conflicts)]
-        return Verdict(path, False, problem=reasons[0] if reasons else "it cannot be computed again")
+        return Verdict(
+            path, False, problem=reasons[0] if reasons else "it cannot be computed again"
+        )
     theirs = again.manifest.by_name
     names = sorted({*theirs, *manifest.by_name})
     differing = [n for n in names if _digest(theirs, n) != _digest(manifest.by_name, n)]
     near = [n for n in differing if _near(session, rules, theirs.get(n), manifest.by_name.get(n))]
     session.store.discard()
     left = tuple(name for name in differing if name not in near)
-    return Verdict(path, not left, left, tolerance=bool(near) or any(not _reproducible(r) for r in rules.rules))
+    return Verdict(
+        path, not left, left, tolerance=bool(near) or any(not _reproducible(r) for r in rules.rules)
+    )
 
 
-def _joined_ancestors(session: Session, revision: str, path: str, identity: str | None, rules: Rules) -> Manifest | None:
-    """The base that no commit holds: what several common ancestors of the merged commits are together.
+def _joined_ancestors(
+    session: Session, revision: str, path: str, identity: str | None, rules: Rules
+) -> Manifest | None:
+    """The base that no commit holds: what several common ancestors of the merged commits are
+    together.
 
     Git may have taken them in the other order, and before anybody chose a strategy.
     """
-    parents = run(["rev-list", "--parents", "--max-count=1", commit(revision)]).decode("ascii").split()[1:]
+    parents = (
+        run(["rev-list", "--parents", "--max-count=1", commit(revision)])
+        .decode("ascii")
+        .split()[1:]
+    )
     bases = common_bases(parents) if len(parents) > 1 else []
-    ways = [(order, chosen) for chosen in (rules, Rules()) for order in (bases, bases[::-1])] if len(bases) > 1 else []
+    ways = (
+        [(order, chosen) for chosen in (rules, Rules()) for order in (bases, bases[::-1])]
+        if len(bases) > 1
+        else []
+    )
     for order, chosen in ways:
         joined = before_all(session, path, order, lambda _, chosen=chosen: chosen)  # type: ignore[misc]
         if joined is not None and joined.identity == identity:
@@ -101,15 +130,25 @@ def _reproducible(rule: MergeRule) -> bool:
 
 
 def _near(session: Session, rules: Rules, one: Entry | None, other: Entry | None) -> bool:
-    """Whether two values are those of one merge by a strategy that is not the same on every machine."""
+    """Whether two values are those of one merge by a strategy that is not the same on every
+    machine.
+    """
     rule = rules.rule((one.name, *one.aliases)) if one is not None else None
-    if one is None or other is None or rule is None or one.spec != other.spec or _reproducible(rule):
+    if (
+        one is None
+        or other is None
+        or rule is None
+        or one.spec != other.spec
+        or _reproducible(rule)
+    ):
         return False
     from git_theta.merges.check import same_merge
 
     fetch_missing(session, [Manifest("none", 0, one, (one, other), {})])
     try:
-        arrays = [Tensor(e.dtype, e.shape, chains.load(session.store, e)).array() for e in (other, one)]
+        arrays = [
+            Tensor(e.dtype, e.shape, chains.load(session.store, e)).array() for e in (other, one)
+        ]
     except ThetaError:
         return False
     return same_merge(strategy_of(rule), *arrays)
@@ -119,7 +158,12 @@ def _statistics(session: Session, revision: str, path: str, recipe: Mapping[str,
     """The statistics that the recipe names, from the history of their files."""
     found: dict[str, list[Manifest | None]] = {}
     for statistic, wanted in recipe.get("statistics", {}).items():
-        known = _inputs(session, revision, sibling(path, statistic), [identity for identity in wanted if identity])
+        known = _inputs(
+            session,
+            revision,
+            sibling(path, statistic),
+            [identity for identity in wanted if identity],
+        )
         found[statistic] = [known[identity] if identity else None for identity in wanted]
     return lambda statistic: found.get(statistic, [None] * len(recipe["sides"]))
 
@@ -128,11 +172,25 @@ def _digest(table: Mapping[str, object], name: str) -> object:
     return getattr(table.get(name), "digest", None)
 
 
-def _inputs(session: Session, revision: str, path: str, wanted: Sequence[str]) -> dict[str, Manifest]:
-    """The manifests with the identities ``wanted``, looked for in the history that leads to ``revision`` and in its own versions."""
+def _inputs(
+    session: Session, revision: str, path: str, wanted: Sequence[str]
+) -> dict[str, Manifest]:
+    """The manifests with the identities ``wanted``, looked for in the history that leads to
+    ``revision`` and in its own versions.
+    """
     found: dict[str, Manifest] = {}
-    for paths in ([f":(top,literal){path}"], []):  # under this name, or another one: a side may have renamed the file
-        asked = ["log", f"--max-count={_CANDIDATES}", "-m", "--format=", "--raw", "--no-renames", "--no-abbrev", "-z"]
+    # Under this name, or another one: a side may have renamed the file
+    for paths in ([f":(top,literal){path}"], []):
+        asked = [
+            "log",
+            f"--max-count={_CANDIDATES}",
+            "-m",
+            "--format=",
+            "--raw",
+            "--no-renames",
+            "--no-abbrev",
+            "-z",
+        ]
         log = run([*asked, "--end-of-options", revision, "--", *paths])
         for blob in dict.fromkeys(_blobs(log)):
             if all(identity in found for identity in wanted):
@@ -141,7 +199,9 @@ def _inputs(session: Session, revision: str, path: str, wanted: Sequence[str]) -
             if manifest is not None and manifest.identity in wanted:
                 found[manifest.identity] = manifest
     if any(identity not in found for identity in wanted):
-        raise GitError("its inputs are not in the history any more (a squash or rebase may have dropped them)")
+        raise GitError(
+            "its inputs are not in the history any more (a squash or rebase may have dropped them)"
+        )
     return found
 
 

@@ -1,4 +1,6 @@
-"""Merging by a strategy that must see whole models (git re-basin reorders one side before anything is averaged)."""
+"""Merging by a strategy that must see whole models (git re-basin reorders one side before anything
+is averaged).
+"""
 
 from __future__ import annotations
 
@@ -18,25 +20,35 @@ if TYPE_CHECKING:
 
 
 def check(plan: MergePlan, rules: Rules, rule: MergeRule, resolved: Container[str]) -> None:
-    """:class:`MergeError` unless ``rule`` has the whole model to itself: reordering moves tensors that no side changed, too."""
+    """:class:`MergeError` unless ``rule`` has the whole model to itself: reordering moves tensors
+    that no side changed, too.
+    """
     for item in plan.items:
         if item.unit is not None and any(side != item.sides[0] for side in item.sides):
             raise MergeError(
-                f"{rule.strategy} reorders tensors one by one, and unit '{display(item.unit.name, 80)}' cannot be; take a side"
+                f"{rule.strategy} reorders tensors one by one, and unit"
+                f" '{display(item.unit.name, 80)}' cannot be; take a side"
             )
         other = rules.rule((item.name, *item.aliases))
         if item.name in resolved or other != rule:
             what = f"'{display(item.name, 80)}' follows another choice"
-            raise MergeError(f"{rule.strategy} merges whole models, and {what}; let {rule.strategy} alone merge this model")
+            raise MergeError(
+                f"{rule.strategy} merges whole models, and {what}; let {rule.strategy} alone merge"
+                " this model"
+            )
 
 
 def cases(
-    plan: MergePlan, strategy: MergeStrategy, options: Mapping[str, object], load: Callable[[Entry], np.ndarray]
+    plan: MergePlan,
+    strategy: MergeStrategy,
+    options: Mapping[str, object],
+    load: Callable[[Entry], np.ndarray],
 ) -> list[tuple[Item, MergeCase]]:
     """The tensors to merge, as the strategy prepared them: those whose prepared values differ.
 
-    Counters, and what is not made of numbers, stay as the plan decided it. Holds all sides' models. :class:`MergeError` when the sides'
-    tensors differ in name, type or shape, or the strategy cannot prepare them.
+    Counters, and what is not made of numbers, stay as the plan decided it. Holds all sides' models.
+    :class:`MergeError` when the sides' tensors differ in name, type or shape, or the strategy
+    cannot prepare them.
     """
     import numpy as np
 
@@ -47,7 +59,8 @@ def cases(
         for model, entry in zip(models, item.sides, strict=True):
             if entry is not None:
                 model.update(dict.fromkeys((item.name, *item.aliases), load(entry)))
-    prepared = guarded(strategy, getattr(strategy, "prepare"), models, options)  # noqa: B009 - not of the contract
+    # Not of the contract
+    prepared = guarded(strategy, getattr(strategy, "prepare"), models, options)  # noqa: B009
     found = []
     for item in plan.items:
         values = [model.get(item.name) for model in prepared]
@@ -55,17 +68,27 @@ def cases(
             continue
         sides = cast("list[np.ndarray]", values)
         for alias in item.aliases:
-            if any(not _same(side, model[alias]) for side, model in zip(sides, prepared, strict=True)):
+            if any(
+                not _same(side, model[alias]) for side, model in zip(sides, prepared, strict=True)
+            ):
                 tied = f"'{display(item.name, 80)}' and '{display(alias, 80)}'"
                 raise MergeError(f"{strategy.name} would reorder {tied}, which are tied, apart")
         differ = any(not _same(side, sides[0]) for side in sides[1:])
         if item.conflict or (differ and item.kind != "counter" and computable(sides[0].dtype)):
-            found.append((item, MergeCase(item.name, None, tuple(np.ascontiguousarray(side) for side in sides))))
+            found.append(
+                (
+                    item,
+                    MergeCase(item.name, None, tuple(np.ascontiguousarray(side) for side in sides)),
+                )
+            )
     return found
 
 
 def _same(one: np.ndarray, other: np.ndarray) -> bool:
     import numpy as np
 
-    flat = (np.ascontiguousarray(one).reshape(-1).view(np.uint8), np.ascontiguousarray(other).reshape(-1).view(np.uint8))
+    flat = (
+        np.ascontiguousarray(one).reshape(-1).view(np.uint8),
+        np.ascontiguousarray(other).reshape(-1).view(np.uint8),
+    )
     return one.dtype == other.dtype and one.shape == other.shape and bool(np.array_equal(*flat))

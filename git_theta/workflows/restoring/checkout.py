@@ -1,4 +1,6 @@
-"""checkout: write checkpoints into the working tree directly, by all threads, without git holding them in memory."""
+"""checkout: write checkpoints into the working tree directly, by all threads, without git holding
+them in memory.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from git_theta.core.manifest import MAGIC, Manifest, dump, is_manifest, parse, parse_if_manifest, unconverted
+from git_theta.core.manifest import (
+    MAGIC,
+    Manifest,
+    dump,
+    is_manifest,
+    parse,
+    parse_if_manifest,
+    unconverted,
+)
 from git_theta.core.names import display, shell_word
 from git_theta.errors import GitError, ManifestError, ThetaError, UsageError
 from git_theta.git.command import run
@@ -25,7 +35,9 @@ from git_theta.workflows.sharing.fetch import fetch_missing
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A file to write: its path in the repository, its manifest, and whether it is to be executable."""
+    """A file to write: its path in the repository, its manifest, and whether it is to be
+    executable.
+    """
 
     path: str
     manifest: Manifest
@@ -34,7 +46,9 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class CheckoutOutcome:
-    """What became of the files: those written, with their stat data, and those that could not be, with the reason."""
+    """What became of the files: those written, with their stat data, and those that could not be,
+    with the reason.
+    """
 
     written: tuple[Target, ...]
     failed: tuple[tuple[str, ThetaError], ...]
@@ -43,7 +57,8 @@ class CheckoutOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The files to write; those that must not or cannot be written, with the reason; and what ``found`` says of all that were looked at.
+    """The files to write; those that must not or cannot be written, with the reason; and what
+    ``found`` says of all that were looked at.
 
     ``models`` is how many models were looked at; a sparse checkout leaves ``left_out`` of them out.
     """
@@ -58,9 +73,10 @@ class Plan:
 def plan(session: Session, pathspecs: Sequence[str]) -> Plan:
     """The files to write.
 
-    With ``pathspecs`` (as git understands them): all models in the index that match, as ``git checkout -- PATH`` would
-    restore them; without: only those that are absent or still hold their manifest, so that no change of the user's is lost, and none
-    that a sparse checkout leaves out. A path that no attribute tracks is refused: git would store the model as it is.
+    With ``pathspecs`` (as git understands them): all models in the index that match, as ``git
+    checkout -- PATH`` would restore them; without: only those that are absent or still hold their
+    manifest, so that no change of the user's is lost, and none that a sparse checkout leaves out. A
+    path that no attribute tracks is refused: git would store the model as it is.
     """
     if session.repository.worktree is None:
         raise GitError("this repository has no working tree to check out into")
@@ -90,7 +106,8 @@ def plan(session: Session, pathspecs: Sequence[str]) -> Plan:
         elif _is_other_manifest(full):
             word = mistracked.word(path)
             reason = (
-                f"the file is the manifest of another version, not a model; 'git theta checkout {word}' writes the version in the index"
+                "the file is the manifest of another version, not a model; 'git theta checkout"
+                f" {word}' writes the version in the index"
             )
             refused.append((path, GitError(reason)))
     if pathspecs and held.manifests and all(entry.unmerged for entry, _ in held.manifests.values()):
@@ -102,10 +119,15 @@ def _nothing(pathspecs: Sequence[str], listed: bool, cwd: Path) -> str:
     """Why ``pathspecs`` name no model to write. ``listed``: the index holds them, but in conflict."""
     names = " ".join(map(display, pathspecs))
     if listed:
-        return f"{names}: in conflict, so there is no one version to write; settle it with: git theta resolve {shell_word(pathspecs[0])}"
+        return (
+            f"{names}: in conflict, so there is no one version to write; settle it with: git theta"
+            f" resolve {shell_word(pathspecs[0])}"
+        )
     if len(pathspecs) == 1 and not pathspecs[0].startswith("-") and is_revision(pathspecs[0], cwd):
         git = f"git checkout {shell_word(pathspecs[0])}"
-        return f"{names} is a branch or commit, and this command takes paths; to switch to it: {git}"
+        return (
+            f"{names} is a branch or commit, and this command takes paths; to switch to it: {git}"
+        )
     return f"nothing in the index matches {names}"
 
 
@@ -139,14 +161,21 @@ def _is_other_manifest(path: Path) -> bool:
         return False
 
 
-def checkout(session: Session, targets: Sequence[Target], advance: Callable[[int], None] | None = None) -> CheckoutOutcome:
-    """Write ``targets``: each appears complete and verified, or stays as it was. The index then knows them as unchanged."""
+def checkout(
+    session: Session, targets: Sequence[Target], advance: Callable[[int], None] | None = None
+) -> CheckoutOutcome:
+    """Write ``targets``: each appears complete and verified, or stays as it was.
+
+    The index then knows them as unchanged.
+    """
     outcome = write_all(session, targets, advance)
     mark(session, outcome)
     return outcome
 
 
-def write_all(session: Session, targets: Sequence[Target], advance: Callable[[int], None] | None = None) -> CheckoutOutcome:
+def write_all(
+    session: Session, targets: Sequence[Target], advance: Callable[[int], None] | None = None
+) -> CheckoutOutcome:
     """Write ``targets`` and leave the index alone."""
     if any(chains.missing(session.store, target.manifest) for target in targets):
         fetch_missing(session, [target.manifest for target in targets])
@@ -156,15 +185,33 @@ def write_all(session: Session, targets: Sequence[Target], advance: Callable[[in
             done.append((target, _write(session, target, advance)))
         except ThetaError as error:
             failed.append((target.path, error))
-    return CheckoutOutcome(tuple(target for target, _ in done), tuple(failed), {target.path: status for target, status in done})
+    return CheckoutOutcome(
+        tuple(target for target, _ in done),
+        tuple(failed),
+        {target.path: status for target, status in done},
+    )
 
 
 def stage(session: Session, target: Target, mode: str) -> None:
-    """Write ``target`` into the working tree and put its manifest into the index, as resolved and unchanged; or neither."""
+    """Write ``target`` into the working tree and put its manifest into the index, as resolved and
+    unchanged; or neither.
+    """
     cwd, path = session.repository.worktree, target.path.encode("utf-8", "surrogateescape")
-    blob = run(["hash-object", "-w", "--stdin", "--no-filters"], cwd=cwd, stdin=session.hand_out(target.manifest)).decode("ascii").strip()
+    blob = (
+        run(
+            ["hash-object", "-w", "--stdin", "--no-filters"],
+            cwd=cwd,
+            stdin=session.hand_out(target.manifest),
+        )
+        .decode("ascii")
+        .strip()
+    )
     before = run(["ls-files", "--stage", "-z", "--", f":(top,literal){target.path}"], cwd=cwd)
-    run(["update-index", "--add", "-z", "--index-info"], cwd=cwd, stdin=b"%s %s\t%s\0" % (mode.encode(), blob.encode(), path))
+    run(
+        ["update-index", "--add", "-z", "--index-info"],
+        cwd=cwd,
+        stdin=b"%s %s\t%s\0" % (mode.encode(), blob.encode(), path),
+    )
     outcome = write_all(session, [target])
     if outcome.failed:
         removal = b"0 %s\t%s\0" % (b"0" * len(blob), path)
@@ -176,7 +223,8 @@ def stage(session: Session, target: Target, mode: str) -> None:
 def mark(session: Session, outcome: CheckoutOutcome) -> None:
     """Tell the index, and the stat cache, that what was written is unchanged.
 
-    That only saves git the look into the files: when another command has the index locked, nothing is told and nothing is wrong.
+    That only saves git the look into the files: when another command has the index locked, nothing
+    is told and nothing is wrong.
     """
     written = outcome.stats
     if not written:
@@ -186,10 +234,16 @@ def mark(session: Session, outcome: CheckoutOutcome) -> None:
     for target in outcome.written:
         cache.put(target.path, written[target.path], now(), dump(target.manifest))
     if not index.refresh(session.repository, written):
-        run(["update-index", "-q", "--refresh"], cwd=session.repository.worktree, allowed=(0, 1, 128))
+        run(
+            ["update-index", "-q", "--refresh"],
+            cwd=session.repository.worktree,
+            allowed=(0, 1, 128),
+        )
 
 
-def _write(session: Session, target: Target, advance: Callable[[int], None] | None) -> os.stat_result:
+def _write(
+    session: Session, target: Target, advance: Callable[[int], None] | None
+) -> os.stat_result:
     path = session.full_path(target.path)
     _check_parents(session, target.path)
     chains.require(session.store, target.manifest)
@@ -198,7 +252,9 @@ def _write(session: Session, target: Target, advance: Callable[[int], None] | No
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = temporary_beside(session, path)
         if path.is_dir() and not path.is_symlink():
-            raise GitError(f"a folder stands where {display(target.path)} should be; move it away first")
+            raise GitError(
+                f"a folder stands where {display(target.path)} should be; move it away first"
+            )
         smudge.write(session.store, target.manifest, temporary, session.pool(), advance)
         if target.executable:
             mode = temporary.stat().st_mode
@@ -208,7 +264,9 @@ def _write(session: Session, target: Target, advance: Callable[[int], None] | No
     except OSError as error:
         if isinstance(error, ThetaError):
             raise
-        raise GitError(f"{display(target.path)} cannot be written: {error.strerror or error}") from None
+        raise GitError(
+            f"{display(target.path)} cannot be written: {error.strerror or error}"
+        ) from None
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
@@ -216,7 +274,9 @@ def _write(session: Session, target: Target, advance: Callable[[int], None] | No
 
 
 def temporary_beside(session: Session, path: Path) -> Path:
-    """A fresh name from which a file can be renamed to ``path``: in the store where that is the same file system, else beside it."""
+    """A fresh name from which a file can be renamed to ``path``: in the store where that is the
+    same file system, else beside it.
+    """
     temporary = session.store.temporary_path()
     if temporary.parent.stat().st_dev == path.parent.stat().st_dev:
         return temporary
@@ -230,4 +290,7 @@ def _check_parents(session: Session, path: str) -> None:
     for part in path.split("/")[:-1]:
         folder = folder / part
         if folder.is_symlink():
-            raise GitError(f"{display(path)} lies behind the symbolic link {display(str(folder))}; it is not written")
+            raise GitError(
+                f"{display(path)} lies behind the symbolic link {display(str(folder))}; it is not"
+                " written"
+            )

@@ -1,6 +1,8 @@
-"""Files that git does not store the way the attributes say: manifests that no attribute tracks, and tracked files that are no manifests.
+"""Files that git does not store the way the attributes say: manifests that no attribute tracks, and
+tracked files that are no manifests.
 
-One look at the index, or at a revision, serves every command that would otherwise report that all is well.
+One look at the index, or at a revision, serves every command that would otherwise report that all
+is well.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Mistracked:
-    """A file at ``path`` (from the top) that is stored otherwise than the attributes say; ``size`` is that of its blob in bytes.
+    """A file at ``path`` (from the top) that is stored otherwise than the attributes say; ``size``
+    is that of its blob in bytes.
 
     ``files`` are the attributes files to be staged where that is what it takes.
     """
@@ -63,9 +66,10 @@ class Mistracked:
 class IndexSurvey:
     """What the index or a revision holds.
 
-    ``tracked`` are the files (no links) that an attribute gives to Git-Theta, ``manifests`` all files that are manifests, each with its
-    content; git may not have the content of a tracked file (None). ``found`` are the files stored otherwise than the attributes say.
-    ``matched`` is False when no file at all matches.
+    ``tracked`` are the files (no links) that an attribute gives to Git-Theta, ``manifests`` all
+    files that are manifests, each with its content; git may not have the content of a tracked file
+    (None). ``found`` are the files stored otherwise than the attributes say. ``matched`` is False
+    when no file at all matches.
     """
 
     tracked: dict[str, tuple[TrackedFile, BlobContent | None]]
@@ -79,31 +83,60 @@ class IndexSurvey:
         return {item.path: item for item in self.found}
 
 
-def survey(session: Session, revision: str | None = None, pathspecs: Sequence[str] = ()) -> IndexSurvey:
+def survey(
+    session: Session, revision: str | None = None, pathspecs: Sequence[str] = ()
+) -> IndexSurvey:
     """Look at what matches ``pathspecs`` (default: everything) in ``revision``, or in the index.
 
-    Where there is no index to look at (a bare repository), HEAD is looked at. Files that are not tracked are passed over where a partial
-    clone may lack them: those that a sparse checkout leaves out, and in a revision all.
+    Where there is no index to look at (a bare repository), HEAD is looked at. Files that are not
+    tracked are passed over where a partial clone may lack them: those that a sparse checkout leaves
+    out, and in a revision all.
     """
     repository, cwd = session.repository, session.cwd
     if revision is None and repository.worktree is None:
         revision = "HEAD"
-        if run_code(["rev-parse", "-q", "--verify", "HEAD^{tree}"], cwd=cwd or repository.git_dir, allowed=(0, 1, 128))[0]:
+        if run_code(
+            ["rev-parse", "-q", "--verify", "HEAD^{tree}"],
+            cwd=cwd or repository.git_dir,
+            allowed=(0, 1, 128),
+        )[0]:
             return IndexSurvey({}, {}, (), False)
     with _index_of(revision, cwd) as index:
         environment = {"GIT_INDEX_FILE": str(index)} if index is not None else None
         paths = list(pathspecs) or ([":/"] if repository.worktree is not None else [])
-        listed = run(["ls-files", "-t", "--stage", "-z", "--full-name", "--", *paths], cwd=cwd, environment=environment)
+        listed = run(
+            ["ls-files", "-t", "--stage", "-z", "--full-name", "--", *paths],
+            cwd=cwd,
+            environment=environment,
+        )
         entries = contents.with_links(listed)
-        values = attributes.check(repository, (entry.path for entry in entries), ["filter"], index=index)
+        values = attributes.check(
+            repository, (entry.path for entry in entries), ["filter"], index=index
+        )
         ours = {path for path, found in values.items() if attributes.is_tracked(found)}
         partial = index is not None and _is_partial(repository)
-        wanted = [entry for entry in entries if entry.path in ours or not (entry.is_link or entry.left_out or partial)]
+        wanted = [
+            entry
+            for entry in entries
+            if entry.path in ours or not (entry.is_link or entry.left_out or partial)
+        ]
         held = _interesting(repository, wanted, ours)
-        tracked = {entry.path: (entry, held.get(entry.blob)) for entry in wanted if entry.path in ours and not entry.is_link}
-        manifests = {e.path: (e, held[e.blob]) for e in wanted if not e.is_link and e.blob in held and held[e.blob].is_manifest}
+        tracked = {
+            entry.path: (entry, held.get(entry.blob))
+            for entry in wanted
+            if entry.path in ours and not entry.is_link
+        }
+        manifests = {
+            e.path: (e, held[e.blob])
+            for e in wanted
+            if not e.is_link and e.blob in held and held[e.blob].is_manifest
+        }
         unstaged = _unstaged(repository, ours.intersection(manifests)) if index is None else {}
-        links = {e.path: _leads_to(e.path, os.fsdecode(held[e.blob].data)) for e in wanted if e.is_link and e.blob in held}
+        links = {
+            e.path: _leads_to(e.path, os.fsdecode(held[e.blob].data))
+            for e in wanted
+            if e.is_link and e.blob in held
+        }
         fine = _tracked_at(repository, links.values(), index, environment)
         found = []
         for entry in wanted:
@@ -118,14 +151,18 @@ def survey(session: Session, revision: str | None = None, pathspecs: Sequence[st
 
 @dataclass(frozen=True, slots=True)
 class NotModels:
-    """Tracked files of the working tree that are no models: symbolic links that lead to no tracked file, and Git LFS pointers."""
+    """Tracked files of the working tree that are no models: symbolic links that lead to no tracked
+    file, and Git LFS pointers.
+    """
 
     links: tuple[str, ...]
     pointers: tuple[str, ...]
 
 
 def not_models(repository: Repository, names: Iterable[str]) -> NotModels:
-    """Those of the tracked files ``names`` (from the top) that are no models as they are in the working tree."""
+    """Those of the tracked files ``names`` (from the top) that are no models as they are in the
+    working tree.
+    """
     assert repository.worktree is not None
     top, links, pointers = repository.worktree, dict[str, str](), []
     for name in sorted(names):
@@ -138,21 +175,36 @@ def not_models(repository: Repository, names: Iterable[str]) -> NotModels:
             small = stat.S_ISREG(status.st_mode) and status.st_size < lfs_pointer.SIZE_LIMIT
             if small and lfs_pointer.is_pointer(status.st_size, path.read_bytes()):
                 pointers.append(name)
-    inside = [target for target in links.values() if not target.startswith(("/", "../")) and (top / target).is_file()]
+    inside = [
+        target
+        for target in links.values()
+        if not target.startswith(("/", "../")) and (top / target).is_file()
+    ]
     values = attributes.check(repository, inside, ["filter"])
     fine = {target for target, found in values.items() if attributes.is_tracked(found)}
-    return NotModels(tuple(name for name, target in links.items() if target not in fine), tuple(pointers))
+    return NotModels(
+        tuple(name for name, target in links.items() if target not in fine), tuple(pointers)
+    )
 
 
 @contextlib.contextmanager
 def _index_of(revision: str | None, cwd: Path | None) -> Iterator[Path | None]:
-    """An index of ``revision``: up to 2.40 git reads the attributes of a revision from an index only. None for the index in force."""
+    """An index of ``revision``: up to 2.40 git reads the attributes of a revision from an index
+    only. None for the index in force.
+    """
     if revision is None:
         yield None
         return
     with tempfile.TemporaryDirectory(prefix="git-theta-") as folder:
         index = Path(folder, "index")
-        asked = ["-c", "core.splitIndex=false", "-c", "index.sparse=false", "read-tree", f"{revision}^{{tree}}"]
+        asked = [
+            "-c",
+            "core.splitIndex=false",
+            "-c",
+            "index.sparse=false",
+            "read-tree",
+            f"{revision}^{{tree}}",
+        ]
         run(asked, cwd=cwd, environment={"GIT_INDEX_FILE": str(index)})
         yield index
 
@@ -163,14 +215,18 @@ def _is_partial(repository: Repository) -> bool:
     return run_code(asked, allowed=(0, 1))[0] == 0
 
 
-def _interesting(repository: Repository, entries: Sequence[TrackedFile], ours: set[str]) -> dict[str, BlobContent]:
+def _interesting(
+    repository: Repository, entries: Sequence[TrackedFile], ours: set[str]
+) -> dict[str, BlobContent]:
     """The contents of tracked files, and of others those that are manifests, by blob."""
     kept = {entry.blob for entry in entries if entry.path in ours}
     read = contents.read(repository, (entry.blob for entry in entries))
     return {blob: content for blob, content in read if blob in kept or content.is_manifest}
 
 
-def _kind(session: Session, entry: TrackedFile, content: BlobContent, ours: bool, unstaged: bool) -> Kind | None:
+def _kind(
+    session: Session, entry: TrackedFile, content: BlobContent, ours: bool, unstaged: bool
+) -> Kind | None:
     if entry.is_link:
         return Kind.LINK if ours else None
     if content.is_manifest:
@@ -187,7 +243,9 @@ def _kind(session: Session, entry: TrackedFile, content: BlobContent, ours: bool
 
 
 def _holds_pointer(session: Session, content: BlobContent) -> bool:
-    """Whether the file that a manifest describes is a Git LFS pointer; False when the file cannot be rebuilt."""
+    """Whether the file that a manifest describes is a Git LFS pointer; False when the file cannot
+    be rebuilt.
+    """
     from git_theta.workflows.restoring.reader import StoredSource
 
     try:
@@ -200,13 +258,24 @@ def _holds_pointer(session: Session, content: BlobContent) -> bool:
     return lfs_pointer.is_pointer(manifest.size, head)
 
 
-def _tracked_at(repository: Repository, paths: Iterable[str], index: Path | None, environment: Mapping[str, str] | None) -> set[str]:
+def _tracked_at(
+    repository: Repository,
+    paths: Iterable[str],
+    index: Path | None,
+    environment: Mapping[str, str] | None,
+) -> set[str]:
     """Those of ``paths`` at which the index has a tracked file that is no link."""
     specs = [f":(top,literal){path}" for path in paths if not path.startswith(("/", "../"))]
     if not specs:
         return set()
-    listed = run(["ls-files", "--stage", "-z", "--full-name", "--", *specs], cwd=repository.worktree, environment=environment)
-    values = attributes.check(repository, (entry.path for entry in contents.in_index(listed)), ["filter"], index=index)
+    listed = run(
+        ["ls-files", "--stage", "-z", "--full-name", "--", *specs],
+        cwd=repository.worktree,
+        environment=environment,
+    )
+    values = attributes.check(
+        repository, (entry.path for entry in contents.in_index(listed)), ["filter"], index=index
+    )
     return {path for path, found in values.items() if attributes.is_tracked(found)}
 
 
@@ -216,30 +285,47 @@ def _leads_to(path: str, text: str) -> str:
 
 
 def _unstaged(repository: Repository, paths: set[str]) -> dict[str, tuple[str, ...]]:
-    """Those of the tracked ``paths`` that the attributes in the index do not track, each with the attributes files that are not staged."""
+    """Those of the tracked ``paths`` that the attributes in the index do not track, each with the
+    attributes files that are not staged.
+    """
     values = attributes.check(repository, sorted(paths), ["filter"], index=repository.index)
     lacking = [path for path, found in values.items() if not attributes.is_tracked(found)]
     if not lacking:
         return {}
-    where = ["-z", "--", f":(top,glob)**/{attributes.FILE}"]  # 'ls-files --modified' would have every file looked into
-    names = [run([*asked, *where], cwd=repository.worktree) for asked in (["ls-files", "--others"], ["diff-files", "--name-only"])]
+    # 'ls-files --modified' would have every file looked into
+    where = ["-z", "--", f":(top,glob)**/{attributes.FILE}"]
+    names = [
+        run([*asked, *where], cwd=repository.worktree)
+        for asked in (["ls-files", "--others"], ["diff-files", "--name-only"])
+    ]
     files = sorted({os.fsdecode(name) for name in b"".join(names).split(b"\0") if name})
-    return {path: tuple(f for f in files if path.startswith(f.removesuffix(attributes.FILE))) for path in lacking}
+    return {
+        path: tuple(f for f in files if path.startswith(f.removesuffix(attributes.FILE)))
+        for path in lacking
+    }
 
 
 # Telling the user
 
 
 def describe(item: Mistracked, shown: Callable[[str], str] = str) -> str:
-    """What is wrong with a file, in one line; ``shown`` gives a path from the top as it is seen from the current folder."""
+    """What is wrong with a file, in one line; ``shown`` gives a path from the top as it is seen
+    from the current folder.
+    """
     return f"{display(shown(item.path))}: {reason(item)}; {remedy(item, shown)}"
 
 
 def reason(item: Mistracked) -> str:
     """How the file is stored, and what that leads to."""
     return {
-        Kind.UNTRACKED: "git holds its manifest, but no .gitattributes tracks the file: clones get the text, and 'git add' stores it whole",
-        Kind.UNSTAGED: "the .gitattributes that tracks it is not in the index, so clones would get its manifest",
+        Kind.UNTRACKED: (
+            "git holds its manifest, but no .gitattributes tracks the file: clones get the text,"
+            " and 'git add' stores it whole"
+        ),
+        Kind.UNSTAGED: (
+            "the .gitattributes that tracks it is not in the index, so clones would get its"
+            " manifest"
+        ),
         Kind.RAW: f"committed without Git-Theta (as it is, {size(item.size)})",
         Kind.POINTER: "committed without Git-Theta (a Git LFS pointer)",
         Kind.STORED_POINTER: "what was added is a Git LFS pointer, not the model",
@@ -261,7 +347,10 @@ def remedy(item: Mistracked, shown: Callable[[str], str] = str) -> str:
     if item.kind is Kind.POINTER:
         return f"run 'git lfs pull', then 'git add --renormalize {called}', and commit it"
     if item.kind is Kind.STORED_POINTER:
-        return f"run 'git lfs smudge <{called} >{called}.new && mv {called}.new {called} && git add {called}' and commit it"
+        return (
+            f"run 'git lfs smudge <{called} >{called}.new && mv {called}.new {called} && git add"
+            f" {called}' and commit it"
+        )
     if item.kind is Kind.LINK:
         return copying(shown(item.path))
     return earlier_release.ADVICE.partition("; ")[2]
@@ -270,7 +359,10 @@ def remedy(item: Mistracked, shown: Callable[[str], str] = str) -> str:
 def copying(name: str) -> str:
     """How to replace the symbolic link ``name`` by the file that it leads to."""
     called = word(name)
-    return f"copy the file: 'cp -L {called} {called}.new && mv {called}.new {called}', then 'git add {called}'"
+    return (
+        f"copy the file: 'cp -L {called} {called}.new && mv {called}.new {called}', then 'git add"
+        f" {called}'"
+    )
 
 
 def word(name: str) -> str:

@@ -1,4 +1,7 @@
-"""reading: single tensors of a version, straight from the store. Only what is asked for is fetched and decoded."""
+"""reading: single tensors of a version, straight from the store.
+
+Only what is asked for is fetched and decoded.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,9 @@ def manifest_at(session: Session, revision: str, path: str) -> Manifest:
             raise ManifestError(f"{display(path)} in {display(revision, 60)}: {error}") from None
     cwd = session.cwd or session.repository.git_dir
     if not revision.startswith(":") and plumbing.commit(revision, cwd) is None:
-        raise UsageError(f"there is no revision '{display(revision, 80)}'; 'git fetch' brings those of a remote")
+        raise UsageError(
+            f"there is no revision '{display(revision, 80)}'; 'git fetch' brings those of a remote"
+        )
     if text is None and revision in (":", ":0"):
         from git_theta.git.writing import index
 
@@ -46,14 +51,23 @@ def manifest_at(session: Session, revision: str, path: str) -> Manifest:
         if unfinished:
             raise GitError(unfinished)
     if text is None:
-        raise UsageError(f"there is no file {display(path)} in {display(revision, 60)}; paths count from the top of the repository")
-    how = "a Git LFS pointer, not a model that Git-Theta stores" if lfs_pointer.is_pointer(len(text), text) else "not stored by Git-Theta"
+        raise UsageError(
+            f"there is no file {display(path)} in {display(revision, 60)}; paths count from the top"
+            " of the repository"
+        )
+    how = (
+        "a Git LFS pointer, not a model that Git-Theta stores"
+        if lfs_pointer.is_pointer(len(text), text)
+        else "not stored by Git-Theta"
+    )
     raise UsageError(f"{display(path)} in {display(revision, 60)} is {how}")
 
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """A tensor of a torch file that does not lie in its storage as it is: the view, and where the storage lies in the file."""
+    """A tensor of a torch file that does not lie in its storage as it is: the view, and where the
+    storage lies in the file.
+    """
 
     view: View
     offset: int
@@ -61,7 +75,9 @@ class _Seen:
 
 
 class Reader:
-    """The tensors in ``manifest`` by any of their names. Safe to use from several threads while ``session`` is open.
+    """The tensors in ``manifest`` by any of their names.
+
+    Safe to use from several threads while ``session`` is open.
 
     In torch files, transposed tensors and slices have the shape that torch gives them.
     """
@@ -77,7 +93,12 @@ class Reader:
         found: dict[str, Spec] = {}
         for entry in self.manifest.entries:
             found.update(dict.fromkeys((entry.name, *entry.aliases), entry.spec))
-        found.update({name: Spec(seen.view.storage.dtype, seen.view.shape) for name, seen in self._seen.items()})
+        found.update(
+            {
+                name: Spec(seen.view.storage.dtype, seen.view.shape)
+                for name, seen in self._seen.items()
+            }
+        )
         return found
 
     def _views(self) -> dict[str, _Seen]:
@@ -90,19 +111,30 @@ class Reader:
         found: dict[str, _Seen] = {}
         by_name = self.manifest.by_name
         archives = read_archives(self._source)
-        if len(archives) != 1:  # a distributed checkpoint: its slices have their names from elsewhere
+        # A distributed checkpoint: its slices have their names from elsewhere
+        if len(archives) != 1:
             return {}
         archive = understand(self._source, archives[0])
         places = {} if archive.big_endian else archive.entries
         views = [(places.get(key), view) for key, views in archive.views.items() for view in views]
         names = Counter(view.name for _, view in views)
-        if len(views) == 1 and views[0][1].name not in by_name and len(self.manifest.entries) == 1 and views[0][1].contiguous:
-            return {}  # the one slice of a distributed checkpoint: its name is in the manifest, from elsewhere
+        if (
+            len(views) == 1
+            and views[0][1].name not in by_name
+            and len(self.manifest.entries) == 1
+            and views[0][1].contiguous
+        ):
+            # The one slice of a distributed checkpoint: its name is in the manifest, from elsewhere
+            return {}
         for place, view in views:
             if names[view.name] > 1:
                 continue  # which of them the manifest calls so is not known
             entry = by_name.get(view.name)
-            plain = entry is not None and view.contiguous and entry.spec == Spec(view.storage.dtype, view.shape)
+            plain = (
+                entry is not None
+                and view.contiguous
+                and entry.spec == Spec(view.storage.dtype, view.shape)
+            )
             if place is not None and place.plain and not plain:
                 found[view.name] = _Seen(view, place.offset, place.length)
         specs = (Spec(seen.view.storage.dtype, seen.view.shape) for seen in found.values())
@@ -124,7 +156,8 @@ class Reader:
         return self._source.entries(seen.offset, seen.length)
 
     def _fetch(self, entries: list[Entry]) -> None:
-        if self._source is None and self.manifest.format == "torch-zip":  # only there the skeleton is needed to read tensors
+        # Only there the skeleton is needed to read tensors
+        if self._source is None and self.manifest.format == "torch-zip":
             entries = [*entries, self.manifest.skeleton]
         missing = self._session.store.missing(ref for entry in entries for ref in entry.objects)
         if missing:
@@ -137,16 +170,21 @@ class Reader:
         seen = self._seen.get(name)
         if seen is None:
             entry = self.manifest.by_name[name]
-            return Tensor(entry.dtype, entry.shape, _writable(chains.load(self._session.store, entry)))
+            return Tensor(
+                entry.dtype, entry.shape, _writable(chains.load(self._session.store, entry))
+            )
         from git_theta.checkpoints.torch import storage_values
 
         assert self._source is not None
-        return Tensor.from_array(storage_values.array(seen.view, self._source.view(seen.offset, seen.length)).copy())
+        return Tensor.from_array(
+            storage_values.array(seen.view, self._source.view(seen.offset, seen.length)).copy()
+        )
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
         """The rows from ``start`` to before ``stop`` of the tensor called ``name``.
 
-        All of it is decoded, as its digest must be checked, but where it is stored dense no more than the rows is held.
+        All of it is decoded, as its digest must be checked, but where it is stored dense no more
+        than the rows is held.
         """
         spec = self.specs[name]
         part = Spec(spec.dtype, (stop - start, *spec.shape[1:]))
@@ -171,21 +209,29 @@ def _writable(data: Buffer) -> Buffer:
 
 
 class StoredSource:
-    """A checkpoint's bytes with random access: of the skeleton from memory, of tensors as they are read. Derived checksums read as 0."""
+    """A checkpoint's bytes with random access: of the skeleton from memory, of tensors as they are
+    read. Derived checksums read as 0.
+    """
 
     def __init__(self, session: Session, manifest: Manifest) -> None:
         self._session = session
         self._manifest = manifest
         self.size = manifest.size
         data = bytes(chains.load(session.store, manifest.skeleton))
-        self._pieces = skeletons.parse(data, manifest.size, [entry.nbytes for entry in manifest.entries]).pieces
+        self._pieces = skeletons.parse(
+            data, manifest.size, [entry.nbytes for entry in manifest.entries]
+        ).pieces
         self._starts = [piece.offset for piece in self._pieces]
         self._lock = threading.Lock()
         self._last: tuple[int, Buffer] = (-1, b"")
 
     def entries(self, offset: int, length: int) -> list[Entry]:
         """The tensors that lie in a range of the file."""
-        return [self._manifest.entries[piece.tensor] for piece in self._within(offset, length) if piece.tensor >= 0]
+        return [
+            self._manifest.entries[piece.tensor]
+            for piece in self._within(offset, length)
+            if piece.tensor >= 0
+        ]
 
     def read(self, offset: int, length: int) -> bytes:
         """As :meth:`~git_theta.core.source.Source.read`."""
@@ -198,11 +244,15 @@ class StoredSource:
     def view(self, offset: int, length: int) -> memoryview:
         """As :meth:`read`, without a copy where the bytes lie in one piece."""
         if offset < 0 or length < 0 or offset + length > self.size:
-            raise FormatError(f"bytes {offset} to {offset + length} lie outside the file of {self.size} bytes")
+            raise FormatError(
+                f"bytes {offset} to {offset + length} lie outside the file of {self.size} bytes"
+            )
         parts = []
         for piece in self._within(offset, length):
             low, high = max(offset, piece.offset), min(offset + length, piece.end)
-            parts.append(memoryview(self._bytes(piece)).cast("B")[low - piece.offset : high - piece.offset])
+            parts.append(
+                memoryview(self._bytes(piece)).cast("B")[low - piece.offset : high - piece.offset]
+            )
         return parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
 
     def _within(self, offset: int, length: int) -> list[skeletons.Piece]:

@@ -1,4 +1,6 @@
-"""smudge: from a manifest back to the checkpoint, byte for byte; streamed in order, or written in place by all threads."""
+"""smudge: from a manifest back to the checkpoint, byte for byte; streamed in order, or written in
+place by all threads.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,10 @@ _RUN = 4 << 20
 
 
 def stream(store: LocalStore, manifest: Manifest, pool: Executor, threads: int) -> Iterator[Buffer]:
-    """The checkpoint's bytes in order. Tensors are decoded ahead by the pool; every digest is checked before its bytes are given out."""
+    """The checkpoint's bytes in order.
+
+    Tensors are decoded ahead by the pool; every digest is checked before its bytes are given out.
+    """
     plan = _Plan(store, manifest)
     splicer = skeletons.Splicer(plan.skeleton, len(manifest.entries))
     waiting: deque[tuple[_Run, Future[list[_Decoded]]]] = deque()
@@ -31,7 +36,9 @@ def stream(store: LocalStore, manifest: Manifest, pool: Executor, threads: int) 
     following = next(runs, None)
     try:
         while waiting or following is not None:
-            while following is not None and (not waiting or (len(waiting) <= 2 * threads and ahead + following.size <= _AHEAD)):
+            while following is not None and (
+                not waiting or (len(waiting) <= 2 * threads and ahead + following.size <= _AHEAD)
+            ):
                 waiting.append((following, pool.submit(plan.decode, following)))
                 ahead += following.size
                 following = next(runs, None)
@@ -53,8 +60,17 @@ def stream(store: LocalStore, manifest: Manifest, pool: Executor, threads: int) 
         abandon(future for _, future in waiting)
 
 
-def write(store: LocalStore, manifest: Manifest, path: Path, pool: Executor, advance: Callable[[int], None] | None = None) -> None:
-    """Write the checkpoint to the new file ``path``, by all threads at once. The caller removes it when this raises."""
+def write(
+    store: LocalStore,
+    manifest: Manifest,
+    path: Path,
+    pool: Executor,
+    advance: Callable[[int], None] | None = None,
+) -> None:
+    """Write the checkpoint to the new file ``path``, by all threads at once.
+
+    The caller removes it when this raises.
+    """
     plan = _Plan(store, manifest)
     splicer = skeletons.Splicer(plan.skeleton, len(manifest.entries))
     try:
@@ -63,7 +79,11 @@ def write(store: LocalStore, manifest: Manifest, path: Path, pool: Executor, adv
             place = _Placer(file.fileno(), path)
 
             def one(run: _Run) -> list[tuple[int, int | None]]:
-                sums = [(piece.tensor, plan.pour(piece, place)) for piece in run.pieces if piece.tensor >= 0]
+                sums = [
+                    (piece.tensor, plan.pour(piece, place))
+                    for piece in run.pieces
+                    if piece.tensor >= 0
+                ]
                 if advance is not None:
                     advance(run.size)
                 return sums
@@ -109,9 +129,13 @@ class _Plan:
         self._manifest = manifest
         data = bytes(chains.load(store, manifest.skeleton))
         try:
-            self.skeleton = skeletons.parse(data, manifest.size, [entry.nbytes for entry in manifest.entries])
+            self.skeleton = skeletons.parse(
+                data, manifest.size, [entry.nbytes for entry in manifest.entries]
+            )
         except PayloadError as error:
-            raise ObjectDamaged(f"the file cannot be put together: {error} (was a part of its manifest staged?)") from None
+            raise ObjectDamaged(
+                f"the file cannot be put together: {error} (was a part of its manifest staged?)"
+            ) from None
         self._summed = skeletons.needed(self.skeleton, len(manifest.entries))
 
     def runs(self) -> Iterator[_Run]:
@@ -129,7 +153,9 @@ class _Plan:
     def pour(self, piece: skeletons.Piece, place: _Placer) -> int | None:
         """Write one tensor where it belongs; its CRC-32, where that is needed."""
         entry, summed = self._manifest.entries[piece.tensor], self._summed[piece.tensor]
-        return chains.pour(self._store, entry, lambda offset, data: place.put(piece.offset + offset, data), summed)
+        return chains.pour(
+            self._store, entry, lambda offset, data: place.put(piece.offset + offset, data), summed
+        )
 
     def decode(self, run: _Run) -> list[_Decoded]:
         result = []

@@ -1,7 +1,9 @@
-"""Remembers which manifest a working-tree file has, by the file's stat data, so that it need not be read to know.
+"""Remembers which manifest a working-tree file has, by the file's stat data, so that it need not be
+read to know.
 
-A throw-away speed-up: deleting it changes no result. An entry is believed only if size, inode, mtime and ctime are the same to the
-nanosecond, and it is made only for a file that had been left alone for longer than its file system's clock can tell apart.
+A throw-away speed-up: deleting it changes no result. An entry is believed only if size, inode,
+mtime and ctime are the same to the nanosecond, and it is made only for a file that had been left
+alone for longer than its file system's clock can tell apart.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ class StatCache:
         self._folder = folder / "stat"
 
     def get(self, path: str, status: os.stat_result) -> bytes | None:
-        """The manifest of the file at ``path``, if it is sure to be as it was when it was last read."""
+        """The manifest of the file at ``path``, if it is sure to be as it was when it was last
+        read.
+        """
         facts, text = self._entry(path)
         return text if facts == [*stamp(status)] else None
 
@@ -36,7 +40,9 @@ class StatCache:
         return parse_if_manifest(self._entry(path)[1])
 
     def _entry(self, path: str) -> tuple[list[object], bytes]:
-        """What the file was when it was read, and its manifest (empty when there is none, or none that is whole)."""
+        """What the file was when it was read, and its manifest (empty when there is none, or none
+        that is whole).
+        """
         with suppress(OSError, ValueError, RecursionError):
             head, _, text = self._file(path).read_bytes().partition(b"\n")
             fields = json.loads(head)
@@ -45,7 +51,9 @@ class StatCache:
         return [], b""
 
     def put(self, path: str, status: os.stat_result, read_since_ns: int, manifest: bytes) -> None:
-        """Remember that the file with ``status``, read from ``read_since_ns`` (wall clock) on, has this manifest."""
+        """Remember that the file with ``status``, read from ``read_since_ns`` (wall clock) on, has
+        this manifest.
+        """
         newest = max(status.st_mtime_ns, status.st_ctime_ns)
         margin = _COARSE if status.st_mtime_ns % 1_000_000_000 == 0 else _FINE
         if newest + margin > read_since_ns:
@@ -53,9 +61,11 @@ class StatCache:
         self._write(path, [*stamp(status)], manifest)
 
     def expect(self, path: str, manifest: bytes) -> None:
-        """Remember that ``path`` is about to get the content that ``manifest`` describes, so that cleaning it gives that very manifest.
+        """Remember that ``path`` is about to get the content that ``manifest`` describes, so that
+        cleaning it gives that very manifest.
 
-        ``git merge -s recursive`` asks for that before its index holds the result, and stops if it gets another manifest.
+        ``git merge -s recursive`` asks for that before its index holds the result, and stops if it
+        gets another manifest.
         """
         self._write(path, [], manifest)
 

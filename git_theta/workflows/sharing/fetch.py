@@ -21,7 +21,9 @@ from git_theta.workflows.sharing import routes
 
 @dataclass(frozen=True, slots=True)
 class FetchOutcome:
-    """What a fetch did: the objects that were needed, those of them that were not here before, and those that still are not."""
+    """What a fetch did: the objects that were needed, those of them that were not here before, and
+    those that still are not.
+    """
 
     needed: int
     fetched: tuple[ObjectRef, ...]
@@ -42,8 +44,13 @@ class Needed:
 
 
 def fetch_missing(session: Session, manifests: Sequence[Manifest]) -> None:
-    """Bring what ``manifests`` need and the store has not. What cannot be had stays missing: the caller looks again."""
-    routes.bring(session, [ref for manifest in manifests for ref in chains.missing(session.store, manifest)])
+    """Bring what ``manifests`` need and the store has not.
+
+    What cannot be had stays missing: the caller looks again.
+    """
+    routes.bring(
+        session, [ref for manifest in manifests for ref in chains.missing(session.store, manifest)]
+    )
 
 
 def fetch(session: Session, needed: dict[str, int], remote: Remote | None = None) -> FetchOutcome:
@@ -53,20 +60,29 @@ def fetch(session: Session, needed: dict[str, int], remote: Remote | None = None
     absent = session.store.missing(refs)
     lacking = routes.bring(session, absent, remote)
     left = {ref.oid for ref in lacking}
-    return FetchOutcome(len(refs), tuple(ref for ref in absent if ref.oid not in left), tuple(lacking))
+    return FetchOutcome(
+        len(refs), tuple(ref for ref in absent if ref.oid not in left), tuple(lacking)
+    )
 
 
-def of_revisions(session: Session, revisions: Sequence[str], glob: str | None = None, whole_history: bool = False) -> Needed:
-    """The objects that revisions need: of one commit (or tree) its files', of a range ``A..B`` all of its commits'.
+def of_revisions(
+    session: Session, revisions: Sequence[str], glob: str | None = None, whole_history: bool = False
+) -> Needed:
+    """The objects that revisions need: of one commit (or tree) its files', of a range ``A..B`` all
+    of its commits'.
 
-    ``glob`` narrows it to tensors with a matching name (``*`` matches dots too). :class:`~git_theta.errors.UsageError` for a revision that
-    does not exist.
+    ``glob`` narrows it to tensors with a matching name (``*`` matches dots too).
+    :class:`~git_theta.errors.UsageError` for a revision that does not exist.
     """
     return _objects(session, blobs_of(session, revisions, ["--all"] if whole_history else []), glob)
 
 
-def blobs_of(session: Session, revisions: Sequence[str], options: Sequence[str] = ()) -> dict[str, str]:
-    """Blob → path of what revisions hold: single ones in their trees, ranges in all their commits, ``options`` (of rev-list) in history."""
+def blobs_of(
+    session: Session, revisions: Sequence[str], options: Sequence[str] = ()
+) -> dict[str, str]:
+    """Blob → path of what revisions hold: single ones in their trees, ranges in all their commits,
+    ``options`` (of rev-list) in history.
+    """
     options, single = list(options), list[str]()
     for revision in revisions:
         names = _resolve(session, revision)
@@ -96,13 +112,17 @@ def of_checkout(session: Session, glob: str | None = None) -> Needed:
 
 
 def of_recent(session: Session, days: int, glob: str | None = None) -> Needed:
-    """The objects of every branch, remote branch and tag that moved in the last ``days`` days, and of their commits since."""
+    """The objects of every branch, remote branch and tag that moved in the last ``days`` days, and
+    of their commits since.
+    """
     tips = manifest_scan.recent_tips(session.repository, days)
     found: dict[str, str] = {}
     for tip in tips:
         found.update(manifest_scan.tree_blobs(session.repository, tip))
     if tips:
-        found.update(manifest_scan.blobs(session.repository, tips, [], [f"--since={days} days ago"]))
+        found.update(
+            manifest_scan.blobs(session.repository, tips, [], [f"--since={days} days ago"])
+        )
     return _objects(session, found, glob)
 
 
@@ -126,7 +146,12 @@ def _objects(session: Session, blobs: dict[str, str], glob: str | None) -> Neede
 def _resolve(session: Session, revision: str) -> list[str]:
     if revision.startswith("-"):
         raise UsageError(f"{display(revision, 60)!r} is not a revision")
-    code, names = run_code(["--git-dir", str(session.repository.git_dir), "rev-parse", "--revs-only", revision], allowed=(0, 128))
+    code, names = run_code(
+        ["--git-dir", str(session.repository.git_dir), "rev-parse", "--revs-only", revision],
+        allowed=(0, 128),
+    )
     if code or not names.strip():
-        raise UsageError(f"there is no revision {display(revision, 80)!r}; 'git fetch' brings those of a remote")
+        raise UsageError(
+            f"there is no revision {display(revision, 80)!r}; 'git fetch' brings those of a remote"
+        )
     return names.decode("ascii").split()

@@ -27,17 +27,29 @@ class ObjectSource(Protocol):
 
     title: str
 
-    def bring(self, store: LocalStore, refs: Sequence[ObjectRef], advance: Callable[[int], None]) -> None:
-        """Bring what is there of ``refs`` into ``store``, verified and durable. :class:`TransferError` tells why others were not."""
+    def bring(
+        self, store: LocalStore, refs: Sequence[ObjectRef], advance: Callable[[int], None]
+    ) -> None:
+        """Bring what is there of ``refs`` into ``store``, verified and durable.
+
+        :class:`TransferError` tells why others were not.
+        """
 
 
 class Destination(ObjectSource, Protocol):
-    """A place that objects can be sent to, too. With ``verifies``, it hashes each object on arrival."""
+    """A place that objects can be sent to, too.
+
+    With ``verifies``, it hashes each object on arrival.
+    """
 
     verifies: bool
 
-    def send(self, store: LocalStore, refs: Sequence[ObjectRef], advance: Callable[[int], None]) -> None:
-        """Deliver ``refs``, all of them in ``store``; :class:`TransferError` unless every one has arrived."""
+    def send(
+        self, store: LocalStore, refs: Sequence[ObjectRef], advance: Callable[[int], None]
+    ) -> None:
+        """Deliver ``refs``, all of them in ``store``; :class:`TransferError` unless every one has
+        arrived.
+        """
 
 
 @runtime_checkable
@@ -73,9 +85,11 @@ class Routes:
         return consent.read(self._session.repository)
 
     def storage(self, remote: Remote) -> str:
-        """The URL of the object storage that a remote's objects are in; empty where Git LFS has them.
+        """The URL of the object storage that a remote's objects are in; empty where Git LFS has
+        them.
 
-        :class:`~git_theta.errors.TransferError` when the repository names it and the user has not agreed to its use.
+        :class:`~git_theta.errors.TransferError` when the repository names it and the user has not
+        agreed to its use.
         """
         mine = remote.values("thetaurl")
         return mine[-1] if mine else self._offer.agreed(self._offer.storage, "object storage")
@@ -88,7 +102,10 @@ class Routes:
         return self._folder(remote, remote.push_url, alone=True) or self._lfs(remote, push=True)
 
     def sources(self, remote: Remote) -> Iterator[ObjectSource]:
-        """Where objects of ``remote`` can be had, the nearest first. A place that cannot be used is left out with a warning."""
+        """Where objects of ``remote`` can be had, the nearest first.
+
+        A place that cannot be used is left out with a warning.
+        """
         folder = self._folder(remote, remote.url)
         if folder is not None:
             yield folder
@@ -105,7 +122,9 @@ class Routes:
             yield from self._attempt(lambda: self._lfs(remote, push=False))
 
     def _folder(self, remote: Remote, url: str, alone: bool = False) -> FolderPlace | None:
-        """The remote's own folder, where it is on this machine (and, with ``alone``, no Git LFS server has the objects in its place)."""
+        """The remote's own folder, where it is on this machine (and, with ``alone``, no Git LFS
+        server has the objects in its place).
+        """
         path = remotes.local_path(url, self._base)
         git_dir = remotes.git_dir_of(path) if path is not None else None
         if git_dir is None or (alone and self._offer.server_named(remote)):
@@ -113,7 +132,11 @@ class Routes:
         from git_theta.store.lfs import lfs_folder
 
         own = git_dir / "theta" / "objects"
-        return FolderPlace([own, lfs_folder(git_dir), *borrowed(git_dir)], LocalStore(own, (), shared_bits(git_dir)), remote.title)
+        return FolderPlace(
+            [own, lfs_folder(git_dir), *borrowed(git_dir)],
+            LocalStore(own, (), shared_bits(git_dir)),
+            remote.title,
+        )
 
     def _mirrors(self, remote: Remote) -> Iterable[str]:
         mine = remote.values("thetamirror")
@@ -145,9 +168,11 @@ class Routes:
 
 
 def hold_folder(session: Session, remote: Remote) -> Path | None:
-    """The git directory of the repository that pushes to ``remote`` go to, if it is on this machine.
+    """The git directory of the repository that pushes to ``remote`` go to, if it is on this
+    machine.
 
-    Nobody prunes it, or the repositories that it borrows from, until the session ends. A repository without a store is left as it is.
+    Nobody prunes it, or the repositories that it borrows from, until the session ends. A repository
+    without a store is left as it is.
     """
     path = remotes.local_path(remote.push_url, remotes.base_folder(session.repository))
     git_dir = remotes.git_dir_of(path) if path is not None else None
@@ -160,8 +185,14 @@ def hold_folder(session: Session, remote: Remote) -> Path | None:
     return git_dir
 
 
-def bring(session: Session, refs: Iterable[ObjectRef], only: Remote | None = None, what: str = "Fetching objects") -> list[ObjectRef]:
-    """Fetch those of ``refs`` that are not here: from ``only``, or from every remote in turn until all are.
+def bring(
+    session: Session,
+    refs: Iterable[ObjectRef],
+    only: Remote | None = None,
+    what: str = "Fetching objects",
+) -> list[ObjectRef]:
+    """Fetch those of ``refs`` that are not here: from ``only``, or from every remote in turn until
+    all are.
 
     The objects that could not be had; why is given to ``session.warn``.
     """

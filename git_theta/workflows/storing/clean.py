@@ -13,7 +13,16 @@ from git_theta.core import dtypes, earlier_release, lfs_pointer
 from git_theta.core import skeleton as skeletons
 from git_theta.core.digest import digest
 from git_theta.core.layout import Extent, Layout, PartlyBrokenError
-from git_theta.core.manifest import INLINE_LIMIT, Entry, Link, Manifest, ObjectRef, is_manifest, parse, unconverted
+from git_theta.core.manifest import (
+    INLINE_LIMIT,
+    Entry,
+    Link,
+    Manifest,
+    ObjectRef,
+    is_manifest,
+    parse,
+    unconverted,
+)
 from git_theta.core.names import display
 from git_theta.core.resources.futures import abandon
 from git_theta.core.resources.memory import Scratch, Take
@@ -26,7 +35,8 @@ from git_theta.workflows.session import Session
 from git_theta.workflows.storing.reuse import Elsewhere
 
 HEAD = 4096
-_HELD = 64 << 20  # tensors up to this size are read once and held; larger ones are read twice, in blocks
+# Tensors up to this size are read once and held; larger ones are read twice, in blocks
+_HELD = 64 << 20
 _BATCH = 4 << 20  # small tensors are handed to a thread together
 _BLOCK = 1 << 20
 _MANIFEST_LIMIT = 256 << 20
@@ -53,13 +63,16 @@ class Job:
             self.done += count
 
 
-def clean(session: Session, path: str, source: Source, known: Sequence[Manifest], job: Job | None = None) -> bytes:
+def clean(
+    session: Session, path: str, source: Source, known: Sequence[Manifest], job: Job | None = None
+) -> bytes:
     """The manifest of the checkpoint in ``source``, which git calls ``path``.
 
-    ``known`` are manifests that the index and HEAD hold there: content that one of them describes gives that very manifest back,
-    and tensors that did not change keep their lines. A manifest passes through as it is, and so does metadata of Git-Theta 0.2, with a
-    warning. The objects are stored, but neither durable nor visible before ``session.store.flush()``. :class:`FormatError` for a broken
-    checkpoint, and for a Git LFS pointer that no known manifest describes.
+    ``known`` are manifests that the index and HEAD hold there: content that one of them describes
+    gives that very manifest back, and tensors that did not change keep their lines. A manifest
+    passes through as it is, and so does metadata of Git-Theta 0.2, with a warning. The objects are
+    stored, but neither durable nor visible before ``session.store.flush()``. :class:`FormatError`
+    for a broken checkpoint, and for a Git LFS pointer that no known manifest describes.
     """
     job = job or Job()
     job.total = source.size
@@ -84,8 +97,12 @@ def clean(session: Session, path: str, source: Source, known: Sequence[Manifest]
         elsewhere.close()
 
 
-def _layout(session: Session, path: str, source: Source, head: bytes, known: Sequence[Manifest]) -> Layout:
-    """How to cut ``source``: as one of the ``known`` manifests was cut that describes these very bytes, else as its format says."""
+def _layout(
+    session: Session, path: str, source: Source, head: bytes, known: Sequence[Manifest]
+) -> Layout:
+    """How to cut ``source``: as one of the ``known`` manifests was cut that describes these very
+    bytes, else as its format says.
+    """
     problem, layout = None, None
     try:
         layout = scan(session, path, source, head)
@@ -109,11 +126,15 @@ def _layout(session: Session, path: str, source: Source, head: bytes, known: Seq
 
 
 def _cut_otherwise(layout: Layout, manifest: Manifest) -> bool:
-    return layout.format != manifest.format or [e.name for e in layout.extents] != [e.name for e in manifest.entries]
+    return layout.format != manifest.format or [e.name for e in layout.extents] != [
+        e.name for e in manifest.entries
+    ]
 
 
 def scan(session: Session, path: str, source: Source, head: bytes) -> Layout:
-    """The layout of a checkpoint by the first format that recognises it: with a file beside it, by content, then by the path's suffix."""
+    """The layout of a checkpoint by the first format that recognises it: with a file beside it, by
+    content, then by the path's suffix.
+    """
     if tables.beside(PurePosixPath(path).name):
         from git_theta.workflows.storing import companions
 
@@ -124,8 +145,16 @@ def scan(session: Session, path: str, source: Source, head: bytes) -> Layout:
         try:
             layout = candidate.scan(source)
         except FormatError as error:
-            whole = error.layout if isinstance(error, PartlyBrokenError) and error.layout.extents else None
-            how = f"byte for byte, with its whole tensors ({len(whole.extents)})" if whole else "as plain bytes"
+            whole = (
+                error.layout
+                if isinstance(error, PartlyBrokenError) and error.layout.extents
+                else None
+            )
+            how = (
+                f"byte for byte, with its whole tensors ({len(whole.extents)})"
+                if whole
+                else "as plain bytes"
+            )
             if session.settings.on_invalid != "store":
                 reason = str(error).partition(" is broken: ")[2] or str(error)
                 raise FormatError(
@@ -140,16 +169,24 @@ def scan(session: Session, path: str, source: Source, head: bytes) -> Layout:
             if candidate.name in tables.FORMATS:
                 raise
             raise PluginError(
-                f"checkpoint format {candidate.name!r}, which a plugin provides, failed: {type(error).__name__}: {display(str(error), 200)}"
+                f"checkpoint format {candidate.name!r}, which a plugin provides, failed:"
+                f" {type(error).__name__}: {display(str(error), 200)}"
             ) from error
         if layout.size != source.size:
-            raise FormatError(f"format {candidate.name} describes {layout.size} bytes of a file of {source.size}")
-        if layout.format == "opaque" and layout.size and not tables.explains(PurePosixPath(path).name):
+            raise FormatError(
+                f"format {candidate.name} describes {layout.size} bytes of a file of {source.size}"
+            )
+        if (
+            layout.format == "opaque"
+            and layout.size
+            and not tables.explains(PurePosixPath(path).name)
+        ):
             session.warn(f"{path}: no known checkpoint format; stored as plain bytes")
         for notice in layout.notices:
             session.warn(f"{path}: {notice}")
         return layout
-    raise FormatError("no checkpoint format is installed")  # pragma: no cover - opaque takes everything
+    # Opaque takes everything
+    raise FormatError("no checkpoint format is installed")  # pragma: no cover
 
 
 def _pass_through(session: Session, source: Source) -> bytes:
@@ -161,7 +198,9 @@ def _pass_through(session: Session, source: Source) -> bytes:
 
 
 def _held_pointer(session: Session, source: Source, known: Sequence[Manifest]) -> bytes:
-    """The known manifest of the Git LFS pointer in ``source``; :class:`FormatError` when there is none: it is not a model."""
+    """The known manifest of the Git LFS pointer in ``source``; :class:`FormatError` when there is
+    none: it is not a model.
+    """
     from git_theta.workflows.storing import recut
 
     for manifest in known:
@@ -180,9 +219,11 @@ class _CutTensor:
 
 
 class _Queue:
-    """Batches in the order in which they are best worked on: of tensors beyond :data:`_HELD`, one at a time while there is anything else.
+    """Batches in the order in which they are best worked on: of tensors beyond :data:`_HELD`, one
+    at a time while there is anything else.
 
-    Such a tensor takes much memory while it is compared with its earlier value, and begun late it would keep all others waiting.
+    Such a tensor takes much memory while it is compared with its earlier value, and begun late it
+    would keep all others waiting.
     """
 
     def __init__(self, batches: Sequence[range], extents: Sequence[Extent]) -> None:
@@ -206,9 +247,20 @@ class _Queue:
 
 
 class _CleanWork:
-    """One clean: the facts that its tasks share. Which task runs when changes nothing of the outcome."""
+    """One clean: the facts that its tasks share.
 
-    def __init__(self, session: Session, source: Source, layout: Layout, known: list[Manifest], elsewhere: Elsewhere, job: Job) -> None:
+    Which task runs when changes nothing of the outcome.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        source: Source,
+        layout: Layout,
+        known: list[Manifest],
+        elsewhere: Elsewhere,
+        job: Job,
+    ) -> None:
         self.session = session
         self.source = source
         self.layout = layout
@@ -239,7 +291,9 @@ class _CleanWork:
             raise
 
     def _batch(self, numbers: range) -> list[_CutTensor]:
-        return [self._tensor(self.layout.extents[number], self.covered[number]) for number in numbers]
+        return [
+            self._tensor(self.layout.extents[number], self.covered[number]) for number in numbers
+        ]
 
     def _tensor(self, extent: Extent, covered: bool) -> _CutTensor:
         if extent.length <= INLINE_LIMIT:
@@ -259,12 +313,26 @@ class _CleanWork:
             chain = self._store(extent, held, notices, take)
         elif self._is_lost(chain):
             if len(chain) > 1 or chain[0].update != "dense":
-                notices.append(f"objects of {display(extent.name, 80)} are not here; 'git theta fsck --repair' makes or fetches them")
+                notices.append(
+                    f"objects of {display(extent.name, 80)} are not here; 'git theta fsck --repair'"
+                    " makes or fetches them"
+                )
             else:  # so whoever has the file mends the store
-                chains.save(self.session.store, "dense", Spec(extent.dtype, extent.shape), self._dense_blocks(extent))
-        return _CutTensor(Entry(extent.name, extent.dtype, extent.shape, identity, chain, None, extent.aliases), crc, notices)
+                chains.save(
+                    self.session.store,
+                    "dense",
+                    Spec(extent.dtype, extent.shape),
+                    self._dense_blocks(extent),
+                )
+        return _CutTensor(
+            Entry(extent.name, extent.dtype, extent.shape, identity, chain, None, extent.aliases),
+            crc,
+            notices,
+        )
 
-    def _hash(self, extent: Extent, covered: bool, held: memoryview | None) -> tuple[str, int | None]:
+    def _hash(
+        self, extent: Extent, covered: bool, held: memoryview | None
+    ) -> tuple[str, int | None]:
         import blake3
 
         hasher, crc = blake3.blake3(), 0
@@ -283,7 +351,12 @@ class _CleanWork:
         """How the same bytes are stored already: under the same name, else under any."""
         for manifest in self.known:
             entry = manifest.by_name.get(extent.name)
-            if entry is None or entry.digest != identity or entry.dtype != extent.dtype or entry.shape != extent.shape:
+            if (
+                entry is None
+                or entry.digest != identity
+                or entry.dtype != extent.dtype
+                or entry.shape != extent.shape
+            ):
                 entry = None
             if entry is not None:
                 return entry.chain
@@ -297,7 +370,9 @@ class _CleanWork:
         """Whether a known tensor's value cannot be rebuilt from what is here."""
         return bool(self.session.store.rely_on(ref for link in chain for ref in link.objects))
 
-    def _store(self, extent: Extent, held: memoryview | None, notices: list[str], take: Take) -> tuple[Link, ...]:
+    def _store(
+        self, extent: Extent, held: memoryview | None, notices: list[str], take: Take
+    ) -> tuple[Link, ...]:
         settings, store = self.session.settings, self.session.store
         earlier = [m.by_name[extent.name] for m in self.known if extent.name in m.by_name]
         spec = Spec(extent.dtype, extent.shape)
@@ -308,10 +383,18 @@ class _CleanWork:
         if held is None:
             held = take(extent.length)
             self.source.read_into(extent.offset, held)
-        return chains.encode(store, Tensor(extent.dtype, extent.shape, held), bases, settings.compression, settings.max_chain)
+        return chains.encode(
+            store,
+            Tensor(extent.dtype, extent.shape, held),
+            bases,
+            settings.compression,
+            settings.max_chain,
+        )
 
     def _dense_blocks(self, extent: Extent) -> Iterator[Buffer]:
-        """The dense payload of a tensor too large to be held, block by block; the same bytes as ``Dense.encode`` gives."""
+        """The dense payload of a tensor too large to be held, block by block; the same bytes as
+        ``Dense.encode`` gives.
+        """
         from git_theta.updates import dense, planes
 
         step = planes.BLOCK * dtypes.get(extent.dtype).width
@@ -328,16 +411,26 @@ class _CleanWork:
         _check_skeleton(data, self.layout, self.source)
         if len(data) <= INLINE_LIMIT:
             return Entry.of_inline("skeleton", "u8", (len(data),), data)
-        settings, tensor, identity = self.session.settings, Tensor("u8", (len(data),), data), digest(data)
+        settings, tensor, identity = (
+            self.session.settings,
+            Tensor("u8", (len(data),), data),
+            digest(data),
+        )
         earlier = [manifest.skeleton for manifest in self.known] or self.elsewhere.skeletons()
         for skeleton in earlier:
             if skeleton.digest == identity:
                 if self._is_lost(skeleton.chain) and len(skeleton.chain) == 1:
-                    chains.encode(self.session.store, tensor, [], settings.compression, settings.max_chain)
+                    chains.encode(
+                        self.session.store, tensor, [], settings.compression, settings.max_chain
+                    )
                 return skeleton
         notices: list[str] = []
-        bases = chains.load_bases(self.session.store, [skeleton for skeleton in earlier if skeleton.chain], notices)
-        chain = chains.encode(self.session.store, tensor, bases, settings.compression, settings.max_chain)
+        bases = chains.load_bases(
+            self.session.store, [skeleton for skeleton in earlier if skeleton.chain], notices
+        )
+        chain = chains.encode(
+            self.session.store, tensor, bases, settings.compression, settings.max_chain
+        )
         return Entry("skeleton", "u8", (len(data),), identity, chain)
 
     def _report(self, results: Sequence[_CutTensor]) -> None:
@@ -349,7 +442,9 @@ class _CleanWork:
 
 
 def _batches(extents: Sequence[Extent]) -> Iterator[range]:
-    """Consecutive extents in runs of about :data:`_BATCH` bytes, at least one each and at most 1024."""
+    """Consecutive extents in runs of about :data:`_BATCH` bytes, at least one each and at most
+    1024.
+    """
     start = size = 0
     for number, extent in enumerate(extents):
         if number > start and (size + extent.length > _BATCH or number - start >= 1024):
@@ -361,7 +456,9 @@ def _batches(extents: Sequence[Extent]) -> Iterator[range]:
 
 
 def _share_equal(results: Sequence[_CutTensor]) -> tuple[Entry, ...]:
-    """Tensors of one file that are equal are stored as the first of them is, whichever was encoded first."""
+    """Tensors of one file that are equal are stored as the first of them is, whichever was encoded
+    first.
+    """
     first: dict[tuple[str, str, tuple[int, ...]], Entry] = {}
     entries = []
     for result in results:
@@ -369,7 +466,15 @@ def _share_equal(results: Sequence[_CutTensor]) -> tuple[Entry, ...]:
         if entry.chain:
             twin = first.setdefault((entry.digest, entry.dtype, entry.shape), entry)
             if twin.chain != entry.chain:
-                entry = Entry(entry.name, entry.dtype, entry.shape, entry.digest, twin.chain, None, entry.aliases)
+                entry = Entry(
+                    entry.name,
+                    entry.dtype,
+                    entry.shape,
+                    entry.digest,
+                    twin.chain,
+                    None,
+                    entry.aliases,
+                )
         entries.append(entry)
     return tuple(entries)
 

@@ -1,4 +1,7 @@
-"""commit: put checkpoints on a branch from memory. The working tree is not read, and only written where that branch is checked out."""
+"""commit: put checkpoints on a branch from memory.
+
+The working tree is not read, and only written where that branch is checked out.
+"""
 
 from __future__ import annotations
 
@@ -30,18 +33,27 @@ Blobs = Mapping[str, tuple[str, str]]
 
 
 def commit(
-    session: Session, files: Files, message: str, name: str | None = None, worktree: bool = True, tracked: frozenset[str] = frozenset()
+    session: Session,
+    files: Files,
+    message: str,
+    name: str | None = None,
+    worktree: bool = True,
+    tracked: frozenset[str] = frozenset(),
 ) -> str:
-    """Commit ``files`` (path from the top → content) to the branch ``name`` (None: the one checked out) and return the commit.
+    """Commit ``files`` (path from the top → content) to the branch ``name`` (None: the one checked
+    out) and return the commit.
 
-    What Git-Theta tracks there is stored as ``git add`` would store it on that branch; other files, as git stores them. The branch moves
-    by compare-and-swap: where somebody else moved it meanwhile, the files go on top, unless one of them was changed too. Without any
-    change nothing is committed, and the branch's commit is returned.
+    What Git-Theta tracks there is stored as ``git add`` would store it on that branch; other files,
+    as git stores them. The branch moves by compare-and-swap: where somebody else moved it
+    meanwhile, the files go on top, unless one of them was changed too. Without any change nothing
+    is committed, and the branch's commit is returned.
 
-    ``tracked`` paths are stored by Git-Theta whatever the branch's attributes say, since ``files`` hold others (see :func:`tracking`).
+    ``tracked`` paths are stored by Git-Theta whatever the branch's attributes say, since ``files``
+    hold others (see :func:`tracking`).
 
-    Where the branch is checked out, its index entries follow; so do the files of the working tree, unless ``worktree`` is False.
-    Files with changes that are not committed are never overwritten: :class:`UsageError`.
+    Where the branch is checked out, its index entries follow; so do the files of the working tree,
+    unless ``worktree`` is False. Files with changes that are not committed are never overwritten:
+    :class:`UsageError`.
     """
     cwd = folder(session)
     branch = plumbing.branch(session.repository, name, cwd)
@@ -51,9 +63,13 @@ def commit(
     tracked |= _tracked(session, branch, list(files))
     session.store.hold()
     before = _versions(branch.start, list(files), cwd)
-    blobs = {path: (before[path][0], _blob(session, path, source, path in tracked, before[path][1])) for path, source in files.items()}
+    blobs = {
+        path: (before[path][0], _blob(session, path, source, path in tracked, before[path][1]))
+        for path, source in files.items()
+    }
     session.store.flush()
-    with turn(session.repository.common_dir):  # those who would only come into each other's way wait for each other
+    # Those who would only come into each other's way wait for each other
+    with turn(session.repository.common_dir):
         made = _on_top(session, branch, blobs, before, message)
         if branch.here and made != branch.tip:
             _follow(session, blobs, tracked, worktree, made)
@@ -65,31 +81,53 @@ def folder(session: Session) -> Path:
     return session.cwd or session.repository.worktree or session.repository.git_dir
 
 
-def _check_unchanged(session: Session, branch: Branch, paths: Sequence[str], worktree: bool) -> None:
-    """As git's own commands that move the branch checked out: refuse to overwrite what is not committed."""
+def _check_unchanged(
+    session: Session, branch: Branch, paths: Sequence[str], worktree: bool
+) -> None:
+    """As git's own commands that move the branch checked out: refuse to overwrite what is not
+    committed.
+    """
     for name in _UNFINISHED:
         if (session.repository.git_dir / name).exists():
-            raise UsageError(f"{branch.shown} is checked out and in the middle of something (see 'git status'); finish that first")
+            raise UsageError(
+                f"{branch.shown} is checked out and in the middle of something (see 'git status');"
+                " finish that first"
+            )
     specs = [f":(top,literal){path}" for path in paths]
-    fields = run(["status", "--porcelain", "-z", "--no-renames", "-uall", "--", *specs], cwd=folder(session)).split(b"\0")
+    fields = run(
+        ["status", "--porcelain", "-z", "--no-renames", "-uall", "--", *specs], cwd=folder(session)
+    ).split(b"\0")
     for field in filter(None, fields):
         staged = field[:1] not in b" ?"
         if staged or worktree:
             path = display(field[3:].decode("utf-8", "surrogateescape"))
-            what = "is staged" if staged else "has changes" if field[:1] != b"?" else "is there, but not committed"
+            what = (
+                "is staged"
+                if staged
+                else "has changes"
+                if field[:1] != b"?"
+                else "is there, but not committed"
+            )
             raise UsageError(
-                f"{path} {what} in the working tree, where {branch.shown} is checked out; commit it, or save to another branch"
+                f"{path} {what} in the working tree, where {branch.shown} is checked out; commit"
+                " it, or save to another branch"
             )
 
 
 def _tracked(session: Session, branch: Branch, paths: Sequence[str]) -> frozenset[str]:
-    """Those of ``paths`` that the branch's attributes (the working tree's, where it is checked out) give to Git-Theta."""
+    """Those of ``paths`` that the branch's attributes (the working tree's, where it is checked out)
+    give to Git-Theta.
+    """
     if branch.here:
         found = attributes.check(session.repository, paths, ["filter"])
     else:
         index = scratch_index(session)
         try:
-            run(["read-tree", branch.start or "--empty"], cwd=folder(session), environment={"GIT_INDEX_FILE": str(index)})
+            run(
+                ["read-tree", branch.start or "--empty"],
+                cwd=folder(session),
+                environment={"GIT_INDEX_FILE": str(index)},
+            )
             found = attributes.check(session.repository, paths, ["filter"], index=index)
         finally:
             index.unlink(missing_ok=True)
@@ -102,13 +140,15 @@ def require_tracked(session: Session, path: str, name: str | None) -> None:
     if path not in _tracked(session, branch, [path]):
         where = "here" if branch.here else f"on {branch.shown}"
         raise UsageError(
-            f"{display(path)} is not tracked by Git-Theta {where}; 'git theta track {display(path)}' it"
-            + ("" if branch.here else ", and commit .gitattributes there")
+            f"{display(path)} is not tracked by Git-Theta {where}; 'git theta track"
+            f" {display(path)}' it" + ("" if branch.here else ", and commit .gitattributes there")
         )
 
 
 def tracking(session: Session, path: str, name: str | None = None) -> tuple[str, bytes] | None:
-    """The attributes file of the branch ``name``, as path and content, that would have ``path`` tracked; None if it is tracked already."""
+    """The attributes file of the branch ``name``, as path and content, that would have ``path``
+    tracked; None if it is tracked already.
+    """
     branch = plumbing.branch(session.repository, name, folder(session))
     if path in _tracked(session, branch, [path]):
         return None
@@ -133,7 +173,9 @@ def _attributes(session: Session, branch: Branch, file: str) -> bytes | None:
     return full.read_bytes()
 
 
-def _versions(start: str | None, paths: Sequence[str], cwd: Path) -> dict[str, tuple[str, str | None]]:
+def _versions(
+    start: str | None, paths: Sequence[str], cwd: Path
+) -> dict[str, tuple[str, str | None]]:
     """Path → (mode, blob) as the commit ``start`` has it; of a new file no blob."""
     found: dict[str, tuple[str, str | None]] = dict.fromkeys(paths, ("100644", None))
     listing = run(["ls-tree", "-z", "--full-tree", start, "--", *paths], cwd=cwd) if start else b""
@@ -141,7 +183,10 @@ def _versions(start: str | None, paths: Sequence[str], cwd: Path) -> dict[str, t
         head, _, path = item.partition(b"\t")
         mode, _, blob = head.decode("ascii").split(" ")
         if not mode.startswith("100"):
-            raise UsageError(f"{display(path.decode('utf-8', 'surrogateescape'))} is no ordinary file in {start[:12] if start else ''}")
+            raise UsageError(
+                f"{display(path.decode('utf-8', 'surrogateescape'))} is no ordinary file in"
+                f" {start[:12] if start else ''}"
+            )
         found[path.decode("utf-8", "surrogateescape")] = mode, blob
     return found
 
@@ -149,18 +194,29 @@ def _versions(start: str | None, paths: Sequence[str], cwd: Path) -> dict[str, t
 def _blob(session: Session, path: str, source: Source, tracked: bool, before: str | None) -> str:
     if not tracked:
         if source.size > _PLAIN_LIMIT:
-            raise UsageError(f"{display(path)} is not tracked by Git-Theta, and {source.size} bytes are many for git; 'git theta track' it")
+            raise UsageError(
+                f"{display(path)} is not tracked by Git-Theta, and {source.size} bytes are many for"
+                " git; 'git theta track' it"
+            )
         return plumbing.blob(source.read(0, source.size), folder(session), path)
     manifest = session.manifest(before) if before is not None else None
     text = clean(session, path, source, [manifest] if manifest is not None else [])
     if isinstance(source, FileSource):
         now = os.fstat(source.fileno())
         if (now.st_size, now.st_mtime_ns) != (source.stat.st_size, source.stat.st_mtime_ns):
-            raise FileChanged(f"{display(path)}: the file was written while it was read; save it again")
+            raise FileChanged(
+                f"{display(path)}: the file was written while it was read; save it again"
+            )
     return plumbing.blob(text, folder(session))
 
 
-def _on_top(session: Session, branch: Branch, blobs: Blobs, before: Mapping[str, tuple[str, str | None]], message: str) -> str:
+def _on_top(
+    session: Session,
+    branch: Branch,
+    blobs: Blobs,
+    before: Mapping[str, tuple[str, str | None]],
+    message: str,
+) -> str:
     """The commit that brings ``blobs`` to the branch, which then names it."""
     cwd, tip, start = folder(session), branch.tip, branch.start
     for _ in range(_ATTEMPTS):
@@ -169,21 +225,35 @@ def _on_top(session: Session, branch: Branch, blobs: Blobs, before: Mapping[str,
             tree = merge_trees.with_blobs(start, blobs, index, cwd)
         finally:
             index.unlink(missing_ok=True)
-        if start is not None and tip == start and run(["rev-parse", f"{start}^{{tree}}"], cwd=cwd).decode("ascii").strip() == tree:
+        if (
+            start is not None
+            and tip == start
+            and run(["rev-parse", f"{start}^{{tree}}"], cwd=cwd).decode("ascii").strip() == tree
+        ):
             return start
         made = plumbing.commit_tree(tree, [start] if start else [], message, cwd)
         if plumbing.move(branch.name, made, tip, f"commit (git-theta): {message}", cwd):
             return made
         tip = start = plumbing.commit(branch.name, cwd)
         if tip is None or _versions(tip, list(blobs), cwd) != before:
-            raise GitError(f"{branch.shown} was moved by somebody else, who changed the same file; load it and save again")
-    raise GitError(f"{branch.shown} is moved by somebody else again and again; try again, or save to another branch")
+            raise GitError(
+                f"{branch.shown} was moved by somebody else, who changed the same file; load it and"
+                " save again"
+            )
+    raise GitError(
+        f"{branch.shown} is moved by somebody else again and again; try again, or save to another"
+        " branch"
+    )
 
 
-def _follow(session: Session, blobs: Blobs, tracked: frozenset[str], worktree: bool, made: str) -> None:
+def _follow(
+    session: Session, blobs: Blobs, tracked: frozenset[str], worktree: bool, made: str
+) -> None:
     """Let the index, and the files of the working tree, follow the branch that is checked out."""
     cwd = folder(session)
-    lines = "".join(f"{mode} {blob}\t{path}\0" for path, (mode, blob) in blobs.items()).encode("utf-8", "surrogateescape")
+    lines = "".join(f"{mode} {blob}\t{path}\0" for path, (mode, blob) in blobs.items()).encode(
+        "utf-8", "surrogateescape"
+    )
     try:
         _with_index(["update-index", "--add", "-z", "--index-info"], cwd, lines)
         if worktree:
@@ -191,12 +261,16 @@ def _follow(session: Session, blobs: Blobs, tracked: frozenset[str], worktree: b
     except ThetaError as error:
         names = " ".join(map(display, blobs))
         raise NotCheckedOut(
-            f"committed as {made[:12]}, but not checked out ({error}); 'git checkout HEAD -- {names}' does that", made
+            f"committed as {made[:12]}, but not checked out ({error}); 'git checkout HEAD --"
+            f" {names}' does that",
+            made,
         ) from error
 
 
 def _with_index(words: Sequence[str], cwd: Path, stdin: bytes) -> None:
-    """Run a git command that writes the index, when no other one does: the branch has moved, so it is late to give up."""
+    """Run a git command that writes the index, when no other one does: the branch has moved, so it
+    is late to give up.
+    """
     until = time.monotonic() + _PATIENCE
     while True:
         try:
@@ -212,15 +286,27 @@ def _with_index(words: Sequence[str], cwd: Path, stdin: bytes) -> None:
 def _write(session: Session, blobs: Blobs, tracked: frozenset[str]) -> None:
     others = "".join(f"{path}\0" for path in blobs if path not in tracked)
     if others:  # first, since attributes may be among them
-        _with_index(["checkout-index", "-f", "-u", "-z", "--stdin"], folder(session), others.encode("utf-8", "surrogateescape"))
-    manifests = {path: session.manifest(blob) for path, (_, blob) in blobs.items() if path in tracked}
-    targets = [checkout.Target(path, manifest, blobs[path][0] == "100755") for path, manifest in manifests.items() if manifest]
+        _with_index(
+            ["checkout-index", "-f", "-u", "-z", "--stdin"],
+            folder(session),
+            others.encode("utf-8", "surrogateescape"),
+        )
+    manifests = {
+        path: session.manifest(blob) for path, (_, blob) in blobs.items() if path in tracked
+    }
+    targets = [
+        checkout.Target(path, manifest, blobs[path][0] == "100755")
+        for path, manifest in manifests.items()
+        if manifest
+    ]
     outcome = checkout.checkout(session, targets)
     if outcome.failed:
         raise outcome.failed[0][1]
 
 
 def version(session: Session, path: str, name: str | None) -> Manifest | None:
-    """What the branch ``name`` (or, where that is new, the commit it would start from) has at ``path``; None for no manifest."""
+    """What the branch ``name`` (or, where that is new, the commit it would start from) has at
+    ``path``; None for no manifest.
+    """
     branch = plumbing.branch(session.repository, name, folder(session))
     return session.manifest(f"{branch.start}:{path}") if branch.start else None

@@ -1,7 +1,9 @@
-"""Checkpoint files that tell what they hold only together with another file beside them: TensorFlow's, and torch's distributed ones.
+"""Checkpoint files that tell what they hold only together with another file beside them:
+TensorFlow's, and torch's distributed ones.
 
-That file is looked for under the name that the checkpoint's own name gives it, in the same folder of the working tree; a link is not
-followed. It may be absent, or already be another one: then the checkpoint is cut without it, and comes back byte for byte all the same.
+That file is looked for under the name that the checkpoint's own name gives it, in the same folder
+of the working tree; a link is not followed. It may be absent, or already be another one: then the
+checkpoint is cut without it, and comes back byte for byte all the same.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
 
 
 def scan(session: Session, path: str, source: Source) -> Layout | None:
-    """The layout of the file that git calls ``path`` as the one beside it tells it; None where there is none, or none that fits."""
+    """The layout of the file that git calls ``path`` as the one beside it tells it; None where
+    there is none, or none that fits.
+    """
     if session.repository.worktree is None:
         return None
     name = PurePosixPath(path).name
@@ -50,8 +54,11 @@ def scan(session: Session, path: str, source: Source) -> Layout | None:
     return None
 
 
-def as_before(session: Session, source: Source, layout: Layout, known: Sequence[Manifest]) -> Layout:
-    """The layout to cut ``source`` by where ``layout`` says nothing of it: that of an earlier version of as many bytes, if there is one.
+def as_before(
+    session: Session, source: Source, layout: Layout, known: Sequence[Manifest]
+) -> Layout:
+    """The layout to cut ``source`` by where ``layout`` says nothing of it: that of an earlier
+    version of as many bytes, if there is one.
 
     So it is when the file beside it is gone.
     """

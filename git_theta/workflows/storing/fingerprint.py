@@ -1,4 +1,6 @@
-"""The manifest a checkpoint file would have, by hashing alone: nothing is encoded and nothing is stored."""
+"""The manifest a checkpoint file would have, by hashing alone: nothing is encoded and nothing is
+stored.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,15 @@ _RUN = 16 << 20  # bytes that a task hashes
 
 
 def inspect(
-    source: Source, layout: Layout, known: Sequence[Manifest], pool: Executor, advance: Callable[[int], None] | None = None
+    source: Source,
+    layout: Layout,
+    known: Sequence[Manifest],
+    pool: Executor,
+    advance: Callable[[int], None] | None = None,
 ) -> Manifest:
-    """What is in ``source``. Tensors that ``known`` manifests hold are entered as they are stored; others have no chain yet.
+    """What is in ``source``.
+
+    Tensors that ``known`` manifests hold are entered as they are stored; others have no chain yet.
 
     So the result compares like any manifest, but cannot be written as one.
     """
@@ -39,10 +47,23 @@ def inspect(
     finally:
         for future in futures:
             future.cancel()
-    entries = [_entry(extent, identity, inline, known) for extent, (identity, inline, _) in zip(layout.extents, hashed, strict=True)]
+    entries = [
+        _entry(extent, identity, inline, known)
+        for extent, (identity, inline, _) in zip(layout.extents, hashed, strict=True)
+    ]
     data = skeletons.cut(layout, source, [crc for _, _, crc in hashed])
-    skeleton = Entry("skeleton", "u8", (len(data),), digest(data), (), data if len(data) <= INLINE_LIMIT else None)
-    same = next((manifest.skeleton for manifest in known if manifest.skeleton.digest == skeleton.digest), skeleton)
+    skeleton = Entry(
+        "skeleton",
+        "u8",
+        (len(data),),
+        digest(data),
+        (),
+        data if len(data) <= INLINE_LIMIT else None,
+    )
+    same = next(
+        (manifest.skeleton for manifest in known if manifest.skeleton.digest == skeleton.digest),
+        skeleton,
+    )
     return Manifest(layout.format, layout.size, same, tuple(entries), {})
 
 
@@ -71,7 +92,9 @@ def _entry(extent: Extent, identity: str, inline: bytes | None, known: Sequence[
         if same is None or (same.digest, same.spec) != (identity, entry.spec):
             same = manifest.by_digest.get((identity, extent.dtype))
         if same is not None and same.spec == entry.spec and inline is None:
-            return Entry(entry.name, entry.dtype, entry.shape, identity, same.chain, None, entry.aliases)
+            return Entry(
+                entry.name, entry.dtype, entry.shape, identity, same.chain, None, entry.aliases
+            )
     return entry
 
 

@@ -1,7 +1,8 @@
 """Cutting a file as a manifest cut it before, whatever a format says of it today.
 
-Content that the index or HEAD holds keeps its manifest, though it was cut in another way: by a plugin that is not installed here, by
-another release, under another ``theta.onInvalid``, or with another file beside it.
+Content that the index or HEAD holds keeps its manifest, though it was cut in another way: by a
+plugin that is not installed here, by another release, under another ``theta.onInvalid``, or with
+another file beside it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ _BLOCK = 1 << 20
 
 
 def layout_of(session: Session, manifest: Manifest) -> tuple[Layout, Skeleton]:
-    """The layout that ``manifest`` was cut by, with its skeleton; :class:`ThetaError` when that is not here, or damaged."""
+    """The layout that ``manifest`` was cut by, with its skeleton; :class:`ThetaError` when that is
+    not here, or damaged.
+    """
     text = bytes(chains.load(session.store, manifest.skeleton))
     skeleton = skeletons.parse(text, manifest.size, [entry.nbytes for entry in manifest.entries])
     extents, offset = [], 0
@@ -34,7 +37,9 @@ def layout_of(session: Session, manifest: Manifest) -> tuple[Layout, Skeleton]:
     for entry in manifest.entries:
         gap, position = varint.parse(text, position)
         offset += gap
-        extents.append(Extent(entry.name, entry.dtype, entry.shape, offset, entry.nbytes, entry.aliases))
+        extents.append(
+            Extent(entry.name, entry.dtype, entry.shape, offset, entry.nbytes, entry.aliases)
+        )
         offset += entry.nbytes
     return Layout(manifest.format, manifest.size, tuple(extents), skeleton.checksums), skeleton
 
@@ -47,7 +52,11 @@ def describing(session: Session, manifest: Manifest, source: Source) -> Layout |
         layout, skeleton = layout_of(session, manifest)
     except ThetaError:
         return None
-    return layout if all(_same(source, manifest, skeleton, piece) for piece in skeleton.pieces) else None
+    return (
+        layout
+        if all(_same(source, manifest, skeleton, piece) for piece in skeleton.pieces)
+        else None
+    )
 
 
 def _same(source: Source, manifest: Manifest, skeleton: Skeleton, piece: Piece) -> bool:
@@ -61,6 +70,8 @@ def _same(source: Source, manifest: Manifest, skeleton: Skeleton, piece: Piece) 
     if piece.checksum >= 0:
         field, crc = skeleton.checksums[piece.checksum], 0
         for start in range(field.start, field.start + field.length, _BLOCK):
-            crc = zlib.crc32(source.read(start, min(_BLOCK, field.start + field.length - start)), crc)
+            crc = zlib.crc32(
+                source.read(start, min(_BLOCK, field.start + field.length - start)), crc
+            )
         return source.read(piece.offset, 4) == crc.to_bytes(4, "little")
     return piece.data == source.read(piece.offset, piece.length)

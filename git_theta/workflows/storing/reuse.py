@@ -1,7 +1,8 @@
-"""What the rest of the repository knows of a tensor: the other tracked models, and every tensor stored here before.
+"""What the rest of the repository knows of a tensor: the other tracked models, and every tensor
+stored here before.
 
-Asked only for tensors that the model's own earlier versions do not answer for: a model new under its path, renamed tensors, shards split
-another way, averaged copies.
+Asked only for tensors that the model's own earlier versions do not answer for: a model new under
+its path, renamed tensors, shards split another way, averaged copies.
 """
 
 from __future__ import annotations
@@ -24,14 +25,17 @@ if TYPE_CHECKING:
     from git_theta.workflows.session import Session
 
 _LOGGED = 256 << 10  # bytes from which a tensor is logged
-_MODELS = 64  # other models that are looked at; beyond that a repository is a collection, not a history
+# Other models that are looked at; beyond that a repository is a collection, not a history
+_MODELS = 64
 
 
 class Elsewhere:
-    """Other models of the index, and the log of stored tensors. Whatever is missing or damaged here only costs bytes.
+    """Other models of the index, and the log of stored tensors.
 
-    ``path`` is the model that asks. The model that the user said it descends from (``theta-base`` in ``.gitattributes``) is
-    looked at first.
+    Whatever is missing or damaged here only costs bytes.
+
+    ``path`` is the model that asks. The model that the user said it descends from (``theta-base``
+    in ``.gitattributes``) is looked at first.
     """
 
     def __init__(self, session: Session, path: str) -> None:
@@ -57,8 +61,14 @@ class Elsewhere:
         return None
 
     def bases(self, name: str, spec: Spec) -> list[Entry]:
-        """Tensors of that name and shape in other models, the likeliest ancestor first; another dtype will do."""
-        found = [m.by_name[name] for m in self._others() if name in m.by_name and m.by_name[name].shape == spec.shape]
+        """Tensors of that name and shape in other models, the likeliest ancestor first; another
+        dtype will do.
+        """
+        found = [
+            m.by_name[name]
+            for m in self._others()
+            if name in m.by_name and m.by_name[name].shape == spec.shape
+        ]
         return sorted(found, key=lambda entry: entry.dtype != spec.dtype)[:1]
 
     def skeletons(self) -> list[Entry]:
@@ -78,7 +88,9 @@ class Elsewhere:
             return self._models
 
     def _read(self) -> list[Manifest]:
-        listing = run(["ls-files", "--stage", "-z", "--", ":(top,attr:filter=theta)"], cwd=self._session.cwd)
+        listing = run(
+            ["ls-files", "--stage", "-z", "--", ":(top,attr:filter=theta)"], cwd=self._session.cwd
+        )
         found = index.entries(listing)
         paths = [path for path in found if path != self._path]
         base = self._named_base() if paths else None
@@ -94,7 +106,9 @@ class Elsewhere:
 
 
 def _distance(path: str, other: str) -> int:
-    """How far apart two files are in the tree, and how unlike their names: a fine-tune is mostly saved beside its base."""
+    """How far apart two files are in the tree, and how unlike their names: a fine-tune is mostly
+    saved beside its base.
+    """
     a, b = path.split("/"), other.split("/")
     shared = 0
     while shared < min(len(a), len(b)) and a[shared] == b[shared]:
@@ -104,7 +118,10 @@ def _distance(path: str, other: str) -> int:
 
 
 class TensorLog:
-    """Every tensor that was stored from this worktree: digest and type → chain. A cache: deleting it loses nothing."""
+    """Every tensor that was stored from this worktree: digest and type → chain.
+
+    A cache: deleting it loses nothing.
+    """
 
     def __init__(self, session: Session) -> None:
         self._file = session.repository.cache / "tensors.sqlite"
@@ -118,13 +135,23 @@ class TensorLog:
         import sqlite3
 
         with self._lock, suppress(sqlite3.Error, OSError, ManifestError):
-            row = self._open().execute("SELECT chain FROM tensors WHERE key = ?", (f"{digest} {spec}",)).fetchone()
+            row = (
+                self._open()
+                .execute("SELECT chain FROM tensors WHERE key = ?", (f"{digest} {spec}",))
+                .fetchone()
+            )
             return parse_chain(row[0]) if row else None
         return None
 
     def put(self, entries: Iterable[Entry]) -> None:
-        """Log the chains of ``entries``, small ones left out: what is stored dense is found by its bytes anyway."""
-        rows = [(f"{entry.digest} {entry.spec}", dump_chain(entry.chain)) for entry in entries if entry.nbytes >= _LOGGED]
+        """Log the chains of ``entries``, small ones left out: what is stored dense is found by its
+        bytes anyway.
+        """
+        rows = [
+            (f"{entry.digest} {entry.spec}", dump_chain(entry.chain))
+            for entry in entries
+            if entry.nbytes >= _LOGGED
+        ]
         if rows:
             import sqlite3
 
@@ -147,5 +174,8 @@ class TensorLog:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(self._file, timeout=1.0, check_same_thread=False)
             self._connection.execute("PRAGMA synchronous = OFF")
-            self._connection.execute("CREATE TABLE IF NOT EXISTS tensors (key TEXT PRIMARY KEY, chain TEXT) WITHOUT ROWID")
+            self._connection.execute(
+                "CREATE TABLE IF NOT EXISTS tensors (key TEXT PRIMARY KEY, chain TEXT) WITHOUT"
+                " ROWID"
+            )
         return self._connection

@@ -1,6 +1,8 @@
-"""Side-loaded updates: the user hands over how tensors change (factors, sparse values, an adapter) instead of the changed checkpoint.
+"""Side-loaded updates: the user hands over how tensors change (factors, sparse values, an adapter)
+instead of the changed checkpoint.
 
-The new values are computed as every machine computes them, and what is stored are the factors themselves.
+The new values are computed as every machine computes them, and what is stored are the factors
+themselves.
 """
 
 from __future__ import annotations
@@ -31,16 +33,20 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-_UNPACKED = 1 << 30  # bytes that an .npz may always unpack to; beyond that, as many times its own size:
+# Bytes that an .npz may always unpack to; beyond that, as many times its own size:
+_UNPACKED = 1 << 30
 _EXPANSION = 100
 _ROUNDING = 0.02  # of the change: as far as a merge by other arithmetic may be from ours
-_DIGITS = {"f64": 1e-12, "f32": 1e-6, "f16": 2e-3, "bf16": 2e-2}  # or of the tensor: some last digits
+# Or of the tensor: some last digits
+_DIGITS = {"f64": 1e-12, "f32": 1e-6, "f16": 2e-3, "bf16": 2e-2}
 _PARTS = {"low-rank": ("R", "C"), "sparse": ("data", "indices", "indptr", "shape"), "ia3": ("ia3",)}
 
 
 @dataclass(frozen=True, slots=True)
 class SuppliedChange:
-    """How one tensor changes: ``encode(base)`` gives its new value and, where the update itself can be stored, its payload."""
+    """How one tensor changes: ``encode(base)`` gives its new value and, where the update itself can
+    be stored, its payload.
+    """
 
     name: str
     update: str
@@ -48,14 +54,19 @@ class SuppliedChange:
 
 
 def read_tensors(file: Path) -> dict[str, np.ndarray]:
-    """The named arrays of numbers in a checkpoint of any known format, or in an .npz; nothing in it is executed.
+    """The named arrays of numbers in a checkpoint of any known format, or in an .npz; nothing in it
+    is executed.
 
-    :class:`FormatError` when there are none, or others; :class:`UsageError` when the file cannot be read.
+    :class:`FormatError` when there are none, or others; :class:`UsageError` when the file cannot be
+    read.
     """
     found = _read_npz(file) if file.suffix == ".npz" else _read_checkpoint(file)
     for name, array in found.items():
         if dtypes.get(dtypes.from_numpy(array.dtype)).kind not in "biuf":
-            raise FormatError(f"'{display(name, 80)}' in {display(str(file))} holds {array.dtype}; an update is made of real numbers")
+            raise FormatError(
+                f"'{display(name, 80)}' in {display(str(file))} holds {array.dtype}; an update is"
+                " made of real numbers"
+            )
     return found
 
 
@@ -68,7 +79,9 @@ def _read_npz(file: Path) -> dict[str, np.ndarray]:
     found = {}
     try:
         with file.open("rb") as opened, np.lib.npyio.NpzFile(opened, allow_pickle=False) as archive:
-            unpacked = sum(member.file_size for member in archive.zip.infolist()) if archive.zip else 0
+            unpacked = (
+                sum(member.file_size for member in archive.zip.infolist()) if archive.zip else 0
+            )
             if unpacked > max(_UNPACKED, _EXPANSION * file.stat().st_size):
                 raise ValueError(f"it would unpack to {unpacked} bytes")
             for name in archive.files:
@@ -76,8 +89,19 @@ def _read_npz(file: Path) -> dict[str, np.ndarray]:
                 if not isinstance(found[name], np.ndarray):
                     raise ValueError(f"{name!a} in it is no array")
                 dtypes.from_numpy(found[name].dtype)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RuntimeError, NotImplementedError) as error:
-        raise FormatError(f"{display(str(file))} cannot be read as npz: {display(str(error), 120)}") from None
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        RuntimeError,
+        NotImplementedError,
+    ) as error:
+        raise FormatError(
+            f"{display(str(file))} cannot be read as npz: {display(str(error), 120)}"
+        ) from None
     except (MemoryError, zipfile.BadZipFile, zlib.error):
         raise FormatError(f"{display(str(file))} cannot be read as npz: it is damaged") from None
     return found
@@ -96,7 +120,9 @@ def _read_checkpoint(file: Path) -> dict[str, np.ndarray]:
                 return storage_values.arrays(source)
             found = {}
             for extent in layout.extents:
-                array = Tensor(extent.dtype, extent.shape, source.read(extent.offset, extent.length)).array()
+                array = Tensor(
+                    extent.dtype, extent.shape, source.read(extent.offset, extent.length)
+                ).array()
                 found.update(dict.fromkeys((extent.name, *extent.aliases), array))
             return found
     except FormatError as error:
@@ -104,25 +130,34 @@ def _read_checkpoint(file: Path) -> dict[str, np.ndarray]:
     except OSError as error:
         if isinstance(error, ThetaError):
             raise
-        raise UsageError(f"{display(str(file))} cannot be read: {error.strerror or error}") from None
+        raise UsageError(
+            f"{display(str(file))} cannot be read: {error.strerror or error}"
+        ) from None
 
 
 def from_file(update: str, arrays: Mapping[str, np.ndarray]) -> list[SuppliedChange]:
-    """The changes in a file of ``<tensor>/R`` and ``/C`` (low-rank), ``<tensor>/data``, ``/indices``, ``/indptr`` and ``/shape`` (sparse),
-    or ``<tensor>/ia3``. :class:`UsageError` for any other name, and for parts that are missing.
+    """The changes in a file of ``<tensor>/R`` and ``/C`` (low-rank), ``<tensor>/data``,
+    ``/indices``, ``/indptr`` and ``/shape`` (sparse), or ``<tensor>/ia3``. :class:`UsageError` for
+    any other name, and for parts that are missing.
     """
     parts = _PARTS[update]
     grouped: dict[str, dict[str, np.ndarray]] = {}
     for key, array in arrays.items():
         name, _, part = key.rpartition("/")
         if part not in parts or not name:
-            raise UsageError(f"'{display(key, 80)}' is no part of a {update} update; its parts are <tensor>/{', <tensor>/'.join(parts)}")
+            raise UsageError(
+                f"'{display(key, 80)}' is no part of a {update} update; its parts are"
+                f" <tensor>/{', <tensor>/'.join(parts)}"
+            )
         grouped.setdefault(name, {})[part] = array
     changes = []
     for name, found in grouped.items():
         lacking = [part for part in parts if part not in found]
         if lacking:
-            raise UsageError(f"'{display(name, 80)}' has no {', '.join(lacking)}; a {update} update needs all of {', '.join(parts)}")
+            raise UsageError(
+                f"'{display(name, 80)}' has no {', '.join(lacking)}; a {update} update needs all of"
+                f" {', '.join(parts)}"
+            )
         changes.append(_change(update, name, found))
     if not changes:
         raise UsageError("the update's file holds no tensors")
@@ -137,16 +172,26 @@ def _change(update: str, name: str, found: Mapping[str, np.ndarray]) -> Supplied
     from git_theta.updates import sparse
 
     if found["shape"].dtype.kind not in "iu":
-        raise UsageError(f"'{display(name, 80)}': the shape of a sparse update consists of integers")
+        raise UsageError(
+            f"'{display(name, 80)}': the shape of a sparse update consists of integers"
+        )
     shape = found["shape"].reshape(-1).tolist()
-    return SuppliedChange(name, update, lambda base: sparse.encode_given(base, found["data"], found["indices"], found["indptr"], shape))
+    return SuppliedChange(
+        name,
+        update,
+        lambda base: sparse.encode_given(
+            base, found["data"], found["indices"], found["indptr"], shape
+        ),
+    )
 
 
 def low_rank(name: str, left: np.ndarray, right: np.ndarray, scale: float = 1.0) -> SuppliedChange:
     """``name`` += ``scale`` * ``left`` (rows x rank) @ ``right`` (rank x columns)."""
     from git_theta.updates import low_rank as update
 
-    return SuppliedChange(name, "low-rank", lambda base: update.encode_given(None, base, left, right, scale))
+    return SuppliedChange(
+        name, "low-rank", lambda base: update.encode_given(None, base, left, right, scale)
+    )
 
 
 def ia3(name: str, factors: np.ndarray) -> SuppliedChange:
@@ -192,11 +237,13 @@ def _replaced(base: Tensor, array: np.ndarray) -> Tensor:
 
 
 def apply(session: Session, path: str, changes: Sequence[SuppliedChange]) -> Manifest:
-    """Change tensors of the model that the index holds at ``path``, stage the result, and rewrite the working file to match.
+    """Change tensors of the model that the index holds at ``path``, stage the result, and rewrite
+    the working file to match.
 
-    All other tensors, and what the file holds besides, are staged from the working file. Of the tensors that change, it may hold
-    the values in the index or, but for rounding, the new ones. :class:`UsageError` for other values, when the model is not tracked or
-    its file is gone, or when a change does not fit; nothing is staged then.
+    All other tensors, and what the file holds besides, are staged from the working file. Of the
+    tensors that change, it may hold the values in the index or, but for rounding, the new ones.
+    :class:`UsageError` for other values, when the model is not tracked or its file is gone, or when
+    a change does not fit; nothing is staged then.
     """
     session.store.hold()
     mode, manifest, source = _staged(session, path)
@@ -208,7 +255,12 @@ def apply(session: Session, path: str, changes: Sequence[SuppliedChange]) -> Man
 
 
 def _apply(
-    session: Session, path: str, changes: Sequence[SuppliedChange], mode: str, manifest: Manifest, source: FileSource | None
+    session: Session,
+    path: str,
+    changes: Sequence[SuppliedChange],
+    mode: str,
+    manifest: Manifest,
+    source: FileSource | None,
 ) -> Manifest:
     by_name: dict[str, SuppliedChange] = {}
     for change in changes:
@@ -216,10 +268,17 @@ def _apply(
         if entry.name in by_name:
             raise UsageError(f"tensor '{display(entry.name, 80)}' is changed twice")
         by_name[entry.name] = change
-    if session.store.missing(ref for entry in manifest.entries if entry.name in by_name for ref in entry.objects):
+    if session.store.missing(
+        ref for entry in manifest.entries if entry.name in by_name for ref in entry.objects
+    ):
         fetch_missing(session, [manifest])
-    chosen = [(number, entry) for number, entry in enumerate(manifest.entries) if entry.name in by_name]
-    futures = [(number, session.pool().submit(_changed, session, entry, by_name[entry.name])) for number, entry in chosen]
+    chosen = [
+        (number, entry) for number, entry in enumerate(manifest.entries) if entry.name in by_name
+    ]
+    futures = [
+        (number, session.pool().submit(_changed, session, entry, by_name[entry.name]))
+        for number, entry in chosen
+    ]
     entries = list(manifest.entries)
     for number, future in futures:
         entries[number] = future.result()
@@ -227,19 +286,31 @@ def _apply(
         found = parse(clean.clean(session, path, source, [manifest]))
         new = {entries[number].name: (entry, entries[number]) for number, entry in chosen}
         manifest, entries = found, _with_updates(session, found, new)
-    changed = replace(manifest, entries=tuple(entries), headers={k: v for k, v in manifest.headers.items() if k != "merge"})
+    changed = replace(
+        manifest,
+        entries=tuple(entries),
+        headers={k: v for k, v in manifest.headers.items() if k != "merge"},
+    )
     session.store.flush()
     if source is not None and stamp(os.stat(session.full_path(path))) != stamp(source.stat):
-        raise FileChanged(f"{display(path)}: the file was written while it was read; add the update again")
+        raise FileChanged(
+            f"{display(path)}: the file was written while it was read; add the update again"
+        )
     stage(session, Target(path, changed, mode == "100755"), mode)
     return changed
 
 
-def _with_updates(session: Session, found: Manifest, new: Mapping[str, tuple[Entry, Entry]]) -> list[Entry]:
-    """The entries of the working file, with the updated tensors (name → before and after) in place of what it has of these."""
+def _with_updates(
+    session: Session, found: Manifest, new: Mapping[str, tuple[Entry, Entry]]
+) -> list[Entry]:
+    """The entries of the working file, with the updated tensors (name → before and after) in place
+    of what it has of these.
+    """
     lacking = [name for name in new if name not in found.by_name]
     if lacking:
-        raise UsageError(f"the working file has no tensor '{display(lacking[0], 80)}', which the update changes")
+        raise UsageError(
+            f"the working file has no tensor '{display(lacking[0], 80)}', which the update changes"
+        )
     entries = []
     for entry in found.entries:
         named = next((name for name in (entry.name, *entry.aliases) if name in new), None)
@@ -248,46 +319,77 @@ def _with_updates(session: Session, found: Manifest, new: Mapping[str, tuple[Ent
             continue
         before, after = new[named]
         if entry.spec != after.spec:
-            raise UsageError(f"tensor '{display(entry.name, 80)}' is {entry.spec} in the working file and {after.spec} in the index")
-        if entry.digest not in (before.digest, after.digest) and not _is_meant(session, entry, before, after):
             raise UsageError(
-                f"tensor '{display(entry.name, 80)}' has changes that are not staged and not those of the update; "
-                "'git add' or 'git restore' the file first"
+                f"tensor '{display(entry.name, 80)}' is {entry.spec} in the working file and"
+                f" {after.spec} in the index"
             )
-        entries.append(Entry(entry.name, after.dtype, after.shape, after.digest, after.chain, after.inline, entry.aliases))
+        if entry.digest not in (before.digest, after.digest) and not _is_meant(
+            session, entry, before, after
+        ):
+            raise UsageError(
+                f"tensor '{display(entry.name, 80)}' has changes that are not staged and not those"
+                " of the update; 'git add' or 'git restore' the file first"
+            )
+        entries.append(
+            Entry(
+                entry.name,
+                after.dtype,
+                after.shape,
+                after.digest,
+                after.chain,
+                after.inline,
+                entry.aliases,
+            )
+        )
     return entries
 
 
 def _is_meant(session: Session, file: Entry, before: Entry, after: Entry) -> bool:
-    """Whether the file's value is the new one but for rounding, as if the update had been applied to it by somebody else."""
+    """Whether the file's value is the new one but for rounding, as if the update had been applied
+    to it by somebody else.
+    """
     from git_theta.workflows.comparing.measure import measure
 
-    old, meant, found = (Tensor(e.dtype, e.shape, chains.load(session.store, e)) for e in (before, after, file))
+    old, meant, found = (
+        Tensor(e.dtype, e.shape, chains.load(session.store, e)) for e in (before, after, file)
+    )
     moved, left = measure(old, meant, rank=False), measure(meant, found, rank=False)
     if moved is None or left is None or left.new_nan or left.new_inf:
         return False
-    return left.moved <= _ROUNDING * moved.moved or left.moved <= _DIGITS.get(file.dtype, 0.0) * moved.norm_new
+    return (
+        left.moved <= _ROUNDING * moved.moved
+        or left.moved <= _DIGITS.get(file.dtype, 0.0) * moved.norm_new
+    )
 
 
 def _staged(session: Session, path: str) -> tuple[str, Manifest, FileSource | None]:
     """Mode and manifest in the index, and the working file if it holds something else."""
     cwd = session.repository.worktree
-    found = index_entries(run(["ls-files", "--stage", "-z", "--", f":(top,literal){path}"], cwd=cwd))
+    found = index_entries(
+        run(["ls-files", "--stage", "-z", "--", f":(top,literal){path}"], cwd=cwd)
+    )
     if path not in found:
         raise UsageError(f"{display(path)} is not in the index; 'git add' it first")
     mode, blob = found[path]
     manifest = session.manifest(blob)
     if manifest is None:
-        raise UsageError(f"{display(path)} is not stored by Git-Theta; 'git theta track' it and 'git add --renormalize' it first")
+        raise UsageError(
+            f"{display(path)} is not stored by Git-Theta; 'git theta track' it and 'git add"
+            " --renormalize' it first"
+        )
     status = run(["status", "--porcelain", "-z", "--", f":(top,literal){path}"], cwd=cwd)
     if status[1:2] in (b"", b" "):
         return mode, manifest, None
     if status[1:2] != b"M":
-        raise UsageError(f"{display(path)} has changes that are not staged; 'git add' or 'git restore' it first")
+        raise UsageError(
+            f"{display(path)} has changes that are not staged; 'git add' or 'git restore' it first"
+        )
     source = FileSource(session.full_path(path))
     if is_manifest(source.read(0, min(clean.HEAD, source.size))):
         source.close()
-        raise UsageError(f"{display(path)} is a manifest in the working tree; 'git theta checkout' it first")
+        raise UsageError(
+            f"{display(path)} is a manifest in the working tree; 'git theta checkout' it first"
+        )
     return mode, manifest, source
 
 
@@ -295,11 +397,15 @@ def _find(manifest: Manifest, name: str) -> Entry:
     for candidate in (name, name.replace("/", ".")):
         if candidate in manifest.by_name:
             return manifest.by_name[candidate]
-    raise UsageError(f"the model has no tensor '{display(name, 80)}'; 'git theta ls-files -l' lists what it has")
+    raise UsageError(
+        f"the model has no tensor '{display(name, 80)}'; 'git theta ls-files -l' lists what it has"
+    )
 
 
 def _changed(session: Session, entry: Entry, change: SuppliedChange) -> Entry:
-    """The entry of a changed tensor: the given update on the old chain, or any update where that cannot be stored or is no smaller."""
+    """The entry of a changed tensor: the given update on the old chain, or any update where that
+    cannot be stored or is no smaller.
+    """
     store, settings = session.store, session.settings
     bases = chains.bases(store, entry)
     base = bases[0].tensor if bases else Tensor(entry.dtype, entry.shape, chains.load(store, entry))
@@ -308,16 +414,25 @@ def _changed(session: Session, entry: Entry, change: SuppliedChange) -> Entry:
     except (UsageError, FormatError) as error:
         raise UsageError(f"tensor '{display(entry.name, 80)}': {error}") from None
     if _leaves_range(base, new):
-        raise UsageError(f"tensor '{display(entry.name, 80)}': its new value would be infinite in places: {entry.dtype} cannot hold it")
+        raise UsageError(
+            f"tensor '{display(entry.name, 80)}': its new value would be infinite in places:"
+            f" {entry.dtype} cannot hold it"
+        )
     data = memoryview(new.data).cast("B")
     identity = digest(data)
     if identity == entry.digest:
         return entry
     if len(data) <= INLINE_LIMIT:
         return Entry.of_inline(entry.name, new.dtype, new.shape, bytes(data), entry.aliases)
-    if encoded is not None and bases and chains.has_room(bases[0], encoded.size, settings.max_chain):
+    if (
+        encoded is not None
+        and bases
+        and chains.has_room(bases[0], encoded.size, settings.max_chain)
+    ):
         link = chains.save(store, change.update, new.spec, encoded.chunks, encoded.note)
-        return Entry(entry.name, new.dtype, new.shape, identity, (link, *entry.chain), None, entry.aliases)
+        return Entry(
+            entry.name, new.dtype, new.shape, identity, (link, *entry.chain), None, entry.aliases
+        )
     chain = chains.encode(store, new, bases, settings.compression, settings.max_chain)
     return Entry(entry.name, new.dtype, new.shape, identity, chain, None, entry.aliases)
 
@@ -326,4 +441,6 @@ def _leaves_range(base: Tensor, new: Tensor) -> bool:
     """Whether elements that were finite are not any more: no update is meant to do that."""
     from git_theta.merges.check import count_special
 
-    return dtypes.get(base.dtype).kind == "f" and sum(count_special(new.array())) > sum(count_special(base.array()))
+    return dtypes.get(base.dtype).kind == "f" and sum(count_special(new.array())) > sum(
+        count_special(base.array())
+    )

@@ -1,4 +1,6 @@
-"""What every checkpoint format must do: cut files so that they come back byte for byte, and survive bad ones."""
+"""What every checkpoint format must do: cut files so that they come back byte for byte, and survive
+bad ones.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,10 @@ from git_theta.errors import FormatError
 def rebuilt(layout: Layout, data: bytes) -> bytes:
     """``data`` cut by ``layout`` and put together again."""
     contents = [data[extent.offset : extent.end] for extent in layout.extents]
-    sums = [zlib.crc32(content) if wanted else None for content, wanted in zip(contents, skeleton.covered(layout), strict=True)]
+    sums = [
+        zlib.crc32(content) if wanted else None
+        for content, wanted in zip(contents, skeleton.covered(layout), strict=True)
+    ]
     text = skeleton.cut(layout, BytesSource(data), sums)
     parsed = skeleton.parse(text, layout.size, [len(content) for content in contents])
     splicer = skeleton.Splicer(parsed, len(contents))
@@ -25,7 +30,9 @@ def rebuilt(layout: Layout, data: bytes) -> bytes:
     for piece in parsed.pieces:
         if piece.tensor >= 0:
             out += contents[piece.tensor]
-            splicer.sums[piece.tensor] = zlib.crc32(contents[piece.tensor]) if needed[piece.tensor] else None
+            splicer.sums[piece.tensor] = (
+                zlib.crc32(contents[piece.tensor]) if needed[piece.tensor] else None
+            )
         else:
             out += splicer.checksum(piece.checksum) if piece.checksum >= 0 else piece.data or b""
     return bytes(out)
@@ -51,7 +58,9 @@ def contents(layout: Layout, data: bytes) -> dict[str, bytes]:
 
 
 def mutants(seeds: Sequence[bytes], count: int, seed: int = 0) -> Iterator[bytes]:
-    """``count`` damaged files: bytes and numbers changed (mostly near the front), parts cut out, repeated, swapped between files."""
+    """``count`` damaged files: bytes and numbers changed (mostly near the front), parts cut out,
+    repeated, swapped between files.
+    """
     draw = random.Random(seed)
     for number in range(count):
         data = bytearray(seeds[number % len(seeds)])
@@ -60,11 +69,28 @@ def mutants(seeds: Sequence[bytes], count: int, seed: int = 0) -> Iterator[bytes
             at = draw.randrange(reach)
             kind = draw.randrange(8)
             if kind < 3:
-                data[at : at + 1] = bytes([draw.choice((0, 1, 2, 0x7F, 0x80, 0xFE, 0xFF, draw.randrange(256)))])
+                data[at : at + 1] = bytes(
+                    [draw.choice((0, 1, 2, 0x7F, 0x80, 0xFE, 0xFF, draw.randrange(256)))]
+                )
             elif kind == 3:
                 width = draw.choice((2, 4, 8))
-                value = draw.choice((0, 1, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1, len(data), draw.randrange(1 << 20)))
-                data[at : at + width] = (value % (1 << 8 * width)).to_bytes(width, draw.choice(("little", "big")))  # type: ignore[arg-type]
+                value = draw.choice(
+                    (
+                        0,
+                        1,
+                        2**31 - 1,
+                        2**31,
+                        2**32 - 1,
+                        2**63 - 1,
+                        2**63,
+                        2**64 - 1,
+                        len(data),
+                        draw.randrange(1 << 20),
+                    )
+                )
+                data[at : at + width] = (value % (1 << 8 * width)).to_bytes(
+                    width, draw.choice(("little", "big"))
+                )  # type: ignore[arg-type]
             elif kind == 4:
                 del data[at : at + draw.randrange(1, 40)]
             elif kind == 5:
@@ -81,7 +107,10 @@ def mutants(seeds: Sequence[bytes], count: int, seed: int = 0) -> Iterator[bytes
 
 
 def survives(fmt: Any, damaged: Iterable[bytes]) -> tuple[int, int]:
-    """Scan damaged files: each is refused with a FormatError or gives itself back. How many were refused, and accepted."""
+    """Scan damaged files: each is refused with a FormatError or gives itself back.
+
+    How many were refused, and accepted.
+    """
     refused = accepted = 0
     for data in damaged:
         fmt.sniff(data[:4096])

@@ -13,7 +13,9 @@ from git_theta.errors import FormatError
 
 
 def test_order_and_names() -> None:
-    layout = assemble("x", 30, [raw("b", 10, 5), raw("b", 0, 5), raw("n" * 2000, 20, 1)], [Checksum(16, 0, 5)])
+    layout = assemble(
+        "x", 30, [raw("b", 10, 5), raw("b", 0, 5), raw("n" * 2000, 20, 1)], [Checksum(16, 0, 5)]
+    )
     assert [extent.name for extent in layout.extents] == ["b", "b#2", "n" * NAME_LIMIT]
     assert [extent.offset for extent in layout.extents] == [0, 10, 20]
 
@@ -23,7 +25,15 @@ def test_what_is_long_is_not_left_to_the_skeleton(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(module, "PIECE", 16)
     layout = assemble("x", 100, [raw("a", 30, 10), raw("b", 50, 5)], [Checksum(70, 30, 10)])
     found = [(extent.name, extent.offset, extent.length) for extent in layout.extents]
-    rest = [("rest", 0, 16), ("rest#2", 16, 14), ("a", 30, 10), ("b", 50, 5), ("rest#3", 55, 15), ("rest#4", 74, 16), ("rest#5", 90, 10)]
+    rest = [
+        ("rest", 0, 16),
+        ("rest#2", 16, 14),
+        ("a", 30, 10),
+        ("b", 50, 5),
+        ("rest#3", 55, 15),
+        ("rest#4", 74, 16),
+        ("rest#5", 90, 10),
+    ]
     assert found == rest
 
 
@@ -43,7 +53,9 @@ def test_overlapping_tensors_are_refused() -> None:
         ("q8_0", (64,), 68, ("q8_0", (64,))),
     ],
 )
-def test_shapes_that_do_not_fit_are_bytes(dtype: str, shape: tuple[int, ...], length: int, expected: tuple[str, tuple[int, ...]]) -> None:
+def test_shapes_that_do_not_fit_are_bytes(
+    dtype: str, shape: tuple[int, ...], length: int, expected: tuple[str, tuple[int, ...]]
+) -> None:
     extent = shaped("t", dtype, shape, 0, length)
     assert (extent.dtype, extent.shape) == expected
     assert extent == Extent("t", extent.dtype, extent.shape, 0, length)

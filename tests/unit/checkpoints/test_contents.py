@@ -47,7 +47,13 @@ def test_damaged_files_are_read_or_refused(name: str) -> None:
     fmt, files = FORMATS[name]
     assert isinstance(fmt, ReadsContents)
     seeds = [path.read_bytes() for path in files if path.name != "legacy.pt"]
-    seeds = seeds or [bytes(SafetensorsFormat().build({"a": Tensor("f32", (2,), b"12345678"), "b": Tensor("u8", (1,), b"x")}, None))]
+    seeds = seeds or [
+        bytes(
+            SafetensorsFormat().build(
+                {"a": Tensor("f32", (2,), b"12345678"), "b": Tensor("u8", (1,), b"x")}, None
+            )
+        )
+    ]
     read = 0
     for data in mutants(seeds, 600, seed=3):
         try:
@@ -55,7 +61,9 @@ def test_damaged_files_are_read_or_refused(name: str) -> None:
         except FormatError:
             continue
         read += 1
-        assert sum(tensor.spec.nbytes for tensor in held.tensors.values()) <= 64 * len(data) + (1 << 20)
+        assert sum(tensor.spec.nbytes for tensor in held.tensors.values()) <= 64 * len(data) + (
+            1 << 20
+        )
     assert read
 
 
@@ -68,13 +76,19 @@ def test_views_of_torch_are_tensors_of_their_own_and_ties_stay() -> None:
 
 def test_the_values_of_a_training_state_are_told() -> None:
     held = TorchZipFormat().contents(source("torch/training.pt"))
-    assert set(held.tensors) >= {name for name in held.tensors if name.startswith("optimizer.state.")} != set()
+    assert (
+        set(held.tensors)
+        >= {name for name in held.tensors if name.startswith("optimizer.state.")}
+        != set()
+    )
     assert any(name.endswith(".lr") for name in held.others)
     assert not set(held.tensors) & set(held.others)
 
 
 def test_what_repeats_elements_is_no_tensor() -> None:
-    assert TorchZipFormat().contents(source("torch/views.pt")).others == ("expanded (expanded: it repeats elements)",)
+    assert TorchZipFormat().contents(source("torch/views.pt")).others == (
+        "expanded (expanded: it repeats elements)",
+    )
 
 
 def test_fortran_order_becomes_c_order() -> None:
@@ -84,9 +98,13 @@ def test_fortran_order_becomes_c_order() -> None:
             assert tensor.array().tolist() == wanted[name].tolist(), name
     assert held.others == ("s (<U3)",)
     assert (
-        values(NpyFormat().contents(source("formats/fortran.npy")).tensors["array"]) == np.load(DATA / "formats" / "fortran.npy").tolist()
+        values(NpyFormat().contents(source("formats/fortran.npy")).tensors["array"])
+        == np.load(DATA / "formats" / "fortran.npy").tolist()
     )
-    assert all(name.endswith("(compressed)") for name in NpzFormat().contents(source("formats/packed.npz")).others)
+    assert all(
+        name.endswith("(compressed)")
+        for name in NpzFormat().contents(source("formats/packed.npz")).others
+    )
 
 
 def test_chunks_of_flax_are_one_array() -> None:
@@ -116,7 +134,15 @@ def test_datasets_of_hdf5_in_one_piece() -> None:
     assert held.tensors["scalar"] is held.tensors["hard"]
     assert values(held.tensors["layers/dense/vars/0"]) == np.arange(1, 13).reshape(3, 4).tolist()
     assert held.tensors["empty"].shape == (0, 3)
-    assert {name.partition(" ")[0] for name in held.others} == {"away", "big", "chunked", "complex", "packed", "text", "var"}
+    assert {name.partition(" ")[0] for name in held.others} == {
+        "away",
+        "big",
+        "chunked",
+        "complex",
+        "packed",
+        "text",
+        "var",
+    }
 
 
 def test_keys_of_gguf_and_metadata_are_told() -> None:

@@ -1,4 +1,6 @@
-"""Small files made to take much time or memory: each is refused, or cut, in seconds and without much more memory than it has bytes."""
+"""Small files made to take much time or memory: each is refused, or cut, in seconds and without
+much more memory than it has bytes.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +30,16 @@ from git_theta.core.source import BytesSource
 from git_theta.core.tensors import Contents
 from git_theta.errors import FormatError
 
-WORK = 1000  # of what counting to a million takes; tracing memory makes everything some four times as slow
+# Of what counting to a million takes; tracing memory makes everything some four times as slow
+WORK = 1000
 MEMORY = 192 << 20
 
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """Fails if what is done inside takes more work than :data:`WORK` or more memory than :data:`MEMORY`."""
+    """Fails if what is done inside takes more work than :data:`WORK` or more memory than
+    :data:`MEMORY`.
+    """
     tracemalloc.start()
     start = time.process_time()
     for _ in range(1_000_000):
@@ -77,7 +82,9 @@ def field(number: int, content: bytes) -> bytes:
 
 def many_empty(count: int) -> bytes:
     """A safetensors file of ``count`` empty tensors."""
-    entries = ",".join(f'"{number}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}' for number in range(count))
+    entries = ",".join(
+        f'"{number}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}' for number in range(count)
+    )
     return struct.pack("<Q", len(entries) + 2) + b"{" + entries.encode() + b"}"
 
 
@@ -100,8 +107,17 @@ def test_tar_with_long_names_of_members() -> None:
 def flax(count: int) -> bytes:
     """Many small arrays below one long key."""
     key = b"k" * 60_000
-    entries = b"".join(b"\xa4" + f"{number:04x}".encode() + b"\xd4\x01\x00" for number in range(count))
-    return b"\x81\xda" + struct.pack(">H", len(key)) + key + b"\xdf" + struct.pack(">I", count) + entries
+    entries = b"".join(
+        b"\xa4" + f"{number:04x}".encode() + b"\xd4\x01\x00" for number in range(count)
+    )
+    return (
+        b"\x81\xda"
+        + struct.pack(">H", len(key))
+        + key
+        + b"\xdf"
+        + struct.pack(">I", count)
+        + entries
+    )
 
 
 def test_flax_with_a_long_key_above_many() -> None:
@@ -127,7 +143,8 @@ def tf_index(blocks: bytes, handles: list[tuple[int, int]]) -> bytes:
     """An index whose data blocks are those of ``handles``: offsets and lengths in ``blocks``."""
     body = bytearray(blocks)
     listing = b"".join(
-        b"\0\x01" + varint(len(handle)) + b"k" + handle for handle in (varint(offset) + varint(length) for offset, length in handles)
+        b"\0\x01" + varint(len(handle)) + b"k" + handle
+        for handle in (varint(offset) + varint(length) for offset, length in handles)
     )
     at = len(body)
     body += tf_block(listing) + bytes(5)
@@ -137,19 +154,25 @@ def tf_index(blocks: bytes, handles: list[tuple[int, int]]) -> bytes:
 
 def beside(index: bytes) -> None:
     with bounded(), suppress(FormatError):
-        TfCheckpointFormat().scan_beside(BytesSource(b"x"), "m.data-00000-of-00001", BytesSource(index))
+        TfCheckpointFormat().scan_beside(
+            BytesSource(b"x"), "m.data-00000-of-00001", BytesSource(index)
+        )
 
 
 def test_tensorflow_with_a_long_prefix_of_many_keys() -> None:
     key = b"k" * 60_000
     entries = varint(0) + varint(len(key)) + varint(2) + key + b"\x28\1"
-    entries += b"".join(varint(60_000) + b"\x04\x02" + f"{number:04x}".encode() + b"\x28\1" for number in range(0x20000 - 1))
+    entries += b"".join(
+        varint(60_000) + b"\x04\x02" + f"{number:04x}".encode() + b"\x28\1"
+        for number in range(0x20000 - 1)
+    )
     block = tf_block(entries)
     beside(tf_index(block + bytes(5), [(0, len(block))]))
 
 
 def test_tensorflow_with_blocks_in_each_other() -> None:
-    length = 4 + (1 << 24)  # blocks of no entries: their last four bytes say that all before is restart points
+    # Blocks of no entries: their last four bytes say that all before is restart points
+    length = 4 + (1 << 24)
     number = (length - 4) // 4
     region = struct.pack("<I", number) * ((length + 80_000) // 4)
     beside(tf_index(region, [(4 * step, length) for step in range(20_000)]))
@@ -195,7 +218,9 @@ def test_hdf5_with_one_table_in_many_places() -> None:
     names = made.put(b"name\0".ljust(16, b"\0"))
     heap = made.put(b"HEAP" + bytes(4) + struct.pack("<QQQ", 16, 0, names))
     leaf = made.header(b"")
-    table = made.put(b"SNOD\1\0" + struct.pack("<H", 4000) + struct.pack("<QQIIQQ", 0, leaf, 0, 0, 0, 0) * 4000)
+    table = made.put(
+        b"SNOD\1\0" + struct.pack("<H", 4000) + struct.pack("<QQIIQQ", 0, leaf, 0, 0, 0, 0) * 4000
+    )
     tree = made.put(node([table] * 4000))
     scanned(Hdf5Format(), made.file(made.header(message(17, struct.pack("<QQ", tree, heap)))))
 
@@ -210,7 +235,9 @@ def test_hdf5_with_nodes_in_each_other() -> None:
     heads = 400
     region = bytearray(struct.pack("<QQ", table, table) * 62_000)
     for number in range(heads):
-        region[number * 32 : number * 32 + 24] = b"TREE\0\0" + struct.pack("<HQQ", 60_000, table, table)
+        region[number * 32 : number * 32 + 24] = b"TREE\0\0" + struct.pack(
+            "<HQQ", 60_000, table, table
+        )
     made.put(bytes(region))
     tree = made.put(node([start + number * 32 for number in range(heads)], 1))
     scanned(Hdf5Format(), made.file(made.header(message(17, struct.pack("<QQ", tree, heap)))))
@@ -219,7 +246,9 @@ def test_hdf5_with_nodes_in_each_other() -> None:
 def test_hdf5_with_messages_in_each_other() -> None:
     made = Hdf5()
     start = made.put(struct.pack("<HHBxxx", 8, 65_000, 0) * 8000 + bytes(66_000))
-    further = b"".join(message(16, struct.pack("<QQ", start + 8 * number, 65_535)) for number in range(8000))
+    further = b"".join(
+        message(16, struct.pack("<QQ", start + 8 * number, 65_535)) for number in range(8000)
+    )
     scanned(Hdf5Format(), made.file(made.header(further)))
 
 
@@ -230,7 +259,10 @@ def test_hdf5_with_many_headers_in_each_other() -> None:
     start = made.put((b"\1\0" + struct.pack("<HIII", 1, 1, 60_000, 0)) * count + bytes(70_000))
     names = made.put(b"".join(f"{number:05x}\0\0\0".encode() for number in range(count)))
     heap = made.put(b"HEAP" + bytes(4) + struct.pack("<QQQ", 8 * count, 0, names))
-    rows = b"".join(struct.pack("<QQIIQQ", 8 * number, start + 16 * number, 0, 0, 0, 0) for number in range(count))
+    rows = b"".join(
+        struct.pack("<QQIIQQ", 8 * number, start + 16 * number, 0, 0, 0, 0)
+        for number in range(count)
+    )
     table = made.put(b"SNOD\1\0" + struct.pack("<H", count) + rows)
     tree = made.put(node([table]))
     scanned(Hdf5Format(), made.file(made.header(message(17, struct.pack("<QQ", tree, heap)))))
@@ -239,24 +271,43 @@ def test_hdf5_with_many_headers_in_each_other() -> None:
 def test_hdf5_with_long_links() -> None:
     made = Hdf5()
     block = made.put(bytes(8 << 20))
-    head = b"FRHP\0" + struct.pack("<HHBI", 7, 0, 0, 0xFFFFFFFF) + bytes(96) + struct.pack("<HQQHHQH", 1, 1 << 40, 1 << 40, 32, 0, block, 0)
+    head = (
+        b"FRHP\0"
+        + struct.pack("<HHBI", 7, 0, 0, 0xFFFFFFFF)
+        + bytes(96)
+        + struct.pack("<HQQHHQH", 1, 1 << 40, 1 << 40, 32, 0, block, 0)
+    )
     heap = made.put(head)
     record = bytes(4) + b"\0" + struct.pack("<II", 0, 8 << 20)
     count = 60_000
     leaf = made.put(b"BTLF\0\5" + record * count)
-    tree = made.put(b"BTHD\0\5" + struct.pack("<IHHBBQH", 1 << 30, len(record), 0, 0, 0, leaf, count))
-    scanned(Hdf5Format(), made.file(made.header(message(2, b"\0\0" + struct.pack("<QQ", heap, tree)))))
+    tree = made.put(
+        b"BTHD\0\5" + struct.pack("<IHHBBQH", 1 << 30, len(record), 0, 0, 0, leaf, count)
+    )
+    scanned(
+        Hdf5Format(), made.file(made.header(message(2, b"\0\0" + struct.pack("<QQ", heap, tree))))
+    )
 
 
 # Pickles, whose values may be shared
 
 
 def torch_file(text: bytes, *storages: bytes) -> bytes:
-    entries = [("m/data.pkl", [text]), *((f"m/data/{number}", [storage]) for number, storage in enumerate(storages))]
+    entries = [
+        ("m/data.pkl", [text]),
+        *((f"m/data/{number}", [storage]) for number, storage in enumerate(storages)),
+    ]
     return write_archive(entries)
 
 
-SHARED = b"\x80\2cbuiltins\nobject\nq\0" + b"0(" + b"N" * 20_000 + b"tq\x010](" + b"h\0h\1R" * 20_000 + b"e."
+SHARED = (
+    b"\x80\2cbuiltins\nobject\nq\0"
+    + b"0("
+    + b"N" * 20_000
+    + b"tq\x010]("
+    + b"h\0h\1R" * 20_000
+    + b"e."
+)
 
 
 def test_torch_with_shared_arguments() -> None:
@@ -282,7 +333,11 @@ def test_torch_contents_of_long_lists() -> None:
 
 
 def test_torch_contents_that_show_one_storage_many_times() -> None:
-    storage = b"(X\x07\0\0\0storagectorch\nByteStorage\nX\x01\0\0\x000X\x03\0\0\0cpuJ" + struct.pack("<i", 1 << 20) + b"tQq\0"
+    storage = (
+        b"(X\x07\0\0\0storagectorch\nByteStorage\nX\x01\0\0\x000X\x03\0\0\0cpuJ"
+        + struct.pack("<i", 1 << 20)
+        + b"tQq\0"
+    )
     text = b"\x80\2" + storage + b"0]("
     for number in range(600):
         text += b"ctorch._utils\n_rebuild_tensor_v2\n(h\0" + b"M" + struct.pack("<H", number)
@@ -291,14 +346,18 @@ def test_torch_contents_that_show_one_storage_many_times() -> None:
 
 
 def metadata(keys: bytes, prefix: bytes = b"") -> bytes:
-    """The pickle of a distributed checkpoint's metadata with what ``keys`` push as its ``storage_data``."""
+    """The pickle of a distributed checkpoint's metadata with what ``keys`` push as its
+    ``storage_data``.
+    """
     return b"\x80\4" + prefix + b"cm\nMetadata\n)\x81}(X\x0c\0\0\0storage_data}(" + keys + b"uub."
 
 
 def named(text: bytes) -> None:
     data = bytes(100)
     with bounded(), suppress(FormatError):
-        distributed_slices.named(OpaqueFormat().scan(BytesSource(data)), "a.distcp", BytesSource(text))
+        distributed_slices.named(
+            OpaqueFormat().scan(BytesSource(data)), "a.distcp", BytesSource(text)
+        )
 
 
 def test_distributed_metadata_with_shared_attributes() -> None:
@@ -306,7 +365,13 @@ def test_distributed_metadata_with_shared_attributes() -> None:
     named(metadata(b"cm\nIndex\n)\x81h\1bcm\nInfo\n)\x81h\1b" * 20_000, state))
 
 
-@pytest.mark.parametrize("sizes", [b"(" + b"K\1" * 200_000 + b"t", b"(\x8b" + struct.pack("<i", 20_000) + b"\x7f" * 20_000 + b"t"])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        b"(" + b"K\1" * 200_000 + b"t",
+        b"(\x8b" + struct.pack("<i", 20_000) + b"\x7f" * 20_000 + b"t",
+    ],
+)
 def test_distributed_metadata_with_large_places(sizes: bytes) -> None:
     prefix = sizes + b"q\0" + b"0"
     key = b"cm\nIndex\n)\x81}(X\x03\0\0\0fqnX\1\0\0\0wX\x06\0\0\0offseth\0ub"

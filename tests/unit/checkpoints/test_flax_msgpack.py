@@ -22,7 +22,10 @@ SMALL = (Path(__file__).parents[2] / "data" / "formats" / "small.msgpack").read_
 
 
 def tensors(data: bytes) -> dict[str, Tensor]:
-    return {e.name: Tensor(e.dtype, e.shape, data[e.offset : e.end]) for e in FORMAT.scan(BytesSource(data)).extents}
+    return {
+        e.name: Tensor(e.dtype, e.shape, data[e.offset : e.end])
+        for e in FORMAT.scan(BytesSource(data)).extents
+    }
 
 
 def test_is_a_format_that_builds() -> None:
@@ -68,7 +71,14 @@ def test_very_many_values(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "inner", [b"", b"\x92\x90\xa3", b"\x93\x91\xff\xa4bool\xc4\x01\0", b"\x93\x91\x05\xa4bool\xc4\x01\0", b"\x93\x90\xa1?\xc4\x01"]
+    "inner",
+    [
+        b"",
+        b"\x92\x90\xa3",
+        b"\x93\x91\xff\xa4bool\xc4\x01\0",
+        b"\x93\x91\x05\xa4bool\xc4\x01\0",
+        b"\x93\x90\xa1?\xc4\x01",
+    ],
 )
 def test_arrays_flax_would_not_write_are_plain_bytes(inner: bytes) -> None:
     data = b"\x81\xa1a\xc7" + bytes([len(inner)]) + b"\x01" + inner
@@ -76,7 +86,10 @@ def test_arrays_flax_would_not_write_are_plain_bytes(inner: bytes) -> None:
     assert (extent.name, extent.dtype) == ("a", "u8")
 
 
-@pytest.mark.parametrize("head", [b"", b"\x80", b"\x80\x02}q\0", b"\x81\xa1a\x01", b"\x91\xd4\x01\0", b"{", b"\x81\x01\xd4\x03"])
+@pytest.mark.parametrize(
+    "head",
+    [b"", b"\x80", b"\x80\x02}q\0", b"\x81\xa1a\x01", b"\x91\xd4\x01\0", b"{", b"\x81\x01\xd4\x03"],
+)
 def test_other_files_are_not_claimed(head: bytes) -> None:
     assert not FORMAT.sniff(head)
 
@@ -90,7 +103,10 @@ def test_a_file_built_from_its_own_tensors_is_the_same() -> None:
 
 
 def test_other_values_stay() -> None:
-    new = {"params/dense/kernel": Tensor("f32", (2, 2), bytes(16)), "extra/x": Tensor("f64", (), bytes(8))}
+    new = {
+        "params/dense/kernel": Tensor("f32", (2, 2), bytes(16)),
+        "extra/x": Tensor("f64", (), bytes(8)),
+    }
     data = bytes(FORMAT.build(new, BytesSource(SMALL)))
     assert tensors(data) == new
     msgpack = pytest.importorskip("msgpack")
@@ -103,7 +119,10 @@ def test_other_values_stay() -> None:
 @given(
     st.dictionaries(
         st.text("abc\u00e9", min_size=1, max_size=40),
-        st.tuples(st.sampled_from(["u8", "f32", "bf16", "bool", "i64"]), st.lists(st.integers(0, 3) | st.just(200), max_size=3)),
+        st.tuples(
+            st.sampled_from(["u8", "f32", "bf16", "bool", "i64"]),
+            st.lists(st.integers(0, 3) | st.just(200), max_size=3),
+        ),
         max_size=4,
     )
 )
@@ -120,7 +139,11 @@ def test_scan_is_the_inverse_of_build(wanted: dict[str, tuple[str, list[int]]]) 
 def test_arrays_above_the_limit_are_written_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flax_msgpack, "CHUNK", 10)
     data = bytes(FORMAT.build({"w": Tensor("f32", (2, 3), bytes(range(24)))}, None))
-    assert told(cut(FORMAT, data)) == {"w/chunks/0": "f32[2]", "w/chunks/1": "f32[2]", "w/chunks/2": "f32[2]"}
+    assert told(cut(FORMAT, data)) == {
+        "w/chunks/0": "f32[2]",
+        "w/chunks/1": "f32[2]",
+        "w/chunks/2": "f32[2]",
+    }
 
 
 @pytest.mark.parametrize(

@@ -32,8 +32,19 @@ def info(name: str, dims: tuple[int, ...], kind: int = 0, offset: int = 0) -> by
     return text(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, kind, offset)
 
 
-def file(infos: list[bytes], data: bytes, keys: tuple[bytes, ...] = (), version: int = 3, alignment: int = 32) -> bytes:
-    head = b"GGUF" + struct.pack("<IQQ", version, len(infos), len(keys)) + b"".join(keys) + b"".join(infos)
+def file(
+    infos: list[bytes],
+    data: bytes,
+    keys: tuple[bytes, ...] = (),
+    version: int = 3,
+    alignment: int = 32,
+) -> bytes:
+    head = (
+        b"GGUF"
+        + struct.pack("<IQQ", version, len(infos), len(keys))
+        + b"".join(keys)
+        + b"".join(infos)
+    )
     return head + bytes(-len(head) % alignment) + data
 
 
@@ -63,14 +74,33 @@ def test_big_endian_values_are_plain_bytes() -> None:
 @pytest.mark.parametrize("version", [2, 3])
 def test_alignment_and_order_of_offsets(version: int) -> None:
     key = text("general.alignment") + struct.pack("<II", 4, 8)
-    data = file([info("b", (2,), offset=8), info("a", (1,))], struct.pack("<4f", 1, 0, 2, 3), (key,), version, 8)
-    assert contents(cut(FORMAT, data), data) == {"a": struct.pack("<f", 1), "b": struct.pack("<2f", 2, 3)}
+    data = file(
+        [info("b", (2,), offset=8), info("a", (1,))],
+        struct.pack("<4f", 1, 0, 2, 3),
+        (key,),
+        version,
+        8,
+    )
+    assert contents(cut(FORMAT, data), data) == {
+        "a": struct.pack("<f", 1),
+        "b": struct.pack("<2f", 2, 3),
+    }
 
 
 def test_values_of_all_kinds_are_passed_over() -> None:
-    keys = [text(f"k{kind}") + struct.pack("<I", kind) + bytes(width) for kind, width in gguf._WIDTHS.items()]
+    keys = [
+        text(f"k{kind}") + struct.pack("<I", kind) + bytes(width)
+        for kind, width in gguf._WIDTHS.items()
+    ]
     keys.append(text("words") + struct.pack("<IIQ", 9, 8, 3) + text("a") + text("") + text("é"))
-    keys.append(text("nested") + struct.pack("<IIQ", 9, 9, 2) + struct.pack("<IQ", 0, 3) + b"abc" + struct.pack("<IQ", 8, 1) + text("x"))
+    keys.append(
+        text("nested")
+        + struct.pack("<IIQ", 9, 9, 2)
+        + struct.pack("<IQ", 0, 3)
+        + b"abc"
+        + struct.pack("<IQ", 8, 1)
+        + text("x")
+    )
     data = file([info("t", ())], bytes(4), tuple(keys))
     assert told(cut(FORMAT, data)) == {"t": "f32[]"}
 
@@ -103,8 +133,14 @@ def test_unknown_types_reach_to_the_next_tensor() -> None:
         (file([], b"", (text("k") + bytes(5),) * 2), "two keys"),
         (file([], b"", (text("k") + struct.pack("<IIQ", 9, 8, 2**40),)), "array of"),
         (file([], b"", (text("k") + struct.pack("<IIQ", 9, 4, 2**62),)), "announced"),
-        (file([], b"", (text("k") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 50,)), "deep"),
-        (file([], b"", (text("k") + struct.pack("<IIQ", 9, 8, 1) + struct.pack("<Q", 2**63),)), "announced"),
+        (
+            file([], b"", (text("k") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 50,)),
+            "deep",
+        ),
+        (
+            file([], b"", (text("k") + struct.pack("<IIQ", 9, 8, 1) + struct.pack("<Q", 2**63),)),
+            "announced",
+        ),
         (b"GGUF" + struct.pack("<IQQQ", 3, 1, 0, 2**63), "name of"),
     ],
 )
@@ -142,7 +178,13 @@ def test_keys_and_values_are_taken_over() -> None:
     assert data[24 : header.keys_end] == SMALL[24 : header.keys_end]
 
 
-@given(st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=15), st.lists(st.integers(0, 4), max_size=4), max_size=5))
+@given(
+    st.dictionaries(
+        st.text(st.characters(codec="utf-8"), max_size=15),
+        st.lists(st.integers(0, 4), max_size=4),
+        max_size=5,
+    )
+)
 def test_scan_is_the_inverse_of_build(shapes: dict[str, list[int]]) -> None:
     tensors = {}
     for number, (name, shape) in enumerate(shapes.items()):
@@ -152,7 +194,9 @@ def test_scan_is_the_inverse_of_build(shapes: dict[str, list[int]]) -> None:
         tensors[name] = Tensor("i16", tuple(shape), bytes([number]) * 2 * count)
     data = bytes(FORMAT.build(tensors, None))
     layout = cut(FORMAT, data)
-    assert {e.name: Tensor(e.dtype, e.shape, data[e.offset : e.end]) for e in layout.extents} == tensors
+    assert {
+        e.name: Tensor(e.dtype, e.shape, data[e.offset : e.end]) for e in layout.extents
+    } == tensors
 
 
 @pytest.mark.parametrize(
@@ -176,8 +220,12 @@ def test_big_endian_files_are_not_written() -> None:
 
 
 def test_a_file_that_is_cut_short_keeps_the_tensors_that_are_whole() -> None:
-    data = file([info("a", (4,)), info("b", (8,), offset=32), info("c", (4,), offset=64)], bytes(range(80)))
-    with pytest.raises(PartlyBrokenError, match=r"tensor b reaches beyond.*2 of 3 tensors are cut short") as caught:
+    data = file(
+        [info("a", (4,)), info("b", (8,), offset=32), info("c", (4,), offset=64)], bytes(range(80))
+    )
+    with pytest.raises(
+        PartlyBrokenError, match=r"tensor b reaches beyond.*2 of 3 tensors are cut short"
+    ) as caught:
         FORMAT.scan(BytesSource(data[:-30]))
     layout = caught.value.layout
     assert told(layout) == {"a": "f32[4]"}

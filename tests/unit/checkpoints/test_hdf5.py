@@ -16,7 +16,9 @@ from git_theta.errors import FormatError
 
 FORMAT = Hdf5Format()
 DATA = Path(__file__).parents[2] / "data" / "formats"
-SMALL, LATEST, EXTERNAL, LONG = ((DATA / f"{name}.h5").read_bytes() for name in ("small", "latest", "external", "long"))
+SMALL, LATEST, EXTERNAL, LONG = (
+    (DATA / f"{name}.h5").read_bytes() for name in ("small", "latest", "external", "long")
+)
 
 
 def test_is_a_format() -> None:
@@ -55,7 +57,9 @@ def test_the_newest_form() -> None:
 
 def test_long_lists_of_links() -> None:
     layout = cut(FORMAT, LONG)
-    expected = {f"optimizer/vars/{number}": struct.pack("<2f", number, number + 1) for number in range(40)}
+    expected = {
+        f"optimizer/vars/{number}": struct.pack("<2f", number, number + 1) for number in range(40)
+    }
     assert contents(layout, LONG) == expected
 
 
@@ -101,7 +105,10 @@ def test_a_group_that_holds_itself() -> None:
     assert FORMAT.scan(BytesSource(bytes(data))).size == len(data)
 
 
-@pytest.mark.parametrize(("limit", "value"), [("LINKS_LIMIT", 5), ("STEPS_LIMIT", 2), ("NAMES_LIMIT", 20), ("MESSAGES_LIMIT", 1)])
+@pytest.mark.parametrize(
+    ("limit", "value"),
+    [("LINKS_LIMIT", 5), ("STEPS_LIMIT", 2), ("NAMES_LIMIT", 20), ("MESSAGES_LIMIT", 1)],
+)
 def test_limits(monkeypatch: pytest.MonkeyPatch, limit: str, value: int) -> None:
     monkeypatch.setattr(hdf5, limit, value)
     with pytest.raises(FormatError, match="more than"):

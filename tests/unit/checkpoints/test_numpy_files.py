@@ -55,10 +55,19 @@ def test_what_numpy_writes(name: str, expected: dict[str, str]) -> None:
 
 def test_archives() -> None:
     layout = cut(NPZ, SMALL)
-    assert told(layout) == {"w": "f32[4, 3]", "layer/b": "f64[3]", "n": "i64[]", "f": "f32[5, 2]", "s": "u8[12]"}
+    assert told(layout) == {
+        "w": "f32[4, 3]",
+        "layer/b": "f64[3]",
+        "n": "i64[]",
+        "f": "f32[5, 2]",
+        "s": "u8[12]",
+    }
     assert len(layout.checksums) == 5
     with np.load(io.BytesIO(SMALL)) as arrays:
-        assert {name: arrays[name].T.tobytes() if name == "f" else arrays[name].tobytes() for name in arrays} == contents(layout, SMALL)
+        assert {
+            name: arrays[name].T.tobytes() if name == "f" else arrays[name].tobytes()
+            for name in arrays
+        } == contents(layout, SMALL)
     assert told(cut(NPZ, PACKED)) == {}
 
 
@@ -79,7 +88,10 @@ def test_entries_that_are_no_arrays_are_plain_bytes() -> None:
         (npy("{'descr': '<f4'}"), "does not say"),
         (npy("__import__('os').system('x')"), "does not say"),
         (npy("{'descr': '<f4', 'fortran_order': False, 'shape': (3,), }", bytes(11)), "announced"),
-        (npy("{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999, 99999999999), }"), "overflows"),
+        (
+            npy("{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999, 99999999999), }"),
+            "overflows",
+        ),
         (npy("{'descr': '<f4', 'fortran_order': False, 'shape': (-1,), }"), "does not say"),
         (npy("{'descr': '<f4', 'fortran_order': 1, 'shape': (1,), }"), "does not say"),
         (b"\x93NUMPY\2\0" + struct.pack("<I", 2**31), "claims"),
@@ -110,7 +122,8 @@ def test_damaged_files() -> None:
     st.dictionaries(
         st.text("abc/._é0", min_size=1, max_size=6),
         st.tuples(
-            st.sampled_from(["bool", "u8", "i8", "u16", "i64", "f16", "f32", "f64", "c128"]), st.lists(st.integers(0, 3), max_size=4)
+            st.sampled_from(["bool", "u8", "i8", "u16", "i64", "f16", "f32", "f64", "c128"]),
+            st.lists(st.integers(0, 3), max_size=4),
         ),
         max_size=4,
     )
@@ -122,17 +135,26 @@ def test_numpy_loads_what_is_built(wanted: dict[str, tuple[str, list[int]]]) -> 
         tensors[name] = Tensor(dtype, tuple(shape), bytes(number % 2 for number in range(size)))
     data = bytes(NPZ.build(tensors, None))
     with np.load(io.BytesIO(data)) as arrays:
-        assert {name: (arrays[name].dtype, arrays[name].shape, arrays[name].tobytes()) for name in arrays} == {
-            name: (tensor.array().dtype, tensor.shape, bytes(tensor.data)) for name, tensor in tensors.items()
+        assert {
+            name: (arrays[name].dtype, arrays[name].shape, arrays[name].tobytes())
+            for name in arrays
+        } == {
+            name: (tensor.array().dtype, tensor.shape, bytes(tensor.data))
+            for name, tensor in tensors.items()
         }
     layout = cut(NPZ, data) if tensors else NPZ.scan(BytesSource(data))
-    assert {e.name: Tensor(e.dtype, e.shape, data[e.offset : e.end]) for e in layout.extents} == tensors
+    assert {
+        e.name: Tensor(e.dtype, e.shape, data[e.offset : e.end]) for e in layout.extents
+    } == tensors
 
 
 def test_axes_stay_as_numpy_has_them() -> None:
     layout = cut(NPZ, SMALL)
     tensors = {e.name: Tensor(e.dtype, e.shape, SMALL[e.offset : e.end]) for e in layout.extents}
-    with np.load(io.BytesIO(SMALL)) as old, np.load(io.BytesIO(bytes(NPZ.build(tensors, BytesSource(SMALL))))) as new:
+    with (
+        np.load(io.BytesIO(SMALL)) as old,
+        np.load(io.BytesIO(bytes(NPZ.build(tensors, BytesSource(SMALL))))) as new,
+    ):
         assert list(old) == list(new)
         for name in old:
             assert old[name].dtype == new[name].dtype
@@ -176,9 +198,18 @@ def test_times_stay_times() -> None:
     np.savez(target, t=np.array(["2026-01-02", "2026-01-03"], "M8[D]"), span=np.array([3], "m8[s]"))
     like = BytesSource(target.getvalue())
     held, others = NpzFormat().contents(like)
-    assert others == ("t (that its numbers are times, <M8[D])", "span (that its numbers are times, <m8[s])")
-    built = np.load(io.BytesIO(NpzFormat().build({**held, "n": Tensor("i64", (1,), bytes(8))}, like)))
-    assert {name: built[name].dtype.str for name in built} == {"t": "<M8[D]", "span": "<m8[s]", "n": "<i8"}
+    assert others == (
+        "t (that its numbers are times, <M8[D])",
+        "span (that its numbers are times, <m8[s])",
+    )
+    built = np.load(
+        io.BytesIO(NpzFormat().build({**held, "n": Tensor("i64", (1,), bytes(8))}, like))
+    )
+    assert {name: built[name].dtype.str for name in built} == {
+        "t": "<M8[D]",
+        "span": "<m8[s]",
+        "n": "<i8",
+    }
     assert str(built["t"][1]) == "2026-01-03"
 
 

@@ -33,7 +33,9 @@ def field(number: int, content: bytes | int) -> bytes:
 
 
 def model(*tensors: bytes) -> bytes:
-    return field(1, 8) + field(2, b"test") + field(7, b"".join(field(5, tensor) for tensor in tensors))
+    return (
+        field(1, 8) + field(2, b"test") + field(7, b"".join(field(5, tensor) for tensor in tensors))
+    )
 
 
 def test_is_a_format() -> None:
@@ -55,17 +57,32 @@ def test_what_onnx_writes() -> None:
         "sparse.indices": "i64[2]",
     }
     assert contents(layout, SMALL)["floats"] == struct.pack("<4f", 1, 2, 3, 4)
-    assert b"../../etc/passwd" in SMALL, "a tensor that lies elsewhere has no bytes here, and is not looked for"
+    assert b"../../etc/passwd" in SMALL, (
+        "a tensor that lies elsewhere has no bytes here, and is not looked for"
+    )
 
 
 def test_fields_in_any_order_and_dimensions_one_by_one() -> None:
-    tensor = field(9, bytes(24)) + field(8, b"t") + field(2, 1) + field(1, 2) + field(1, 3) + b"\x2d\0\0\0\0"
+    tensor = (
+        field(9, bytes(24))
+        + field(8, b"t")
+        + field(2, 1)
+        + field(1, 2)
+        + field(1, 3)
+        + b"\x2d\0\0\0\0"
+    )
     assert told(cut(FORMAT, model(tensor))) == {"t": "f32[2, 3]"}
 
 
-@pytest.mark.parametrize("dims", [[2**63, 2], [2**62, 2**62, 0], [7], [1] * 65], ids=["huge", "huge beside zero", "wrong size", "too many"])
+@pytest.mark.parametrize(
+    "dims",
+    [[2**63, 2], [2**62, 2**62, 0], [7], [1] * 65],
+    ids=["huge", "huge beside zero", "wrong size", "too many"],
+)
 def test_dimensions_that_lie(dims: list[int]) -> None:
-    tensor = field(1, b"".join(map(varint, dims))) + field(2, 1) + field(8, b"t") + field(9, bytes(8))
+    tensor = (
+        field(1, b"".join(map(varint, dims))) + field(2, 1) + field(8, b"t") + field(9, bytes(8))
+    )
     assert told(cut(FORMAT, model(tensor))) == {"t": "u8[8]"}
 
 
@@ -98,7 +115,10 @@ def test_very_many_fields(monkeypatch: pytest.MonkeyPatch) -> None:
         FORMAT.scan(BytesSource(field(1, 8) + field(7, b"") * 200))
 
 
-@pytest.mark.parametrize("head", [b"", b"\x08", b"\x08\x01\x12\x03a\0b", b"\x80\x02}", b"PK\3\4", b"\x08\x08\x12\x04test", b"{"])
+@pytest.mark.parametrize(
+    "head",
+    [b"", b"\x08", b"\x08\x01\x12\x03a\0b", b"\x80\x02}", b"PK\3\4", b"\x08\x08\x12\x04test", b"{"],
+)
 def test_other_files_are_not_claimed(head: bytes) -> None:
     assert not FORMAT.sniff(head)
 

@@ -45,7 +45,9 @@ def test_pieces_cover_the_file(size: int) -> None:
     extents = OpaqueFormat().scan(Sized(size)).extents
     assert sum(extent.length for extent in extents) == size
     assert all(before.end == after.offset for before, after in pairwise(extents))
-    assert all(0 < extent.length <= PIECE and extent.shape == (extent.length,) for extent in extents)
+    assert all(
+        0 < extent.length <= PIECE and extent.shape == (extent.length,) for extent in extents
+    )
 
 
 @given(st.binary(max_size=100))

@@ -1,4 +1,6 @@
-"""Whatever a checkpoint names (external data, links, functions), reading it opens no file, starts nothing and imports nothing."""
+"""Whatever a checkpoint names (external data, links, functions), reading it opens no file, starts
+nothing and imports nothing.
+"""
 
 from __future__ import annotations
 
@@ -48,5 +50,7 @@ print(len(files), sorted({(event, str(arguments)[:80]) for event, arguments in s
 def test_nothing_is_opened() -> None:
     assert any(b"/etc/passwd" in path.read_bytes() for path in FILES if path.suffix == ".onnx")
     assert any(b"/etc/passwd" in path.read_bytes() for path in FILES if path.suffix == ".h5")
-    done = subprocess.run([sys.executable, "-c", SCRIPT, *map(str, FILES)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *map(str, FILES)], capture_output=True, text=True, check=True
+    )
     assert done.stdout == f"{len(FILES)} []\n"

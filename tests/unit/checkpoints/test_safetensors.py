@@ -35,7 +35,10 @@ def scan(data: bytes) -> Layout:
 
 def reference(data: bytes) -> dict[str, tuple[tuple[int, ...], bytes]] | None:
     try:
-        return {name: (tuple(info["shape"]), bytes(info["data"])) for name, info in safetensors.deserialize(data)}
+        return {
+            name: (tuple(info["shape"]), bytes(info["data"]))
+            for name, info in safetensors.deserialize(data)
+        }
     except safetensors.SafetensorError:
         return None
 
@@ -45,17 +48,23 @@ def ours(data: bytes) -> dict[str, tuple[tuple[int, ...], bytes]] | None:
         layout = scan(data)
     except FormatError:
         return None
-    return {extent.name: (extent.shape, data[extent.offset : extent.end]) for extent in layout.extents}
+    return {
+        extent.name: (extent.shape, data[extent.offset : extent.end]) for extent in layout.extents
+    }
 
 
-def entry(dtype: str = '"F32"', shape: str = "[1]", offsets: str = "[0,4]", name: str = '"a"') -> bytes:
+def entry(
+    dtype: str = '"F32"', shape: str = "[1]", offsets: str = "[0,4]", name: str = '"a"'
+) -> bytes:
     return file(f'{{{name}:{{"dtype":{dtype},"shape":{shape},"data_offsets":{offsets}}}}}')
 
 
 ACCEPTED = {
     "plain": file(f'{{"a":{ONE}}}'),
     "space around": file(f' \n\t\r{{ "a" : {ONE} }} \t\r\n'),
-    "space inside": file('{"a": {"dtype" : "F32" , "shape" : [ 1 , 1 ] , "data_offsets" : [ 0 , 4 ] } }'),
+    "space inside": file(
+        '{"a": {"dtype" : "F32" , "shape" : [ 1 , 1 ] , "data_offsets" : [ 0 , 4 ] } }'
+    ),
     "metadata only": file('{"__metadata__":{"format":"pt"}}', b""),
     "nothing": file("{}", b""),
     "metadata null": file(f'{{"__metadata__":null,"a":{ONE}}}'),
@@ -71,15 +80,27 @@ ACCEPTED = {
     "name like JSON": entry(name='"{\\"dtype\\":[}"'),
     "scalar": entry(shape="[]"),
     "order of fields": file('{"a":{"shape":[1],"data_offsets":[0,4],"dtype":"F32"}}'),
-    "further fields": file('{"a":{"x":[{"y":1e3}],"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'),
-    "escaped fields": file('{"a":{"dtyp\\u0065":"F\\u0033\\u0032","shape":[1],"data_offsets":[0,4]}}'),
+    "further fields": file(
+        '{"a":{"x":[{"y":1e3}],"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    ),
+    "escaped fields": file(
+        '{"a":{"dtyp\\u0065":"F\\u0033\\u0032","shape":[1],"data_offsets":[0,4]}}'
+    ),
     "entry as a list": file('{"a":["F32",[1],[0,4]]}'),
     "type as a map": entry(dtype='{"F32":null}'),
-    "deep, but not too": file('{"a":{"x":%s,"dtype":"F32","shape":[1],"data_offsets":[0,4]}}' % ("[" * 125 + "]" * 125)),
-    "zero-size first": file(f'{{"b":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}},"a":{ONE}}}'),
+    "deep, but not too": file(
+        '{"a":{"x":%s,"dtype":"F32","shape":[1],"data_offsets":[0,4]}}' % ("[" * 125 + "]" * 125)
+    ),
+    "zero-size first": file(
+        f'{{"b":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}},"a":{ONE}}}'
+    ),
     "zero-size last": file(f'{{"b":{{"dtype":"F32","shape":[0],"data_offsets":[4,4]}},"a":{ONE}}}'),
-    "zero before an overflow": file(f'{{"b":{{"dtype":"F32","shape":[0,4611686018427387904,16],"data_offsets":[0,0]}},"a":{ONE}}}'),
-    "other order": file(f'{{"b":{{"dtype":"U8","shape":[4],"data_offsets":[4,8]}},"a":{ONE}}}', bytes(8)),
+    "zero before an overflow": file(
+        f'{{"b":{{"dtype":"F32","shape":[0,4611686018427387904,16],"data_offsets":[0,0]}},"a":{ONE}}}'
+    ),
+    "other order": file(
+        f'{{"b":{{"dtype":"U8","shape":[4],"data_offsets":[4,8]}},"a":{ONE}}}', bytes(8)
+    ),
     "packed": entry(dtype='"F4"', shape="[8]"),
 }
 
@@ -91,8 +112,14 @@ REFUSED = {
     "header of 2^63": struct.pack("<Q", 2**63) + b"{}",
     "header of 2^64-1": struct.pack("<Q", 2**64 - 1) + b"{}",
     "header beyond the file": struct.pack("<Q", 3) + b"{}",
-    "hole": file('{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"b":{"dtype":"U8","shape":[1],"data_offsets":[2,3]}}', bytes(3)),
-    "overlap": file('{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}}', bytes(3)),
+    "hole": file(
+        '{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"b":{"dtype":"U8","shape":[1],"data_offsets":[2,3]}}',
+        bytes(3),
+    ),
+    "overlap": file(
+        '{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}}',
+        bytes(3),
+    ),
     "same bytes twice": file(f'{{"a":{ONE},"b":{ONE}}}'),
     "first offset not 0": file('{"a":{"dtype":"U8","shape":[3],"data_offsets":[1,4]}}'),
     "trailing byte": file(f'{{"a":{ONE}}}', bytes(5)),
@@ -105,8 +132,12 @@ REFUSED = {
     "type in lower case": entry(dtype='"f32"'),
     "type is a number": entry(dtype="1"),
     "type is null": entry(dtype="null"),
-    "shape overflows": file(f'{{"b":{{"dtype":"F32","shape":[4611686018427387904,4,0],"data_offsets":[0,0]}},"a":{ONE}}}'),
-    "dimension of 2^64": file(f'{{"b":{{"dtype":"F32","shape":[0,18446744073709551616],"data_offsets":[0,0]}},"a":{ONE}}}'),
+    "shape overflows": file(
+        f'{{"b":{{"dtype":"F32","shape":[4611686018427387904,4,0],"data_offsets":[0,0]}},"a":{ONE}}}'
+    ),
+    "dimension of 2^64": file(
+        f'{{"b":{{"dtype":"F32","shape":[0,18446744073709551616],"data_offsets":[0,0]}},"a":{ONE}}}'
+    ),
     "dimension of 5,000 digits": entry(shape=f"[{'9' * 5000}]"),
     "negative dimension": entry(shape="[-1,-1]"),
     "minus zero": entry(offsets="[-0,4]"),
@@ -135,12 +166,16 @@ REFUSED = {
     "surrogate in UTF-8": entry(name='"\ud800"'),
     "half a surrogate pair": entry(name='"a\\ud800"'),
     "half a surrogate pair in metadata": file(f'{{"__metadata__":{{"x":"\\udc00"}},"a":{ONE}}}'),
-    "half a surrogate pair in a further field": file('{"a":{"x":"\\ud800","dtype":"F32","shape":[1],"data_offsets":[0,4]}}'),
+    "half a surrogate pair in a further field": file(
+        '{"a":{"x":"\\ud800","dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    ),
     "control character": entry(name='"a\x01"'),
     "bad escape": entry(name='"a\\x"'),
     "NaN": file('{"a":{"x":NaN,"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'),
     "float out of range": file('{"a":{"x":1e999,"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'),
-    "too deep": file('{"a":{"x":%s,"dtype":"F32","shape":[1],"data_offsets":[0,4]}}' % ("[" * 126 + "]" * 126)),
+    "too deep": file(
+        '{"a":{"x":%s,"dtype":"F32","shape":[1],"data_offsets":[0,4]}}' % ("[" * 126 + "]" * 126)
+    ),
     "depth bomb": file('{"a":' + "[" * 100_000),
     "trailing comma": file(f'{{"a":{ONE},}}'),
     "no comma": file(f'{{"a":{ONE} "b":{ONE}}}'),
@@ -150,9 +185,15 @@ REFUSED = {
 
 STRICTER = {
     "name repeated": file(f'{{"a":{ONE},"a":{ONE}}}'),
-    "name repeated, once escaped": file(f'{{"a":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}},"\\u0061":{ONE}}}'),
-    "further field repeated": file('{"a":{"x":1,"x":2,"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'),
-    "a huge odd entry": file('{"a":{"x":"%s","dtype":"F32","shape":[1],"data_offsets":[0,4]}}' % ("x" * 70_000)),
+    "name repeated, once escaped": file(
+        f'{{"a":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}},"\\u0061":{ONE}}}'
+    ),
+    "further field repeated": file(
+        '{"a":{"x":1,"x":2,"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    ),
+    "a huge odd entry": file(
+        '{"a":{"x":"%s","dtype":"F32","shape":[1],"data_offsets":[0,4]}}' % ("x" * 70_000)
+    ),
 }
 
 
@@ -188,7 +229,9 @@ def test_is_stricter_than_the_reference_on_purpose(case: str) -> None:
         ([2, 0] + [1] * 62, (2, 0, *[1] * 62)),
     ],
 )
-def test_only_a_shape_no_manifest_can_hold_is_given_flat(shape: list[int], kept: tuple[int, ...]) -> None:
+def test_only_a_shape_no_manifest_can_hold_is_given_flat(
+    shape: list[int], kept: tuple[int, ...]
+) -> None:
     data = file(json.dumps({"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}}), b"")
     assert reference(data) is not None
     assert scan(data).extents[0].shape == kept
@@ -202,7 +245,12 @@ def test_extents_stand_in_the_order_of_their_bytes() -> None:
     )
     layout = scan(data)
     assert [extent.name for extent in layout.extents] == ["a", "z", "b", "c"]
-    assert [data[extent.offset : extent.end] for extent in layout.extents] == [b"a", b"", b"bc", b""]
+    assert [data[extent.offset : extent.end] for extent in layout.extents] == [
+        b"a",
+        b"",
+        b"bc",
+        b"",
+    ]
     assert layout.format == "safetensors"
     assert layout.checksums == ()
 
@@ -211,7 +259,18 @@ def test_every_type_of_the_reference_is_known() -> None:
     for name, own in DTYPES.items():
         known = dtypes.get(own)
         data = bytes(known.block_bytes * 4)
-        raw = file(json.dumps({"a": {"dtype": name, "shape": [known.block_elements * 4], "data_offsets": [0, len(data)]}}), data)
+        raw = file(
+            json.dumps(
+                {
+                    "a": {
+                        "dtype": name,
+                        "shape": [known.block_elements * 4],
+                        "data_offsets": [0, len(data)],
+                    }
+                }
+            ),
+            data,
+        )
         assert reference(raw) is not None, name
         assert scan(raw).extents[0].dtype == own
 
@@ -220,7 +279,15 @@ def test_sniffs_by_length_and_brace() -> None:
     assert FORMAT.sniff(ACCEPTED["plain"][:4096])
     assert FORMAT.sniff(ACCEPTED["space around"])
     assert FORMAT.sniff(file("{" + " " * 10_000)[:4096])
-    for head in (b"", b"{", b"\2\0\0\0\0\0\0\0", b"int f() {\n  return 0;\n}", b"PK\3\4" + bytes(30), file("[]"), file("")):
+    for head in (
+        b"",
+        b"{",
+        b"\2\0\0\0\0\0\0\0",
+        b"int f() {\n  return 0;\n}",
+        b"PK\3\4" + bytes(30),
+        file("[]"),
+        file(""),
+    ):
         assert not FORMAT.sniff(head)
 
 
@@ -229,9 +296,12 @@ def test_is_a_format_that_builds() -> None:
     assert isinstance(FORMAT, BuildsFiles)
 
 
-# -- building -----------------------------------------------------------------------------------------------------------------
+# -- building
+# -----------------------------------------------------------------------------------------------------------------
 
-_names = st.text(st.characters(exclude_categories=["Cs"]), max_size=12).filter(lambda name: name != "__metadata__")
+_names = st.text(st.characters(exclude_categories=["Cs"]), max_size=12).filter(
+    lambda name: name != "__metadata__"
+)
 
 
 @st.composite
@@ -239,7 +309,9 @@ def _tensors(draw: st.DrawFn) -> dict[str, Tensor]:
     tensors = {}
     for name in draw(st.lists(_names, unique=True, max_size=6)):
         dtype = draw(st.sampled_from(sorted(DTYPES.values())))
-        shape = tuple(draw(st.lists(st.integers(0, 3), max_size=3))) + ((dtypes.get(dtype).block_elements,) if dtype[0] == "f" else ())
+        shape = tuple(draw(st.lists(st.integers(0, 3), max_size=3))) + (
+            (dtypes.get(dtype).block_elements,) if dtype[0] == "f" else ()
+        )
         size = dtypes.nbytes(dtype, shape)
         tensors[name] = Tensor(dtype, shape, draw(st.binary(min_size=size, max_size=size)))
     return tensors
@@ -248,10 +320,16 @@ def _tensors(draw: st.DrawFn) -> dict[str, Tensor]:
 @given(_tensors())
 def test_what_is_built_is_read_back(tensors: dict[str, Tensor]) -> None:
     data = bytes(FORMAT.build(tensors, None))
-    assert ours(data) == reference(data) == {name: (tensor.shape, tensor.data) for name, tensor in tensors.items()}
+    assert (
+        ours(data)
+        == reference(data)
+        == {name: (tensor.shape, tensor.data) for name, tensor in tensors.items()}
+    )
     layout = scan(data)
     packed = any(dtypes.get(tensor.dtype).kind == "q" for tensor in tensors.values())
-    assert {extent.name: extent.dtype for extent in layout.extents} == {name: tensor.dtype for name, tensor in tensors.items()}
+    assert {extent.name: extent.dtype for extent in layout.extents} == {
+        name: tensor.dtype for name, tensor in tensors.items()
+    }
     for extent in layout.extents:
         known = dtypes.get(extent.dtype)
         assert known.kind == "q" or extent.offset % known.block_bytes == 0 or packed
@@ -261,7 +339,12 @@ def test_what_is_built_is_read_back(tensors: dict[str, Tensor]) -> None:
 def test_building_keeps_order_and_metadata() -> None:
     arrays = {"b": np.arange(4, dtype="f4"), "a": np.arange(2, dtype="i8")}
     like = safetensors.numpy.save(arrays, metadata={"x": 'a "b"\n', "y": "漢"})
-    data = bytes(FORMAT.build({"b": Tensor.from_array(arrays["b"]), "n": Tensor.from_array(arrays["a"])}, BytesSource(like)))
+    data = bytes(
+        FORMAT.build(
+            {"b": Tensor.from_array(arrays["b"]), "n": Tensor.from_array(arrays["a"])},
+            BytesSource(like),
+        )
+    )
     assert [extent.name for extent in scan(data).extents] == ["b", "n"]
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     assert header["__metadata__"] == {"x": 'a "b"\n', "y": "漢"}
@@ -269,22 +352,38 @@ def test_building_keeps_order_and_metadata() -> None:
 
 
 def test_building_sorts_only_to_align() -> None:
-    odd = {"u": Tensor("u8", (3,), b"abc"), "f": Tensor("f32", (1,), b"1234"), "d": Tensor("f64", (1,), b"12345678")}
-    assert [extent.name for extent in scan(bytes(FORMAT.build(odd, None))).extents] == ["d", "f", "u"]
+    odd = {
+        "u": Tensor("u8", (3,), b"abc"),
+        "f": Tensor("f32", (1,), b"1234"),
+        "d": Tensor("f64", (1,), b"12345678"),
+    }
+    assert [extent.name for extent in scan(bytes(FORMAT.build(odd, None))).extents] == [
+        "d",
+        "f",
+        "u",
+    ]
 
 
-@pytest.mark.parametrize(("name", "dtype"), [("__metadata__", "u8"), ("a\ud800", "u8"), ("a", "c128"), ("a", "q4_0")])
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("__metadata__", "u8"), ("a\ud800", "u8"), ("a", "c128"), ("a", "q4_0")]
+)
 def test_building_refuses_what_the_format_cannot_hold(name: str, dtype: str) -> None:
     known = dtypes.get(dtype)
     with pytest.raises(FormatError):
         FORMAT.build({name: Tensor(dtype, (known.block_elements,), bytes(known.block_bytes))}, None)
 
 
-# -- hostile input ------------------------------------------------------------------------------------------------------------
+# -- hostile input
+# ------------------------------------------------------------------------------------------------------------
 
 _ARRAYS = {"w": np.ones((2, 3), "f4"), "b": np.zeros((3,), "f2"), "n": np.zeros((0, 2), "i8")}
 _SEED = safetensors.numpy.save(_ARRAYS, {"format": "np"})
-_SNIPPETS = [*(bytes([code]) for code in b'{}[],:"\\09-e. \0\xff'), b"null", b'"a":', b"__metadata__"]
+_SNIPPETS = [
+    *(bytes([code]) for code in b'{}[],:"\\09-e. \0\xff'),
+    b"null",
+    b'"a":',
+    b"__metadata__",
+]
 
 
 @st.composite
@@ -304,7 +403,8 @@ def _mutants(draw: st.DrawFn) -> bytes:
         else:
             start = draw(st.integers(0, len(data)))
             data[where:where] = data[start : start + draw(st.integers(1, 40))]
-    if draw(st.booleans()) and len(data) > 8:  # repair the header's length, so that the JSON reader is reached
+    # Repair the header's length, so that the JSON reader is reached
+    if draw(st.booleans()) and len(data) > 8:
         end = data.rfind(b"}") + 1
         data[:8] = struct.pack("<Q", max(end - 8, 0))
     return bytes(data)
@@ -352,7 +452,9 @@ def test_a_hostile_header_costs_little_memory() -> None:
 
 def test_scanning_needs_no_numpy() -> None:
     code = (
-        "import sys; from git_theta.checkpoints.safetensors import SafetensorsFormat; from git_theta.core.source import BytesSource;"
-        f"SafetensorsFormat().scan(BytesSource({ACCEPTED['plain']!r})); sys.exit('numpy' in sys.modules)"
+        "import sys; from git_theta.checkpoints.safetensors import SafetensorsFormat; from"
+        " git_theta.core.source import"
+        f" BytesSource;SafetensorsFormat().scan(BytesSource({ACCEPTED['plain']!r}));"
+        " sys.exit('numpy' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,4 +1,6 @@
-"""Checkpoints that another file beside them explains: TensorFlow's values, and the slices of torch's distributed checkpoints."""
+"""Checkpoints that another file beside them explains: TensorFlow's values, and the slices of
+torch's distributed checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,11 @@ def test_are_formats() -> None:
     assert isinstance(TF, CheckpointFormat)
     assert isinstance(TF, ReadsSibling)
     assert isinstance(TORCH, ReadsSibling)
-    assert (TF.sibling("x.y.data-00000-of-00012"), TF.sibling("x.data-0-of-1"), TF.sibling("x.index")) == ("x.y.index", "", "")
+    assert (
+        TF.sibling("x.y.data-00000-of-00012"),
+        TF.sibling("x.data-0-of-1"),
+        TF.sibling("x.index"),
+    ) == ("x.y.index", "", "")
     assert (TORCH.sibling("__0_0.distcp"), TORCH.sibling("x.pt")) == (".metadata", "")
 
 
@@ -74,7 +80,9 @@ def test_slices_have_their_names() -> None:
     assert layout.format == "torch-zip"
     assert told(layout) == {"model.w": "f32[4, 3]", "model.b": "bf16[3]"}
     plain = TORCH.scan(BytesSource(SLICES))
-    assert [extent.offset for extent in plain.extents] == [extent.offset for extent in layout.extents]
+    assert [extent.offset for extent in plain.extents] == [
+        extent.offset for extent in layout.extents
+    ]
     assert plain.checksums == layout.checksums
 
 
@@ -87,8 +95,12 @@ def test_pieces_of_one_tensor_are_called_after_their_place() -> None:
         layout = TORCH.scan_beside(BytesSource(data), name, metadata)
         assert rebuilt(layout, data) == data
         found |= contents(layout, data)
-    assert found.keys() == {"model.w@0,0", "model.w@20,0", "model.b"}, "no piece goes by the name of the whole"
-    assert np.frombuffer(found["model.w@0,0"] + found["model.w@20,0"], "<f4").tolist() == list(range(2400))
+    assert found.keys() == {"model.w@0,0", "model.w@20,0", "model.b"}, (
+        "no piece goes by the name of the whole"
+    )
+    assert np.frombuffer(found["model.w@0,0"] + found["model.w@20,0"], "<f4").tolist() == list(
+        range(2400)
+    )
 
 
 @pytest.mark.parametrize("metadata", [b"", b"x", b"\x80\x02}.", METADATA[:-20]])

@@ -42,7 +42,10 @@ class Pipe(io.RawIOBase):
 
 
 def archive(
-    content: dict[str, bytes] | None = None, method: int = zipfile.ZIP_STORED, streamed: bool = False, comment: bytes = b""
+    content: dict[str, bytes] | None = None,
+    method: int = zipfile.ZIP_STORED,
+    streamed: bool = False,
+    comment: bytes = b"",
 ) -> bytes:
     target: io.RawIOBase | io.BytesIO = Pipe() if streamed else io.BytesIO()
     with zipfile.ZipFile(target, "w", method) as file:  # type: ignore[arg-type]
@@ -60,8 +63,12 @@ def contents(data: bytes) -> dict[str, bytes]:
     return {extent.name: data[extent.offset : extent.end] for extent in scan(data).extents}
 
 
-def patched(data: bytes, signature: bytes, number: int, offset: int, form: str, value: object) -> bytes:
-    """``data`` with a field changed in record ``number`` (from 0, or from -1 at the end) that starts with ``signature``."""
+def patched(
+    data: bytes, signature: bytes, number: int, offset: int, form: str, value: object
+) -> bytes:
+    """``data`` with a field changed in record ``number`` (from 0, or from -1 at the end) that
+    starts with ``signature``.
+    """
     starts = [at for at in range(len(data)) if data.startswith(signature, at)]
     changed = bytearray(data)
     struct.pack_into(form, changed, starts[number] + offset, value)
@@ -85,7 +92,9 @@ def test_checksums_behind_the_data_are_proposed(streamed: bool) -> None:
     sums = scan(data).checksums
     assert len(sums) == len(CONTENT) * (2 if streamed else 1)
     for check in sums:
-        assert int.from_bytes(data[check.offset : check.offset + 4], "little") == zlib.crc32(data[check.start : check.start + check.length])
+        assert int.from_bytes(data[check.offset : check.offset + 4], "little") == zlib.crc32(
+            data[check.start : check.start + check.length]
+        )
         assert check.offset >= check.start + check.length
 
 
@@ -151,7 +160,11 @@ def test_bytes_between_entries_do_no_harm() -> None:
 
 
 def test_archives_behind_each_other_are_all_read() -> None:
-    data = archive({"a": b"1", "b": b"22"}, streamed=True) + archive({"a": b"333"}) + archive({"c": b"4"}, streamed=True)
+    data = (
+        archive({"a": b"1", "b": b"22"}, streamed=True)
+        + archive({"a": b"333"})
+        + archive({"c": b"4"}, streamed=True)
+    )
     assert contents(data) == {"a": b"1", "b": b"22", "a#2": b"333", "c": b"4"}
     assert len(scan(data).checksums) == 2 * 2 + 1 + 2
     assert [len(found.entries) for found in read_archives(BytesSource(data))] == [2, 1, 1]
@@ -171,7 +184,9 @@ def test_the_number_of_archives_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("limit", [100, 200, 300, 10_000])
-def test_long_gaps_are_not_left_to_the_skeleton(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+def test_long_gaps_are_not_left_to_the_skeleton(
+    monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
     monkeypatch.setattr(stored_zip, "SKELETON_LIMIT", limit)
     data = archive({"a": b"1", "b": b"2"}, streamed=True)
     second, directory = data.index(LOCAL, 4), data.index(CENTRAL)
@@ -181,23 +196,58 @@ def test_long_gaps_are_not_left_to_the_skeleton(monkeypatch: pytest.MonkeyPatch,
     found = scan(moved).extents
     assert len(scan(moved).checksums) == 4
     rest = [extent.name for extent in found if extent.name.startswith("rest")]
-    assert rest == {100: ["rest", "rest#2"], 200: ["rest", "rest#2"], 300: ["rest"], 10_000: []}[limit]
+    assert (
+        rest == {100: ["rest", "rest#2"], 200: ["rest", "rest#2"], 300: ["rest"], 10_000: []}[limit]
+    )
 
 
-# -- zip64 --------------------------------------------------------------------------------------------------------------------
+# -- zip64
+# --------------------------------------------------------------------------------------------------------------------
 
 
-def zip64(entries: list[tuple[bytes, int, int]], directory_at: int, **changes: int) -> tuple[bytes, bytes]:
-    """Central directory and end records of ``(name, size, header offset)`` entries, every number in its zip64 field."""
+def zip64(
+    entries: list[tuple[bytes, int, int]], directory_at: int, **changes: int
+) -> tuple[bytes, bytes]:
+    """Central directory and end records of ``(name, size, header offset)`` entries, every number in
+    its zip64 field.
+    """
     central = b"".join(
-        struct.pack("<4s6H3I5H2I", CENTRAL, 45, 45, 8, 0, 0, 0, 0, 2**32 - 1, 2**32 - 1, len(name), 28, 0, 0, 0, 0, 2**32 - 1)
+        struct.pack(
+            "<4s6H3I5H2I",
+            CENTRAL,
+            45,
+            45,
+            8,
+            0,
+            0,
+            0,
+            0,
+            2**32 - 1,
+            2**32 - 1,
+            len(name),
+            28,
+            0,
+            0,
+            0,
+            0,
+            2**32 - 1,
+        )
         + name
         + struct.pack("<HHQQQ", 1, 24, size, size, header)
         for name, size, header in entries
     )
     at = directory_at + len(central)
-    values = {"disk": 0, "start": 0, "here": len(entries), "count": len(entries), "size": len(central), "offset": directory_at} | changes
-    record = struct.pack("<4sQHHIIQQQQ", b"PK\6\6", values.get("length", 44), 45, 45, *list(values.values())[:6])
+    values = {
+        "disk": 0,
+        "start": 0,
+        "here": len(entries),
+        "count": len(entries),
+        "size": len(central),
+        "offset": directory_at,
+    } | changes
+    record = struct.pack(
+        "<4sQHHIIQQQQ", b"PK\6\6", values.get("length", 44), 45, 45, *list(values.values())[:6]
+    )
     locator = struct.pack("<4sIQI", b"PK\6\7", 0, changes.get("locator", at), 1)
     full = struct.pack("<4sHHHHIIH", END, 0, 0, 2**16 - 1, 2**16 - 1, 2**32 - 1, 2**32 - 1, 0)
     return central, record + locator + full
@@ -232,7 +282,9 @@ def huge(**changes: int) -> Sparse:
     size, spots = 5 << 30, {0: local(b"big")}
     spots[33 + size] = struct.pack("<4sIQQ", b"PK\7\x08", 0, size, size)
     second = 33 + size + 24
-    spots[second] = local(b"small") + b"tiny" + struct.pack("<4sIII", b"PK\7\x08", zlib.crc32(b"tiny"), 4, 4)
+    spots[second] = (
+        local(b"small") + b"tiny" + struct.pack("<4sIII", b"PK\7\x08", zlib.crc32(b"tiny"), 4, 4)
+    )
     at = second + 35 + 4 + 16
     central, end = zip64([(b"big", size, 0), (b"small", 4, second)], at, **changes)
     spots[at] = central + end
@@ -277,7 +329,8 @@ def test_sizes_without_their_zip64_field_are_refused() -> None:
         scan(patched(archive(), END, 0, 16, "<I", 2**32 - 1))
 
 
-# -- broken archives ----------------------------------------------------------------------------------------------------------
+# -- broken archives
+# ----------------------------------------------------------------------------------------------------------
 
 
 def duplicate() -> bytes:
@@ -299,7 +352,9 @@ REFUSED = {
     "a name twice": duplicate(),
     "entries overlap": patched(archive(), CENTRAL, 1, 42, "<I", 0),
     "entry beyond the directory": patched(archive(), CENTRAL, 3, 42, "<I", 10_000),
-    "entry reaches into the directory": patched(patched(archive(), CENTRAL, 3, 20, "<I", 5000), CENTRAL, 3, 24, "<I", 5000),
+    "entry reaches into the directory": patched(
+        patched(archive(), CENTRAL, 3, 20, "<I", 5000), CENTRAL, 3, 24, "<I", 5000
+    ),
     "other name in front": archive().replace(b"last", b"lost", 1),
     "longer name in front": patched(archive(), LOCAL, 0, 26, "<H", 4),
     "no header in front": archive().replace(LOCAL, b"PK\3\5", 1),
@@ -310,7 +365,9 @@ REFUSED = {
     "damaged directory": archive().replace(CENTRAL, b"PK\1\3", 1),
     "name longer than the directory": patched(archive(), CENTRAL, -1, 28, "<H", 60_000),
     "too few entries": patched(patched(archive(), END, 0, 8, "<H", 3), END, 0, 10, "<H", 3),
-    "too many entries": patched(patched(archive(), END, 0, 8, "<H", 60_000), END, 0, 10, "<H", 60_000),
+    "too many entries": patched(
+        patched(archive(), END, 0, 8, "<H", 60_000), END, 0, 10, "<H", 60_000
+    ),
     "several disks": patched(archive(), END, 0, 4, "<H", 1),
     "entry on another disk": patched(archive(), CENTRAL, 0, 34, "<H", 1),
     "directory before the file": patched(archive(), END, 0, 16, "<I", 50_000),
@@ -355,13 +412,19 @@ def _mutants(draw: st.DrawFn) -> bytes:
         elif change == "flip" and where < len(data):
             data[where] ^= 1 << draw(st.integers(0, 7))
         elif change == "insert":
-            data[where:where] = draw(st.sampled_from([LOCAL, CENTRAL, END, b"PK\6\6", b"PK\6\7", b"PK\7\x08", b"\0", b"\xff" * 4]))
+            data[where:where] = draw(
+                st.sampled_from(
+                    [LOCAL, CENTRAL, END, b"PK\6\6", b"PK\6\7", b"PK\7\x08", b"\0", b"\xff" * 4]
+                )
+            )
         elif change == "delete":
             del data[where : where + draw(st.integers(1, 20))]
         elif change == "cut":
             del data[where:]
         else:
-            data[where : where + 4] = struct.pack("<I", draw(st.sampled_from([0, 1, 2**31, 2**32 - 1, len(data)])))
+            data[where : where + 4] = struct.pack(
+                "<I", draw(st.sampled_from([0, 1, 2**31, 2**32 - 1, len(data)]))
+            )
     return bytes(data)
 
 
@@ -391,7 +454,9 @@ def test_sniffs_by_the_first_signature() -> None:
 
 def test_scanning_needs_no_numpy() -> None:
     code = (
-        "import sys; from git_theta.checkpoints.containers.stored_zip import StoredZipFormat; from git_theta.core.source import BytesSource;"
-        f"StoredZipFormat().scan(BytesSource({archive()!r})); sys.exit('numpy' in sys.modules)"
+        "import sys; from git_theta.checkpoints.containers.stored_zip import StoredZipFormat; from"
+        " git_theta.core.source import"
+        f" BytesSource;StoredZipFormat().scan(BytesSource({archive()!r})); sys.exit('numpy' in"
+        " sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -16,7 +16,9 @@ from git_theta.cli.output import Command
 from git_theta.errors import GitError, ManifestError
 from git_theta.plugins import registry
 
-COMMANDS = [(name, summary) for section in cli.COMMANDS.values() for name, (_, summary) in section.items()]
+COMMANDS = [
+    (name, summary) for section in cli.COMMANDS.values() for name, (_, summary) in section.items()
+]
 
 
 def context() -> click.Context:
@@ -50,7 +52,10 @@ def test_every_command_says_what_it_does(name: str, summary: str) -> None:
 
 
 def test_the_overview_lists_every_command_without_importing_one() -> None:
-    code = "import sys; from git_theta.cli.main import run; run(['-h']); print([m for m in sys.modules if m.startswith('git_theta.cli.')])"
+    code = (
+        "import sys; from git_theta.cli.main import run; run(['-h']); print([m for m in sys.modules"
+        " if m.startswith('git_theta.cli.')])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     for name, summary in COMMANDS:
         assert f"  {name} " in done.stdout
@@ -76,16 +81,25 @@ HEAVY = (
 
 def test_the_filter_starts_without_anything_heavy() -> None:
     code = (
-        "import os, sys; from git_theta.__main__ import main; sys.argv = ['git-theta', 'filter-process'];"
-        f"os._exit = lambda code: sys.exit(' '.join([str(code), str([m for m in {HEAVY} if m in sys.modules])])); main()"
+        "import os, sys; from git_theta.__main__ import main; sys.argv = ['git-theta',"
+        " 'filter-process'];os._exit = lambda code: sys.exit(' '.join([str(code), str([m for m in"
+        f" {HEAVY} if m in sys.modules])])); main()"
     )
     done = subprocess.run([sys.executable, "-c", code], input=b"", capture_output=True, check=False)
     assert done.stderr.decode().splitlines()[-1] == "0 []"
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
-    code = f"import sys, git_theta, git_theta.__main__; print([m for m in {HEAVY} if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    code = (
+        f"import sys, git_theta, git_theta.__main__; print([m for m in {HEAVY} if m in"
+        " sys.modules])"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
 def started(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -93,7 +107,9 @@ def started(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return __main__.main()
 
 
-def test_version_and_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_and_help(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert started(monkeypatch, "--version") == 0
     assert capsys.readouterr().out == f"git-theta version {__version__}\n"
     for words in (["-h"], ["--help"], ["help"]):
@@ -110,18 +126,27 @@ def test_version_and_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["trakc"], "'trakc' is not a git theta command; did you mean 'track'?\nSee 'git theta -h'.\n"),
+        (
+            ["trakc"],
+            "'trakc' is not a git theta command; did you mean 'track'?\nSee 'git theta -h'.\n",
+        ),
         (["\x1b[2J"], "'\\x1b[2J' is not a git theta command\nSee 'git theta -h'.\n"),
         (["track", "--frob"], "No such option '--frob'.\nSee 'git theta track -h'.\n"),
         (["untrack"], "Missing argument 'PATTERN...'.\nSee 'git theta untrack -h'.\n"),
-        (["install", "--local", "--system"], "choose one of --local, --worktree and --system\nSee 'git theta install -h'.\n"),
+        (
+            ["install", "--local", "--system"],
+            "choose one of --local, --worktree and --system\nSee 'git theta install -h'.\n",
+        ),
     ],
 )
 def test_a_wrong_command_line_exits_with_2(
     words: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert started(monkeypatch, *words) == 2
-    shown = capsys.readouterr().err.replace("No such option: --frob\n", "No such option '--frob'.\n")  # click 8.1 says it so
+    # Click 8.1 says it so
+    shown = capsys.readouterr().err.replace(
+        "No such option: --frob\n", "No such option '--frob'.\n"
+    )
     assert shown == f"git-theta: {said}"
 
 
@@ -138,18 +163,29 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     [
         (GitError("no repository"), 1, "git-theta: no repository\n"),
         (ManifestError("line 3: bad\nthing"), 1, "git-theta: line 3: bad thing\n"),
-        (PermissionError(13, "Permission denied", "a\nb"), 1, "git-theta: Permission denied: 'a\\nb'\n"),
+        (
+            PermissionError(13, "Permission denied", "a\nb"),
+            1,
+            "git-theta: Permission denied: 'a\\nb'\n",
+        ),
         (MemoryError(), 1, "git-theta: out of memory\n"),
         (KeyboardInterrupt(), 130, ""),
         (
             TypeError("oh\nno"),
             1,
-            "git-theta: internal error: TypeError: oh no (please report it; with GIT_THETA_DEBUG=1 it says where)\n",
+            (
+                "git-theta: internal error: TypeError: oh no (please report it; with"
+                " GIT_THETA_DEBUG=1 it says where)\n"
+            ),
         ),
     ],
 )
 def test_errors_are_one_line_and_an_exit_code(
-    error: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: BaseException,
+    code: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     failing(monkeypatch, error)
     monkeypatch.delenv("GIT_THETA_DEBUG", raising=False)
@@ -165,8 +201,13 @@ def test_debugging_shows_where(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
-    code = "import sys; from git_theta.__main__ import main; sys.argv = ['git-theta', 'plugins', '--json']; sys.exit(main())"
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    code = (
+        "import sys; from git_theta.__main__ import main; sys.argv = ['git-theta', 'plugins',"
+        " '--json']; sys.exit(main())"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     assert process.stdout is not None
     process.stdout.close()
     assert process.stderr is not None
@@ -191,5 +232,7 @@ def test_commands_of_plugins_are_found_and_listed(monkeypatch: pytest.MonkeyPatc
 def test_every_command_has_a_module_and_every_module_a_command() -> None:
     modules = {target.partition(":")[0] for target in cli.TARGETS.values()}
     files = [path for path in Path(cli.__file__).parent.glob("*.py") if path.stem != "main"]
-    commands = {f"git_theta.cli.{path.stem}" for path in files if "\n@click." in path.read_text("utf-8")}
+    commands = {
+        f"git_theta.cli.{path.stem}" for path in files if "\n@click." in path.read_text("utf-8")
+    }
     assert modules == commands

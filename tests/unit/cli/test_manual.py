@@ -16,7 +16,9 @@ def test_the_committed_page_names_every_command_and_option() -> None:
         command = main.group.get_command(context, name)
         assert command is not None
         section = text.partition(f".B git theta {name}\n")[2].partition("\n.B git theta ")[0]
-        assert section, f"git theta {name} is missing: python -m git_theta.cli.manual > docs/git-theta.1"
+        assert section, (
+            f"git theta {name} is missing: python -m git_theta.cli.manual > docs/git-theta.1"
+        )
         for parameter in command.params:
             if isinstance(parameter, click.Option) and not parameter.hidden:
                 assert all(option in section for option in parameter.opts), (name, parameter.opts)

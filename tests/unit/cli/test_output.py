@@ -31,7 +31,16 @@ SKELETON = Entry.of_inline("skeleton", "u8", (8,), bytes(8))
     [
         ((link("dense"),), "dense"),
         ((link("delta", note="changed=12"), link("dense")), "delta(changed=12) on dense"),
-        ((link("delta", 1), link("delta", 2), link("delta", 3), link("sparse", 4), link("dense")), "delta on 2 delta on sparse on dense"),
+        (
+            (
+                link("delta", 1),
+                link("delta", 2),
+                link("delta", 3),
+                link("sparse", 4),
+                link("dense"),
+            ),
+            "delta on 2 delta on sparse on dense",
+        ),
     ],
 )
 def test_how_a_tensor_is_stored(links: tuple[Link, ...], said: str) -> None:
@@ -39,9 +48,16 @@ def test_how_a_tensor_is_stored(links: tuple[Link, ...], said: str) -> None:
 
 
 def test_a_tensors_row() -> None:
-    shown = output.detail(entry(link("delta", 1500), link("dense", 2_000_000), name="a b", aliases=("c\n",)))
+    shown = output.detail(
+        entry(link("delta", 1500), link("dense", 2_000_000), name="a b", aliases=("c\n",))
+    )
     assert shown == ("a b = c\\x0a", "f32[10,10]", "2.0 MB", "delta on dense")
-    assert output.detail(Entry.of_inline("step", "i64", (), bytes(8))) == ("step", "i64[]", "-", "inline")
+    assert output.detail(Entry.of_inline("step", "i64", (), bytes(8))) == (
+        "step",
+        "i64[]",
+        "-",
+        "inline",
+    )
 
 
 def test_tables_are_aligned() -> None:
@@ -63,17 +79,33 @@ def test_a_path_cannot_move_the_cursor(name: str) -> None:
         assert shown == name
 
 
-@pytest.mark.parametrize(("count", "said"), [(0, "0 files"), (1, "1 file"), (12000, "12,000 files")])
+@pytest.mark.parametrize(
+    ("count", "said"), [(0, "0 files"), (1, "1 file"), (12000, "12,000 files")]
+)
 def test_numbers_of_things(count: int, said: str) -> None:
     assert output.plural(count, "file") == said
 
 
 def manifest(*entries: Entry) -> Manifest:
-    return Manifest("safetensors", 8 + 400 * len(entries), SKELETON, entries, {"merge": {"strategy": "ties\x1b"}})
+    return Manifest(
+        "safetensors",
+        8 + 400 * len(entries),
+        SKELETON,
+        entries,
+        {"merge": {"strategy": "ties\x1b"}},
+    )
 
 
 def test_a_model_described() -> None:
-    shown = list(text(manifest(entry(link("dense")), entry(link("sparse", 50), link("dense"), name="x\x1b[2J")), "HEAD:m", 1))
+    shown = list(
+        text(
+            manifest(
+                entry(link("dense")), entry(link("sparse", 50), link("dense"), name="x\x1b[2J")
+            ),
+            "HEAD:m",
+            1,
+        )
+    )
     assert shown == [
         "HEAD:m",
         "format    safetensors",
@@ -93,15 +125,30 @@ def test_a_model_described() -> None:
 
 def test_bytes_that_the_version_before_has_are_told_apart() -> None:
     delta, dense = link("sparse", 50), link("dense")
-    shown = list(text(manifest(entry(dense), entry(delta, dense, name="x")), "HEAD:m", 0, {ref.oid for ref in dense.objects}))
-    assert shown[3:5] == ["new       50 B in 1 object (6.2 %)", "shared    100 B in 1 object, with the version before"]
+    shown = list(
+        text(
+            manifest(entry(dense), entry(delta, dense, name="x")),
+            "HEAD:m",
+            0,
+            {ref.oid for ref in dense.objects},
+        )
+    )
+    assert shown[3:5] == [
+        "new       50 B in 1 object (6.2 %)",
+        "shared    100 B in 1 object, with the version before",
+    ]
     every = {ref.oid for one in (delta, dense) for ref in one.objects}
     shown = list(text(manifest(entry(dense), entry(delta, dense, name="x")), "HEAD:m", 0, every))
-    assert shown[3:5] == ["new       0 B in 0 objects", "shared    150 B in 2 objects, with the version before"]
+    assert shown[3:5] == [
+        "new       0 B in 0 objects",
+        "shared    150 B in 2 objects, with the version before",
+    ]
 
 
 def test_a_model_without_tensors() -> None:
-    assert list(text(Manifest("opaque", 0, Entry.of_inline("skeleton", "u8", (0,), b""), (), {}), "x", 0))[1:5] == [
+    assert list(
+        text(Manifest("opaque", 0, Entry.of_inline("skeleton", "u8", (0,), b""), (), {}), "x", 0)
+    )[1:5] == [
         "format    opaque",
         "size      0 B (0 bytes)",
         "stored    0 B in 0 objects",

@@ -10,7 +10,9 @@ from git_theta.core import crc32
 
 @given(st.binary(max_size=300), st.binary(max_size=300))
 def test_combine(first: bytes, second: bytes) -> None:
-    assert crc32.combine(zlib.crc32(first), zlib.crc32(second), len(second)) == zlib.crc32(first + second)
+    assert crc32.combine(zlib.crc32(first), zlib.crc32(second), len(second)) == zlib.crc32(
+        first + second
+    )
 
 
 @given(st.lists(st.binary(max_size=40), max_size=10))

@@ -45,7 +45,14 @@ def test_types_without_arrays(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "array_type", [np.dtype(object), np.dtype("U3"), np.dtype("M8[s]"), np.dtype([("a", "f4")]), np.dtype(ml_dtypes.int4)]
+    "array_type",
+    [
+        np.dtype(object),
+        np.dtype("U3"),
+        np.dtype("M8[s]"),
+        np.dtype([("a", "f4")]),
+        np.dtype(ml_dtypes.int4),
+    ],
 )
 def test_arrays_that_are_no_tensors(array_type: np.dtype) -> None:
     with pytest.raises(FormatError):
@@ -68,10 +75,15 @@ def test_sizes_never_overflow(shape: list[int], name: str) -> None:
         return
     assert 0 <= size < 2**63
     assert all(length >= 0 for length in shape)
-    assert size == dtypes.count(shape) // dtypes.get(name).block_elements * dtypes.get(name).block_bytes
+    assert (
+        size
+        == dtypes.count(shape) // dtypes.get(name).block_elements * dtypes.get(name).block_bytes
+    )
 
 
-@pytest.mark.parametrize("shape", [[-1], [2**63], [2**32, 2**32], [2**62, 4, 0], [1.0], [True], ["3"], [None]])
+@pytest.mark.parametrize(
+    "shape", [[-1], [2**63], [2**32, 2**32], [2**62, 4, 0], [1.0], [True], ["3"], [None]]
+)
 def test_impossible_shapes(shape: list[object]) -> None:
     with pytest.raises(FormatError):
         dtypes.count(shape)  # type: ignore[arg-type]
@@ -93,5 +105,8 @@ def test_description() -> None:
 
 
 def test_importing_needs_no_numpy() -> None:
-    code = "import sys, git_theta.core.dtypes, git_theta.core.manifest, git_theta.core.layout; sys.exit('numpy' in sys.modules)"
+    code = (
+        "import sys, git_theta.core.dtypes, git_theta.core.manifest, git_theta.core.layout;"
+        " sys.exit('numpy' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

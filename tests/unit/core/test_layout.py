@@ -15,7 +15,12 @@ def extent(name: str, offset: int, length: int, *aliases: str) -> Extent:
 def test_what_is_accepted() -> None:
     Layout("x", 0, ())
     Layout("x", 10, (extent("a", 0, 4), extent("empty", 4, 0), extent("b", 4, 6)))
-    Layout("x", 20, (extent("a", 4, 3, "tied"), extent("b", 7, 2)), (Checksum(0, 0, 0), Checksum(9, 4, 3)))
+    Layout(
+        "x",
+        20,
+        (extent("a", 4, 3, "tied"), extent("b", 7, 2)),
+        (Checksum(0, 0, 0), Checksum(9, 4, 3)),
+    )
     Layout("x", 4, (extent("empty", 2, 0),), (Checksum(0, 0, 0),))
 
 

@@ -41,11 +41,19 @@ LINKS = st.builds(
 )
 CHAINS = st.lists(LINKS, min_size=1, max_size=4).map(tuple)
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=6,
 )
-HEADERS = st.dictionaries(st.from_regex(r"[a-z0-9][a-z0-9._-]{0,20}", fullmatch=True), JSON, max_size=3)
+HEADERS = st.dictionaries(
+    st.from_regex(r"[a-z0-9][a-z0-9._-]{0,20}", fullmatch=True), JSON, max_size=3
+)
 
 
 @st.composite
@@ -57,7 +65,9 @@ def entries(draw: st.DrawFn, name: str, aliases: tuple[str, ...] = ()) -> Entry:
     except FormatError:
         dtype, size = "u8", dtypes.nbytes("u8", shape)
     if size <= INLINE_LIMIT:
-        return Entry.of_inline(name, dtype, shape, draw(st.binary(min_size=size, max_size=size)), aliases)
+        return Entry.of_inline(
+            name, dtype, shape, draw(st.binary(min_size=size, max_size=size)), aliases
+        )
     return Entry(name, dtype, shape, draw(HEX64), draw(CHAINS), None, aliases)
 
 
@@ -66,10 +76,18 @@ def manifests(draw: st.DrawFn) -> Manifest:
     names = draw(st.lists(NAMES, unique=True, max_size=6))
     aliases = draw(st.lists(NAMES.map(lambda name: "alias " + name), unique=True, max_size=3))
     names = [name for name in names if name not in aliases]
-    found = [draw(entries(name, tuple(aliases) if number == 0 else ())) for number, name in enumerate(names)]
+    found = [
+        draw(entries(name, tuple(aliases) if number == 0 else ()))
+        for number, name in enumerate(names)
+    ]
     skeleton_size = draw(st.integers(0, 200))
     if skeleton_size <= INLINE_LIMIT:
-        skeleton = Entry.of_inline("skeleton", "u8", (skeleton_size,), draw(st.binary(min_size=skeleton_size, max_size=skeleton_size)))
+        skeleton = Entry.of_inline(
+            "skeleton",
+            "u8",
+            (skeleton_size,),
+            draw(st.binary(min_size=skeleton_size, max_size=skeleton_size)),
+        )
     else:
         skeleton = Entry("skeleton", "u8", (skeleton_size,), draw(HEX64), draw(CHAINS))
     size = sum(entry.nbytes for entry in found) + draw(st.integers(0, 2**40))
@@ -88,7 +106,9 @@ def test_parse_is_the_inverse_of_dump(manifest: Manifest) -> None:
 
 MUTATIONS = st.lists(
     st.tuples(
-        st.sampled_from(["delete", "insert", "replace", "swap lines", "repeat line", "drop line", "cut"]),
+        st.sampled_from(
+            ["delete", "insert", "replace", "swap lines", "repeat line", "drop line", "cut"]
+        ),
         st.integers(0, 10**6),
         st.binary(max_size=6),
     ),
@@ -98,7 +118,9 @@ MUTATIONS = st.lists(
 
 
 @given(manifests(), MUTATIONS)
-def test_mutated_text_is_refused_or_written_back_as_it_was(manifest: Manifest, mutations: list[tuple[str, int, bytes]]) -> None:
+def test_mutated_text_is_refused_or_written_back_as_it_was(
+    manifest: Manifest, mutations: list[tuple[str, int, bytes]]
+) -> None:
     text = dump(manifest)
     for kind, place, data in mutations:
         text = mutate(text, kind, place, data)
@@ -142,7 +164,11 @@ def mutate(text: bytes, kind: str, place: int, data: bytes) -> bytes:
 
 @given(st.binary(max_size=200))
 def test_any_bytes_behind_the_magic(data: bytes) -> None:
-    for text in (data, b"git-theta manifest 1\n" + data, b"git-theta manifest 1\nformat x\nsize 9\nskeleton u8[0] inline:\n" + data):
+    for text in (
+        data,
+        b"git-theta manifest 1\n" + data,
+        b"git-theta manifest 1\nformat x\nsize 9\nskeleton u8[0] inline:\n" + data,
+    ):
         check(text)
 
 
@@ -162,8 +188,15 @@ b u8[2] inline:0102 also:tied
 def test_what_it_looks_like() -> None:
     manifest = parse(GOOD.encode())
     a, b = manifest.entries
-    assert (manifest.format, manifest.size, manifest.headers) == ("safetensors", 1000, {"merge": {"strategy": "ties"}})
-    assert [(link.update, link.note, link.size) for link in a.chain] == [("delta", "changed=3", 7), ("dense", "", 55)]
+    assert (manifest.format, manifest.size, manifest.headers) == (
+        "safetensors",
+        1000,
+        {"merge": {"strategy": "ties"}},
+    )
+    assert [(link.update, link.note, link.size) for link in a.chain] == [
+        ("delta", "changed=3", 7),
+        ("dense", "", 55),
+    ]
     assert (b.inline, b.digest, b.aliases) == (b"\1\2", digest(b"\1\2"), ("tied",))
     assert manifest.by_name["tied"] is b
     assert manifest.by_digest[ID, "f32"] is a
@@ -196,7 +229,12 @@ BROKEN = [
         "size 1000",
         "<<<<<<< ours\nsize 1000\n=======\nsize 1001",
     ),
-    (7, "a conflict marker: git merged the manifest as text", "a f32[4,5]", "<<<<<<< ours\na f32[4,5]"),
+    (
+        7,
+        "a conflict marker: git merged the manifest as text",
+        "a f32[4,5]",
+        "<<<<<<< ours\na f32[4,5]",
+    ),
     (7, "'F32[4,5]' is not a type and shape", "f32[4,5]", "F32[4,5]"),
     (7, "unknown element type 'f33'", "f32[4,5]", "f33[4,5]"),
     (7, "'f32[4,-5]' is not a type", "f32[4,5]", "f32[4,-5]"),
@@ -297,16 +335,33 @@ def test_chains_alone(chain: tuple[Link, ...]) -> None:
 
 def test_identity_is_of_the_content_alone() -> None:
     manifest = parse(GOOD.encode())
-    other = parse(GOOD.replace(f"delta(changed=3):{ID}:7 ", "").replace('merge {"strategy":"ties"}\n', "").encode())
+    other = parse(
+        GOOD.replace(f"delta(changed=3):{ID}:7 ", "")
+        .replace('merge {"strategy":"ties"}\n', "")
+        .encode()
+    )
     assert other.identity == manifest.identity
-    renamed = Manifest(manifest.format, manifest.size, manifest.skeleton, (rename(manifest.entries[0], "c", ()), *manifest.entries[1:]), {})
+    renamed = Manifest(
+        manifest.format,
+        manifest.size,
+        manifest.skeleton,
+        (rename(manifest.entries[0], "c", ()), *manifest.entries[1:]),
+        {},
+    )
     assert renamed.identity != manifest.identity
-    for old, new in (("f32[4,5]", "f32[5,4]"), ("f32[4,5]", "i32[4,5]"), ("size 1000", "size 1001"), ("inline:0102", "inline:0103")):
+    for old, new in (
+        ("f32[4,5]", "f32[5,4]"),
+        ("f32[4,5]", "i32[4,5]"),
+        ("size 1000", "size 1001"),
+        ("inline:0102", "inline:0103"),
+    ):
         assert parse(GOOD.replace(old, new).encode()).identity != manifest.identity
 
 
 def test_twenty_thousand_tensors() -> None:
-    lines = "".join(f"layer.{number}.weight f32[4,5] {ID} dense:{ID}:55\n" for number in range(20_000))
+    lines = "".join(
+        f"layer.{number}.weight f32[4,5] {ID} dense:{ID}:55\n" for number in range(20_000)
+    )
     text = f"git-theta manifest 1\nformat x\nsize 9000000\nskeleton u8[1] inline:00\n\n{lines}".encode()
     manifest = parse(text)
     assert len(manifest.entries) == 20_000
@@ -314,7 +369,9 @@ def test_twenty_thousand_tensors() -> None:
 
 
 def with_headers(lines: list[str]) -> bytes:
-    head, blank, rest = dump(Manifest("safetensors", 0, Entry.of_inline("skeleton", "u8", (0,), b""), (), {})).partition(b"\n\n")
+    head, blank, rest = dump(
+        Manifest("safetensors", 0, Entry.of_inline("skeleton", "u8", (0,), b""), (), {})
+    ).partition(b"\n\n")
     return head + "".join(f"\n{line}" for line in lines).encode() + blank + rest
 
 
@@ -322,7 +379,9 @@ def test_headers_are_bounded_in_number_and_size(monkeypatch: pytest.MonkeyPatch)
     most = with_headers([f"h{number:03} 1" for number in range(manifest_module.HEADERS_LIMIT)])
     assert dump(parse(most)) == most
     with pytest.raises(ManifestError, match="257 lines of headers are more than 256"):
-        parse(with_headers([f"h{number:03} 1" for number in range(manifest_module.HEADERS_LIMIT + 1)]))
+        parse(
+            with_headers([f"h{number:03} 1" for number in range(manifest_module.HEADERS_LIMIT + 1)])
+        )
     monkeypatch.setattr(manifest_module, "HEADER_SIZE_LIMIT", 100)
     large = with_headers([f'a "{"x" * 96}"'])
     assert dump(parse(large)) == large
@@ -331,11 +390,20 @@ def test_headers_are_bounded_in_number_and_size(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(ManifestError, match="too large"):
         dump(replace(parse(large), headers={"a": "x" * 97}))
     with pytest.raises(ManifestError, match="one too many"):
-        dump(replace(parse(large), headers={f"h{number}": 1 for number in range(manifest_module.HEADERS_LIMIT + 1)}))
+        dump(
+            replace(
+                parse(large),
+                headers={f"h{number}": 1 for number in range(manifest_module.HEADERS_LIMIT + 1)},
+            )
+        )
 
 
-@pytest.mark.parametrize("read", [parse, lambda text: References().add(text)], ids=["parse", "references"])
-def test_lines_are_counted_before_they_take_memory(read: Callable[[bytes], object], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "read", [parse, lambda text: References().add(text)], ids=["parse", "references"]
+)
+def test_lines_are_counted_before_they_take_memory(
+    read: Callable[[bytes], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = with_headers([])
     monkeypatch.setattr(manifest_module, "LINES_LIMIT", text.count(b"\n"))
     read(text)

@@ -66,7 +66,23 @@ def test_examples(name: str, text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "\\", "\\x4", "\\x41", "\\x4G", "\\xE9", "\\u{41}", "\\u{0041}", "\\u{110000}", "\\u{ffffff}", "\\e\\e", "a\\e", "é", "\\n"],
+    [
+        "",
+        " ",
+        "\\",
+        "\\x4",
+        "\\x41",
+        "\\x4G",
+        "\\xE9",
+        "\\u{41}",
+        "\\u{0041}",
+        "\\u{110000}",
+        "\\u{ffffff}",
+        "\\e\\e",
+        "a\\e",
+        "é",
+        "\\n",
+    ],
 )
 def test_refused(text: str) -> None:
     with pytest.raises(ManifestError):
@@ -90,7 +106,14 @@ def test_display_keeps_spaces() -> None:
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 @pytest.mark.parametrize(
-    "name", ["plain.pt", "it's $x `y`.pt", "\u043c\u043e\u0434\u0435\u043b\u044c 1.pt", "a\nb\x1b[2J'\\0.pt", "\udcff7.pt"]
+    "name",
+    [
+        "plain.pt",
+        "it's $x `y`.pt",
+        "\u043c\u043e\u0434\u0435\u043b\u044c 1.pt",
+        "a\nb\x1b[2J'\\0.pt",
+        "\udcff7.pt",
+    ],
 )
 def test_words_for_a_shell(name: str) -> None:
     word = shell_word(name)

@@ -60,7 +60,10 @@ def test_any_bytes(data: bytes) -> None:
 
 
 def test_what_it_looks_like() -> None:
-    assert objects.dump(Header("dense", Spec("bf16", (2, 300)), 1)) == b"GTO1\x05dense\x04bf16\x02\x02\xac\x02\x01"
+    assert (
+        objects.dump(Header("dense", Spec("bf16", (2, 300)), 1))
+        == b"GTO1\x05dense\x04bf16\x02\x02\xac\x02\x01"
+    )
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,11 @@ def test_pathspecs_find_the_parts(tmp_path: Path, special: str) -> None:
     subprocess.run(["git", "-c", "core.autocrlf=false", "add", "."], cwd=tmp_path, check=True)
     for index, parts in groups(paths).items():
         asked = pathspecs([index])
-        done = subprocess.run(["git", "ls-files", "-z", "--", *asked[1:]], cwd=tmp_path, check=True, capture_output=True)
+        done = subprocess.run(
+            ["git", "ls-files", "-z", "--", *asked[1:]],
+            cwd=tmp_path,
+            check=True,
+            capture_output=True,
+        )
         assert set(done.stdout.decode().split("\0")[:-1]) == set(parts) - {index}
     assert pathspecs(["a/b.safetensors", ":(top)x.index"]) == ["a/b.safetensors", ":(top)x.index"]

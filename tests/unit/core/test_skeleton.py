@@ -25,8 +25,15 @@ class Case:
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    """Random files: tensors (empty ones too), gaps, and checksum fields in the gaps: true ones, false ones, of ranges that hold others."""
-    runs = draw(st.lists(st.tuples(st.sampled_from(["tensor", "gap", "true", "false"]), st.integers(0, 40)), max_size=12))
+    """Random files: tensors (empty ones too), gaps, and checksum fields in the gaps: true ones,
+    false ones, of ranges that hold others.
+    """
+    runs = draw(
+        st.lists(
+            st.tuples(st.sampled_from(["tensor", "gap", "true", "false"]), st.integers(0, 40)),
+            max_size=12,
+        )
+    )
     data, extents, checksums = bytearray(), [], []
     for kind, length in runs:
         if kind == "tensor":
@@ -35,11 +42,23 @@ def cases(draw: st.DrawFn) -> Case:
         elif kind == "gap":
             data += draw(st.binary(min_size=length, max_size=length))
         else:
-            edges = sorted({0, len(data), *(e.offset for e in extents), *(e.end for e in extents), *(c.offset for c in checksums)})
+            edges = sorted(
+                {
+                    0,
+                    len(data),
+                    *(e.offset for e in extents),
+                    *(e.end for e in extents),
+                    *(c.offset for c in checksums),
+                }
+            )
             place = st.sampled_from(edges) | st.integers(0, len(data))
             start, end = sorted((draw(place), draw(place)))
             checksums.append(Checksum(len(data), start, end - start))
-            value = zlib.crc32(data[start:end]) if kind == "true" else draw(st.sampled_from([0, 1 << 31]))
+            value = (
+                zlib.crc32(data[start:end])
+                if kind == "true"
+                else draw(st.sampled_from([0, 1 << 31]))
+            )
             data += value.to_bytes(4, "little")
     return Case(bytes(data), Layout("test", len(data), tuple(extents), tuple(checksums)))
 
@@ -47,7 +66,10 @@ def cases(draw: st.DrawFn) -> Case:
 def cut(case: Case) -> bytes:
     covered = skeleton.covered(case.layout)
     contents = [case.data[extent.offset : extent.end] for extent in case.layout.extents]
-    sums = [zlib.crc32(content) if wanted else None for content, wanted in zip(contents, covered, strict=True)]
+    sums = [
+        zlib.crc32(content) if wanted else None
+        for content, wanted in zip(contents, covered, strict=True)
+    ]
     return skeleton.cut(case.layout, BytesSource(case.data), sums)
 
 
@@ -59,7 +81,9 @@ def splice(parsed: skeleton.Skeleton, tensors: Sequence[bytes]) -> bytes:
         assert piece.offset == len(out)
         if piece.tensor >= 0:
             out += tensors[piece.tensor]
-            splicer.sums[piece.tensor] = zlib.crc32(tensors[piece.tensor]) if needed[piece.tensor] else None
+            splicer.sums[piece.tensor] = (
+                zlib.crc32(tensors[piece.tensor]) if needed[piece.tensor] else None
+            )
         elif piece.checksum >= 0:
             out += splicer.checksum(piece.checksum)
         else:
@@ -75,13 +99,19 @@ def splice(parsed: skeleton.Skeleton, tensors: Sequence[bytes]) -> bytes:
 def test_splice_is_the_inverse_of_cut(case: Case) -> None:
     extents = case.layout.extents
     parsed = skeleton.parse(cut(case), len(case.data), [extent.length for extent in extents])
-    assert splice(parsed, [case.data[extent.offset : extent.end] for extent in extents]) == case.data
-    assert [(p.offset, p.length) for p in parsed.pieces if p.tensor >= 0] == [(e.offset, e.length) for e in extents if e.length]
+    assert (
+        splice(parsed, [case.data[extent.offset : extent.end] for extent in extents]) == case.data
+    )
+    assert [(p.offset, p.length) for p in parsed.pieces if p.tensor >= 0] == [
+        (e.offset, e.length) for e in extents if e.length
+    ]
 
 
 @given(cases(), st.data())
 def test_other_tensors_get_true_checksums(case: Case, data: st.DataObject) -> None:
-    """Derived fields follow the tensors: so the next step's skeleton is the same, though its checksums are not."""
+    """Derived fields follow the tensors: so the next step's skeleton is the same, though its
+    checksums are not.
+    """
     extents = case.layout.extents
     parsed = skeleton.parse(cut(case), len(case.data), [extent.length for extent in extents])
     tensors = [data.draw(st.binary(min_size=e.length, max_size=e.length)) for e in extents]
@@ -90,7 +120,9 @@ def test_other_tensors_get_true_checksums(case: Case, data: st.DataObject) -> No
         value = zlib.crc32(spliced[check.start : check.start + check.length])
         assert spliced[check.offset : check.offset + 4] == value.to_bytes(4, "little")
     again = Case(spliced, Layout("test", len(spliced), extents, parsed.checksums))
-    assert cut(again) == cut(Case(case.data, Layout("test", len(case.data), extents, parsed.checksums)))
+    assert cut(again) == cut(
+        Case(case.data, Layout("test", len(case.data), extents, parsed.checksums))
+    )
 
 
 def test_fields_that_are_true_sums_cost_no_bytes() -> None:
@@ -111,8 +143,17 @@ def test_fields_that_are_true_sums_cost_no_bytes() -> None:
 
 
 def test_a_sum_that_is_not_known_or_covers_half_a_tensor_keeps_its_bytes() -> None:
-    data = bytes(100) + zlib.crc32(bytes(100)).to_bytes(4, "little") + zlib.crc32(bytes(50)).to_bytes(4, "little")
-    layout = Layout("test", len(data), (Extent("t", "u8", (100,), 0, 100),), (Checksum(100, 0, 100), Checksum(104, 0, 50)))
+    data = (
+        bytes(100)
+        + zlib.crc32(bytes(100)).to_bytes(4, "little")
+        + zlib.crc32(bytes(50)).to_bytes(4, "little")
+    )
+    layout = Layout(
+        "test",
+        len(data),
+        (Extent("t", "u8", (100,), 0, 100),),
+        (Checksum(100, 0, 100), Checksum(104, 0, 50)),
+    )
     for sums, derived in (([zlib.crc32(bytes(100))], 1), ([None], 0)):
         text = skeleton.cut(layout, BytesSource(data), sums)
         parsed = skeleton.parse(text, len(data), [100])
@@ -122,7 +163,11 @@ def test_a_sum_that_is_not_known_or_covers_half_a_tensor_keeps_its_bytes() -> No
 
 @given(
     cases(),
-    st.lists(st.tuples(st.integers(0, 10**6), st.binary(max_size=3), st.integers(0, 3)), min_size=1, max_size=4),
+    st.lists(
+        st.tuples(st.integers(0, 10**6), st.binary(max_size=3), st.integers(0, 3)),
+        min_size=1,
+        max_size=4,
+    ),
     st.integers(-9, 9),
 )
 def test_a_damaged_skeleton_is_refused_or_builds_a_file_of_the_right_size(
@@ -176,7 +221,13 @@ def test_checksums_that_would_cover_the_file_too_often_are_refused() -> None:
     """Nested containers need a few passes; a thousand over a large file would only cost time."""
     count, gap = 100, 1000
     offsets = [gap + 4 * number for number in range(count)]
-    fields = numbers(*(value for number, offset in enumerate(offsets) for value in (gap if number == 0 else 0, offset, offset)))
+    fields = numbers(
+        *(
+            value
+            for number, offset in enumerate(offsets)
+            for value in (gap if number == 0 else 0, offset, offset)
+        )
+    )
     data = numbers(0, count) + fields + bytes(gap)
     with pytest.raises(PayloadError, match="too many times"):
         skeleton.parse(data, gap + 4 * count, [])
@@ -186,7 +237,12 @@ def test_proposals_that_cover_the_file_too_often_are_not_taken() -> None:
     size, count = 1000, 100
     checks = tuple(Checksum(size + 4 * number, 0, size + number) for number in range(count))
     data = bytes(size + 4 * count)
-    assert skeleton.parse(skeleton.cut(Layout("x", len(data), (), checks), BytesSource(data), []), len(data), []).checksums == ()
+    assert (
+        skeleton.parse(
+            skeleton.cut(Layout("x", len(data), (), checks), BytesSource(data), []), len(data), []
+        ).checksums
+        == ()
+    )
 
 
 def test_half_a_tensor_under_a_derived_checksum_is_refused_when_it_is_spliced() -> None:

@@ -38,7 +38,11 @@ def test_any_memory_order_and_byte_order_will_do() -> None:
 
 
 def test_negative_zero_and_payloads_of_nan_are_kept() -> None:
-    for dtype, bits in ((np.float32, np.uint32), (np.float16, np.uint16), (ml_dtypes.bfloat16, np.uint16)):
+    for dtype, bits in (
+        (np.float32, np.uint32),
+        (np.float16, np.uint16),
+        (ml_dtypes.bfloat16, np.uint16),
+    ):
         top = 8 * np.dtype(bits).itemsize
         raw = np.array([1 << (top - 1), (1 << top) - 1, (1 << top) - 2, 1], dtype=bits)
         assert bytes(Tensor.from_array(raw.view(dtype)).data) == raw.tobytes()

@@ -27,7 +27,14 @@ def test_encoding_is_the_shortest(number: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "data"), [(0, b"\0"), (127, b"\x7f"), (128, b"\x80\1"), (300, b"\xac\2"), (2**63 - 1, b"\xff" * 8 + b"\x7f")]
+    ("number", "data"),
+    [
+        (0, b"\0"),
+        (127, b"\x7f"),
+        (128, b"\x80\1"),
+        (300, b"\xac\2"),
+        (2**63 - 1, b"\xff" * 8 + b"\x7f"),
+    ],
 )
 def test_examples(number: int, data: bytes) -> None:
     assert varint.dump(number) == data

@@ -1,7 +1,9 @@
-"""A reader of manifests and objects, written from docs/manifest-format.md and docs/object-format.md alone.
+"""A reader of manifests and objects, written from docs/manifest-format.md and docs/object-format.md
+alone.
 
-It shares no code with Git-Theta and prefers plain over fast: the tests hold it against the real thing, so that the pages stay true and
-complete. It trusts its input; what a reader must refuse is tested elsewhere.
+It shares no code with Git-Theta and prefers plain over fast: the tests hold it against the real
+thing, so that the pages stay true and complete. It trusts its input; what a reader must refuse is
+tested elsewhere.
 """
 
 from __future__ import annotations
@@ -80,7 +82,11 @@ def unescape(text: str) -> str:
     """The name that a manifest's field stands for."""
     if text == "\\e":
         return ""
-    return re.sub(r"\\x([0-9a-f]{2})|\\u\{([0-9a-f]+)\}", lambda match: chr(int(match[1] or match[2], 16)), text)
+    return re.sub(
+        r"\\x([0-9a-f]{2})|\\u\{([0-9a-f]+)\}",
+        lambda match: chr(int(match[1] or match[2], 16)),
+        text,
+    )
 
 
 def splice(skeleton: bytes, size: int, tensors: list[bytes]) -> bytes:
@@ -161,9 +167,15 @@ class Reader:
             block = out[start : start + BLOCK]
             for number in range(width):
                 (length,) = struct.unpack("<I", self.take(4))
-                plane = zstandard.decompress(self.take(length), len(block)) if length else self.take(len(block))
+                plane = (
+                    zstandard.decompress(self.take(length), len(block))
+                    if length
+                    else self.take(len(block))
+                )
                 assert len(plane) == len(block)
-                block |= np.frombuffer(plane, np.uint8).astype(out.dtype) << out.dtype.type(8 * number)
+                block |= np.frombuffer(plane, np.uint8).astype(out.dtype) << out.dtype.type(
+                    8 * number
+                )
         return out
 
     def signed(self, count: int, width: int) -> np.ndarray:
@@ -179,7 +191,9 @@ class Reader:
             difference = self.signed(len(guess), guess.itemsize).view(guess.dtype)
             if group:
                 shift, bits = EXPONENT[group]
-                order = sorted(range(len(guess)), key=lambda i, g=guess: int(g[i]) >> shift & (1 << bits) - 1)
+                order = sorted(
+                    range(len(guess)), key=lambda i, g=guess: int(g[i]) >> shift & (1 << bits) - 1
+                )
                 sorted_, difference = difference, np.empty_like(difference)
                 difference[order] = sorted_
             parts.append(guess + difference)
@@ -203,7 +217,8 @@ def count_of(dtype: str, shape: tuple[int, ...]) -> int:
     return math.prod(shape) // elements * size // width_of(dtype)
 
 
-# -- floating point ------------------------------------------------------------------------------------------------------------
+# -- floating point
+# ------------------------------------------------------------------------------------------------------------
 
 
 def widen(bits: np.ndarray, dtype: str) -> np.ndarray:
@@ -215,7 +230,9 @@ def widen(bits: np.ndarray, dtype: str) -> np.ndarray:
         values = (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
     else:
         values = bits.view({"f32": np.float32, "f64": np.float64}[dtype]).astype(np.float64)
-    return np.where(bits >> bits.dtype.type(shift) & bits.dtype.type((1 << width) - 1) == 0, 0.0, values)
+    return np.where(
+        bits >> bits.dtype.type(shift) & bits.dtype.type((1 << width) - 1) == 0, 0.0, values
+    )
 
 
 def narrow(values: np.ndarray, dtype: str) -> np.ndarray:
@@ -242,7 +259,8 @@ def settle(values: np.ndarray, idle: np.ndarray, base: np.ndarray, dtype: str) -
     return np.where(idle | ~np.isfinite(values), base, narrow(values, dtype))
 
 
-# -- updates -------------------------------------------------------------------------------------------------------------------
+# -- updates
+# -------------------------------------------------------------------------------------------------------------------
 
 
 def dense(read: Reader, dtype: str, shape: tuple[int, ...], base: Value | None) -> bytes:
@@ -268,7 +286,9 @@ def delta(read: Reader, dtype: str, shape: tuple[int, ...], base: Value | None) 
             source += -(jump >> 1) - 1 if jump & 1 else jump >> 1
             kept.append((start, source, read.varint()))
             start, source = start + kept[-1][2], source + kept[-1][2]
-        old = np.concatenate([old[source * width : (source + length) * width] for _, source, length in kept])
+        old = np.concatenate(
+            [old[source * width : (source + length) * width] for _, source, length in kept]
+        )
     prediction = _convert(old, base[0], dtype) if flags & 4 else old
     if decay is not None:
         prediction = _decay(prediction, dtype, *decay)
@@ -278,9 +298,15 @@ def delta(read: Reader, dtype: str, shape: tuple[int, ...], base: Value | None) 
         return predicted.tobytes()
     others = read.planes(count - len(predicted), width_of(dtype)).reshape(-1, width)
     assert read.at_end
-    table, is_kept, place = np.empty((shape[0], width), predicted.dtype), np.zeros(shape[0], bool), 0
+    table, is_kept, place = (
+        np.empty((shape[0], width), predicted.dtype),
+        np.zeros(shape[0], bool),
+        0,
+    )
     for start, _, length in kept:
-        table[start : start + length] = predicted[place : place + length * width].reshape(length, width)
+        table[start : start + length] = predicted[place : place + length * width].reshape(
+            length, width
+        )
         is_kept[start : start + length] = True
         place += length * width
     table[~is_kept] = others
@@ -316,7 +342,9 @@ def sparse(read: Reader, dtype: str, shape: tuple[int, ...], base: Value | None)
         marks = zstandard.decompress(positions.rest(), -(-len(out) // 8))
         places = [i for i in range(len(out)) if marks[i // 8] >> i % 8 & 1]
     else:
-        places = (np.cumsum(positions.planes(changed, 8 if form else 4).astype(np.int64) + 1) - 1).tolist()
+        places = (
+            np.cumsum(positions.planes(changed, 8 if form else 4).astype(np.int64) + 1) - 1
+        ).tolist()
     assert len(places) == changed
     out[places] = read.residual(out[places])
     assert read.at_end
@@ -334,7 +362,12 @@ def low_rank(read: Reader, dtype: str, shape: tuple[int, ...], base: Value | Non
     left_scale, right_scale = read.signed(rows, 2), read.signed(columns, 2)
     whole = left.astype(object) @ right.astype(object)  # Python's integers: exact by construction
     scale = left_scale[:, None].astype(int) + right_scale[None, :].astype(int)
-    product = np.array([math.ldexp(number, int(power)) for number, power in zip(whole.reshape(-1), scale.reshape(-1), strict=True)])
+    product = np.array(
+        [
+            math.ldexp(number, int(power))
+            for number, power in zip(whole.reshape(-1), scale.reshape(-1), strict=True)
+        ]
+    )
     prediction = settle(widen(bits, dtype) + product, product == 0, bits, dtype)
     out = prediction if form == 2 else read.residual(prediction, dtype if form == 1 else "")
     assert read.at_end
@@ -360,8 +393,21 @@ def ia3(read: Reader, dtype: str, shape: tuple[int, ...], base: Value | None) ->
 def patch(read: Reader, dtype: str, shape: tuple[int, ...], base: Value | None) -> bytes:
     """A zstd frame with the base as its dictionary."""
     assert base is not None
-    content = zstandard.ZstdCompressionDict(base[2], dict_type=zstandard.DICT_TYPE_RAWCONTENT) if len(base[2]) >= 8 else None
-    return zstandard.ZstdDecompressor(dict_data=content, max_window_size=1 << 31).decompress(read.rest())
+    content = (
+        zstandard.ZstdCompressionDict(base[2], dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+        if len(base[2]) >= 8
+        else None
+    )
+    return zstandard.ZstdDecompressor(dict_data=content, max_window_size=1 << 31).decompress(
+        read.rest()
+    )
 
 
-DECODERS = {"dense": dense, "delta": delta, "sparse": sparse, "low-rank": low_rank, "ia3": ia3, "patch": patch}
+DECODERS = {
+    "dense": dense,
+    "delta": delta,
+    "sparse": sparse,
+    "low-rank": low_rank,
+    "ia3": ia3,
+    "patch": patch,
+}

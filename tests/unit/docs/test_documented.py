@@ -1,4 +1,6 @@
-"""Whatever a user can name is documented: commands, options, settings, environment variables, hooks, public names."""
+"""Whatever a user can name is documented: commands, options, settings, environment variables,
+hooks, public names.
+"""
 
 from __future__ import annotations
 
@@ -41,9 +43,15 @@ HOOKS = [name for name in vars(hookspecs) if name.startswith("register_")]
 
 
 def rows(heading: str) -> dict[str, list[str]]:
-    """The table below a heading of the page on settings: of each line its first cell, and the others."""
+    """The table below a heading of the page on settings: of each line its first cell, and the
+    others.
+    """
     section = CONFIGURATION.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("| `")]
+    cells = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in section.splitlines()
+        if line.startswith("| `")
+    ]
     return {first.strip("`"): others for first, *others in cells}
 
 
@@ -53,13 +61,20 @@ def commands() -> Iterator[tuple[str, click.Command]]:
     while waiting:
         path, command = waiting.pop()
         yield path, command
-        waiting += [(f"{path} {name}", part) for name, part in command.commands.items()] if isinstance(command, click.Group) else []
+        waiting += (
+            [(f"{path} {name}", part) for name, part in command.commands.items()]
+            if isinstance(command, click.Group)
+            else []
+        )
 
 
-# -- commands ------------------------------------------------------------------------------------------------------------------
+# -- commands
+# ------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("path", "command"), [pytest.param(*pair, id=pair[0]) for pair in commands()])
+@pytest.mark.parametrize(
+    ("path", "command"), [pytest.param(*pair, id=pair[0]) for pair in commands()]
+)
 def test_a_command_and_its_options_say_what_they_do(path: str, command: click.Command) -> None:
     assert command.help, f"{path} has no docstring"
     for option in command.params:
@@ -74,22 +89,47 @@ def test_the_manual_has_every_command() -> None:
     for path, command in commands():
         entry = next(entry for entry in entries if entry.path == path)
         written = " ".join(names for names, _ in entry.options)
-        options = [option for option in command.params if isinstance(option, click.Option) and not option.hidden]
+        options = [
+            option
+            for option in command.params
+            if isinstance(option, click.Option) and not option.hidden
+        ]
         assert all(name in written for option in options for name in option.opts), path
 
 
-@pytest.mark.parametrize("name", [name for section, names in main.COMMANDS.items() if section != "Plumbing" for name in names])
+@pytest.mark.parametrize(
+    "name",
+    [name for section, names in main.COMMANDS.items() if section != "Plumbing" for name in names],
+)
 def test_a_guide_mentions_the_command(name: str) -> None:
-    assert any(re.search(rf"git theta {name}\b", text) for text in PAGES.values()), f"no page in docs/ mentions git theta {name}"
+    assert any(re.search(rf"git theta {name}\b", text) for text in PAGES.values()), (
+        f"no page in docs/ mentions git theta {name}"
+    )
 
 
 def mentioned() -> dict[str, list[str]]:
-    """Each 'git theta ...' in a page's code, by page: what stands in backquotes, and lines of blocks."""
+    """Each 'git theta ...' in a page's code, by page: what stands in backquotes, and lines of
+    blocks.
+    """
     found = {}
     for name, text in {**PAGES, "README.md": README}.items():
-        code = [part for inline in re.findall(r"`(git theta [^`]+)`", text) for part in [" ".join(inline.split())]]
-        code += [line.partition(" #")[0] for line in re.findall(r"^(?:\$ )?(?:\w+=\S+ )?(git theta .*)", text, re.MULTILINE)]
-        found[name] = sorted({part for line in code for part in re.split(r" (?:&&|\|) ", line) if part.startswith("git theta ")})
+        code = [
+            part
+            for inline in re.findall(r"`(git theta [^`]+)`", text)
+            for part in [" ".join(inline.split())]
+        ]
+        code += [
+            line.partition(" #")[0]
+            for line in re.findall(r"^(?:\$ )?(?:\w+=\S+ )?(git theta .*)", text, re.MULTILINE)
+        ]
+        found[name] = sorted(
+            {
+                part
+                for line in code
+                for part in re.split(r" (?:&&|\|) ", line)
+                if part.startswith("git theta ")
+            }
+        )
     return found
 
 
@@ -106,7 +146,12 @@ def test_every_command_that_is_mentioned_can_be_typed(page: str) -> None:
         rest = words[1:]
         if isinstance(command, click.Group) and rest and rest[0] in command.commands:
             command = command.commands[rest.pop(0)]
-        options = {option for parameter in command.params if isinstance(parameter, click.Option) for option in parameter.opts} | {
+        options = {
+            option
+            for parameter in command.params
+            if isinstance(parameter, click.Option)
+            for option in parameter.opts
+        } | {
             "--",
             "-h",
         }
@@ -125,7 +170,8 @@ def test_nothing_tells_to_install_the_earlier_program(path: str) -> None:
             assert re.search(r"(>=|==)\d", word), f"{path}: {line}"
 
 
-# -- settings ------------------------------------------------------------------------------------------------------------------
+# -- settings
+# ------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("field", list(settings.keys()))
@@ -140,7 +186,9 @@ def test_a_setting_is_documented_with_values_and_default(field: str) -> None:
         words = re.split(", | or ", key.allowed) if default else []
         assert re.findall(r"`(\w+)`", values)[: len(words)] == words
         assert shown.strip("`") == default or not default
-    elif (bounds := re.fullmatch(r"a whole number from (\d+) to (\d{1,6})", key.allowed)) is not None:
+    elif (
+        bounds := re.fullmatch(r"a whole number from (\d+) to (\d{1,6})", key.allowed)
+    ) is not None:
         assert values == f"{bounds[1]} to {bounds[2]}"
     if isinstance(default, int):
         assert settings._whole(0, 1 << 62, shown.partition(":")[0]) == default
@@ -149,7 +197,9 @@ def test_a_setting_is_documented_with_values_and_default(field: str) -> None:
 def test_every_setting_on_the_page_exists() -> None:
     known = {key.name for key in settings.keys().values()}
     for name in rows("Git's configuration"):
-        assert name in known or f'"{name.rpartition(".")[2]}"' in SOURCE or f'"{name}"' in SOURCE, name
+        assert name in known or f'"{name.rpartition(".")[2]}"' in SOURCE or f'"{name}"' in SOURCE, (
+            name
+        )
 
 
 def test_the_environment_variables_are_those_of_the_source() -> None:
@@ -157,7 +207,8 @@ def test_the_environment_variables_are_those_of_the_source() -> None:
     assert {name for name in rows("The environment") if name.startswith("GIT_THETA_")} == used
 
 
-# -- Python --------------------------------------------------------------------------------------------------------------------
+# -- Python
+# --------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("hook", HOOKS)
@@ -168,9 +219,15 @@ def test_a_hook_is_documented(hook: str) -> None:
 
 def public() -> Iterator[tuple[str, object]]:
     """Every public name and what it stands for."""
-    yield from ((f"git_theta.{name}", getattr(git_theta, name)) for name in git_theta.__all__ if name != "__version__")
+    yield from (
+        (f"git_theta.{name}", getattr(git_theta, name))
+        for name in git_theta.__all__
+        if name != "__version__"
+    )
     yield from ((f"git_theta.testing.{name}", getattr(testing, name)) for name in testing.__all__)
-    yield from ((f"git_theta.core.contracts.{name}", getattr(contracts, name)) for name in contracts.__all__)
+    yield from (
+        (f"git_theta.core.contracts.{name}", getattr(contracts, name)) for name in contracts.__all__
+    )
     for name, value in vars(errors).items():
         if inspect.isclass(value):
             yield f"git_theta.errors.{name}", value
@@ -181,9 +238,15 @@ def test_a_public_name_has_a_docstring(name: str, value: object) -> None:
     if not (inspect.isclass(value) or inspect.isroutine(value)):
         return  # a type's other name
     assert inspect.getdoc(value), name
-    assert "__doc__" not in vars(value) or vars(value)["__doc__"], f"{name} has inherited its docstring"
+    assert "__doc__" not in vars(value) or vars(value)["__doc__"], (
+        f"{name} has inherited its docstring"
+    )
     for part, method in vars(value).items():
-        if inspect.isclass(value) and not part.startswith("_") and (inspect.isroutine(method) or isinstance(method, property)):
+        if (
+            inspect.isclass(value)
+            and not part.startswith("_")
+            and (inspect.isroutine(method) or isinstance(method, property))
+        ):
             assert inspect.getdoc(method), f"{name}.{part}"
 
 
@@ -191,16 +254,27 @@ def test_a_public_name_has_a_docstring(name: str, value: object) -> None:
 def test_a_callback_has_a_docstring(name: str) -> None:
     """Read rather than imported, which would take its framework."""
     source = PROJECT / "git_theta" / "training" / f"{training._PLACES[name]}.py"
-    classes = (node for node in ast.parse(source.read_text("utf-8")).body if isinstance(node, ast.ClassDef) and node.name == name)
-    for node in (found := next(classes), *(part for part in found.body if isinstance(part, ast.FunctionDef))):
+    classes = (
+        node
+        for node in ast.parse(source.read_text("utf-8")).body
+        if isinstance(node, ast.ClassDef) and node.name == name
+    )
+    for node in (
+        found := next(classes),
+        *(part for part in found.body if isinstance(part, ast.FunctionDef)),
+    ):
         assert node.name.startswith("_") or ast.get_docstring(node), f"{name}: {node.name}"
 
 
-@pytest.mark.parametrize("name", [name for name in (*git_theta.__all__, *training.__all__) if name != "__version__"])
+@pytest.mark.parametrize(
+    "name", [name for name in (*git_theta.__all__, *training.__all__) if name != "__version__"]
+)
 def test_the_guide_to_python_mentions_the_name(name: str) -> None:
     assert re.search(rf"`(git_theta\.)?{name}\b|git_theta\.{name}\b|\b{name}\(", PAGES["python.md"])
 
 
-@pytest.mark.parametrize("name", [name for name in testing.__all__ if inspect.isfunction(getattr(testing, name))])
+@pytest.mark.parametrize(
+    "name", [name for name in testing.__all__ if inspect.isfunction(getattr(testing, name))]
+)
 def test_the_guide_to_plugins_mentions_the_suite(name: str) -> None:
     assert name in PAGES["plugins.md"]

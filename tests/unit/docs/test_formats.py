@@ -1,4 +1,6 @@
-"""What docs/ says about manifests and objects is true: the example, the tables, and a reader made from the pages."""
+"""What docs/ says about manifests and objects is true: the example, the tables, and a reader made
+from the pages.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,13 @@ from git_theta.updates.prediction import factors, residual
 from git_theta.updates.sparse import Sparse
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
-EXAMPLE = dict(re.findall(r"<!-- (.*?) -->\n```\w*\n(.*?)```", (DOCS / "example.md").read_text(encoding="utf-8"), re.DOTALL))
+EXAMPLE = dict(
+    re.findall(
+        r"<!-- (.*?) -->\n```\w*\n(.*?)```",
+        (DOCS / "example.md").read_text(encoding="utf-8"),
+        re.DOTALL,
+    )
+)
 PAGE = (DOCS / "object-format.md").read_text(encoding="utf-8")
 
 
@@ -43,7 +51,8 @@ def stored() -> dict[str, bytes]:
     return {object_id(shown(name)): shown(name) for name in EXAMPLE if name.startswith("object of")}
 
 
-# -- the worked example --------------------------------------------------------------------------------------------------------
+# -- the worked example
+# --------------------------------------------------------------------------------------------------------
 
 
 def test_the_example_is_what_git_theta_writes() -> None:
@@ -52,7 +61,9 @@ def test_the_example_is_what_git_theta_writes() -> None:
     assert skeleton.cut(layout, source, [None] * len(layout.extents)) == shown("skeleton")
     weight = layout.extents[0]
     head = objects.dump(objects.Header("dense", Spec(weight.dtype, weight.shape)))
-    payload = b"".join(chunks(weight.dtype, memoryview(source.read(weight.offset, weight.length)), "default"))
+    payload = b"".join(
+        chunks(weight.dtype, memoryview(source.read(weight.offset, weight.length)), "default")
+    )
     assert head + payload == shown("object of layer.weight")
     text = EXAMPLE["manifest"].encode()
     parsed = manifest.parse(text)
@@ -78,20 +89,27 @@ def test_the_example_can_be_read_by_the_reader_of_the_pages() -> None:
     assert reader.rebuild(EXAMPLE["manifest"].encode(), stored().__getitem__) == shown("checkpoint")
 
 
-# -- tables --------------------------------------------------------------------------------------------------------------------
+# -- tables
+# --------------------------------------------------------------------------------------------------------------------
 
 
 def test_the_table_of_element_types_is_complete() -> None:
     rows = re.findall(r"^\| ((?:`\w+` ?)+)\| (\d+) / (\d+) \| (\d) \|", PAGE, re.MULTILINE)
     table = {name: tuple(map(int, row[1:])) for row in rows for name in re.findall(r"\w+", row[0])}
-    assert table == {name: (d.block_bytes, d.block_elements, d.width) for name in dtypes.names() for d in [dtypes.get(name)]}
+    assert table == {
+        name: (d.block_bytes, d.block_elements, d.width)
+        for name in dtypes.names()
+        for d in [dtypes.get(name)]
+    }
     assert {name: row[:2] for name, row in table.items()} == reader.ELEMENT_BYTES
 
 
 def test_the_tables_of_exponents_and_decays_are_complete() -> None:
     section = PAGE.partition("exponent field: lowest bit, bits")[2].partition("##")[0]
     rows = re.findall(r"^\| ((?:`\w+` ?)+)\| (\d+), (\d+) \|", section, re.MULTILINE)
-    assert {name: (int(low), int(bits)) for each, low, bits in rows for name in re.findall(r"\w+", each)} == floats.EXPONENTS
+    assert {
+        name: (int(low), int(bits)) for each, low, bits in rows for name in re.findall(r"\w+", each)
+    } == floats.EXPONENTS
     assert reader.EXPONENT == floats.EXPONENTS
     assert "1 to 512" in PAGE
     assert factors.MAX_RANK == 512
@@ -99,13 +117,16 @@ def test_the_tables_of_exponents_and_decays_are_complete() -> None:
     assert residual.WINDOW == 1_048_576
 
 
-# -- the reader against the real thing -----------------------------------------------------------------------------------------
+# -- the reader against the real thing
+# -----------------------------------------------------------------------------------------
 
 
 @given(st.text(st.characters(min_codepoint=0, max_codepoint=0x10FFFF), max_size=20))
 def test_names_are_escaped_as_the_page_says(name: str) -> None:
     assert reader.unescape(names.escape(name)) == name
-    assert re.fullmatch(r"\\e|(?:[!#-\[\]-~]|\\x[0-9a-f]{2}|\\u\{[1-9a-f][0-9a-f]{2,5}\})+", names.escape(name))
+    assert re.fullmatch(
+        r"\\e|(?:[!#-\[\]-~]|\\x[0-9a-f]{2}|\\u\{[1-9a-f][0-9a-f]{2,5}\})+", names.escape(name)
+    )
 
 
 def decoded(update: str, tensor: Tensor, payload: bytes, base: Tensor | None) -> bytes:
@@ -127,9 +148,9 @@ def a_tensor(dtype: str, shape: tuple[int, ...], seed: int = 0, scale: float = 0
         return Tensor(dtype, shape, data.tobytes())
     with np.errstate(all="ignore"):
         values = (scale * random.standard_normal(count)).astype(dtypes.numpy_dtype(dtype))
-        values[: count // 7 : 5] = np.array([0.0, -0.0, 1e-40, 3e-310, 6e-8, np.inf, np.nan]).astype(values.dtype)[
-            np.arange(len(values[: count // 7 : 5])) % 7
-        ]
+        values[: count // 7 : 5] = np.array(
+            [0.0, -0.0, 1e-40, 3e-310, 6e-8, np.inf, np.nan]
+        ).astype(values.dtype)[np.arange(len(values[: count // 7 : 5])) % 7]
     return Tensor(dtype, shape, values.tobytes())
 
 
@@ -138,7 +159,9 @@ def changed(tensor: Tensor, part: float, seed: int = 1) -> Tensor:
     random = np.random.default_rng(seed)
     bits = tensor.bits().copy()
     where = random.random(len(bits)) < part
-    bits[where] += random.integers(0, 200, int(where.sum())).astype(bits.dtype) - bits.dtype.type(100)
+    bits[where] += random.integers(0, 200, int(where.sum())).astype(bits.dtype) - bits.dtype.type(
+        100
+    )
     return Tensor(tensor.dtype, tensor.shape, bits.tobytes())
 
 
@@ -146,27 +169,37 @@ def changed(tensor: Tensor, part: float, seed: int = 1) -> Tensor:
 def test_dense(dtype: str) -> None:
     for shape in ((0,), (256,), (2, 512)):
         tensor = a_tensor(dtype, shape)
-        assert decoded("dense", tensor, joined(Dense().encode(tensor, None, "default")), None) == bytes(tensor.data)
+        assert decoded(
+            "dense", tensor, joined(Dense().encode(tensor, None, "default")), None
+        ) == bytes(tensor.data)
 
 
 def test_dense_over_several_blocks() -> None:
     tensor = a_tensor("bf16", (600, 1000))
-    assert decoded("dense", tensor, joined(Dense().encode(tensor, None, "default")), None) == bytes(tensor.data)
+    assert decoded("dense", tensor, joined(Dense().encode(tensor, None, "default")), None) == bytes(
+        tensor.data
+    )
 
 
 @pytest.mark.parametrize("level", ["default", "best"])
-@pytest.mark.parametrize("dtype", ["f16", "bf16", "f32", "f64", "c64", "i32", "u8", "bool", "f8_e4m3fn", "q4_0"])
+@pytest.mark.parametrize(
+    "dtype", ["f16", "bf16", "f32", "f64", "c64", "i32", "u8", "bool", "f8_e4m3fn", "q4_0"]
+)
 def test_delta_in_place(dtype: str, level: str) -> None:
     base = a_tensor(dtype, (640, 512))
     tensor = changed(base, 0.9)
-    assert decoded("delta", tensor, joined(Delta().encode(tensor, base, level)), base) == bytes(tensor.data)
+    assert decoded("delta", tensor, joined(Delta().encode(tensor, base, level)), base) == bytes(
+        tensor.data
+    )
 
 
 @pytest.mark.parametrize("source", ["f16", "bf16", "f32", "f64"])
 @pytest.mark.parametrize("target", ["f16", "bf16", "f32", "f64"])
 def test_delta_from_another_float_type(source: str, target: str) -> None:
     base, tensor = a_tensor(source, (64, 64)), a_tensor(target, (64, 64))
-    assert decoded("delta", tensor, joined(Delta().encode(tensor, base, "default")), base) == bytes(tensor.data)
+    assert decoded("delta", tensor, joined(Delta().encode(tensor, base, "default")), base) == bytes(
+        tensor.data
+    )
 
 
 @pytest.mark.parametrize("dtype", ["f16", "bf16", "f32", "f64"])
@@ -199,7 +232,9 @@ def test_delta_of_aligned_rows() -> None:
 def test_sparse(part: float) -> None:
     base = a_tensor("bf16", (300, 300))
     tensor = changed(base, part)
-    assert decoded("sparse", tensor, joined(Sparse().encode(tensor, base, "default")), base) == bytes(tensor.data)
+    assert decoded(
+        "sparse", tensor, joined(Sparse().encode(tensor, base, "default")), base
+    ) == bytes(tensor.data)
 
 
 def test_sparse_by_bits() -> None:
@@ -250,14 +285,20 @@ def test_patch(old: bytes) -> None:
 @settings(max_examples=30, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.text("abc/", min_size=1, max_size=6), st.binary(max_size=300), st.booleans()), max_size=6, unique_by=lambda e: e[0]
+        st.tuples(st.text("abc/", min_size=1, max_size=6), st.binary(max_size=300), st.booleans()),
+        max_size=6,
+        unique_by=lambda e: e[0],
     )
 )
 def test_skeletons_with_derived_checksums(entries: list[tuple[str, bytes, bool]]) -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, data, deflated in entries:
-            archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED if deflated else zipfile.ZIP_STORED)
+            archive.writestr(
+                zipfile.ZipInfo(name),
+                data,
+                zipfile.ZIP_DEFLATED if deflated else zipfile.ZIP_STORED,
+            )
     file = buffer.getvalue()
     source = BytesSource(file)
     layout = StoredZipFormat().scan(source)
@@ -268,7 +309,11 @@ def test_skeletons_with_derived_checksums(entries: list[tuple[str, bytes, bool]]
     assert len(skeleton.parse(cut, len(file), list(map(len, tensors))).checksums) >= stored_entries
 
 
-@given(st.text("abcdefghij", min_size=1, max_size=8), st.lists(st.integers(0, 2**40), max_size=5), st.integers(0, 4095))
+@given(
+    st.text("abcdefghij", min_size=1, max_size=8),
+    st.lists(st.integers(0, 2**40), max_size=5),
+    st.integers(0, 4095),
+)
 def test_object_headers(update: str, shape: list[int], part: int) -> None:
     shape = [n % 1000 for n in shape]
     data = objects.dump(objects.Header(update, Spec("f32", tuple(shape)), part)) + b"payload"
@@ -281,14 +326,23 @@ def test_a_payload_in_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
     monkeypatch.setattr(objects, "PART_SIZE", 5000)
     store, tensor = LocalStore(tmp_path / "objects"), a_tensor("f32", (100, 100))
-    link = chains.save(store, "dense", tensor.spec, chunks("f32", memoryview(tensor.data), "default"))
+    link = chains.save(
+        store, "dense", tensor.spec, chunks("f32", memoryview(tensor.data), "default")
+    )
     store.flush()
     entry = manifest.Entry("t", "f32", (100, 100), digest(tensor.data), (link,))
-    text = manifest.dump(manifest.Manifest("x", 40000, manifest.Entry.of_inline("skeleton", "u8", (0,), b""), (entry,), {})).decode()
+    text = manifest.dump(
+        manifest.Manifest(
+            "x", 40000, manifest.Entry.of_inline("skeleton", "u8", (0,), b""), (entry,), {}
+        )
+    ).decode()
     found = {ref.oid: ref for ref in link.objects}
     assert len(found) > 5
     assert reader.tensor(text.splitlines()[-1], lambda oid: store.read(found[oid])) == tensor.data
 
 
 def test_the_header_is_laid_out_as_the_page_says() -> None:
-    assert objects.dump(objects.Header("dense", Spec("bf16", (300,)), 2)) == b"GTO1\x05dense\x04bf16\x01\xac\x02\x02"
+    assert (
+        objects.dump(objects.Header("dense", Spec("bf16", (300,)), 2))
+        == b"GTO1\x05dense\x04bf16\x01\xac\x02\x02"
+    )

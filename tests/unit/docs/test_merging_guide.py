@@ -20,8 +20,16 @@ def row(strategy: MergeStrategy) -> tuple[str, str, str]:
     listed = facts["options"]
     assert isinstance(listed, list)
     given = ", ".join(f"{option['name']}={shown(option['default'])}" for option in listed)
-    sides = f"{facts['min_sides']}" if facts["max_sides"] == facts["min_sides"] else f"{facts['min_sides']}+"
-    return given, "yes" if facts["needs_base"] else "", sides + (", any order" if facts["order_free"] else "")
+    sides = (
+        f"{facts['min_sides']}"
+        if facts["max_sides"] == facts["min_sides"]
+        else f"{facts['min_sides']}+"
+    )
+    return (
+        given,
+        "yes" if facts["needs_base"] else "",
+        sides + (", any order" if facts["order_free"] else ""),
+    )
 
 
 def shown(value: object) -> str:
@@ -31,8 +39,16 @@ def shown(value: object) -> str:
 
 
 def test_the_table_lists_every_built_in_strategy_with_its_options_and_defaults() -> None:
-    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in TEXT.splitlines() if re.match(r"\| [a-z_]+ \| .* \|", line)]
-    found = {cells[0]: (cells[2], cells[3], cells[4]) for cells in table if len(cells) == 6 and cells[0] != "strategy"}
+    table = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in TEXT.splitlines()
+        if re.match(r"\| [a-z_]+ \| .* \|", line)
+    ]
+    found = {
+        cells[0]: (cells[2], cells[3], cells[4])
+        for cells in table
+        if len(cells) == 6 and cells[0] != "strategy"
+    }
     assert found == {strategy.name: row(strategy) for strategy in registry.merge_strategies()}
 
 
@@ -42,8 +58,13 @@ def test_the_rules_shown_are_rules() -> None:
     assert set(tomllib.loads(block[1])) == {"by-name", "merge"}
     rules = merge_rules.parse_file(block[1], "models/one.safetensors")
     assert rules.by_name
-    assert [(rule.params, rule.strategy) for rule in rules.rules] == [("*.bias", "average"), ("*", "ties")]
-    assert [rule.strategy for rule in merge_rules.parse_file(block[1], "other.safetensors").rules] == ["average"]
+    assert [(rule.params, rule.strategy) for rule in rules.rules] == [
+        ("*.bias", "average"),
+        ("*", "ties"),
+    ]
+    assert [
+        rule.strategy for rule in merge_rules.parse_file(block[1], "other.safetensors").rules
+    ] == ["average"]
 
 
 def test_strategies_verified_to_a_tolerance_are_named() -> None:

@@ -20,7 +20,16 @@ SHOWING = [
     ["/usr/lib/git-core/git-diff", "HEAD"],
     ["git.exe", "show"],
     ["git", "-C", "checkout", "diff"],
-    ["git", "-c", "alias.x=checkout", "--no-pager", "--git-dir=x", "--git-dir", "checkout", "diff-tree"],
+    [
+        "git",
+        "-c",
+        "alias.x=checkout",
+        "--no-pager",
+        "--git-dir=x",
+        "--git-dir",
+        "checkout",
+        "diff-tree",
+    ],
     ["git", "--literal-pathspecs", "-p", "whatchanged"],
     ["git", "stash", "show", "-p"],
     ["git", "--config-env=a=B", "diff-files"],
@@ -66,7 +75,12 @@ def test_commands_that_write_or_are_not_known(arguments: list[str]) -> None:
 
 
 def test_git_diff_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    for arguments, wanted in ((("git", "-C", "x", "diff"), True), (("git", "diff-files"), False), (("git", "log"), False), ((), False)):
+    for arguments, wanted in (
+        (("git", "-C", "x", "diff"), True),
+        (("git", "diff-files"), False),
+        (("git", "log"), False),
+        ((), False),
+    ):
         monkeypatch.setattr(asker, "asker", lambda arguments=arguments: arguments)
         assert asker.is_diff() is wanted
         assert asker.shows_working_tree() is (arguments != ())
@@ -76,9 +90,37 @@ def test_git_diff_itself(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @given(
     st.lists(
-        st.sampled_from(["-C", "-c", "-p", "--git-dir", "--bare", "diff", "show", "x", "--", "--no-pager", "--git-dir=diff"]), max_size=6
+        st.sampled_from(
+            [
+                "-C",
+                "-c",
+                "-p",
+                "--git-dir",
+                "--bare",
+                "diff",
+                "show",
+                "x",
+                "--",
+                "--no-pager",
+                "--git-dir=diff",
+            ]
+        ),
+        max_size=6,
     ),
-    st.sampled_from(["checkout", "checkout-index", "cat-file", "restore", "reset", "merge", "read-tree", "worktree", "am", "rebase"]),
+    st.sampled_from(
+        [
+            "checkout",
+            "checkout-index",
+            "cat-file",
+            "restore",
+            "reset",
+            "merge",
+            "read-tree",
+            "worktree",
+            "am",
+            "rebase",
+        ]
+    ),
 )
 def test_a_writing_command_is_never_taken_for_another(before: list[str], command: str) -> None:
     """Whatever stands before it: where git would run ``command``, only_shows is false."""
@@ -100,7 +142,9 @@ def test_a_writing_command_is_never_taken_for_another(before: list[str], command
         {"pathname": "x", "blob": "1" * 40, "treeish": "2" * 40},
     ],
 )
-def test_a_checkout_is_told_by_its_request(request_: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkout_is_told_by_its_request(
+    request_: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(asker, "asker", lambda: ("git", "diff"))
     monkeypatch.setattr(asker, "_driver_is_ours", lambda: True)
     monkeypatch.setattr(asker, "_diffed_by_us", lambda path: True)
@@ -126,7 +170,9 @@ sys.stdin.buffer.read()
 
 
 def ask(tmp_path: Path, name: str, words: list[str]) -> str:
-    """What a filter says of a program called ``name`` that holds the other end of its standard input."""
+    """What a filter says of a program called ``name`` that holds the other end of its standard
+    input.
+    """
     program = tmp_path / name
     program.write_text(
         f"#!{sys.executable}\n"
@@ -138,7 +184,13 @@ def ask(tmp_path: Path, name: str, words: list[str]) -> str:
     )
     program.chmod(0o755)
     root = str(Path(asker.__file__).parents[2])
-    done = subprocess.run([str(program), *words], capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": root})
+    done = subprocess.run(
+        [str(program), *words],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": root},
+    )
     return done.stdout.strip()
 
 
@@ -165,7 +217,11 @@ def test_nobody_is_asked_without_a_pipe() -> None:
 
 def test_the_parents_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
     """``ps`` joins arguments with blanks; where that leaves a doubt, nobody is named."""
-    lines = {10: "9 sh -c git-theta filter-process", 9: "8 /usr/bin/git diff HEAD", 8: "1 git checkout"}
+    lines = {
+        10: "9 sh -c git-theta filter-process",
+        9: "8 /usr/bin/git diff HEAD",
+        8: "1 git checkout",
+    }
 
     def ps(words: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
         return subprocess.CompletedProcess(words, 0, lines[int(words[-1])].encode() + b"\n", b"")
@@ -175,7 +231,13 @@ def test_the_parents_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asker._by_parents() == ("/usr/bin/git", "diff", "HEAD")
     lines[9] = "8 git --no-pager -p diff"
     assert asker.only_shows(asker._by_parents())
-    for doubtful in ("8 git -c alias.x= diff checkout", "8 git -C a diff", "8 git --git-dir=x diff", "8 git", "8 /opt/my git/git diff"):
+    for doubtful in (
+        "8 git -c alias.x= diff checkout",
+        "8 git -C a diff",
+        "8 git --git-dir=x diff",
+        "8 git",
+        "8 /opt/my git/git diff",
+    ):
         lines[9] = doubtful
         assert not asker.only_shows(asker._by_parents()), doubtful
     lines[9] = "8 python wrapper.py"
@@ -185,7 +247,12 @@ def test_the_parents_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_whatever_goes_wrong_the_content_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    for error in (OSError("gone"), ValueError("odd"), subprocess.TimeoutExpired("ps", 5), PermissionError("hidepid")):
+    for error in (
+        OSError("gone"),
+        ValueError("odd"),
+        subprocess.TimeoutExpired("ps", 5),
+        PermissionError("hidepid"),
+    ):
 
         def fail(error: Exception = error) -> tuple[str, ...]:
             raise error

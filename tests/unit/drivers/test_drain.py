@@ -21,7 +21,9 @@ FULL = pktline.MAX_DATA
 
 
 class Pipe:
-    """Git's end of a pipe: ``data`` in reads that end at the given positions (and at the end of a buffer)."""
+    """Git's end of a pipe: ``data`` in reads that end at the given positions (and at the end of a
+    buffer).
+    """
 
     def __init__(self, data: bytes, cuts: Sequence[int] = ()) -> None:
         self.data, self.position = data, 0
@@ -93,7 +95,9 @@ def test_any_size_in_any_reads(size: int, cuts: list[int], sizes: list[int], lim
     content.skip()
 
 
-@pytest.mark.parametrize("size", [FULL * count + more for count in (1, 2, 15, 16, 17, 31, 32, 33) for more in (-1, 0, 1)])
+@pytest.mark.parametrize(
+    "size", [FULL * count + more for count in (1, 2, 15, 16, 17, 31, 32, 33) for more in (-1, 0, 1)]
+)
 def test_sizes_around_full_packets(size: int) -> None:
     data = os.urandom(size)
     for cuts in ((), range(0, size, 60_000), range(0, size, FULL + 4)):
@@ -131,7 +135,9 @@ def test_more_behind_the_end_is_an_error() -> None:
 # Comparing with the file in the working tree
 
 
-def compare(tmp_path: Path, held: bytes | None, data: bytes, begun: int = 0, cuts: Sequence[int] = ()) -> tuple[bool, bytes | None]:
+def compare(
+    tmp_path: Path, held: bytes | None, data: bytes, begun: int = 0, cuts: Sequence[int] = ()
+) -> tuple[bool, bytes | None]:
     """What ``drain.compare`` says, and what is in the spool."""
     path, spool = tmp_path / "file", tmp_path / "spool"
     spool.unlink(missing_ok=True)
@@ -149,7 +155,9 @@ def compare(tmp_path: Path, held: bytes | None, data: bytes, begun: int = 0, cut
     return same, spool.read_bytes() if spool.exists() else None
 
 
-@pytest.mark.parametrize("size", [0, 1, 1000, FULL - 1, FULL, FULL + 1, 16 * FULL, 16 * FULL + 1, 40 * FULL])
+@pytest.mark.parametrize(
+    "size", [0, 1, 1000, FULL - 1, FULL, FULL + 1, 16 * FULL, 16 * FULL + 1, 40 * FULL]
+)
 @pytest.mark.parametrize("begun", [0, 1, 2 * FULL])
 def test_the_same_content_is_not_spooled(tmp_path: Path, size: int, begun: int) -> None:
     data = os.urandom(size)
@@ -161,7 +169,14 @@ def test_the_same_content_is_not_spooled(tmp_path: Path, size: int, begun: int) 
 @pytest.mark.parametrize("begun", [0, 1, 2 * FULL])
 def test_one_other_byte_anywhere_spools_all_of_it(tmp_path: Path, size: int, begun: int) -> None:
     data = os.urandom(size)
-    for place in {0, size // 2, size - 1, min(size, FULL) - 1, min(size - 1, FULL), min(size - 1, 16 * FULL)}:
+    for place in {
+        0,
+        size // 2,
+        size - 1,
+        min(size, FULL) - 1,
+        min(size - 1, FULL),
+        min(size - 1, 16 * FULL),
+    }:
         other = bytearray(data)
         other[place] ^= 1
         assert compare(tmp_path, bytes(other), data, begun) == (False, data)
@@ -198,7 +213,9 @@ def test_is_content_of(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sizes", [(), (1,), (5, 5, 100)])
 @pytest.mark.parametrize("size", [0, 1, FULL - 1, FULL, FULL + 1, 3 * FULL + 7])
-def test_dropping_counts_and_stops_at_the_end_of_the_file(size: int, sizes: tuple[int, ...]) -> None:
+def test_dropping_counts_and_stops_at_the_end_of_the_file(
+    size: int, sizes: tuple[int, ...]
+) -> None:
     pipe = Pipe(sent(bytes(size), *sizes) + b"0004next")
     content = drain.IncomingFile(pipe)
     begun = content.collect(3)
@@ -235,10 +252,17 @@ def test_dropping_from_a_real_pipe() -> None:
 @pytest.mark.skipif(not hasattr(os, "pipe"), reason="no pipes")
 @given(
     st.lists(st.integers(1, 3000) | st.sampled_from([65536, 70_001, 1 << 20]), max_size=12),
-    st.lists(st.tuples(st.sampled_from(["read", "readinto", "drop"]), st.integers(1, 5000) | st.just(200_000)), max_size=30),
+    st.lists(
+        st.tuples(
+            st.sampled_from(["read", "readinto", "drop"]), st.integers(1, 5000) | st.just(200_000)
+        ),
+        max_size=30,
+    ),
     st.booleans(),
 )
-def test_whatever_git_writes_is_read_in_order(writes: list[int], reads: list[tuple[str, int]], spliced: bool) -> None:
+def test_whatever_git_writes_is_read_in_order(
+    writes: list[int], reads: list[tuple[str, int]], spliced: bool
+) -> None:
     from git_theta.drivers.pipes import Input
 
     data = random.Random(len(writes)).randbytes(sum(writes))
@@ -276,7 +300,10 @@ def test_whatever_git_writes_is_read_in_order(writes: list[int], reads: list[tup
                     stream.drop(count)
                 position = len(data)
         assert stream.read(len(data) + 1) == data[position:]
-        for descriptor in (stream._nowhere, *((stream._own[0].fileno(), stream._own[1]) if stream._own else ())):
+        for descriptor in (
+            stream._nowhere,
+            *((stream._own[0].fileno(), stream._own[1]) if stream._own else ()),
+        ):
             if descriptor >= 0:
                 os.close(descriptor)
     writer.join()

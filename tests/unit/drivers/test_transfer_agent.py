@@ -15,7 +15,13 @@ from git_theta.drivers.transfer_agent import Agent, converse
 from git_theta.errors import TransferError, UsageError
 
 OID = "ab" * 32
-INIT = {"event": "init", "operation": "upload", "remote": "origin", "concurrent": True, "concurrenttransfers": 3}
+INIT = {
+    "event": "init",
+    "operation": "upload",
+    "remote": "origin",
+    "concurrent": True,
+    "concurrenttransfers": 3,
+}
 
 
 class FakePlace:
@@ -40,7 +46,10 @@ def talk(place: FakePlace, folder: Path, *requests: object) -> list[dict[str, An
         return place
 
     said: list[bytes] = []
-    lines = [request if isinstance(request, bytes) else json.dumps(request).encode() + b"\n" for request in requests]
+    lines = [
+        request if isinstance(request, bytes) else json.dumps(request).encode() + b"\n"
+        for request in requests
+    ]
     assert converse(lines, said.append, Agent(place_of, folder)) == 0
     assert all(line.endswith(b"\n") and line.count(b"\n") == 1 for line in said)
     return [json.loads(line) for line in said]
@@ -75,7 +84,12 @@ def test_what_fails_is_an_answer_of_one_line_and_leaves_no_file(tmp_path: Path) 
 
 
 def test_a_remote_without_storage_is_told_at_once(tmp_path: Path) -> None:
-    answers = talk(FakePlace(), tmp_path, {**INIT, "remote": "other"}, {"event": "upload", "oid": OID, "size": 1, "path": "x"})
+    answers = talk(
+        FakePlace(),
+        tmp_path,
+        {**INIT, "remote": "other"},
+        {"event": "upload", "oid": OID, "size": 1, "path": "x"},
+    )
     assert "no object storage" in answers[0]["error"]["message"]
     assert "error" in answers[1]
 
@@ -118,11 +132,18 @@ def test_what_is_no_request_ends_it(tmp_path: Path, line: bytes) -> None:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=9), lambda inner: st.lists(inner, max_size=3), max_leaves=5
+    st.none() | st.booleans() | st.integers() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3),
+    max_leaves=5,
 )
 
 
-@given(st.dictionaries(st.sampled_from(["event", "oid", "size", "path", "remote"]), JSON | st.sampled_from(["init", "upload"])))
+@given(
+    st.dictionaries(
+        st.sampled_from(["event", "oid", "size", "path", "remote"]),
+        JSON | st.sampled_from(["init", "upload"]),
+    )
+)
 def test_any_request_is_answered(request_: dict[str, Any]) -> None:
     answers = talk(FakePlace(), Path("/nonexistent/folder"), INIT, request_)
     assert len(answers) == 2

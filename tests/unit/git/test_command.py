@@ -25,7 +25,9 @@ def program(folder: Path, name: str) -> Path:
     return folder / name
 
 
-@pytest.mark.parametrize(("system", "separator", "name"), [("nt", ";", "git.exe"), ("posix", ":", "git")])
+@pytest.mark.parametrize(
+    ("system", "separator", "name"), [("nt", ";", "git.exe"), ("posix", ":", "git")]
+)
 def test_a_program_of_the_current_folder_is_never_found(
     system: str, separator: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -36,7 +38,9 @@ def test_a_program_of_the_current_folder_is_never_found(
     for path in ("", ".", "bin", separator.join(["", ".", "bin", ""])):
         assert command._find("git", path, system) is None
     right = program(there, name)
-    assert command._find("git", separator.join(["", ".", "bin", str(tmp_path / "none"), str(there)]), system) == str(right)
+    assert command._find(
+        "git", separator.join(["", ".", "bin", str(tmp_path / "none"), str(there)]), system
+    ) == str(right)
 
 
 def test_on_windows_only_a_program_counts_and_quoted_folders_do(tmp_path: Path) -> None:
@@ -50,10 +54,14 @@ def test_a_file_that_is_no_program_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "one" / "git").mkdir(parents=True)
     program(tmp_path / "two", "git").chmod(0o644)
     right = program(tmp_path / "three", "git")
-    assert command._find("git", ":".join(str(tmp_path / name) for name in ("one", "two", "three")), "posix") == str(right)
+    assert command._find(
+        "git", ":".join(str(tmp_path / name) for name in ("one", "two", "three")), "posix"
+    ) == str(right)
 
 
-def test_every_start_names_the_program_by_its_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_start_names_the_program_by_its_absolute_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     started = []
 
     def note(words: list[str], **options: object) -> subprocess.CompletedProcess[bytes]:
@@ -78,7 +86,9 @@ def test_without_git_it_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
             start(["status"])
 
 
-def test_a_folder_that_does_not_exist_is_not_taken_for_a_missing_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_does_not_exist_is_not_taken_for_a_missing_git(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     name = "git.exe" if os.name == "nt" else "git"
     monkeypatch.setenv("PATH", str(program(tmp_path / "bin", name).parent))
     (tmp_path / "file").write_text("")
@@ -92,11 +102,15 @@ def test_a_folder_that_does_not_exist_is_not_taken_for_a_missing_git(tmp_path: P
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows keeps the current folder of a process")
-def test_a_current_folder_that_was_deleted_is_named_as_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_current_folder_that_was_deleted_is_named_as_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    monkeypatch.setattr("git_theta.git.repository.run_code", lambda *arguments, **options: (128, b""))
+    monkeypatch.setattr(
+        "git_theta.git.repository.run_code", lambda *arguments, **options: (128, b"")
+    )
     with pytest.raises(GitError, match=r"^the current folder does not exist any more"):
         discover()

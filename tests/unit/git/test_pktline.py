@@ -52,7 +52,24 @@ def test_packets_do_not_copy() -> None:
 
 
 @pytest.mark.parametrize(
-    "head", [b"", b"0", b"00", b"000", b"0001", b"0002", b"0003", b"fff1", b"ffff", b"zzzz", b"-001", b" 010", b"0x10", b"1_00", b"+010"]
+    "head",
+    [
+        b"",
+        b"0",
+        b"00",
+        b"000",
+        b"0001",
+        b"0002",
+        b"0003",
+        b"fff1",
+        b"ffff",
+        b"zzzz",
+        b"-001",
+        b" 010",
+        b"0x10",
+        b"1_00",
+        b"+010",
+    ],
 )
 def test_broken_heads(head: bytes) -> None:
     if head:
@@ -63,7 +80,9 @@ def test_broken_heads(head: bytes) -> None:
             pktline.read_packet(io.BytesIO(head))
 
 
-@pytest.mark.parametrize(("head", "size"), [(b"0000", 0), (b"0004", 4), (b"000a", 10), (b"000A", 10), (b"fff0", 65520)])
+@pytest.mark.parametrize(
+    ("head", "size"), [(b"0000", 0), (b"0004", 4), (b"000a", 10), (b"000A", 10), (b"fff0", 65520)]
+)
 def test_heads(head: bytes, size: int) -> None:
     assert pktline.length(head) == size
 
@@ -74,9 +93,19 @@ def test_a_stream_that_ends_within_a_packet() -> None:
 
 
 def test_entries_of_ls_files() -> None:
-    lines = [b"100644 aa 0\ta b", b"100755 bb 0\tline\nbreak", b"100644 cc 1\tx", b"100644 dd 2\tx", b"120000 ee 0\t\xff"]
+    lines = [
+        b"100644 aa 0\ta b",
+        b"100755 bb 0\tline\nbreak",
+        b"100644 cc 1\tx",
+        b"100644 dd 2\tx",
+        b"120000 ee 0\t\xff",
+    ]
     listing = b"".join(line + b"\0" for line in lines)
-    assert index.entries(listing) == {"a b": ("100644", "aa"), "line\nbreak": ("100755", "bb"), "\udcff": ("120000", "ee")}
+    assert index.entries(listing) == {
+        "a b": ("100644", "aa"),
+        "line\nbreak": ("100755", "bb"),
+        "\udcff": ("120000", "ee"),
+    }
     assert index.entries(b"") == {}
 
 

@@ -1,4 +1,6 @@
-"""Each merge formula once more, in a few lines of plain float64, written from the papers and not from the code under test."""
+"""Each merge formula once more, in a few lines of plain float64, written from the papers and not
+from the code under test.
+"""
 
 from __future__ import annotations
 
@@ -15,22 +17,33 @@ F32 = np.dtype(np.float32)
 F64 = np.dtype(np.float64)
 F16 = np.dtype(np.float16)
 BF16 = np.dtype(ml_dtypes.bfloat16)
-FP8 = tuple(np.dtype(getattr(ml_dtypes, f"float8_{kind}")) for kind in ("e4m3fn", "e5m2", "e4m3fnuz", "e5m2fnuz"))
+FP8 = tuple(
+    np.dtype(getattr(ml_dtypes, f"float8_{kind}"))
+    for kind in ("e4m3fn", "e5m2", "e4m3fnuz", "e5m2fnuz")
+)
 Array = np.ndarray
 
 
 @lru_cache
 def _table(dtype: np.dtype) -> tuple[Array, Array, Array]:
-    """Values of the non-negative codes, the finite ones, and the middles up to the one beyond the largest."""
+    """Values of the non-negative codes, the finite ones, and the middles up to the one beyond the
+    largest.
+    """
     with np.errstate(all="ignore"):
-        table = np.arange(1 << (8 * dtype.itemsize - 1), dtype=f"u{dtype.itemsize}").view(dtype).astype(np.float64)
+        table = (
+            np.arange(1 << (8 * dtype.itemsize - 1), dtype=f"u{dtype.itemsize}")
+            .view(dtype)
+            .astype(np.float64)
+        )
     finite = table[: len(table) if np.isfinite(table).all() else int(np.argmin(np.isfinite(table)))]
     steps = np.append(finite, 2 * finite[-1] - finite[-2])
     return table, finite, (steps[:-1] + steps[1:]) / 2
 
 
 def rounded(values: Array, dtype: np.dtype) -> Array:
-    """float64 to ``dtype``, to nearest, ties to the even code: looked up among all values of the type (float32: by numpy)."""
+    """float64 to ``dtype``, to nearest, ties to the even code: looked up among all values of the
+    type (float32: by numpy).
+    """
     if dtype in (F32, F64):
         with np.errstate(all="ignore"):
             return values.astype(dtype)
@@ -41,7 +54,9 @@ def rounded(values: Array, dtype: np.dtype) -> Array:
     tie = (low < len(middles)) & (size == middles[np.minimum(low, len(middles) - 1)])
     code = np.where(tie & (low % 2 == 1), low + 1, low)
     over = code >= len(finite)
-    result = np.where(over, np.inf if np.isinf(table).any() else np.nan, table[np.minimum(code, len(finite) - 1)])
+    result = np.where(
+        over, np.inf if np.isinf(table).any() else np.nan, table[np.minimum(code, len(finite) - 1)]
+    )
     result = np.where(np.isnan(values), np.nan, np.copysign(result, values))
     with np.errstate(all="ignore"):
         return result.astype(dtype)
@@ -52,7 +67,9 @@ def rounded(values: Array, dtype: np.dtype) -> Array:
 
 def average(base: Array, sides: list[Array], o: dict[str, Any]) -> Array:
     w = o.get("weights") or [1.0] * len(sides)
-    return sum(wi * s for wi, s in zip(w, sides, strict=True)) / (sum(w) if o.get("normalize", True) else 1.0)
+    return sum(wi * s for wi, s in zip(w, sides, strict=True)) / (
+        sum(w) if o.get("normalize", True) else 1.0
+    )
 
 
 def nearswap(base: Array, sides: list[Array], o: dict[str, Any]) -> Array:
@@ -81,12 +98,17 @@ def karcher(base: Array, sides: list[Array], o: dict[str, Any]) -> Array:
     u = [sides[i] / norms[i] for i in used]
     share = w[used] / w[used].sum()
     m = sum(x * d for x, d in zip(share, u, strict=True))
-    if any(np.sum(a * b) < -0.999999 for a in u for b in u):  # opposite directions: there is no mean one
+    # Opposite directions: there is no mean one
+    if any(np.sum(a * b) < -0.999999 for a in u for b in u):
         return sum(x * s for x, s in zip(w, sides, strict=True))
     m = m / np.linalg.norm(m)
     for _ in range(o.get("max_iter", 10)):
         angles = [np.arccos(np.clip(np.sum(m * d), -1, 1)) for d in u]
-        pulls = [x * a / np.sin(a) * (d - np.cos(a) * m) for x, a, d in zip(share, angles, u, strict=True) if a >= o.get("tol", 1e-5)]
+        pulls = [
+            x * a / np.sin(a) * (d - np.cos(a) * m)
+            for x, a, d in zip(share, angles, u, strict=True)
+            if a >= o.get("tol", 1e-5)
+        ]
         step = sum(pulls) if pulls else np.zeros_like(m)
         size = np.linalg.norm(step)
         if size < o.get("tol", 1e-5):
@@ -146,9 +168,16 @@ def philox(key: tuple[int, int], counter: int) -> list[int]:
 def uniforms(seed: int, name: str, side: Array, count: int) -> Array:
     """The documented random numbers of one side, as float64 in [0, 1)."""
     hasher = blake3(b"git-theta random 1")
-    for part in (str(seed).encode(), name.encode(), blake3(np.ascontiguousarray(side).tobytes()).hexdigest().encode()):
+    for part in (
+        str(seed).encode(),
+        name.encode(),
+        blake3(np.ascontiguousarray(side).tobytes()).hexdigest().encode(),
+    ):
         hasher.update(len(part).to_bytes(8, "little") + part)
-    key = int.from_bytes(hasher.digest()[:8], "little"), int.from_bytes(hasher.digest()[8:16], "little")
+    key = (
+        int.from_bytes(hasher.digest()[:8], "little"),
+        int.from_bytes(hasher.digest()[8:16], "little"),
+    )
     words = [word for block in range(count // 8 + 1) for word in philox(key, block + 1)]
     halves = [half for word in words for half in (word & 0xFFFFFFFF, word >> 32)]
     return np.array(halves[:count], np.float64) / 2.0**32
@@ -163,11 +192,16 @@ def _ranked_probability(d: Array, density: float, epsilon: float) -> Array:
     p = np.empty(rows.shape)
     for r, row in enumerate(rows):
         for rank, place in enumerate(np.argsort(np.abs(row), kind="stable")):
-            p[r, place] = density - epsilon + 2 * epsilon * (rank / (len(row) - 1) if len(row) > 1 else 0.5)
+            p[r, place] = (
+                density - epsilon + 2 * epsilon * (rank / (len(row) - 1) if len(row) > 1 else 0.5)
+            )
     return p.reshape(d.shape)
 
 
-def task_vectors(sparsify: Callable[[Array, int, dict[str, Any]], Array], combine: Callable[[list[Array], dict[str, Any]], Array]):
+def task_vectors(
+    sparsify: Callable[[Array, int, dict[str, Any]], Array],
+    combine: Callable[[list[Array], dict[str, Any]], Array],
+):
     def reference(base: Array, sides: list[Array], o: dict[str, Any]) -> Array:
         deltas = [sparsify(s - base, i, o) for i, s in enumerate(sides)]
         return base + o.get("lambda", 1.0) * combine(deltas, o)
@@ -180,7 +214,9 @@ def _trim(d: Array, side: int, o: dict[str, Any]) -> Array:
 
 
 def _dare(d: Array, side: int, o: dict[str, Any]) -> Array:
-    return _drop(d, uniforms(o.get("seed", 0), o["name"], o["raw"][side], d.size), o.get("density", 0.5))
+    return _drop(
+        d, uniforms(o.get("seed", 0), o["name"], o["raw"][side], d.size), o.get("density", 0.5)
+    )
 
 
 def _della(d: Array, side: int, o: dict[str, Any]) -> Array:
@@ -200,11 +236,14 @@ def sce(base: Array, sides: list[Array], o: dict[str, Any]) -> Array:
     d = np.stack(sides) - base
     topk = o.get("select_topk", 1.0)
     if topk < 1 and base.size:
-        # n^2 times the variance, and free of rounding for values of few bits, so that ties are ties.
+        # n^2 times the variance, and free of rounding for values of few bits, so that ties are
+        # ties.
         variance = sum((d[i] - d[j]) ** 2 for i in range(len(d)) for j in range(i))
         varying = np.count_nonzero(variance)
         if varying:
-            d = np.where(variance >= np.sort(variance.ravel())[base.size - _kept(topk, varying)], d, 0.0)
+            d = np.where(
+                variance >= np.sort(variance.ravel())[base.size - _kept(topk, varying)], d, 0.0
+            )
     energy = (d * d).reshape(len(sides), -1).sum(1)
     w = energy / energy.sum() if energy.sum() > 0 else np.ones(len(sides))
     w = w.reshape(-1, *[1] * base.ndim)
@@ -262,7 +301,10 @@ def arcee_fusion(base: Array, sides: list[Array], o: dict[str, Any]) -> Array:
 
 
 def fisher(base: Array, sides: list[Array], o: dict[str, Any]) -> Array:
-    f = [np.maximum(x, o.get("floor", 1e-8)) * w for x, w in zip(o["fisher"], o.get("weights") or [1.0] * len(sides), strict=True)]
+    f = [
+        np.maximum(x, o.get("floor", 1e-8)) * w
+        for x, w in zip(o["fisher"], o.get("weights") or [1.0] * len(sides), strict=True)
+    ]
     return sum(x * s for x, s in zip(f, sides, strict=True)) / sum(f)
 
 
@@ -270,7 +312,9 @@ def regmean(base: Array, sides: list[Array], o: dict[str, Any]) -> Array:
     alpha = o.get("alpha", 0.9)
     grams = [alpha * g + (1 - alpha) * np.diag(np.diag(g)) for g in o["gram"]]
     turn = (lambda m: m) if o.get("layout") == "in_out" else np.transpose
-    return turn(np.linalg.inv(sum(grams)) @ sum(g @ turn(s) for g, s in zip(grams, sides, strict=True)))
+    return turn(
+        np.linalg.inv(sum(grams)) @ sum(g @ turn(s) for g, s in zip(grams, sides, strict=True))
+    )
 
 
 def diloco(base: Array, sides: list[Array], o: dict[str, Any]) -> Array:

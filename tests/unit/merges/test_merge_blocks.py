@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 from merge_references import BF16
 
 from git_theta.merges.numerics import blocks
-from git_theta.merges.numerics.blocks import BLOCK, canonical, columns, elementwise, flat, gram, order_statistics, total, tree_sum
+from git_theta.merges.numerics.blocks import (
+    BLOCK,
+    canonical,
+    columns,
+    elementwise,
+    flat,
+    gram,
+    order_statistics,
+    total,
+    tree_sum,
+)
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (BLOCK,), (BLOCK + 1,), (3, 20000), (2, 3, 4)])
@@ -28,7 +38,9 @@ def test_elementwise_sees_every_element_once_and_in_place(shape: tuple[int, ...]
 @pytest.mark.parametrize("row", [1, 7, 1000, BLOCK, BLOCK + 5])
 def test_blocks_hold_whole_rows(row: int) -> None:
     array = np.zeros((5, row))
-    assert all(start % row == 0 and part.size % row == 0 for start, (part,) in blocks.blocks([array], row))
+    assert all(
+        start % row == 0 and part.size % row == 0 for start, (part,) in blocks.blocks([array], row)
+    )
 
 
 def test_rows_of_an_array() -> None:
@@ -68,15 +80,23 @@ def test_gram_is_the_inner_products() -> None:
     base = random.standard_normal((300, 301))
     expected = [[float(np.sum((a - base) * (b - base))) for b in sides] for a in sides]
     np.testing.assert_allclose(gram(sides, base), expected, rtol=1e-12, atol=1e-9)
-    np.testing.assert_allclose(gram(sides), [[float(np.sum(a * b)) for b in sides] for a in sides], rtol=1e-12, atol=1e-9)
+    np.testing.assert_allclose(
+        gram(sides), [[float(np.sum(a * b)) for b in sides] for a in sides], rtol=1e-12, atol=1e-9
+    )
 
 
 @given(
-    st.lists(st.sampled_from([0.0, -0.0, 1.0, 1.5, 1e-300, 5e-324, 1e300, math.inf]) | st.floats(0, 2), min_size=1, max_size=300),
+    st.lists(
+        st.sampled_from([0.0, -0.0, 1.0, 1.5, 1e-300, 5e-324, 1e300, math.inf]) | st.floats(0, 2),
+        min_size=1,
+        max_size=300,
+    ),
     st.integers(1, 50),
     st.sampled_from([0, 3, 20, 10**6]),
 )
-def test_order_statistics_are_those_of_the_sorted_values(values: list[float], cut: int, gather: int) -> None:
+def test_order_statistics_are_those_of_the_sorted_values(
+    values: list[float], cut: int, gather: int
+) -> None:
     """However little is gathered, down to walking through all the bits."""
     array = np.array(values)
     parts = [array[i : i + cut] for i in range(0, array.size, cut)]

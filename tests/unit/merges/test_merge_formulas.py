@@ -1,4 +1,6 @@
-"""Every strategy against its reference: equal after rounding to the type, on all types, shapes and numbers of sides."""
+"""Every strategy against its reference: equal after rounding to the type, on all types, shapes and
+numbers of sides.
+"""
 
 from __future__ import annotations
 
@@ -23,39 +25,65 @@ NEEDED = {"nearswap": {"t": 1e-2}}
 RANDOM = ("dare_linear", "dare_ties", "della", "della_linear")
 
 
-def values(shape: tuple[int, ...], dtype: np.dtype, count: int, seed: int = 0) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+def values(
+    shape: tuple[int, ...], dtype: np.dtype, count: int, seed: int = 0
+) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
     """A base and ``count`` sides that moved from it, some elements not at all."""
     random = np.random.default_rng([seed, count, *shape])
     base = random.standard_normal(shape)
-    sides = [base + random.standard_normal(shape) * 0.3 * (random.random(shape) < 0.8) for _ in range(count)]
-    return rounded(np.asarray(base), dtype), tuple(rounded(np.asarray(side), dtype) for side in sides)
+    sides = [
+        base + random.standard_normal(shape) * 0.3 * (random.random(shape) < 0.8)
+        for _ in range(count)
+    ]
+    return rounded(np.asarray(base), dtype), tuple(
+        rounded(np.asarray(side), dtype) for side in sides
+    )
 
 
 def statistics(name: str, base: np.ndarray, count: int) -> dict[str, tuple[np.ndarray, ...]]:
     random = np.random.default_rng(5)
     if name == "fisher":
-        return {"fisher": tuple(np.asarray(random.random(base.shape) ** 4, np.float32) for _ in range(count))}
+        return {
+            "fisher": tuple(
+                np.asarray(random.random(base.shape) ** 4, np.float32) for _ in range(count)
+            )
+        }
     if name == "diloco":
         velocity = np.asarray(random.standard_normal(base.shape), np.float32)
         return {"velocity": (velocity,) * count}
     return {}
 
 
-def check(name: str, base: np.ndarray, sides: tuple[np.ndarray, ...], options: dict[str, Any], tensor: str = "layer.weight") -> np.ndarray:
+def check(
+    name: str,
+    base: np.ndarray,
+    sides: tuple[np.ndarray, ...],
+    options: dict[str, Any],
+    tensor: str = "layer.weight",
+) -> np.ndarray:
     """Merge, and compare with the reference."""
     strategy, dtype = STRATEGIES[name], base.dtype
     siblings = statistics(name, base, len(sides))
     given = NEEDED.get(name, {}) | options
     case = MergeCase(tensor, base, sides, siblings)
-    result = strategy.merge(case, {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
+    result = strategy.merge(
+        case,
+        {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()},
+    )
     assert result.dtype == dtype
     assert result.shape == base.shape
     extra: dict[str, Any] = {"name": tensor, "raw": sides}
-    extra |= {key: [np.asarray(v, np.float64) for v in row] for key, row in siblings.items() if key == "fisher"}
+    extra |= {
+        key: [np.asarray(v, np.float64) for v in row]
+        for key, row in siblings.items()
+        if key == "fisher"
+    }
     if "velocity" in siblings:
         extra["velocity"] = siblings["velocity"][0].astype(np.float64)
     with np.errstate(all="ignore"):
-        wide = REFERENCES[name](base.astype(np.float64), [side.astype(np.float64) for side in sides], given | extra)
+        wide = REFERENCES[name](
+            base.astype(np.float64), [side.astype(np.float64) for side in sides], given | extra
+        )
     expected = rounded(np.asarray(wide), dtype)
     if dtype == F64:  # nothing to round away: the association of the sums shows in the last bits
         np.testing.assert_allclose(result, expected, rtol=1e-12, atol=1e-14)
@@ -100,8 +128,19 @@ def test_formula_on_eight_bits(name: str, dtype: np.dtype) -> None:
 def test_all_zeros(name: str, dtype: np.dtype) -> None:
     zeros = np.zeros((4, 5), dtype)
     base, sides = values((4, 5), dtype, 2)
-    for case in ((zeros, (zeros, zeros)), (zeros, sides), (base, (zeros, sides[1])), (base, (zeros, zeros)), (base, (base, sides[0]))):
-        if name in ("model_stock", "karcher", "multislerp") and case[1][0] is zeros and case[1][1] is zeros and case[0] is base:
+    for case in (
+        (zeros, (zeros, zeros)),
+        (zeros, sides),
+        (base, (zeros, sides[1])),
+        (base, (zeros, zeros)),
+        (base, (base, sides[0])),
+    ):
+        if (
+            name in ("model_stock", "karcher", "multislerp")
+            and case[1][0] is zeros
+            and case[1][1] is zeros
+            and case[0] is base
+        ):
             continue  # below: these have an answer of their own
         check(name, *case, {})
 
@@ -146,12 +185,26 @@ def test_options_change_the_formula(name: str, options: dict[str, Any], dtype: n
 
 def test_complex_values_count_as_pairs() -> None:
     random = np.random.default_rng(0)
-    base, ours, theirs = (np.asarray(random.standard_normal((4, 3)) + 1j * random.standard_normal((4, 3)), np.complex64) for _ in range(3))
+    base, ours, theirs = (
+        np.asarray(
+            random.standard_normal((4, 3)) + 1j * random.standard_normal((4, 3)), np.complex64
+        )
+        for _ in range(3)
+    )
     merged = STRATEGIES["average"].merge(MergeCase("c", base, (ours, theirs)), {})
-    np.testing.assert_array_equal(merged, ((ours.astype(np.complex128) + theirs) / 2).astype(np.complex64))
+    np.testing.assert_array_equal(
+        merged, ((ours.astype(np.complex128) + theirs) / 2).astype(np.complex64)
+    )
     for name in ("ties", "slerp", "sce", "ram"):
-        pair = STRATEGIES[name].merge(MergeCase("c", *(base.view(np.float32), (ours.view(np.float32), theirs.view(np.float32)))), {})
-        np.testing.assert_array_equal(STRATEGIES[name].merge(MergeCase("c", base, (ours, theirs)), {}).view(np.float32), pair)
+        pair = STRATEGIES[name].merge(
+            MergeCase(
+                "c", *(base.view(np.float32), (ours.view(np.float32), theirs.view(np.float32)))
+            ),
+            {},
+        )
+        np.testing.assert_array_equal(
+            STRATEGIES[name].merge(MergeCase("c", base, (ours, theirs)), {}).view(np.float32), pair
+        )
 
 
 @pytest.mark.parametrize("dtype", [F32, BF16, F16, F64], ids=str)
@@ -161,7 +214,10 @@ def test_regmean(dtype: np.dtype, layout: str, count: int) -> None:
     base, sides = values((6, 9), dtype, count)
     random = np.random.default_rng(1)
     inputs = 9 if layout == "out_in" else 6
-    grams = tuple((x.T @ x).astype(np.float32) for x in (random.standard_normal((40, inputs)) for _ in range(count)))
+    grams = tuple(
+        (x.T @ x).astype(np.float32)
+        for x in (random.standard_normal((40, inputs)) for _ in range(count))
+    )
     case = MergeCase("w", None, sides, {"gram": grams})
     result = STRATEGIES["regmean"].merge(case, {"layout": layout, "alpha": 0.8})
     options = {"layout": layout, "alpha": 0.8, "gram": [g.astype(np.float64) for g in grams]}
@@ -190,7 +246,9 @@ def test_regmean_averages_what_has_no_statistics_and_keeps_inputs_that_were_neve
 def test_regmean_survives_statistics_of_low_rank() -> None:
     _, sides = values((4, 6), F32, 2)
     x = np.random.default_rng(0).standard_normal((2, 6)).astype(np.float32)
-    merged = STRATEGIES["regmean"].merge(MergeCase("w", None, (sides[0], sides[0]), {"gram": (x.T @ x, x.T @ x)}), {"alpha": 1.0})
+    merged = STRATEGIES["regmean"].merge(
+        MergeCase("w", None, (sides[0], sides[0]), {"gram": (x.T @ x, x.T @ x)}), {"alpha": 1.0}
+    )
     np.testing.assert_allclose(merged, sides[0], rtol=1e-6)
 
 
@@ -198,7 +256,9 @@ def test_regmean_of_sides_that_agree_on_their_inputs_is_that_answer() -> None:
     """Where one side saw no inputs at all, its weights say nothing: the other side's are kept."""
     _, sides = values((4, 6), F64, 2)
     x = np.random.default_rng(0).standard_normal((50, 6))
-    merged = STRATEGIES["regmean"].merge(MergeCase("w", None, sides, {"gram": (x.T @ x, np.zeros((6, 6)))}), {})
+    merged = STRATEGIES["regmean"].merge(
+        MergeCase("w", None, sides, {"gram": (x.T @ x, np.zeros((6, 6)))}), {}
+    )
     np.testing.assert_allclose(merged, sides[0], rtol=1e-9)
 
 
@@ -213,13 +273,21 @@ def test_diloco_hands_on_its_velocity(dtype: np.dtype) -> None:
     assert velocity.dtype == (F64 if dtype == F64 else F32)
     np.testing.assert_allclose(velocity, gradient, rtol=1e-6, atol=1e-7)
     assert strategy.merge(first, {}).dtype == dtype
-    again = strategy.after(MergeCase("w", base, sides, {"velocity": (velocity, None, velocity)}), {"momentum": 0.5})["velocity"]
-    np.testing.assert_allclose(again, 0.5 * velocity.astype(np.float64) + gradient, rtol=1e-6, atol=1e-7)
+    again = strategy.after(
+        MergeCase("w", base, sides, {"velocity": (velocity, None, velocity)}), {"momentum": 0.5}
+    )["velocity"]
+    np.testing.assert_allclose(
+        again, 0.5 * velocity.astype(np.float64) + gradient, rtol=1e-6, atol=1e-7
+    )
 
 
-@pytest.mark.parametrize("name", [name for name in STRATEGIES if name not in ("permute", "ours", "theirs")])
+@pytest.mark.parametrize(
+    "name", [name for name in STRATEGIES if name not in ("permute", "ours", "theirs")]
+)
 def test_the_order_of_the_sides_does_not_matter(name: str) -> None:
-    """Bit for bit, where the formula allows it (``order_free``), on a type with room for the differences."""
+    """Bit for bit, where the formula allows it (``order_free``), on a type with room for the
+    differences.
+    """
     strategy = STRATEGIES[name]
     if not strategy.order_free:  # type: ignore[attr-defined]
         return
@@ -229,7 +297,15 @@ def test_the_order_of_the_sides_does_not_matter(name: str) -> None:
         fisher = statistics("fisher", base, count)["fisher"]
         order = [2, 0, 3, 1] if count == 4 else [1, 0]
         merged = strategy.merge(MergeCase("w", base, sides, {"fisher": fisher}), {})
-        turned = strategy.merge(MergeCase("w", base, tuple(sides[i] for i in order), {"fisher": tuple(fisher[i] for i in order)}), {})
+        turned = strategy.merge(
+            MergeCase(
+                "w",
+                base,
+                tuple(sides[i] for i in order),
+                {"fisher": tuple(fisher[i] for i in order)},
+            ),
+            {},
+        )
         assert merged.tobytes() == turned.tobytes()
 
 
@@ -238,7 +314,9 @@ def test_the_order_of_weighted_sides_does_not_matter() -> None:
     sides = (sides[0], sides[1], sides[0])
     for name in ("average", "task_arithmetic", "ties", "karcher"):
         one = STRATEGIES[name].merge(MergeCase("w", base, sides), {"weights": (0.1, 0.2, 0.7)})
-        other = STRATEGIES[name].merge(MergeCase("w", base, (sides[2], sides[0], sides[1])), {"weights": (0.7, 0.1, 0.2)})
+        other = STRATEGIES[name].merge(
+            MergeCase("w", base, (sides[2], sides[0], sides[1])), {"weights": (0.7, 0.1, 0.2)}
+        )
         assert one.tobytes() == other.tobytes()
 
 
@@ -249,10 +327,16 @@ def test_layout_in_memory_does_not_matter(name: str) -> None:
     options = NEEDED.get(name, {})
     plain = STRATEGIES[name].merge(MergeCase("w", base, sides, siblings), options)
     turned = tuple(np.asfortranarray(side) for side in sides)
-    assert np.array_equal(STRATEGIES[name].merge(MergeCase("w", np.asfortranarray(base), turned, siblings), options), plain)
+    assert np.array_equal(
+        STRATEGIES[name].merge(MergeCase("w", np.asfortranarray(base), turned, siblings), options),
+        plain,
+    )
     for array in (base, *sides):
         array.setflags(write=False)
-    assert STRATEGIES[name].merge(MergeCase("w", base, sides, siblings), options).tobytes() == plain.tobytes()
+    assert (
+        STRATEGIES[name].merge(MergeCase("w", base, sides, siblings), options).tobytes()
+        == plain.tobytes()
+    )
 
 
 @pytest.mark.parametrize("name", FORMULAS)
@@ -274,24 +358,46 @@ def test_spherical_means_with_no_direction_fall_back_to_the_average() -> None:
     assert karcher.merge(MergeCase("w", None, scalars), {}) == np.float32(-2.0 / 3.0)
     zeros = np.zeros_like(ours)
     assert not karcher.merge(MergeCase("w", None, (zeros, zeros)), {}).any()
-    np.testing.assert_allclose(karcher.merge(MergeCase("w", None, (zeros, ours)), {}), ours / 2, rtol=1e-6)
+    np.testing.assert_allclose(
+        karcher.merge(MergeCase("w", None, (zeros, ours)), {}), ours / 2, rtol=1e-6
+    )
 
 
 def test_model_stock_keeps_the_base_where_the_sides_move_apart() -> None:
     base, (ours, _) = values((5, 4), F32, 2)
     theirs = (2 * base.astype(np.float64) - ours).astype(np.float32)
-    assert np.array_equal(STRATEGIES["model_stock"].merge(MergeCase("w", base, (ours, theirs)), {}), base)
+    assert np.array_equal(
+        STRATEGIES["model_stock"].merge(MergeCase("w", base, (ours, theirs)), {}), base
+    )
 
 
 ELECT = ("ties", "dare_ties", "breadcrumbs_ties")
 
 
-@pytest.mark.parametrize("name", [*ELECT, "average", "linear", "slerp", "karcher", "multislerp", "nearswap", "sce", "model_stock"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *ELECT,
+        "average",
+        "linear",
+        "slerp",
+        "karcher",
+        "multislerp",
+        "nearswap",
+        "sce",
+        "model_stock",
+    ],
+)
 def test_merging_equal_sides_is_near_that_side(name: str) -> None:
-    """A check that needs no formula: what both sides hold comes out where nothing is dropped, scaled or added up."""
+    """A check that needs no formula: what both sides hold comes out where nothing is dropped,
+    scaled or added up.
+    """
     base, (ours, _) = values((8, 16), F32, 2)
     options: dict[str, Any] = {"density": 1.0} if name in ELECT else {}
-    merged = STRATEGIES[name].merge(MergeCase("w", base, (ours, ours), statistics(name, base, 2)), NEEDED.get(name, {}) | options)
+    merged = STRATEGIES[name].merge(
+        MergeCase("w", base, (ours, ours), statistics(name, base, 2)),
+        NEEDED.get(name, {}) | options,
+    )
     np.testing.assert_allclose(merged, ours, rtol=1e-5, atol=1e-6)
 
 
@@ -310,4 +416,7 @@ def test_two_merges_of_the_same_inputs_are_the_same_bytes() -> None:
     for name in ("dare_ties", "della", "ties", "sce", "karcher"):
         first = apply(STRATEGIES[name], MergeCase("w", base, sides), parse(STRATEGIES[name], []))
         copies = MergeCase("w", base.copy(), tuple(side.copy() for side in sides))
-        assert apply(STRATEGIES[name], copies, parse(STRATEGIES[name], [])).array.tobytes() == first.array.tobytes()
+        assert (
+            apply(STRATEGIES[name], copies, parse(STRATEGIES[name], [])).array.tobytes()
+            == first.array.tobytes()
+        )

@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 from git_theta.core.contracts import MergeCase, Option
 from git_theta.errors import MergeError
 from git_theta.merges.builtin_strategies import strategies
-from git_theta.merges.options import REQUIRED, allowed, complete, describe, for_sides, lines, number, parse, per_side
+from git_theta.merges.options import (
+    REQUIRED,
+    allowed,
+    complete,
+    describe,
+    for_sides,
+    lines,
+    number,
+    parse,
+    per_side,
+)
 
 STRATEGIES = {strategy.name: strategy for strategy in strategies()}
 
@@ -40,7 +50,15 @@ class Any:
 
 
 def test_text_becomes_typed_values_and_defaults_fill_the_rest() -> None:
-    given = ["share=.25", "steps=+7", "fast=Yes", "mode=b", "label=a=b c", "weights=1, 2.5,3e-1", "must=-1"]
+    given = [
+        "share=.25",
+        "steps=+7",
+        "fast=Yes",
+        "mode=b",
+        "label=a=b c",
+        "weights=1, 2.5,3e-1",
+        "must=-1",
+    ]
     assert parse(Any(), given) == {
         "share": 0.25,
         "steps": 7,
@@ -138,15 +156,36 @@ def test_any_text_is_understood_or_refused(text: str) -> None:
         assert "\n" not in message
 
 
-@given(st.floats(0, 1), st.integers(1, 10**15), st.booleans(), st.lists(st.floats(0, 10), min_size=1, max_size=5))
-def test_written_options_read_back(share: float, steps: int, fast: bool, weights: list[float]) -> None:
-    texts = [f"share={share!r}", f"steps={steps}", f"fast={str(fast).lower()}", "weights=" + ",".join(map(repr, weights)), "must=0"]
+@given(
+    st.floats(0, 1),
+    st.integers(1, 10**15),
+    st.booleans(),
+    st.lists(st.floats(0, 10), min_size=1, max_size=5),
+)
+def test_written_options_read_back(
+    share: float, steps: int, fast: bool, weights: list[float]
+) -> None:
+    texts = [
+        f"share={share!r}",
+        f"steps={steps}",
+        f"fast={str(fast).lower()}",
+        "weights=" + ",".join(map(repr, weights)),
+        "must=0",
+    ]
     done = parse(Any(), texts)
-    assert (done["share"], done["steps"], done["fast"], done["weights"]) == (share, steps, fast, tuple(weights))
+    assert (done["share"], done["steps"], done["fast"], done["weights"]) == (
+        share,
+        steps,
+        fast,
+        tuple(weights),
+    )
 
 
 def test_lists_with_a_value_a_side_are_cut_to_the_sides_of_a_case() -> None:
-    assert for_sides({"weights": (1.0, 2.0, 3.0), "lambda": 1.0}, [0, 2], 3) == {"weights": (1.0, 3.0), "lambda": 1.0}
+    assert for_sides({"weights": (1.0, 2.0, 3.0), "lambda": 1.0}, [0, 2], 3) == {
+        "weights": (1.0, 3.0),
+        "lambda": 1.0,
+    }
     assert for_sides({"weights": None}, [0], 3) == {"weights": None}
     with pytest.raises(MergeError, match="2 values for 3 sides"):
         for_sides({"weights": (1.0, 2.0)}, [0], 3)
@@ -162,10 +201,20 @@ def test_descriptions() -> None:
         assert text[0].startswith(f"{strategy.name}: ")
         assert len(text) == 1 + len(strategy.options)
         assert all(line.startswith("    ") and "\n" not in line for line in text[1:])
-    assert lines(STRATEGIES["nearswap"])[1].startswith("    t: float, 1e-300 to 1e+300 (required): ")
+    assert lines(STRATEGIES["nearswap"])[1].startswith(
+        "    t: float, 1e-300 to 1e+300 (required): "
+    )
     assert "needs a base" in lines(STRATEGIES["ties"])[0]
     assert "verified to a tolerance" in lines(STRATEGIES["permute"])[0]
     assert describe(STRATEGIES["permute"])["whole_model"] is True
     assert describe(Any())["reproducible"] is True
     assert "2 to 4 sides" in lines(Any())[0]
-    assert [allowed(option) for option in Any().options] == ["0 to 1", "at least 1", "", "a or b", "", "0 to 10", "at most 7"]
+    assert [allowed(option) for option in Any().options] == [
+        "0 to 1",
+        "at least 1",
+        "",
+        "a or b",
+        "",
+        "0 to 10",
+        "at most 7",
+    ]

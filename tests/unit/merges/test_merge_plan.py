@@ -17,17 +17,37 @@ from git_theta.errors import MergeError
 from git_theta.merges.plan import CONFLICTS, Item, MergePlan, choose_file, finish, plan, reason
 
 
-def tensor(name: str, value: str, dtype: str = "f32", shape: tuple[int, ...] = (16, 16), also: tuple[str, ...] = ()) -> Entry:
+def tensor(
+    name: str,
+    value: str,
+    dtype: str = "f32",
+    shape: tuple[int, ...] = (16, 16),
+    also: tuple[str, ...] = (),
+) -> Entry:
     """An entry whose content is known by the word ``value``; the chain says who stored it."""
     size = dtypes.nbytes(dtype, shape)
     oid = digest(f"{name}/{value}/{dtype}".encode())
     if size <= 64:
         return Entry.of_inline(name, dtype, shape, value.encode().ljust(size, b".")[:size], also)
-    return Entry(name, dtype, shape, digest(f"{value}{dtype}{shape}".encode()), (Link("dense", (ObjectRef(oid, size),)),), None, also)
+    return Entry(
+        name,
+        dtype,
+        shape,
+        digest(f"{value}{dtype}{shape}".encode()),
+        (Link("dense", (ObjectRef(oid, size),)),),
+        None,
+        also,
+    )
 
 
 def manifest(*entries: Entry, skeleton: str = "header", form: str = "safetensors") -> Manifest:
-    head = Entry("skeleton", "u8", (100,), digest(skeleton.encode()), (Link("dense", (ObjectRef(digest(skeleton.encode()), 50),)),))
+    head = Entry(
+        "skeleton",
+        "u8",
+        (100,),
+        digest(skeleton.encode()),
+        (Link("dense", (ObjectRef(digest(skeleton.encode()), 50),)),),
+    )
     return Manifest(form, 100 + sum(entry.nbytes for entry in entries), head, entries, {})
 
 
@@ -48,7 +68,9 @@ BASE = of(a="0", b="0", c="0")
 
 
 def test_every_case_of_two_sides() -> None:
-    """All ways in which a tensor can be, with one letter a value and - for none: base, ours, theirs."""
+    """All ways in which a tensor can be, with one letter a value and - for none: base, ours,
+    theirs.
+    """
     expected = {
         "000": "unchanged", "010": "one-side", "001": "one-side", "011": "equal", "012": "changed",
         "00-": "removed", "0-0": "removed", "0--": "removed", "01-": "removed-changed", "0-1": "removed-changed",
@@ -71,10 +93,18 @@ def test_every_case_of_two_sides() -> None:
 
 @pytest.mark.parametrize("count", [2, 3, 4])
 def test_many_sides_by_brute_force(count: int) -> None:
-    """Each tensor by itself: at most one new value among the sides that differ from the base is no conflict."""
-    cases = ["".join(values) for values in product("012-", repeat=count + 1) if set(values) != {"-"}]
-    tables = [{f"t{number}": values[at] for number, values in enumerate(cases)} for at in range(count + 1)]
-    base, *sides = (of(**{name: value for name, value in table.items() if value != "-"}) for table in tables)
+    """Each tensor by itself: at most one new value among the sides that differ from the base is no
+    conflict.
+    """
+    cases = [
+        "".join(values) for values in product("012-", repeat=count + 1) if set(values) != {"-"}
+    ]
+    tables = [
+        {f"t{number}": values[at] for number, values in enumerate(cases)} for at in range(count + 1)
+    ]
+    base, *sides = (
+        of(**{name: value for name, value in table.items() if value != "-"}) for table in tables
+    )
     decided = plan(base, sides)
     assert len(decided.items) == len(cases)
     for number, values in enumerate(cases):
@@ -91,9 +121,15 @@ def test_many_sides_by_brute_force(count: int) -> None:
 
 @given(st.permutations(range(4)))
 def test_which_side_comes_first_changes_no_decision(order: list[int]) -> None:
-    sides = [of(a="1", b="0", c="0"), of(a="1", b="2", c="0"), of(a="0", b="3", c="0", d="4"), of(a="0", b="0", e="5")]
+    sides = [
+        of(a="1", b="0", c="0"),
+        of(a="1", b="2", c="0"),
+        of(a="0", b="3", c="0", d="4"),
+        of(a="0", b="0", e="5"),
+    ]
     plain, turned = (
-        {(i.name, i.kind, i.result and i.result.digest) for i in plan(BASE, some).items} for some in (sides, [sides[i] for i in order])
+        {(i.name, i.kind, i.result and i.result.digest) for i in plan(BASE, some).items}
+        for some in (sides, [sides[i] for i in order])
     )
     assert plain == turned
 
@@ -106,13 +142,24 @@ def test_a_decided_tensor_is_taken_with_its_storage_as_it_is() -> None:
 
 def test_a_merge_with_no_base_compares_the_sides() -> None:
     decided = plan(None, [of(a="1", b="1", c="1"), of(a="1", b="2", d="3")])
-    assert {i.name: i.kind for i in decided.items} == {"a": "added", "b": "added-apart", "c": "unrelated", "d": "unrelated"}
+    assert {i.name: i.kind for i in decided.items} == {
+        "a": "added",
+        "b": "added-apart",
+        "c": "unrelated",
+        "d": "unrelated",
+    }
     assert not item(decided, "b").base_fits
     assert item(decided, "b").numeric
     # Nothing tells whether one side added 'c' or the other removed it.
-    assert reason(item(decided, "c")) == "the sides' models have no common ancestor: f32[16,16], none"
+    assert (
+        reason(item(decided, "c")) == "the sides' models have no common ancestor: f32[16,16], none"
+    )
     assert not item(decided, "c").numeric
-    assert names(finish(decided, {i.name: i.sides[0] for i in decided.conflicts})) == ["a", "b", "c"]
+    assert names(finish(decided, {i.name: i.sides[0] for i in decided.conflicts})) == [
+        "a",
+        "b",
+        "c",
+    ]
 
 
 def test_two_new_models_in_place_of_the_old_one_are_not_put_together() -> None:
@@ -127,7 +174,10 @@ def test_two_new_models_in_place_of_the_old_one_are_not_put_together() -> None:
 
 def test_pieces_of_a_file_nobody_understood_are_not_mixed() -> None:
     def file(*values: str) -> Manifest:
-        return manifest(*(tensor(f"bytes.{i}", value, "u8", (300,)) for i, value in enumerate(values)), form="opaque")
+        return manifest(
+            *(tensor(f"bytes.{i}", value, "u8", (300,)) for i, value in enumerate(values)),
+            form="opaque",
+        )
 
     decided = plan(file("0", "0", "0"), [file("1", "0", "0"), file("0", "0", "2", "3")])
     assert {i.name: i.kind for i in decided.items} == {
@@ -150,7 +200,11 @@ def test_a_merge_of_one_side_is_none() -> None:
 
 def test_shapes_and_types_that_differ() -> None:
     base = manifest(tensor("x", "0"), tensor("y", "0"), tensor("z", "0"))
-    ours = manifest(tensor("x", "1", shape=(20, 16)), tensor("y", "1", dtype="bf16"), tensor("z", "1", shape=(9, 9)))
+    ours = manifest(
+        tensor("x", "1", shape=(20, 16)),
+        tensor("y", "1", dtype="bf16"),
+        tensor("z", "1", shape=(9, 9)),
+    )
     theirs = manifest(tensor("x", "2"), tensor("y", "2"), tensor("z", "0"))
     decided = plan(base, [ours, theirs])
     x, y, z = (item(decided, name) for name in "xyz")
@@ -187,7 +241,10 @@ def test_types_no_strategy_computes_with() -> None:
 
     for dtype in ("bf16", "f8_e4m3fn", "c64", "q4_0", "f8_e8m0fnu", "f4_e2m1", "c32"):
         found = item(plan(one("0", dtype), [one("1", dtype), one("2", dtype)]), "x")
-        assert (found.kind, found.numeric) == ("changed", dtype in ("bf16", "f8_e4m3fn", "c64")), dtype
+        assert (found.kind, found.numeric) == (
+            "changed",
+            dtype in ("bf16", "f8_e4m3fn", "c64"),
+        ), dtype
 
 
 # Counters and training state
@@ -208,16 +265,23 @@ def scalar(name: str, value: str, dtype: str = "i64", shape: tuple[int, ...] = (
         ("model.epoch", "f32", ()),
     ],
 )
-def test_counters_follow_the_first_side_with_a_notice(name: str, dtype: str, shape: tuple[int, ...]) -> None:
+def test_counters_follow_the_first_side_with_a_notice(
+    name: str, dtype: str, shape: tuple[int, ...]
+) -> None:
     ours, theirs = scalar(name, "1", dtype, shape), scalar(name, "2", dtype, shape)
     decided = plan(scalar(name, "0", dtype, shape), [ours, theirs])
     assert decided.clean
     assert item(decided, name).kind == "counter"
     assert finish(decided, {}) == ours.entries
-    assert decided.notices() == (f"changed on several sides; a counter is not merged, the first side's is kept: {name}",)
+    assert decided.notices() == (
+        f"changed on several sides; a counter is not merged, the first side's is kept: {name}",
+    )
     # Equal ones and those of one side are no news.
     assert plan(scalar(name, "0", dtype, shape), [ours, ours]).notices() == ()
-    assert finish(plan(scalar(name, "0", dtype, shape), [scalar(name, "0", dtype, shape), theirs]), {}) == theirs.entries
+    assert (
+        finish(plan(scalar(name, "0", dtype, shape), [scalar(name, "0", dtype, shape), theirs]), {})
+        == theirs.entries
+    )
     # A side that left it alone has no say among three.
     three = plan(scalar(name, "0", dtype, shape), [scalar(name, "0", dtype, shape), theirs, ours])
     assert finish(three, {}) == theirs.entries
@@ -239,22 +303,35 @@ def test_counters_follow_the_first_side_with_a_notice(name: str, dtype: str, sha
     ],
 )
 def test_weights_are_no_counters(name: str, dtype: str, shape: tuple[int, ...]) -> None:
-    found = item(plan(scalar(name, "0", dtype, shape), [scalar(name, "1", dtype, shape), scalar(name, "2", dtype, shape)]), name)
+    found = item(
+        plan(
+            scalar(name, "0", dtype, shape),
+            [scalar(name, "1", dtype, shape), scalar(name, "2", dtype, shape)],
+        ),
+        name,
+    )
     assert (found.kind, found.numeric) == ("changed", dtype == "f32")
 
 
 @pytest.mark.parametrize("form", ["opaque", "stored-zip"])
 def test_bytes_of_files_nobody_understood_are_content(form: str) -> None:
-    base, ours, theirs = (manifest(tensor("bytes", value, "u8", (300,)), form=form) for value in "012")
+    base, ours, theirs = (
+        manifest(tensor("bytes", value, "u8", (300,)), form=form) for value in "012"
+    )
     decided = plan(base, [ours, theirs])
     assert [(i.kind, i.numeric) for i in decided.conflicts] == [("changed", False)]
     assert decided.notices() == ()
 
 
 def test_many_counters_are_one_notice() -> None:
-    sides = [manifest(*(tensor(f"n{i}/step", str(value), "i64", ()) for i in range(8))) for value in range(3)]
+    sides = [
+        manifest(*(tensor(f"n{i}/step", str(value), "i64", ()) for i in range(8)))
+        for value in range(3)
+    ]
     shown = "n0/step, n1/step, n2/step, n3/step, n4/step and 3 more"
-    assert plan(sides[0], sides[1:]).notices() == (f"changed on several sides; a counter is not merged, the first side's is kept: {shown}",)
+    assert plan(sides[0], sides[1:]).notices() == (
+        f"changed on several sides; a counter is not merged, the first side's is kept: {shown}",
+    )
 
 
 # Tied weights
@@ -269,7 +346,9 @@ def test_tied_weights_are_one_conflict() -> None:
     (conflict,) = decided.conflicts
     assert (conflict.name, conflict.aliases, conflict.kind) == ("embed", ("head",), "changed")
     merged = tensor("anything", "3")
-    assert [(e.name, e.aliases, e.digest) for e in finish(decided, {"embed": merged})] == [("embed", ("head",), merged.digest)]
+    assert [(e.name, e.aliases, e.digest) for e in finish(decided, {"embed": merged})] == [
+        ("embed", ("head",), merged.digest)
+    ]
 
 
 def test_tied_weights_change_on_one_side() -> None:
@@ -278,15 +357,24 @@ def test_tied_weights_change_on_one_side() -> None:
 
 def test_equal_copies_are_merged_once() -> None:
     """What a format without aliases stores twice: one random mask must not make two of it."""
-    base, ours, theirs = (manifest(tensor("embed", v), tensor("mid", "0"), tensor("head", v)) for v in "012")
+    base, ours, theirs = (
+        manifest(tensor("embed", v), tensor("mid", "0"), tensor("head", v)) for v in "012"
+    )
     decided = plan(base, [ours, theirs])
     assert [c.name for c in decided.conflicts] == ["embed"]
     assert item(decided, "head").twin == "embed"
     merged = tensor("embed", "3")
     done = finish(decided, {"embed": merged})
-    assert [(e.name, e.digest) for e in done] == [("embed", merged.digest), ("mid", tensor("mid", "0").digest), ("head", merged.digest)]
+    assert [(e.name, e.digest) for e in done] == [
+        ("embed", merged.digest),
+        ("mid", tensor("mid", "0").digest),
+        ("head", merged.digest),
+    ]
     # A copy can still be resolved by itself.
-    assert finish(decided, {"embed": merged, "head": tensor("head", "4")})[2].digest == tensor("head", "4").digest
+    assert (
+        finish(decided, {"embed": merged, "head": tensor("head", "4")})[2].digest
+        == tensor("head", "4").digest
+    )
     # Equal on two of three manifests only: no twins.
     apart = manifest(tensor("embed", "2"), tensor("mid", "0"), tensor("head", "5"))
     assert [c.name for c in plan(base, [ours, apart]).conflicts] == ["embed", "head"]
@@ -315,11 +403,16 @@ def test_another_name_added_or_dropped() -> None:
     wider = tied("0", also=("head", "decoder"))
     assert finish(plan(tied("0"), [tied("1"), wider]), {})[0].aliases == ("head", "decoder")
     assert finish(plan(wider, [replace_digest(wider, "1"), tied("0")]), {})[0].aliases == ("head",)
-    assert [(e.name, e.aliases) for e in finish(plan(tied("0"), [manifest(tensor("embed", "0")), tied("1")]), {})] == [("embed", ())]
+    assert [
+        (e.name, e.aliases)
+        for e in finish(plan(tied("0"), [manifest(tensor("embed", "0")), tied("1")]), {})
+    ] == [("embed", ())]
 
 
 def replace_digest(one: Manifest, value: str) -> Manifest:
-    return manifest(*(entry._replace(digest=tensor(entry.name, value).digest) for entry in one.entries))
+    return manifest(
+        *(entry._replace(digest=tensor(entry.name, value).digest) for entry in one.entries)
+    )
 
 
 def test_sides_that_tie_differently_part_the_names() -> None:
@@ -376,15 +469,26 @@ def test_renames_that_conflict() -> None:
     (gone,) = plan(base, [of(one_w="0", k="0"), of(k="0")]).conflicts
     assert (gone.kind, gone.active) == ("removed-changed", (0, 1))
     taken = plan(base, [of(new_w="0", k="0"), of(old_w="0", new_w="7", k="0")])
-    assert {(i.name, i.kind) for i in taken.items} == {("old.w", "renamed-apart"), ("new.w", "added"), ("k", "unchanged")}
+    assert {(i.name, i.kind) for i in taken.items} == {
+        ("old.w", "renamed-apart"),
+        ("new.w", "added"),
+        ("k", "unchanged"),
+    }
     assert len({i.name for i in taken.items}) == 3
     assert "renamed differently" in reason(apart)
-    crossed = plan(of(a_w="1", b_w="2", k="0"), [of(n_w="1", b_w="2", k="0"), of(a_w="1", n_w="2", k="0")])
-    assert sorted((i.name, i.kind) for i in crossed.conflicts) == [("a.w", "renamed-apart"), ("b.w", "renamed-apart")]
+    crossed = plan(
+        of(a_w="1", b_w="2", k="0"), [of(n_w="1", b_w="2", k="0"), of(a_w="1", n_w="2", k="0")]
+    )
+    assert sorted((i.name, i.kind) for i in crossed.conflicts) == [
+        ("a.w", "renamed-apart"),
+        ("b.w", "renamed-apart"),
+    ]
 
 
 def zeros(name: str, shape: tuple[int, ...] = (16, 16)) -> Entry:
-    return tensor(name, "zero", shape=shape)._replace(digest=digest(bytes(dtypes.nbytes("f32", shape))))
+    return tensor(name, "zero", shape=shape)._replace(
+        digest=digest(bytes(dtypes.nbytes("f32", shape)))
+    )
 
 
 def test_a_prefix_explains_what_digests_alone_cannot() -> None:
@@ -394,12 +498,22 @@ def test_a_prefix_explains_what_digests_alone_cannot() -> None:
         entries = []
         for layer in "12":
             bias = f"{layer}.bias"
-            entries.append(tensor(f"{prefix}{layer}.weight", change.get(f"{layer}.weight", f"w{layer}")))
-            entries.append(tensor(prefix + bias, change[bias]) if bias in change else zeros(prefix + bias))
-            entries.append(tensor(f"{prefix}{layer}.scale", change.get(f"{layer}.scale", "s"), shape=(4,)))
+            entries.append(
+                tensor(f"{prefix}{layer}.weight", change.get(f"{layer}.weight", f"w{layer}"))
+            )
+            entries.append(
+                tensor(prefix + bias, change[bias]) if bias in change else zeros(prefix + bias)
+            )
+            entries.append(
+                tensor(f"{prefix}{layer}.scale", change.get(f"{layer}.scale", "s"), shape=(4,))
+            )
         return manifest(*entries)
 
-    base, ours, theirs = model("model."), model("net.body."), model("model.", {"2.bias": "new", "2.scale": "t", "1.weight": "x"})
+    base, ours, theirs = (
+        model("model."),
+        model("net.body."),
+        model("model.", {"2.bias": "new", "2.scale": "t", "1.weight": "x"}),
+    )
     decided = plan(base, [ours, theirs])
     assert decided.clean
     entries = finish(decided, {})
@@ -409,7 +523,10 @@ def test_a_prefix_explains_what_digests_alone_cannot() -> None:
 
 def test_equal_constants_are_no_proof_of_a_rename() -> None:
     k = tensor("k", "0")
-    decided = plan(manifest(zeros("a.bias"), k), [manifest(zeros("b.bias"), k), manifest(tensor("a.bias", "1"), k)])
+    decided = plan(
+        manifest(zeros("a.bias"), k),
+        [manifest(zeros("b.bias"), k), manifest(tensor("a.bias", "1"), k)],
+    )
     assert [(c.name, c.kind) for c in decided.conflicts] == [("a.bias", "removed-changed")]
 
 
@@ -418,7 +535,11 @@ def test_tied_weights_can_be_renamed() -> None:
     ours = manifest(tensor("embed", "0", also=("head",)))
     theirs = manifest(tensor("m.embed", "1", also=("m.head",)))
     (entry,) = finish(plan(base, [ours, theirs]), {})
-    assert (entry.name, entry.aliases, entry.digest) == ("embed", ("head",), theirs.entries[0].digest)
+    assert (entry.name, entry.aliases, entry.digest) == (
+        "embed",
+        ("head",),
+        theirs.entries[0].digest,
+    )
 
 
 # The file
@@ -448,8 +569,16 @@ def test_skeletons() -> None:
 
     def chosen(*sides: Manifest, root: Manifest | None = base) -> tuple[str, int, int, bool, bool]:
         decided = plan(root, sides)
-        made = choose_file(decided, finish(decided, {c.name: c.sides[0] for c in decided.conflicts}))
-        return decided.skeleton.kind, decided.skeleton.source, made.source, made.build, bool(made.notice)
+        made = choose_file(
+            decided, finish(decided, {c.name: c.sides[0] for c in decided.conflicts})
+        )
+        return (
+            decided.skeleton.kind,
+            decided.skeleton.source,
+            made.source,
+            made.build,
+            bool(made.notice),
+        )
 
     assert chosen(value, file("0", a="0", b="1")) == ("same", 0, 0, False, False)
     assert chosen(value, metadata) == ("one-side", 1, 1, False, False)
@@ -460,7 +589,8 @@ def test_skeletons() -> None:
     assert chosen(grown, grew_too) == ("changed", 0, 0, True, True)
     assert chosen(metadata, grown) == ("changed", 0, 0, True, True)
     assert chosen(value, value, root=None) == ("equal", 0, 0, False, False)
-    # One skeleton for different contents, as formats have whose header says nothing: the side that fits is taken.
+    # One skeleton for different contents, as formats have whose header says nothing: the side that
+    # fits is taken.
     assert chosen(value, file("0", a="0", b="0", c="1")) == ("same", 0, 1, False, False)
 
 
@@ -498,7 +628,9 @@ def test_counts() -> None:
     assert decided.counts == {"one-side": 1, "changed": 1, "unchanged": 1}
 
 
-VALUES = st.dictionaries(st.sampled_from(["a", "b", "c", "d.e", "d.f"]), st.sampled_from("0123"), max_size=5)
+VALUES = st.dictionaries(
+    st.sampled_from(["a", "b", "c", "d.e", "d.f"]), st.sampled_from("0123"), max_size=5
+)
 
 
 @given(VALUES, st.lists(VALUES, min_size=2, max_size=4))
@@ -509,7 +641,9 @@ def test_properties(base: dict[str, str], sides: list[dict[str, str]]) -> None:
     # Merging with the base itself changes nothing.
     same = plan(manifests[0], [manifests[1], manifests[0]])
     assert same.clean
-    assert {(e.name, e.digest) for e in finish(same, {})} == {(e.name, e.digest) for e in manifests[1].entries}
+    assert {(e.name, e.digest) for e in finish(same, {})} == {
+        (e.name, e.digest) for e in manifests[1].entries
+    }
     # Every value a side changed alone is in the result.
     done = finish(decided, {c.name: None for c in decided.conflicts})
     values = {e.name: e.digest for e in done}
@@ -521,7 +655,8 @@ def test_properties(base: dict[str, str], sides: list[dict[str, str]]) -> None:
 def test_planning_needs_no_numpy() -> None:
     """Git's merge with one-sided changes only must not wait for heavy imports."""
     code = (
-        "import sys, git_theta.merges.plan, git_theta.merges.options, git_theta.merges.builtin_strategies; sys.exit('numpy' in sys.modules)"
+        "import sys, git_theta.merges.plan, git_theta.merges.options,"
+        " git_theta.merges.builtin_strategies; sys.exit('numpy' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -534,7 +669,12 @@ def test_permuted_sides_give_the_same_conflicts_with_ties_and_renames() -> None:
         manifest(tensor("m.a", "0"), tensor("m.b", "7", also=("m.c",)), tensor("k", "0")),
     ]
     seen = {
-        tuple(sorted((i.name, i.aliases, i.kind, i.result and i.result.digest) for i in plan(base, order).items))
+        tuple(
+            sorted(
+                (i.name, i.aliases, i.kind, i.result and i.result.digest)
+                for i in plan(base, order).items
+            )
+        )
         for order in permutations(sides)
     }
     assert len(seen) == 1

@@ -28,13 +28,21 @@ def one(value: float, dtype: np.dtype) -> int:
 @lru_cache
 def non_negative(dtype: np.dtype) -> np.ndarray:
     with np.errstate(all="ignore"):
-        return np.arange(1 << (8 * dtype.itemsize - 1), dtype=f"u{dtype.itemsize}").view(dtype).astype(np.float64)
+        return (
+            np.arange(1 << (8 * dtype.itemsize - 1), dtype=f"u{dtype.itemsize}")
+            .view(dtype)
+            .astype(np.float64)
+        )
 
 
 def nearest(value: float, dtype: np.dtype) -> int:
-    """The bits by exact arithmetic: the nearest of all the type's values, of two the one with the even code."""
+    """The bits by exact arithmetic: the nearest of all the type's values, of two the one with the
+    even code.
+    """
     if math.isnan(value):
-        return {BF16: 0x7FC0, F16: 0x7E00, **dict(zip(FP8, (0x7F, 0x7E, 0x80, 0x80), strict=True))}[dtype]
+        return {BF16: 0x7FC0, F16: 0x7E00, **dict(zip(FP8, (0x7F, 0x7E, 0x80, 0x80), strict=True))}[
+            dtype
+        ]
     top = 1 << (8 * dtype.itemsize - 1)
     table = non_negative(dtype)
     last = int(np.flatnonzero(np.isfinite(table))[-1])
@@ -50,7 +58,11 @@ def nearest(value: float, dtype: np.dtype) -> int:
             low, high = (middle, high) if Fraction(table[middle]) <= exact else (low, middle - 1)
         below = Fraction(table[low])
         above = Fraction(table[low + 1]) if low < last else 2 * below - Fraction(table[low - 1])
-        up = (exact - below, low % 2 == 0) > (above - exact, False) if exact - below != above - exact else low % 2 == 1
+        up = (
+            (exact - below, low % 2 == 0) > (above - exact, False)
+            if exact - below != above - exact
+            else low % 2 == 1
+        )
         code = low + up
         code = overflow if code > last else code
     if code is None:  # the types without -0 and infinity have one NaN
@@ -73,11 +85,16 @@ def test_next_to_the_middles(dtype: np.dtype, data: st.DataObject) -> None:
     """Where rounding twice goes wrong: a hair off the middle of two neighbours, and exactly on it."""
     code = data.draw(st.integers(0, (1 << (8 * dtype.itemsize - 1)) - 2))
     with np.errstate(all="ignore"):
-        low, high = (float(x) for x in np.array([code, code + 1], f"u{dtype.itemsize}").view(dtype).astype(np.float64))
+        low, high = (
+            float(x)
+            for x in np.array([code, code + 1], f"u{dtype.itemsize}").view(dtype).astype(np.float64)
+        )
     if not (math.isfinite(low) and math.isfinite(high)):
         return
     middle = low + (high - low) / 2
-    value = middle + data.draw(st.sampled_from([0.0, 1.0, -1.0])) * (high - low) * 2.0 ** -data.draw(st.integers(2, 44))
+    value = middle + data.draw(st.sampled_from([0.0, 1.0, -1.0])) * (
+        high - low
+    ) * 2.0 ** -data.draw(st.integers(2, 44))
     value *= data.draw(st.sampled_from([1.0, -1.0]))
     assert one(value, dtype) == nearest(value, dtype)
 
@@ -102,14 +119,18 @@ def test_every_value_survives(dtype: np.dtype) -> None:
 
 @given(st.lists(st.floats(), min_size=1, max_size=40), st.booleans())
 def test_blocks_of_mixed_values(values: list[float], reuse: bool) -> None:
-    """Few or many inexact values in a block take different ways to the same result; scratch memory leaves no traces."""
+    """Few or many inexact values in a block take different ways to the same result; scratch memory
+    leaves no traces.
+    """
     scratch = BlockScratch(64) if reuse else None
     block = np.array(values)
     for _ in range(2):
         for dtype in NARROW:
             out = np.empty(block.size, dtype)
             narrow(block, out, scratch)
-            assert [int(code) for code in out.view(f"u{dtype.itemsize}")] == [one(value, dtype) for value in values]
+            assert [int(code) for code in out.view(f"u{dtype.itemsize}")] == [
+                one(value, dtype) for value in values
+            ]
 
 
 @given(st.floats(allow_nan=False))
@@ -118,7 +139,10 @@ def test_to_odd_is_exact_or_odd_and_next_to_the_value(value: float) -> None:
     if result != value:
         assert int(np.float32(result).view(np.uint32)) & 1
         with np.errstate(all="ignore"):
-            below, above = (float(np.nextafter(np.float32(result), np.float32(end))) for end in (-np.inf, np.inf))
+            below, above = (
+                float(np.nextafter(np.float32(result), np.float32(end)))
+                for end in (-np.inf, np.inf)
+            )
         assert below < value < above
 
 
@@ -128,7 +152,9 @@ def test_wide_types_are_rounded_by_the_processor_and_nan_is_one_pattern(value: f
         with np.errstate(all="ignore"):
             expected = np.array([value]).astype(dtype)
         if math.isnan(value):
-            expected = np.array([0x7FC00000 if dtype == F32 else 0x7FF8 << 48], f"u{dtype.itemsize}").view(dtype)
+            expected = np.array(
+                [0x7FC00000 if dtype == F32 else 0x7FF8 << 48], f"u{dtype.itemsize}"
+            ).view(dtype)
         assert one(value, dtype) == int(expected.view(f"u{dtype.itemsize}")[0])
 
 
@@ -138,12 +164,19 @@ def test_the_tests_own_rounding(values: list[float]) -> None:
         bits = rounded(np.array(values), dtype).view(f"u{dtype.itemsize}")
         for code, value in zip(bits, values, strict=True):
             expected = nearest(value, dtype)
-            assert int(code) == expected or (math.isnan(float(np.array([expected], bits.dtype).view(dtype)[0])))
+            assert int(code) == expected or (
+                math.isnan(float(np.array([expected], bits.dtype).view(dtype)[0]))
+            )
 
 
 def test_types_that_are_not_computed_with() -> None:
     assert all(map(supported, (F32, F64, *NARROW)))
-    for dtype in (np.dtype(np.int8), np.dtype(np.bool_), np.dtype(ml_dtypes.float8_e8m0fnu), np.dtype(np.complex64)):
+    for dtype in (
+        np.dtype(np.int8),
+        np.dtype(np.bool_),
+        np.dtype(ml_dtypes.float8_e8m0fnu),
+        np.dtype(np.complex64),
+    ):
         assert not supported(dtype)
 
 

@@ -37,14 +37,26 @@ def test_names_of_what_cannot_be_negative(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["bn1.running_mean", "optimizer.state.0.exp_avg", "opt_state/0/mu/kernel", "attn.v", "v", "sum", "var", "w"]
+    "name",
+    [
+        "bn1.running_mean",
+        "optimizer.state.0.exp_avg",
+        "opt_state/0/mu/kernel",
+        "attn.v",
+        "v",
+        "sum",
+        "var",
+        "w",
+    ],
 )
 def test_names_of_what_may_be_negative(name: str) -> None:
     assert not never_negative(name)
 
 
 def case(name: str, dtype: str = "float32", count: int = 2) -> MergeCase:
-    """Every side lowered what the base has, in other places by other amounts: the changes add up to less than nothing."""
+    """Every side lowered what the base has, in other places by other amounts: the changes add up to
+    less than nothing.
+    """
     random = np.random.default_rng(count)
     base = random.random((16, 16)) + 0.1
     sides = tuple((base * random.random((16, 16)) * 0.1).astype(dtype) for _ in range(count))
@@ -62,11 +74,18 @@ def options(strategy: str, given: Mapping[str, object]) -> dict[str, object]:
 def test_no_strategy_makes_a_variance_negative(name: str, dtype: str) -> None:
     strategy = registry.merge_strategy(name)
     for count in {max(2, strategy.min_sides), strategy.max_sides or 3}:
-        for extreme in ({}, {"lambda": 10.0}, {"weights": (-3.0,) * (count - 1) + (1.0,)}, {"lr": 5.0}):
+        for extreme in (
+            {},
+            {"lambda": 10.0},
+            {"weights": (-3.0,) * (count - 1) + (1.0,)},
+            {"lr": 5.0},
+        ):
             known = {option.name for option in strategy.options}
             if set(extreme) <= known:
                 try:
-                    outcome = apply(strategy, case("bn.running_var", dtype, count), options(name, extreme))
+                    outcome = apply(
+                        strategy, case("bn.running_var", dtype, count), options(name, extreme)
+                    )
                 except MergeError:
                     continue
                 assert (outcome.array >= 0).all(), (name, extreme)
@@ -95,7 +114,13 @@ def test_what_was_negative_before_is_left_to_the_strategy() -> None:
 
 def test_a_plugins_strategy_cannot_make_it_negative_either() -> None:
     class Negate:
-        name, summary, needs_base, min_sides, max_sides = "negate", "the first side's negative", False, 1, None
+        name, summary, needs_base, min_sides, max_sides = (
+            "negate",
+            "the first side's negative",
+            False,
+            1,
+            None,
+        )
         options: tuple[Option, ...] = ()
 
         def merge(self, case: MergeCase, options: Mapping[str, object]) -> np.ndarray:
@@ -112,7 +137,11 @@ def test_rows_in_common_are_averaged_too() -> None:
     variance = case("opt_state/nu/embed")
     longer = np.concatenate([variance.sides[1], np.ones((3, 16), np.float32)])
     given = {**options("task_arithmetic", {}), "rows": "common"}
-    outcome = apply(registry.merge_strategy("task_arithmetic"), MergeCase(variance.name, variance.base, (variance.sides[0], longer)), given)
+    outcome = apply(
+        registry.merge_strategy("task_arithmetic"),
+        MergeCase(variance.name, variance.base, (variance.sides[0], longer)),
+        given,
+    )
     assert outcome.averaged
     assert outcome.array.shape == (19, 16)
     assert (outcome.array >= 0).all()

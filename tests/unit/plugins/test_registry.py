@@ -1,4 +1,6 @@
-"""The registry: built-ins by name, plugins when needed, and one bad plugin never in the way of the rest."""
+"""The registry: built-ins by name, plugins when needed, and one bad plugin never in the way of the
+rest.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +82,9 @@ def weigh() -> None:
 
 
 def plugin(**hooks: Any) -> types.ModuleType:
-    """A module that registers ``formats=[…]``, ``updates=[…]``, ``strategies=[…]``, ``units=[…]``, ``commands=[…]``."""
+    """A module that registers ``formats=[…]``, ``updates=[…]``, ``strategies=[…]``, ``units=[…]``,
+    ``commands=[…]``.
+    """
     module = types.ModuleType("a_plugin")
     names = {
         "formats": "register_checkpoint_formats",
@@ -116,11 +120,20 @@ class Point:
 def made(*offers: tuple[str, Any]) -> tuple[Registry, list[str]]:
     """A registry with plugins (distribution, module or error), and the warnings it will give."""
     warnings: list[str] = []
-    found = [OfferedPlugin(provider, Point(f"p{number}", value)) for number, (provider, value) in enumerate(offers)]  # type: ignore[arg-type]
+    found = [
+        OfferedPlugin(provider, Point(f"p{number}", value))
+        for number, (provider, value) in enumerate(offers)
+    ]  # type: ignore[arg-type]
     return Registry(lambda: found, warnings.append), warnings
 
 
-EVERYTHING = {"formats": [Format()], "updates": [Doubling()], "strategies": [Coin()], "units": [Pairs()], "commands": [weigh]}
+EVERYTHING = {
+    "formats": [Format()],
+    "updates": [Doubling()],
+    "strategies": [Coin()],
+    "units": [Pairs()],
+    "commands": [weigh],
+}
 
 
 def names(candidates: Any) -> list[str]:
@@ -153,7 +166,9 @@ def test_the_same_instance_is_given_again() -> None:
 def test_the_shortcut_without_pluggy_gives_what_the_hooks_give() -> None:
     plain, _ = made()
     hooked, _ = made(("p 1", plugin()))
-    assert [(row.kind, row.name, row.module) for row in plain.loaded()] == [(row.kind, row.name, row.module) for row in hooked.loaded()]
+    assert [(row.kind, row.name, row.module) for row in plain.loaded()] == [
+        (row.kind, row.name, row.module) for row in hooked.loaded()
+    ]
     assert plain._manager is None
     assert hooked._manager is not None
     assert names(builtin_plugin.register_updates()) == list(tables.UPDATES)
@@ -172,10 +187,15 @@ def test_a_built_in_is_found_without_looking_for_plugins() -> None:
 
 def test_the_hot_path_imports_neither_pluggy_nor_entry_points() -> None:
     code = (
-        "import sys; from git_theta.plugins import registry as r; r.update('dense'); r.updates(); next(r.detect(b'junk', '.x'));"
-        "print([m for m in ('pluggy', 'importlib.metadata', 'click') if m in sys.modules])"
+        "import sys; from git_theta.plugins import registry as r; r.update('dense'); r.updates();"
+        " next(r.detect(b'junk', '.x'));print([m for m in ('pluggy', 'importlib.metadata', 'click')"
+        " if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-S", "-c", f"import sys; sys.path[:] = {sys.path!r}; {code}"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", f"import sys; sys.path[:] = {sys.path!r}; {code}"],
+        capture_output=True,
+        text=True,
+    )
     assert done.stdout.strip() == "[]", done.stderr
 
 
@@ -216,7 +236,11 @@ def test_plugins_come_before_the_generic_formats_only() -> None:
     assert names(greedy.detect(ZIP, ".zip"))[:2] == ["greedy", "stored-zip"]
     assert names(greedy.detect(b"junk", ".x")) == ["greedy", "opaque"]
     specific = [name for name, row in tables.FORMATS.items() if not row.generic]
-    assert names(greedy.checkpoint_formats()) == [*specific, "greedy", *(name for name in tables.FORMATS if name not in specific)]
+    assert names(greedy.checkpoint_formats()) == [
+        *specific,
+        "greedy",
+        *(name for name in tables.FORMATS if name not in specific),
+    ]
     assert warnings == []
 
 
@@ -267,7 +291,10 @@ def test_every_hook_has_a_one_sentence_doc_and_is_used_here() -> None:
 def test_a_missing_plugin_is_named_with_what_to_do() -> None:
     plain, _ = made()
     for ask in (plain.checkpoint_format, plain.update):
-        with pytest.raises(PluginError, match=r"'gguf2' is neither built in nor .* install the package .*'git theta plugins'"):
+        with pytest.raises(
+            PluginError,
+            match=r"'gguf2' is neither built in nor .* install the package .*'git theta plugins'",
+        ):
             ask("gguf2")
     with pytest.raises(PluginError, match="no merge strategy 'x'; there are:"):
         plain.merge_strategy("x")
@@ -282,16 +309,30 @@ def test_a_strange_name_in_a_message_cannot_move_the_cursor() -> None:
 
 def test_of_two_plugins_with_one_name_neither_is_used_and_the_rest_works() -> None:
     other = plugin(updates=[Doubling(), Halving()])
-    twice, warnings = made(("first 1.0", plugin(**EVERYTHING)), ("second 2.0", plugin(**EVERYTHING)), ("third 3", other))
-    for ask in (lambda: twice.update("doubling"), lambda: twice.merge_strategy("coin"), lambda: twice.checkpoint_format("odd")):
-        with pytest.raises(PluginError, match=r"first 1\.0 and second 2\.0.*neither is used until one of them is uninstalled"):
+    twice, warnings = made(
+        ("first 1.0", plugin(**EVERYTHING)),
+        ("second 2.0", plugin(**EVERYTHING)),
+        ("third 3", other),
+    )
+    for ask in (
+        lambda: twice.update("doubling"),
+        lambda: twice.merge_strategy("coin"),
+        lambda: twice.checkpoint_format("odd"),
+    ):
+        with pytest.raises(
+            PluginError,
+            match=r"first 1\.0 and second 2\.0.*neither is used until one of them is uninstalled",
+        ):
             ask()
     assert twice.update("halving").name == "halving"
     assert [update.name for update in twice.added_updates()] == ["halving"]
     assert "coin" not in [strategy.name for strategy in twice.merge_strategies()]
     assert twice.commands() == {}
     assert [found.name for found in twice.detect(b"ODD", ".odd")] == ["opaque"]
-    assert [row.provider for row in twice.loaded() if row.name == "coin"] == ["first 1.0", "second 2.0"]
+    assert [row.provider for row in twice.loaded() if row.name == "coin"] == [
+        "first 1.0",
+        "second 2.0",
+    ]
     assert sorted(line.partition(":")[0] for line in warnings) == [
         f"two plugins provide {what}"
         for what in (
@@ -309,11 +350,18 @@ def test_a_plugin_cannot_take_a_built_in_name() -> None:
     names = [found.name for found in clash.checkpoint_formats()]
     assert names.count("opaque") == 1
     assert "other" in names
-    assert warnings == ["two plugins provide a checkpoint format called 'opaque': built in and p 1; the built-in one is used"]
+    assert warnings == [
+        "two plugins provide a checkpoint format called 'opaque': built in and p 1; the built-in"
+        " one is used"
+    ]
 
 
-@pytest.mark.parametrize("error", [ImportError("no module named x"), SyntaxError("bad"), RuntimeError("two\nlines")])
-def test_a_plugin_that_fails_to_import_is_warned_of_once_and_the_rest_works(error: Exception) -> None:
+@pytest.mark.parametrize(
+    "error", [ImportError("no module named x"), SyntaxError("bad"), RuntimeError("two\nlines")]
+)
+def test_a_plugin_that_fails_to_import_is_warned_of_once_and_the_rest_works(
+    error: Exception,
+) -> None:
     some, warnings = made(("bad 1", error), ("good 2", plugin(**EVERYTHING)))
     assert some.update("doubling").needs_base
     assert some.merge_strategy("coin").name == "coin"
@@ -324,7 +372,10 @@ def test_a_plugin_that_fails_to_import_is_warned_of_once_and_the_rest_works(erro
 
 
 def test_a_hook_that_fails_is_warned_of_once_and_the_rest_works() -> None:
-    some, warnings = made(("bad 1", plugin(updates=ValueError("oh"), strategies=[Coin()])), ("good 2", plugin(updates=[Doubling()])))
+    some, warnings = made(
+        ("bad 1", plugin(updates=ValueError("oh"), strategies=[Coin()])),
+        ("good 2", plugin(updates=[Doubling()])),
+    )
     assert some.update("doubling").needs_base
     assert some.updates() == some.updates()
     assert some.merge_strategy("coin").name == "coin"
@@ -358,7 +409,9 @@ def test_a_hook_that_does_not_exist_is_pointed_out() -> None:
     module.register_update = hookimpl(register_update)  # type: ignore[attr-defined]
     some, warnings = made(("p 1", module))
     some.updates()
-    assert warnings == ["plugin p 1 implements register_update, a hook that this Git-Theta does not have"]
+    assert warnings == [
+        "plugin p 1 implements register_update, a hook that this Git-Theta does not have"
+    ]
 
 
 def test_a_hook_with_wrong_arguments_is_refused() -> None:

@@ -34,31 +34,76 @@ def entry(
     aliases: Sequence[str] = (),
 ) -> Entry:
     identity = sha((name, content))
-    return Entry(name, dtype, shape, identity, (Link(update, (ObjectRef(sha(("o", identity)), 1000),), note),), None, tuple(aliases))
+    return Entry(
+        name,
+        dtype,
+        shape,
+        identity,
+        (Link(update, (ObjectRef(sha(("o", identity)), 1000),), note),),
+        None,
+        tuple(aliases),
+    )
 
 
 def manifest(entries: Iterable[Entry], skeleton: object = "s") -> Manifest:
     every = tuple(entries)
-    head = Entry("skeleton", "u8", (100,), sha(skeleton), (Link("dense", (ObjectRef(sha(("so", skeleton)), 90),)),))
+    head = Entry(
+        "skeleton",
+        "u8",
+        (100,),
+        sha(skeleton),
+        (Link("dense", (ObjectRef(sha(("so", skeleton)), 90),)),),
+    )
     return Manifest("safetensors", sum(item.nbytes for item in every) + 100, head, every, {})
 
 
 def modified(names: Iterable[str], update: str = "delta", note: str = "changed=7") -> Comparison:
     every = list(names)
-    return compare(manifest(entry(name) for name in every), manifest(entry(name, 1, update=update, note=note) for name in every))
+    return compare(
+        manifest(entry(name) for name in every),
+        manifest(entry(name, 1, update=update, note=note) for name in every),
+    )
 
 
-def statistics(elements: int = 4096, relative: float = 1e-3, rank: int | None = None, norm: float = 3.0) -> Statistics:
+def statistics(
+    elements: int = 4096, relative: float = 1e-3, rank: int | None = None, norm: float = 3.0
+) -> Statistics:
     moved = norm * relative
-    return Statistics(elements, elements // 2, 0, norm, norm, moved, relative**2 / 2, relative / 10, rank, None, False, True)
+    return Statistics(
+        elements,
+        elements // 2,
+        0,
+        norm,
+        norm,
+        moved,
+        relative**2 / 2,
+        relative / 10,
+        rank,
+        None,
+        False,
+        True,
+    )
 
 
 def report(
-    comparison: Comparison, results: Sequence[Result] | None = None, path: str = "model.safetensors", measured: bool = True
+    comparison: Comparison,
+    results: Sequence[Result] | None = None,
+    path: str = "model.safetensors",
+    measured: bool = True,
 ) -> ModelReport:
     if results is None:
-        results = [statistics(relative=10.0 ** -(1 + n % 6)) if c.has_values else None for n, c in enumerate(comparison.changes)]
-    return ModelReport(path, comparison, comparison.changes, tuple(results), modes=("100644", "100644"), measured=measured)
+        results = [
+            statistics(relative=10.0 ** -(1 + n % 6)) if c.has_values else None
+            for n, c in enumerate(comparison.changes)
+        ]
+    return ModelReport(
+        path,
+        comparison,
+        comparison.changes,
+        tuple(results),
+        modes=("100644", "100644"),
+        measured=measured,
+    )
 
 
 def transformer(layers: int) -> list[str]:
@@ -73,4 +118,9 @@ def transformer(layers: int) -> list[str]:
         "norm_1",
         "norm_2",
     )
-    return ["embed.weight", *(f"model.layers.{n}.{part}.weight" for n in range(layers) for part in parts), "norm.weight", "lm_head.weight"]
+    return [
+        "embed.weight",
+        *(f"model.layers.{n}.{part}.weight" for n in range(layers) for part in parts),
+        "norm.weight",
+        "lm_head.weight",
+    ]

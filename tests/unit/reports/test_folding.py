@@ -49,7 +49,12 @@ def test_layers_that_differ_are_folded_too() -> None:
 
 
 def test_what_does_not_fit_is_left_out_and_counted() -> None:
-    names = [f"part{chr(97 + i)}{chr(97 + j)}.w{chr(97 + k)}" for i in range(5) for j in range(5) for k in range(4)]
+    names = [
+        f"part{chr(97 + i)}{chr(97 + j)}.w{chr(97 + k)}"
+        for i in range(5)
+        for j in range(5)
+        for k in range(4)
+    ]
     found = modified(names)
     results = [statistics(relative=1e-6 * (1 + n)) for n in range(100)]
     folded = fold(found.changes, results, 20)
@@ -63,16 +68,36 @@ def test_only_what_is_of_one_sort_is_folded() -> None:
     names = [f"h.{n}.w" for n in range(40)]
     old = manifest(entry(name) for name in names)
     new = manifest(
-        entry(name, 1 if n % 2 else 0, shape=(64, 64) if n < 30 else (65, 64), update="delta" if n < 20 else "sparse")
+        entry(
+            name,
+            1 if n % 2 else 0,
+            shape=(64, 64) if n < 30 else (65, 64),
+            update="delta" if n < 20 else "sparse",
+        )
         for n, name in enumerate(names)
     )
     found = compare(old, new)
     folded = fold(found.changes, [None] * len(found.changes), 8)
     for _, row in folded.rows:
-        assert len({(c.kind, c.new and c.new.spec, c.new and c.new.chain[0].update) for c in row.changes}) == 1
+        assert (
+            len(
+                {
+                    (c.kind, c.new and c.new.spec, c.new and c.new.chain[0].update)
+                    for c in row.changes
+                }
+            )
+            == 1
+        )
 
 
-@given(st.lists(st.from_regex(r"\A[ab]{0,2}(\.[0-9]{1,2}){0,3}(\.(w|b|1x|x_2)){0,2}\Z"), unique=True, max_size=60), st.integers(1, 40))
+@given(
+    st.lists(
+        st.from_regex(r"\A[ab]{0,2}(\.[0-9]{1,2}){0,3}(\.(w|b|1x|x_2)){0,2}\Z"),
+        unique=True,
+        max_size=60,
+    ),
+    st.integers(1, 40),
+)
 def test_every_tensor_is_shown_or_counted(names: list[str], limit: int) -> None:
     found = modified(names)
     results = [statistics(relative=1e-3 * (n + 1)) for n in range(len(found.changes))]
@@ -105,8 +130,13 @@ def test_types_and_updates() -> None:
     one = entry("w")
     assert types(TensorChange("added", None, one)) == "f32[64,64]"
     assert types(TensorChange("retyped", one, entry("w", dtype="bf16"))) == "f32 -> bf16[64,64]"
-    assert types(TensorChange("reshaped", one, entry("w", shape=(65, 64)))) == "f32[64,64] -> [65,64]"
-    assert types(TensorChange("reshaped", one, entry("w", shape=(), dtype="f16")), "→") == "f32[64,64] → f16[]"
+    assert (
+        types(TensorChange("reshaped", one, entry("w", shape=(65, 64)))) == "f32[64,64] -> [65,64]"
+    )
+    assert (
+        types(TensorChange("reshaped", one, entry("w", shape=(), dtype="f16")), "→")
+        == "f32[64,64] → f16[]"
+    )
     row = next(iter(fold(modified(["w"], "low-rank", "rank=8,changed=12").changes, [None]).rows))[1]
     assert updates(row) == "low-rank(rank=8)"
     row = next(iter(fold(modified(["w"]).changes, [None]).rows))[1]
@@ -115,7 +145,10 @@ def test_types_and_updates() -> None:
 
 def test_renamed_tensors_say_what_they_were() -> None:
     old = manifest(entry(f"h.{n}.w", n) for n in range(20))
-    new = manifest(type(item)(f"model.{item.name}", item.dtype, item.shape, item.digest, item.chain) for item in old.entries)
+    new = manifest(
+        type(item)(f"model.{item.name}", item.dtype, item.shape, item.digest, item.chain)
+        for item in old.entries
+    )
     found = compare(old, new)
     assert found.counts["renamed"] == 20
     (row,) = [row for _, row in fold(found.changes, [None] * 20, 5).rows]
@@ -131,11 +164,17 @@ def test_aliases_are_named() -> None:
 @pytest.mark.parametrize("separator", [".", "/", ":"])
 @pytest.mark.parametrize("limit", [None, 8])
 def test_the_whole_name_has_the_tensors_own_separators(separator: str, limit: int | None) -> None:
-    found = modified(f"model/layers{separator}{number}{separator}{part}" for number in range(6) for part in ("attn", "mlp"))
+    found = modified(
+        f"model/layers{separator}{number}{separator}{part}"
+        for number in range(6)
+        for part in ("attn", "mlp")
+    )
     folded = fold(found.changes, [None] * len(found.changes), limit)
     names = [whole(heading, row) for heading, row in folded.rows]
     if limit is None:
         assert names == [change.name for change in found.changes]
     else:
-        assert names == [f"model/layers{separator}{{0…5}}{separator}{part}" for part in ("attn", "mlp")]
+        assert names == [
+            f"model/layers{separator}{{0…5}}{separator}{part}" for part in ("attn", "mlp")
+        ]
     assert whole("", folded.blocks[0].rows[0]) == folded.blocks[0].rows[0].name

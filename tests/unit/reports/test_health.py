@@ -54,7 +54,9 @@ def test_what_is_a_finding(change: TensorChange, result: Result, wanted: list[st
 
 def test_only_a_nan_that_came_in_is_no_change_of_zero() -> None:
     assert math.isnan(STILL.relative or 0)
-    both = together([STILL, Statistics(10, 0, comparable=True, norm=1.0, norm_new=1.0, distance=0.0)])
+    both = together(
+        [STILL, Statistics(10, 0, comparable=True, norm=1.0, norm_new=1.0, distance=0.0)]
+    )
     assert both is not None
     assert math.isnan(both.relative or 0)
     assert math.isnan(both.distance or 0)
@@ -68,7 +70,8 @@ def test_several_tensors_in_a_line() -> None:
     found = health.together([
         [Finding("norm", 1, factor=20.0)], [Finding("norm", 1, factor=0.01), Finding("nan", 3)], [], [Finding("nan", 2)],
     ])  # fmt: skip
-    assert health.words(found, "×", "→") == "5 new NaN, norm ×0.01"  # noqa: RUF001 - the sign is meant
+    # The sign is meant
+    assert health.words(found, "×", "→") == "5 new NaN, norm ×0.01"  # noqa: RUF001
 
 
 def harmed() -> ModelReport:
@@ -76,12 +79,22 @@ def harmed() -> ModelReport:
     return report(modified(names), [STILL if number == 31 else FINE for number in range(40)])
 
 
-@pytest.mark.parametrize("style", [Style(), Style(60, 24, True), Style(100, 24, True, False), Style(None, None, False, True, False)])
+@pytest.mark.parametrize(
+    "style",
+    [
+        Style(),
+        Style(60, 24, True),
+        Style(100, 24, True, False),
+        Style(None, None, False, True, False),
+    ],
+)
 def test_a_table_shows_them_in_red(style: Style) -> None:
     lines = table.model(harmed(), style)
     told = [line for line in lines if "1 new NaN" in line]
     assert any("h.31.attn.weight: 1 new NaN" in line for line in told)
-    assert len(told) == 2, "in the header, and in the tensor's own row: it is not folded with others"
+    assert len(told) == 2, (
+        "in the header, and in the tensor's own row: it is not folded with others"
+    )
     assert all(("\x1b[1;31m" in line) == style.colour for line in told)
     assert "nan" in told[1]
     assert "cosine" not in lines[0]
@@ -112,7 +125,9 @@ def test_markdown() -> None:
     assert "**⚠️ Findings in 1 tensor:**\n\n- h.31.attn.weight&#58; 1 new NaN\n" in text
     assert "| health |" in text
     assert "⚠️ **1 new NaN**" in text
-    found = compare(manifest(entry(name) for name in HOSTILE), manifest(entry(name, 1) for name in HOSTILE))
+    found = compare(
+        manifest(entry(name) for name in HOSTILE), manifest(entry(name, 1) for name in HOSTILE)
+    )
     text = markdown.diff(Report("a", "b", (report(found, [STILL for _ in found.changes]),)))
     assert "<script>" not in text.replace("`<script>", "")
     assert "- <" not in text
@@ -125,10 +140,20 @@ def test_json_and_csv() -> None:
     change = data["changes"][31]
     assert change["findings"] == [{"kind": "nan", "count": 1, "text": "1 new NaN"}]
     assert change["statistics"]["new_nan"] == 1
-    assert (change["statistics"]["relative_change"], change["statistics"]["cosine"], change["statistics"]["max_change"]) == (None,) * 3
+    assert (
+        change["statistics"]["relative_change"],
+        change["statistics"]["cosine"],
+        change["statistics"]["max_change"],
+    ) == (None,) * 3
     assert data["changes"][0]["findings"] == []
-    jump = json.loads(records.as_json(Report("a", "b", (report(modified(["w"]), [replace(FINE, norm_new=60.0)]),))))
-    assert jump["models"][0]["changes"][0]["findings"] == [{"kind": "norm", "count": 1, "text": "norm x20", "factor": 20.0}]
+    jump = json.loads(
+        records.as_json(
+            Report("a", "b", (report(modified(["w"]), [replace(FINE, norm_new=60.0)]),))
+        )
+    )
+    assert jump["models"][0]["changes"][0]["findings"] == [
+        {"kind": "norm", "count": 1, "text": "norm x20", "factor": 20.0}
+    ]
     rows = list(csv.DictReader(io.StringIO(records.as_csv(whole))))
     assert [row["findings"] for row in rows if row["findings"]] == ["1 new NaN"]
     assert rows[31]["relative_change"] == "nan"
@@ -139,5 +164,13 @@ def test_the_page_holds_them() -> None:
     data = json.loads(text.partition('id="data">')[2].partition("</script>")[0])
     model = data["models"][0]
     row = dict(zip(data["columns"], model["rows"][31], strict=True))
-    assert (model["alarming"], row["health"], row["relative"], row["distance"], row["largest"]) == (1, "1 new NaN", "nan", "nan", "nan")
-    assert [cell["health"] for panel in model["panels"] for cell in panel["cells"] if cell["health"]] == ["1 new NaN"]
+    assert (model["alarming"], row["health"], row["relative"], row["distance"], row["largest"]) == (
+        1,
+        "1 new NaN",
+        "nan",
+        "nan",
+        "nan",
+    )
+    assert [
+        cell["health"] for panel in model["panels"] for cell in panel["cells"] if cell["health"]
+    ] == ["1 new NaN"]

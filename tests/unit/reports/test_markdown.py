@@ -24,7 +24,13 @@ def test_hostile_names_stand_in_code_spans() -> None:
     for line in comment(names).splitlines():
         assert line.isprintable()
         if line.startswith("| ") and "`" in line:
-            outside = "".join(part for number, part in enumerate(line.replace("```", "`").replace("``", "`").split("`")) if number % 2 == 0)
+            outside = "".join(
+                part
+                for number, part in enumerate(
+                    line.replace("```", "`").replace("``", "`").split("`")
+                )
+                if number % 2 == 0
+            )
             assert "<" not in outside
             assert "@" not in outside
             assert "http" not in outside

@@ -50,9 +50,20 @@ def test_any_name_is_taken_apart_and_can_be_put_together(name: str) -> None:
     found = place(name)
     assert found.kind in KINDS
     assert found.group == found.kind.split(" ")[0]
-    assert name == (found.module + name[len(found.module) : len(found.module) + 1] + found.rest if found.module else found.rest)
+    assert name == (
+        found.module + name[len(found.module) : len(found.module) + 1] + found.rest
+        if found.module
+        else found.rest
+    )
 
 
 def test_long_and_odd_names_take_no_time() -> None:
-    for name in ("a" * 1_000_000, "." * 100_000, "0." * 50_000, "layer" * 100_000, "1" * 100_000 + ".w", "h.99999999999999999999.w"):
+    for name in (
+        "a" * 1_000_000,
+        "." * 100_000,
+        "0." * 50_000,
+        "layer" * 100_000,
+        "1" * 100_000 + ".w",
+        "h.99999999999999999999.w",
+    ):
         assert place(name).kind in KINDS

@@ -42,10 +42,19 @@ def test_everything_is_shown_when_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    "style", [Style(), Style(80, 24), Style(80, 24, True), Style(80, 24, False, False), Style(None, None, False, False)]
+    "style",
+    [
+        Style(),
+        Style(80, 24),
+        Style(80, 24, True),
+        Style(80, 24, False, False),
+        Style(None, None, False, False),
+    ],
 )
 def test_hostile_names_are_harmless(style: Style) -> None:
-    found = compare(manifest(entry(name) for name in HOSTILE), manifest(entry(name, 1) for name in HOSTILE))
+    found = compare(
+        manifest(entry(name) for name in HOSTILE), manifest(entry(name, 1) for name in HOSTILE)
+    )
     lines = table.model(report(found, path="\x1b[2J\u202e.pt"), style)
     for line in lines:
         assert not set(bare(line)) & set("\x1b\u202e\x07\r\n\t\ud800")
@@ -56,12 +65,25 @@ def test_colour_only_where_it_is_wanted() -> None:
     found = report(modified(["a", "b"]))
     assert not PLAIN.search("\n".join(table.model(found, Style(80, 24))))
     assert PLAIN.search("\n".join(table.model(found, Style(80, 24, True))))
-    assert [bare(line) for line in table.model(found, Style(80, 24, True))] == table.model(found, Style(80, 24))
+    assert [bare(line) for line in table.model(found, Style(80, 24, True))] == table.model(
+        found, Style(80, 24)
+    )
 
 
 def test_the_header_tells_what_counts() -> None:
-    old = manifest([entry("same"), entry("edited"), entry("gone"), entry("before", "x"), entry("grown")])
-    new = manifest([entry("same"), entry("edited", 1), entry("after", "x2"), entry("grown", 1, (65, 64)), entry("new")], skeleton="t")
+    old = manifest(
+        [entry("same"), entry("edited"), entry("gone"), entry("before", "x"), entry("grown")]
+    )
+    new = manifest(
+        [
+            entry("same"),
+            entry("edited", 1),
+            entry("after", "x2"),
+            entry("grown", 1, (65, 64)),
+            entry("new"),
+        ],
+        skeleton="t",
+    )
     text = "\n".join(table.model(report(compare(old, new)), Style()))
     assert text.startswith("model.safetensors\n")
     assert "2 added, 2 removed, 1 modified, 1 reshaped of 5 tensors, 1 unchanged" in text
@@ -72,7 +94,10 @@ def test_the_header_tells_what_counts() -> None:
 
 def test_nothing_changed() -> None:
     one = manifest([entry("w")])
-    assert table.model(report(compare(one, one)), Style()) == ["model.safetensors", "  no tensor changed (1)"]
+    assert table.model(report(compare(one, one)), Style()) == [
+        "model.safetensors",
+        "  no tensor changed (1)",
+    ]
     other = table.model(report(compare(one, manifest([entry("w")], skeleton="t"))), Style())
     assert other[1:] == ["  no tensor changed (1)", "  other content of the file changed"]
 
@@ -102,9 +127,14 @@ def test_notes_say_what_would_help() -> None:
     assert "… and 2 more likewise" in text
     broken = "\n".join(table.model(ModelReport("m.pt", None, problem="it is broken"), Style()))
     assert broken == "m.pt\n  it is broken"
-    odd = report(modified(["w"]), [Statistics(10, 5, 3, 1.0, 1.0, 0.1, 0.1, 0.1, None, None, True, True)])
+    odd = report(
+        modified(["w"]), [Statistics(10, 5, 3, 1.0, 1.0, 0.1, 0.1, 0.1, None, None, True, True)]
+    )
     text = "\n".join(table.model(odd, Style()))
-    assert "3 elements NaN or infinite: counted in 'changed' if the bytes differ, left out of all other numbers" in text
+    assert (
+        "3 elements NaN or infinite: counted in 'changed' if the bytes differ, left out of all"
+        " other numbers" in text
+    )
     assert "50.0 %*" in text
     assert "* only the rows that both versions have are compared" in text
 
@@ -119,9 +149,15 @@ def test_ranks_of_folded_rows() -> None:
     found = modified([f"h.{n}.w" for n in range(40)])
     same = "\n".join(table.model(report(found, [statistics(rank=8)] * 40), Style(120, 24)))
     assert re.search(r"h\.\{0…39\}\.w ×40 .* 8  delta", same)  # noqa: RUF001
-    mixed = "\n".join(table.model(report(found, [statistics(rank=8 + n % 3) for n in range(40)]), Style(120, 24)))
+    mixed = "\n".join(
+        table.model(report(found, [statistics(rank=8 + n % 3) for n in range(40)]), Style(120, 24))
+    )
     assert " 8…10 " in mixed
-    some = "\n".join(table.model(report(found, [statistics(rank=8 if n else None) for n in range(40)]), Style(120, 24)))
+    some = "\n".join(
+        table.model(
+            report(found, [statistics(rank=8 if n else None) for n in range(40)]), Style(120, 24)
+        )
+    )
     assert "rank" not in some
 
 
@@ -152,7 +188,15 @@ def test_short_numbers(value: float | None, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("distance", "text"), [(None, ""), (0.0, "1"), (1.0, "0.000000"), (2.0, "-1.000000"), (6.93e-4, "0.999307"), (2.3e-9, "1-2.3e-9")]
+    ("distance", "text"),
+    [
+        (None, ""),
+        (0.0, "1"),
+        (1.0, "0.000000"),
+        (2.0, "-1.000000"),
+        (6.93e-4, "0.999307"),
+        (2.3e-9, "1-2.3e-9"),
+    ],
 )
 def test_cosines(distance: float | None, text: str) -> None:
     assert numbers.cosine(distance) == text

@@ -1,4 +1,6 @@
-"""Places of object storage without a network: folders, TensorStore's outcomes, and Google Cloud's protocol from a small fake."""
+"""Places of object storage without a network: folders, TensorStore's outcomes, and Google Cloud's
+protocol from a small fake.
+"""
 
 from __future__ import annotations
 
@@ -45,8 +47,12 @@ def test_a_folder_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
 
 
-@pytest.mark.parametrize(("mode", "expected"), [(0o755, 0o444), (0o775, 0o444), (0o770, 0o440), (0o777, 0o444)])
-def test_a_folder_keeps_to_itself_and_lets_in_whom_its_mode_lets_in(tmp_path: Path, store: LocalStore, mode: int, expected: int) -> None:
+@pytest.mark.parametrize(
+    ("mode", "expected"), [(0o755, 0o444), (0o775, 0o444), (0o770, 0o440), (0o777, 0o444)]
+)
+def test_a_folder_keeps_to_itself_and_lets_in_whom_its_mode_lets_in(
+    tmp_path: Path, store: LocalStore, mode: int, expected: int
+) -> None:
     folder = tmp_path / "shared"
     folder.mkdir()
     folder.chmod(mode)
@@ -91,9 +97,23 @@ def test_single_files_go_to_a_folder_and_back(tmp_path: Path) -> None:
         (SimpleNamespace(state="value", value=b"wrong"), "damaged"),
         (SimpleNamespace(state="value", value=b"rig"), "damaged"),
         (SimpleNamespace(state="missing", value=b""), "missing"),
-        (ValueError("OUT_OF_RANGE: Requested byte range [0, 5) is not valid for value of size 3"), "damaged"),
-        (ValueError("FAILED_PRECONDITION: Requested byte range [0, 5) was ignored by server"), "damaged"),
-        (ValueError("PERMISSION_DENIED: AccessDenied: no [http_response_body='<x>'] [http_response_code='403']"), "PERMISSION_DENIED"),
+        (
+            ValueError(
+                "OUT_OF_RANGE: Requested byte range [0, 5) is not valid for value of size 3"
+            ),
+            "damaged",
+        ),
+        (
+            ValueError("FAILED_PRECONDITION: Requested byte range [0, 5) was ignored by server"),
+            "damaged",
+        ),
+        (
+            ValueError(
+                "PERMISSION_DENIED: AccessDenied: no [http_response_body='<x>']"
+                " [http_response_code='403']"
+            ),
+            "PERMISSION_DENIED",
+        ),
     ],
 )
 def test_what_became_of_a_request(outcome: object, reason: str) -> None:
@@ -134,7 +154,12 @@ class FakeCloud(BaseHTTPRequestHandler):
         start, end = int(first), min(int(last), len(data) - 1)
         if start >= len(data):
             return self.answer(416, b"")
-        return self.answer(206, data[start : end + 1], x_goog_generation="1", Content_Range=f"bytes {start}-{end}/{len(data)}")
+        return self.answer(
+            206,
+            data[start : end + 1],
+            x_goog_generation="1",
+            Content_Range=f"bytes {start}-{end}/{len(data)}",
+        )
 
     def do_POST(self) -> None:
         name = parse_qs(urlsplit(self.path).query)["name"][0]
@@ -148,7 +173,10 @@ class Server(ThreadingHTTPServer):
 
 @pytest.fixture(scope="module")
 def cloud() -> Iterator[dict[str, bytes]]:
-    """The objects of a bucket. TensorStore reads the variable once, so this is for the whole module."""
+    """The objects of a bucket.
+
+    TensorStore reads the variable once, so this is for the whole module.
+    """
     FakeCloud.objects = {}
     server = Server(("127.0.0.1", 0), FakeCloud)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -169,7 +197,9 @@ def test_google_cloud_storage(cloud: dict[str, bytes], store: LocalStore, tmp_pa
     place = kvstore.place("gs://models/some/project")
     assert place.lacking(refs) == refs
     place.send(store, refs[:60], nothing)
-    assert set(cloud) == {f"some/project/{ref.oid[:2]}/{ref.oid[2:4]}/{ref.oid}" for ref in refs[:60]}
+    assert set(cloud) == {
+        f"some/project/{ref.oid[:2]}/{ref.oid[2:4]}/{ref.oid}" for ref in refs[:60]
+    }
     assert place.lacking(refs) == refs[60:]
     cut = f"some/project/{refs[5].oid[:2]}/{refs[5].oid[2:4]}/{refs[5].oid}"
     cloud[cut] = cloud[cut][:-1]
@@ -219,7 +249,9 @@ def test_a_damaged_object_is_not_sent(cloud: dict[str, bytes], store: LocalStore
     assert not [name for name in cloud if name.startswith("damaged/")]
 
 
-def test_a_large_file_is_read_in_pieces(cloud: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_file_is_read_in_pieces(
+    cloud: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(kvstore, "_PIECE", 1000)
     monkeypatch.setattr(kvstore, "_IN_FLIGHT_BYTES", 3000)
     data = bytes(range(251)) * 40
@@ -244,7 +276,9 @@ def test_what_cannot_be_written_says_so(store: LocalStore, tmp_path: Path) -> No
         kvstore.place("s3://models/p").upload(tmp_path / "x", ObjectRef("0" * 64, 6 << 30))
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:1/nobody", "s3://nobody/p?endpoint=http://127.0.0.1:1"])
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:1/nobody", "s3://nobody/p?endpoint=http://127.0.0.1:1"]
+)
 def test_a_place_where_nobody_answers_is_one_line_and_no_waiting(
     url: str, store: LocalStore, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -252,15 +286,27 @@ def test_a_place_where_nobody_answers_is_one_line_and_no_waiting(
     monkeypatch.setattr(zarr, "context", kvstore.context)
     place, exports = kvstore.place(url, {}), zarr.ArrayFolder(url, {})
     ref = object_of(b"x")
-    attempts = [lambda: place.lacking([ref]), lambda: place.bring(store, [ref], nothing), lambda: list(place.audit([ref]))]
-    for attempt in (*attempts, lambda: exports.read("zarr.json"), lambda: exports.array("tensors/w")):
-        with pytest.raises(TransferError, match=r"nobody.*: 127\.0\.0\.1:1 cannot be reached: Connection refused"):
+    attempts = [
+        lambda: place.lacking([ref]),
+        lambda: place.bring(store, [ref], nothing),
+        lambda: list(place.audit([ref])),
+    ]
+    for attempt in (
+        *attempts,
+        lambda: exports.read("zarr.json"),
+        lambda: exports.array("tensors/w"),
+    ):
+        with pytest.raises(
+            TransferError, match=r"nobody.*: 127\.0\.0\.1:1 cannot be reached: Connection refused"
+        ):
             attempt()
     assert capfd.readouterr() == ("", "")
 
 
 def test_exports_do_not_wait_for_long_either(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kvstore, "_RETRIES", {"max_retries": 1, "initial_delay": "1ms", "max_delay": "1ms"})
+    monkeypatch.setattr(
+        kvstore, "_RETRIES", {"max_retries": 1, "initial_delay": "1ms", "max_delay": "1ms"}
+    )
     asked = []
 
     class Busy(BaseHTTPRequestHandler):

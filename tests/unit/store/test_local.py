@@ -78,7 +78,9 @@ def test_a_view_of_an_object_of_another_size(store: LocalStore, root: Path, size
         store.view(ref)
 
 
-def test_a_view_where_nothing_can_be_mapped(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_view_where_nothing_can_be_mapped(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.ENODEV, "No such device")
 
@@ -193,7 +195,9 @@ def test_remove(store: LocalStore, root: Path) -> None:
 
 
 @pytest.mark.parametrize("linked", [True, False])
-def test_adopt(store: LocalStore, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool) -> None:
+def test_adopt(
+    store: LocalStore, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool
+) -> None:
     if not linked:
         monkeypatch.setattr(local, "_link", lambda path, other: False)
     data = os.urandom(2 << 20)
@@ -347,7 +351,9 @@ def test_what_is_relied_on_is_young_again(store: LocalStore, root: Path) -> None
     for ref in (old, new):
         os.utime(place(root, ref), (1, 1))
         times[ref] = local.touched(place(root, ref).stat())
-    assert all(time.time() - when < 3600 for when in times.values()), "a change of its times is a touch, too"
+    assert all(time.time() - when < 3600 for when in times.values()), (
+        "a change of its times is a touch, too"
+    )
     assert store.rely_on([old, new, gone]) == [gone]
     assert place(root, old).stat().st_mtime == 1, "it is young enough"
     for limit, mtime in ((0.0, 1), (time.time() + 60, time.time())):
@@ -364,8 +370,12 @@ OPERATIONS = ["_sync_file", "os.replace", "Path.chmod", "Path.mkdir"]
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("size", [10, LARGE])
-def test_whatever_fails_no_half_object_becomes_visible(root: Path, monkeypatch: pytest.MonkeyPatch, operation: str, size: int) -> None:
-    """The disk refuses the n-th call of something: one error of ours, every visible object whole, and a later attempt succeeds."""
+def test_whatever_fails_no_half_object_becomes_visible(
+    root: Path, monkeypatch: pytest.MonkeyPatch, operation: str, size: int
+) -> None:
+    """The disk refuses the n-th call of something: one error of ours, every visible object whole,
+    and a later attempt succeeds.
+    """
     contents = [bytes([number]) * (size + number) for number in range(4)]
     for refuse in range(1, 12):
         calls = 0
@@ -409,7 +419,9 @@ def test_whatever_fails_no_half_object_becomes_visible(root: Path, monkeypatch: 
             folder.rmdir()
 
 
-def test_full_disk_while_writing(store: LocalStore, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_while_writing(
+    store: LocalStore, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     writer = store.writer()
     writer.write(b"begun")
     writer._file.close()
@@ -440,7 +452,9 @@ def test_a_root_that_cannot_be_made(tmp_path: Path) -> None:
 
 
 def test_threads_of_one_store(store: LocalStore, root: Path) -> None:
-    """Many threads write the same and different objects, read them before they are flushed and while they are."""
+    """Many threads write the same and different objects, read them before they are flushed and
+    while they are.
+    """
     contents = [bytes([number]) * (number * 1000 + 1) for number in range(60)]
     problems: list[BaseException] = []
     done = threading.Event()
@@ -481,13 +495,18 @@ def test_threads_of_one_store(store: LocalStore, root: Path) -> None:
             break
     done.set()
     reader.join()
-    removed = [error for error in problems if isinstance(error, ObjectMissing)]  # between the question and the read
+    # Between the question and the read
+    removed = [error for error in problems if isinstance(error, ObjectMissing)]
     assert [error for error in problems if error not in removed] == []
     assert leftovers(root) == []
 
 
-def test_reading_while_another_thread_flushes(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between the rename and the end of the flush an object has left its temporary place, but still counts as pending."""
+def test_reading_while_another_thread_flushes(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the rename and the end of the flush an object has left its temporary place, but still
+    counts as pending.
+    """
     ref = store.put([b"data"])
     read: list[bytes] = []
     original = store._sync_folders
@@ -612,7 +631,9 @@ class StoreMachine(RuleBasedStateMachine):
         assert len(leftovers(self.root)) == len(self.pending)
 
 
-StoreMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=20, suppress_health_check=list(HealthCheck))
+StoreMachine.TestCase.settings = settings(
+    max_examples=25, stateful_step_count=20, suppress_health_check=list(HealthCheck)
+)
 TestStoreMachine = StoreMachine.TestCase
 
 

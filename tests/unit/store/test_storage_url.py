@@ -73,7 +73,14 @@ def test_what_is_refused(url: str, why: str) -> None:
     assert str(caught.value).isprintable()
 
 
-@given(st.text(max_size=60) | st.builds("{}://{}".format, st.sampled_from(["s3", "gs", "http", "https", "file"]), st.text(max_size=60)))
+@given(
+    st.text(max_size=60)
+    | st.builds(
+        "{}://{}".format,
+        st.sampled_from(["s3", "gs", "http", "https", "file"]),
+        st.text(max_size=60),
+    )
+)
 def test_any_text_is_a_url_or_refused_in_one_printable_line(text: str) -> None:
     try:
         storage = parse_url(text)
@@ -104,14 +111,27 @@ def test_a_quoted_path_comes_back(parts: list[str]) -> None:
 def test_what_tensorstore_is_told() -> None:
     assert parse_url("s3://models/p").spec({}) == {"driver": "s3", "bucket": "models", "path": "p/"}
     assert parse_url("gs://models").spec({}) == {"driver": "gcs", "bucket": "models", "path": ""}
-    assert parse_url("http://[::1]:80/a%20b/").spec({}) == {"driver": "http", "base_url": "http://[::1]:80", "path": "/a b/"}
-    assert parse_url("https://host").spec({}) == {"driver": "http", "base_url": "https://host", "path": "/"}
+    assert parse_url("http://[::1]:80/a%20b/").spec({}) == {
+        "driver": "http",
+        "base_url": "http://[::1]:80",
+        "path": "/a b/",
+    }
+    assert parse_url("https://host").spec({}) == {
+        "driver": "http",
+        "base_url": "https://host",
+        "path": "/",
+    }
 
 
 def test_the_service_comes_from_the_url_then_from_the_environment() -> None:
     environment = {"AWS_ENDPOINT_URL": "https://one/", "AWS_REGION": "eu-1"}
     service = {"endpoint": "https://one", "aws_region": "eu-1"}
-    assert parse_url("s3://models").spec(environment) == {"driver": "s3", "bucket": "models", "path": "", **service}
+    assert parse_url("s3://models").spec(environment) == {
+        "driver": "s3",
+        "bucket": "models",
+        "path": "",
+        **service,
+    }
     environment["AWS_ENDPOINT_URL_S3"] = "https://two"
     assert parse_url("s3://models").spec(environment)["endpoint"] == "https://two"
     spec = parse_url("s3://models?endpoint=http://three:9000&region=r-2").spec(environment)
@@ -121,14 +141,18 @@ def test_the_service_comes_from_the_url_then_from_the_environment() -> None:
 
 
 def test_no_secret_gets_into_what_tensorstore_is_told() -> None:
-    spec = parse_url("s3://models").spec({"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "word"})
+    spec = parse_url("s3://models").spec(
+        {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "word"}
+    )
     assert spec["aws_credentials"] == {"type": "environment"}
     assert "key" not in str(spec).replace("'type'", "")
     assert "word" not in str(spec)
 
 
 def test_only_web_servers_are_read_only() -> None:
-    assert [parse_url(f"{scheme}://models/p").read_only for scheme in ("s3", "gs", "http", "https")] == [False, False, True, True]
+    assert [
+        parse_url(f"{scheme}://models/p").read_only for scheme in ("s3", "gs", "http", "https")
+    ] == [False, False, True, True]
 
 
 @pytest.mark.parametrize(
@@ -143,5 +167,7 @@ def test_only_web_servers_are_read_only() -> None:
         ("gs://models/p", {"TENSORSTORE_GCS_HTTP_URL": "http://x"}, None),
     ],
 )
-def test_who_answers_for_it(url: str, environment: dict[str, str], expected: tuple[str, str] | None) -> None:
+def test_who_answers_for_it(
+    url: str, environment: dict[str, str], expected: tuple[str, str] | None
+) -> None:
     assert parse_url(url).contact(environment) == expected

@@ -17,7 +17,10 @@ from git_theta.errors import FormatError, MergeError
 from git_theta.plugins import registry
 from git_theta.testing import check_checkpoint_format, check_merge_strategy
 
-TENSORS = {"a": Tensor.from_array(np.arange(12.0).reshape(3, 4)), "b": Tensor.from_array(np.arange(5, dtype=np.int16))}
+TENSORS = {
+    "a": Tensor.from_array(np.arange(12.0).reshape(3, 4)),
+    "b": Tensor.from_array(np.arange(5, dtype=np.int16)),
+}
 FILE = bytes(SafetensorsFormat().build(TENSORS, None))
 
 
@@ -87,11 +90,26 @@ def forgetful(self: Any, source: Source) -> Layout:
 )
 def test_what_is_wrong_with_a_format_is_found(changes: Mapping[str, Any], said: str) -> None:
     with pytest.raises(AssertionError, match=said):
-        check_checkpoint_format(broken(**changes), {"abc": LINES}, {"abc": {"x": Tensor("u8", (3,), b"abc")}})
+        check_checkpoint_format(
+            broken(**changes), {"abc": LINES}, {"abc": {"x": Tensor("u8", (3,), b"abc")}}
+        )
 
 
 @pytest.mark.parametrize(
-    "name", ["ours", "average", "linear", "slerp", "karcher", "task_arithmetic", "ties", "dare_ties", "della", "sce", "ram"]
+    "name",
+    [
+        "ours",
+        "average",
+        "linear",
+        "slerp",
+        "karcher",
+        "task_arithmetic",
+        "ties",
+        "dare_ties",
+        "della",
+        "sce",
+        "ram",
+    ],
 )
 def test_built_in_strategies_pass(name: str) -> None:
     check_merge_strategy(registry.merge_strategy(name))
@@ -138,12 +156,19 @@ def changing(self: Any, case: MergeCase, options: Any) -> Any:
         ({"options": (Option("x", "float", "(required)", "needed"),)}, "cannot be completed"),
         ({"merge": refusing}, "refused every case"),
         ({"merge": changing}, "arguments were changed"),
-        ({"merge": lambda self, case, options: case.sides[0].astype(np.float64)}, "returned float64"),
+        (
+            {"merge": lambda self, case, options: case.sides[0].astype(np.float64)},
+            "returned float64",
+        ),
         ({"merge": lambda self, case, options: case.sides[0].reshape(-1)}, "returned shape"),
         ({"merge": lambda self, case, options: 3}, "not an array"),
         ({"merge": lambda self, case, options: options["x"]}, "KeyError instead of MergeError"),
         (
-            {"merge": lambda self, case, options: np.asarray(case.sides[0] + np.random.default_rng().integers(99), case.sides[0].dtype)},
+            {
+                "merge": lambda self, case, options: np.asarray(
+                    case.sides[0] + np.random.default_rng().integers(99), case.sides[0].dtype
+                )
+            },
             "other values the second time",
         ),
     ],

@@ -18,7 +18,20 @@ from git_theta.updates import dense, planes
 
 WIDTHS = [1, 2, 4, 8]
 LEVELS: list[Level] = ["fast", "default", "best"]
-EDGES = [0, 1, 31, 32, 33, 16384, 16385, planes.BLOCK - 1, planes.BLOCK, planes.BLOCK + 1, 2 * planes.BLOCK, 2 * planes.BLOCK + 7]
+EDGES = [
+    0,
+    1,
+    31,
+    32,
+    33,
+    16384,
+    16385,
+    planes.BLOCK - 1,
+    planes.BLOCK,
+    planes.BLOCK + 1,
+    2 * planes.BLOCK,
+    2 * planes.BLOCK + 7,
+]
 
 
 def values(kind: str, count: int, width: int) -> np.ndarray:
@@ -26,9 +39,18 @@ def values(kind: str, count: int, width: int) -> np.ndarray:
     raw = {
         "zeros": lambda: np.zeros(count * width, np.uint8),
         "noise": lambda: np.frombuffer(random.bytes(count * width), np.uint8),
-        "text": lambda: np.frombuffer((b"the same words again and again; " * (count * width // 32 + 1))[: count * width], np.uint8),
-        "counters": lambda: np.arange(count, dtype=f"<u{width}" if width > 1 else np.uint8).view(np.uint8),
-        "floats": lambda: (random.standard_normal(count * width // 4 + 1) * 0.02).astype(np.float32).view(np.uint8)[: count * width],
+        "text": lambda: np.frombuffer(
+            (b"the same words again and again; " * (count * width // 32 + 1))[: count * width],
+            np.uint8,
+        ),
+        "counters": lambda: np.arange(count, dtype=f"<u{width}" if width > 1 else np.uint8).view(
+            np.uint8
+        ),
+        "floats": lambda: (
+            (random.standard_normal(count * width // 4 + 1) * 0.02)
+            .astype(np.float32)
+            .view(np.uint8)[: count * width]
+        ),
     }[kind]()
     return raw.view(f"<u{width}")
 
@@ -49,13 +71,19 @@ def test_decode_is_the_inverse_of_encode(kind: str, width: int) -> None:
         assert decoded.flags.writeable
         assert bytes(planes.decode_bytes(memoryview(coded), count, width)) == bits.tobytes()
         blocks = -(-count // planes.BLOCK)
-        assert len(coded) <= bits.nbytes + 4 * width * blocks, "never more than the sizes of the planes on top"
+        assert len(coded) <= bits.nbytes + 4 * width * blocks, (
+            "never more than the sizes of the planes on top"
+        )
 
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("width", WIDTHS)
-def test_without_numpy_the_payload_is_the_same(monkeypatch: pytest.MonkeyPatch, width: int, level: Level) -> None:
-    """Small tensors are coded without numpy where it is not loaded yet; nobody may see the difference."""
+def test_without_numpy_the_payload_is_the_same(
+    monkeypatch: pytest.MonkeyPatch, width: int, level: Level
+) -> None:
+    """Small tensors are coded without numpy where it is not loaded yet; nobody may see the
+    difference.
+    """
     for kind in ("noise", "floats", "text"):
         for count in (0, 1, 100, 40_000, planes.BLOCK + 3 if width < 4 else 130_000):
             bits = values(kind, count, width)
@@ -83,7 +111,9 @@ def test_stretches_make_the_payload_of_the_whole() -> None:
         whole = b"".join(map(bytes, dense.chunks(dtype, data, "default")))
         step = planes.BLOCK * width
         parts = [
-            bytes(chunk) for start in range(0, len(data), step) for chunk in dense.chunks(dtype, data[start : start + step], "default")
+            bytes(chunk)
+            for start in range(0, len(data), step)
+            for chunk in dense.chunks(dtype, data[start : start + step], "default")
         ]
         assert b"".join(parts) == whole
 
@@ -102,7 +132,10 @@ def test_dense_of_every_type(dtype: str) -> None:
 
 def test_what_shrinks_and_what_does_not() -> None:
     count = 1 << 20
-    sizes = {kind: len(payload(values(kind, count, 2))) / (2 * count) for kind in ("zeros", "noise", "text", "counters")}
+    sizes = {
+        kind: len(payload(values(kind, count, 2))) / (2 * count)
+        for kind in ("zeros", "noise", "text", "counters")
+    }
     assert sizes["zeros"] < 0.001
     assert sizes["text"] < 0.01
     assert 1 <= sizes["noise"] < 1.0001
@@ -113,7 +146,9 @@ def test_what_it_looks_like() -> None:
     assert payload(np.array([0x0102, 0x0304], "<u2")) == bytes([0, 0, 0, 0, 2, 4, 0, 0, 0, 0, 1, 3])
     coded = payload(np.zeros(1000, "<u2"))
     (size,) = struct.unpack_from("<I", coded)
-    assert zstandard.ZstdDecompressor().decompress(coded[4 : 4 + size], max_output_size=1000) == bytes(1000)
+    assert zstandard.ZstdDecompressor().decompress(
+        coded[4 : 4 + size], max_output_size=1000
+    ) == bytes(1000)
 
 
 # Damage
@@ -123,12 +158,20 @@ def test_what_it_looks_like() -> None:
     st.sampled_from(["zeros", "noise", "text", "floats"]),
     st.sampled_from(WIDTHS),
     st.integers(0, 3000),
-    st.lists(st.tuples(st.integers(0, 10**6), st.binary(max_size=4), st.integers(0, 4)), min_size=1, max_size=3),
+    st.lists(
+        st.tuples(st.integers(0, 10**6), st.binary(max_size=4), st.integers(0, 4)),
+        min_size=1,
+        max_size=3,
+    ),
     st.integers(-2, 2),
 )
 @settings(max_examples=300)
-def test_damaged_payloads(kind: str, width: int, count: int, changes: list[tuple[int, bytes, int]], more: int) -> None:
-    """They decode to as many values as were asked for, or are refused; whether they are the right ones, the digest tells."""
+def test_damaged_payloads(
+    kind: str, width: int, count: int, changes: list[tuple[int, bytes, int]], more: int
+) -> None:
+    """They decode to as many values as were asked for, or are refused; whether they are the right
+    ones, the digest tells.
+    """
     coded = bytearray(payload(values(kind, count, width)))
     for place, new, drop in changes:
         where = place % (len(coded) + 1)
@@ -172,7 +215,15 @@ def test_nothing_is_allocated_for_counts_that_cannot_be() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"\0\0\0", b"\0\0\0\0", b"\0\0\0\0abc", b"\0\0\0\0abcde", b"\5\0\0\0abcd", b"\xff\xff\xff\xff" + bytes(100)]
+    "data",
+    [
+        b"\0\0\0",
+        b"\0\0\0\0",
+        b"\0\0\0\0abc",
+        b"\0\0\0\0abcde",
+        b"\5\0\0\0abcd",
+        b"\xff\xff\xff\xff" + bytes(100),
+    ],
 )
 def test_refused(data: bytes) -> None:
     with pytest.raises(PayloadError):

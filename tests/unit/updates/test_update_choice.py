@@ -23,9 +23,13 @@ UPDATES = (Dense(), Delta(), Sparse(), LowRank(), IA3(), Patch())
 LEVELS = ("fast", "default", "best")
 
 
-def chosen(new: Tensor, base: Tensor | None, level: str = "default", updates=UPDATES) -> tuple[str, Encoded]:
+def chosen(
+    new: Tensor, base: Tensor | None, level: str = "default", updates=UPDATES
+) -> tuple[str, Encoded]:
     update, encoded = choose(new, base, updates, level)
-    assert bytes(memoryview(update.decode(payload(encoded), new.spec, base)).cast("B")) == bytes(new.data)
+    assert bytes(memoryview(update.decode(payload(encoded), new.spec, base)).cast("B")) == bytes(
+        new.data
+    )
     assert encoded.size <= Dense().encode(new, None, level).size
     again, same = choose(new, base, updates, level)
     assert (again.name, bytes(payload(same))) == (update.name, bytes(payload(encoded)))
@@ -91,7 +95,9 @@ def test_edited_text_is_a_patch():
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("shape", [(30, 30), (300, 400)])
 def test_an_unrelated_base_gives_dense(level, shape):
-    assert chosen(tensor(weights(shape, 1, 3.0)), random_tensor("f32", shape, 5), level)[0] == "dense"
+    assert (
+        chosen(tensor(weights(shape, 1, 3.0)), random_tensor("f32", shape, 5), level)[0] == "dense"
+    )
     assert chosen(tensor(weights(shape)), random_tensor("f64", (7,), 5), level)[0] == "dense"
 
 
@@ -112,19 +118,31 @@ def test_only_what_is_offered_is_used():
 
 
 def test_a_tensor_of_unlike_parts():
-    """Samples mix what the coder's blocks keep apart; still nothing larger than dense may be chosen."""
+    """Samples mix what the coder's blocks keep apart; still nothing larger than dense may be
+    chosen.
+    """
     random = np.random.default_rng(3)
-    parts = [np.full(300_000, 7), random.integers(0, 2, 300_000), random.integers(1000, 1016, 300_000), random.integers(0, 65536, 300_000)]
+    parts = [
+        np.full(300_000, 7),
+        random.integers(0, 2, 300_000),
+        random.integers(1000, 1016, 300_000),
+        random.integers(0, 65536, 300_000),
+    ]
     new, other = (np.concatenate(order).astype(np.uint16) for order in (parts, parts[::-1]))
     chosen(Tensor.from_array(new), Tensor.from_array(other))
-    chosen(Tensor.from_array(new), Tensor.from_array(new + random.integers(0, 3000, len(new)).astype(np.uint16)))
+    chosen(
+        Tensor.from_array(new),
+        Tensor.from_array(new + random.integers(0, 3000, len(new)).astype(np.uint16)),
+    )
 
 
 def test_memory_may_be_anywhere():
     """The choice does not depend on where a tensor lies or whether it can be written to."""
     base, new = weights((300, 400)), weights((300, 400)) + weights((300, 400), 1, 1e-4)
     odd = Tensor("f32", (300, 400), memoryview(b"x" + bytes(tensor(new).data))[1:])
-    assert bytes(payload(chosen(odd, tensor(base))[1])) == bytes(payload(chosen(tensor(new), tensor(base))[1]))
+    assert bytes(payload(chosen(odd, tensor(base))[1])) == bytes(
+        payload(chosen(tensor(new), tensor(base))[1])
+    )
 
 
 class Reversed:
@@ -134,7 +152,11 @@ class Reversed:
     needs_base = True
 
     def encode(self, tensor, base, level):
-        return Encoded([b"!"]) if base is not None and bytes(base.data)[::-1] == bytes(tensor.data) else None
+        return (
+            Encoded([b"!"])
+            if base is not None and bytes(base.data)[::-1] == bytes(tensor.data)
+            else None
+        )
 
     def decode(self, payload, spec, base):
         if base is None or bytes(payload) != b"!" or base.spec.nbytes != spec.nbytes:

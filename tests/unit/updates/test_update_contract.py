@@ -19,7 +19,11 @@ from git_theta.updates.patch import Patch
 from git_theta.updates.sparse import Sparse
 
 
-@pytest.mark.parametrize("update", [Dense(), Delta(), Sparse(), LowRank(), IA3(), Patch()], ids=lambda update: update.name)
+@pytest.mark.parametrize(
+    "update",
+    [Dense(), Delta(), Sparse(), LowRank(), IA3(), Patch()],
+    ids=lambda update: update.name,
+)
 def test_built_in(update):
     check_update(update)
 

@@ -17,7 +17,9 @@ def bits(array: np.ndarray) -> np.ndarray:
     return array.reshape(-1).view(f"<u{array.itemsize}")
 
 
-@pytest.mark.parametrize(("factor", "steps"), [(1 - 2e-7, 5), (1 - 2e-7, 30), (0.999, 5), (0.9, 3), (0.5, 1), (1.25, 4)])
+@pytest.mark.parametrize(
+    ("factor", "steps"), [(1 - 2e-7, 5), (1 - 2e-7, 30), (0.999, 5), (0.9, 3), (0.5, 1), (1.25, 4)]
+)
 def test_finds_weight_decay(factor, steps):
     base = weights((20000,))
     target = base.copy()
@@ -57,7 +59,12 @@ def test_finds_nothing_in_an_ordinary_change():
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_any_bits_can_be_decayed_and_odd_ones_stay(dtype):
     one = random_tensor(dtype, (5000,), 1).bits()
-    for decay in (Decay(0.999, 7), Decay(1 - float(np.float32(0.1)), 2), Decay(2.0**-16, 2), Decay(1.37, 60)):
+    for decay in (
+        Decay(0.999, 7),
+        Decay(1 - float(np.float32(0.1)), 2),
+        Decay(2.0**-16, 2),
+        Decay(1.37, 60),
+    ):
         assert decay.valid
         out = decay.apply(one, dtype)
         with np.errstate(all="ignore"):
@@ -73,7 +80,9 @@ def test_any_bits_can_be_decayed_and_odd_ones_stay(dtype):
 
 
 def test_native_and_wide_products_round_alike():
-    """A float32 product is rounded from the exact one, and so is one by way of float64, which holds it exactly."""
+    """A float32 product is rounded from the exact one, and so is one by way of float64, which holds
+    it exactly.
+    """
     base = bits(weights((10000,)))
     factor = float(np.float32(0.9))
     wide = (base.view(np.float32).astype(np.float64) * factor).astype(np.float32)
@@ -81,7 +90,17 @@ def test_native_and_wide_products_round_alike():
 
 
 @pytest.mark.parametrize(
-    ("factor", "steps"), [(0.9, 0), (0.9, MAX_STEPS + 1), (0.9, 2**60), (0.5, 33), (0.0, 1), (-1.0, 2), (np.nan, 1), (np.inf, 1)]
+    ("factor", "steps"),
+    [
+        (0.9, 0),
+        (0.9, MAX_STEPS + 1),
+        (0.9, 2**60),
+        (0.5, 33),
+        (0.0, 1),
+        (-1.0, 2),
+        (np.nan, 1),
+        (np.inf, 1),
+    ],
 )
 def test_out_of_range(factor, steps):
     assert not Decay(factor, steps).valid

@@ -34,18 +34,25 @@ def test_every_type_at_every_level(dtype, level):
     shape = (30, 7 * block)
     round_trip(Delta(), random_tensor(dtype, shape, 1), random_tensor(dtype, shape, 2), level)
     same = random_tensor(dtype, shape, 3)
-    assert round_trip(Delta(), same, same, level).size < 60 + 20 * dtypes.get(dtype).width + same.spec.nbytes // 20
+    assert (
+        round_trip(Delta(), same, same, level).size
+        < 60 + 20 * dtypes.get(dtype).width + same.spec.nbytes // 20
+    )
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_special_values(dtype):
     kind = dtypes.numpy_dtype(dtype)
-    special = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, -np.nan, 1e-45, -1e-45, 1.0, 65504.0], np.float32).astype(kind)
+    special = np.array(
+        [0.0, -0.0, np.inf, -np.inf, np.nan, -np.nan, 1e-45, -1e-45, 1.0, 65504.0], np.float32
+    ).astype(kind)
     for turn in range(len(special)):
         round_trip(Delta(), Tensor.from_array(special), Tensor.from_array(np.roll(special, turn)))
 
 
-@pytest.mark.parametrize(("dtype", "limit"), [("bf16", 0.30), ("f16", 0.52), ("f32", 0.65), ("f64", 0.82)])
+@pytest.mark.parametrize(
+    ("dtype", "limit"), [("bf16", 0.30), ("f16", 0.52), ("f32", 0.65), ("f64", 0.82)]
+)
 def test_a_fine_tune_costs_what_it_changes(dtype, limit):
     base = weights((400, 500)).astype(np.float64)
     changed = base + weights((400, 500), 1, 1e-4)
@@ -65,7 +72,8 @@ def test_the_note_counts_changed_elements():
 
 
 @pytest.mark.parametrize(
-    ("source", "target", "limit"), [("f32", "bf16", 0.001), ("f32", "f16", 0.001), ("f64", "f32", 0.001), ("bf16", "f32", 0.51)]
+    ("source", "target", "limit"),
+    [("f32", "bf16", 0.001), ("f32", "f16", 0.001), ("f64", "f32", 0.001), ("bf16", "f32", 0.51)],
 )
 def test_a_copy_in_another_precision(source, target, limit):
     wide = tensor(weights((500, 600)), source)
@@ -114,16 +122,30 @@ def test_declines_what_it_cannot_use():
     assert Delta().encode(one, None, "default") is None
     assert Delta().encode(one, random_tensor("u8", (20, 30), 1), "default") is None
     assert Delta().encode(one, tensor(weights((20, 29))), "default") is None
-    assert Delta().encode(tensor(weights((21, 30), 5)), one, "default") is None, "no row has a counterpart"
+    assert Delta().encode(tensor(weights((21, 30), 5)), one, "default") is None, (
+        "no row has a counterpart"
+    )
 
 
 def test_wrong_bases_and_payloads_are_refused():
     base, one = tensor(weights((20, 30))), tensor(weights((20, 30)) + np.float32(1e-4))
     good = payload(Delta().encode(one, base, "default"))
-    for wrong in (None, tensor(weights((20, 31))), tensor(weights((20, 30)), "bf16"), random_tensor("q4_0", (2, 32), 1)):
+    for wrong in (
+        None,
+        tensor(weights((20, 31))),
+        tensor(weights((20, 30)), "bf16"),
+        random_tensor("q4_0", (2, 32), 1),
+    ):
         with pytest.raises(PayloadError):
             Delta().decode(good, one.spec, wrong)
-    for broken in (b"", b"\x10", good[:-1], bytes(good) + b"\0", b"\x02\x01\x00\x00\x40" + bytes(good[1:]), b"\x02\x00" + bytes(good[1:])):
+    for broken in (
+        b"",
+        b"\x10",
+        good[:-1],
+        bytes(good) + b"\0",
+        b"\x02\x01\x00\x00\x40" + bytes(good[1:]),
+        b"\x02\x00" + bytes(good[1:]),
+    ):
         with pytest.raises(PayloadError):
             Delta().decode(memoryview(bytes(broken)), one.spec, base)
 

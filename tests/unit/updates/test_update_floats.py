@@ -23,7 +23,9 @@ def patterns(dtype: str) -> np.ndarray:
     shift, bits = floats.EXPONENTS[dtype]
     edges = (np.arange(1 << bits, dtype=kind) << kind.type(shift)).astype(kind)
     near = [edges, edges + kind.type(1), edges - kind.type(1)]
-    return np.concatenate([random, *near, *(part | kind.type(1 << (8 * width - 1)) for part in near)])
+    return np.concatenate(
+        [random, *near, *(part | kind.type(1 << (8 * width - 1)) for part in near)]
+    )
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -50,7 +52,9 @@ def test_bf16_rounds_as_ml_dtypes_does():
     bits = patterns("f32")
     values = bits.view(np.float32)
     fine = ~np.isnan(values)
-    assert (floats.round_to_bf16(bits)[fine] == values[fine].astype(ml_dtypes.bfloat16).view(np.uint16)).all()
+    assert (
+        floats.round_to_bf16(bits)[fine] == values[fine].astype(ml_dtypes.bfloat16).view(np.uint16)
+    ).all()
 
 
 @pytest.mark.parametrize("dtype", ["f16", "f32"])
@@ -58,7 +62,10 @@ def test_narrowing_rounds_to_nearest_even(dtype):
     random = np.random.default_rng(8)
     kind = dtypes.numpy_dtype(dtype)
     values = random.standard_normal(50000) * 2.0 ** random.integers(-10, 10, 50000)
-    halfway = (values.astype(kind).astype(np.float64) + np.nextafter(values.astype(kind), kind.type(np.inf)).astype(np.float64)) / 2
+    halfway = (
+        values.astype(kind).astype(np.float64)
+        + np.nextafter(values.astype(kind), kind.type(np.inf)).astype(np.float64)
+    ) / 2
     for case in (values, halfway, -halfway):
         assert (floats.narrow(case, dtype) == case.astype(kind).view(f"<u{kind.itemsize}")).all()
 
@@ -73,7 +80,13 @@ def test_no_result_is_denormal(dtype):
     assert (bits >> bits.dtype.type(8 * bits.itemsize - 1)).tolist() == [0, 0, 0, 1, 1, 0]
 
 
-@given(st.lists(st.tuples(st.floats(allow_nan=True), st.integers(0, 2**32 - 1), st.booleans()), min_size=1, max_size=20))
+@given(
+    st.lists(
+        st.tuples(st.floats(allow_nan=True), st.integers(0, 2**32 - 1), st.booleans()),
+        min_size=1,
+        max_size=20,
+    )
+)
 def test_settled_values_are_never_nan_unless_they_were(rows):
     values = np.array([row[0] for row in rows])
     before = np.array([row[1] for row in rows], np.uint32)
@@ -95,7 +108,14 @@ def test_converting_is_what_casting_does(source, target):
         wide = values.astype(np.float64)
         by_way = values.astype(np.float32) if target == "bf16" else values
         expected = by_way.astype(dtypes.numpy_dtype(target))
-    plain = np.isfinite(wide) & (np.abs(wide) > 1e-30) if source != "f16" and target != "f16" else np.isfinite(wide) & (np.abs(wide) > 1e-7)
+    plain = (
+        np.isfinite(wide) & (np.abs(wide) > 1e-30)
+        if source != "f16" and target != "f16"
+        else np.isfinite(wide) & (np.abs(wide) > 1e-7)
+    )
     converted = floats.convert(bits, source, target)
     assert (converted[plain] == expected[plain].view(converted.dtype)).all()
-    assert (converted[np.isnan(wide)] == 0).all() or (source, target) in {("f32", "bf16"), ("bf16", "f32")}
+    assert (converted[np.isnan(wide)] == 0).all() or (source, target) in {
+        ("f32", "bf16"),
+        ("bf16", "f32"),
+    }

@@ -1,4 +1,6 @@
-"""A process may take denormal numbers for zero (libraries built with -ffast-math set that): nothing may come out differently."""
+"""A process may take denormal numbers for zero (libraries built with -ffast-math set that): nothing
+may come out differently.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ from git_theta.updates import floats, ia3, low_rank
 from git_theta.updates.prediction.decay import Decay
 
 pytestmark = pytest.mark.skipif(
-    not sys.platform.startswith("linux") or platform.machine() != "x86_64", reason="sets a register of x86-64 by way of glibc"
+    not sys.platform.startswith("linux") or platform.machine() != "x86_64",
+    reason="sets a register of x86-64 by way of glibc",
 )
 _STATUS, _FLUSH = 28, 0x8040  # where glibc keeps MXCSR in fenv_t, and its bits DAZ and FTZ
 
@@ -49,11 +52,26 @@ def everything(dtype: str) -> list[bytes]:
     results = []
     for bits in (random.bits(), tiny):
         base = Tensor(dtype, (120, 100), bits.tobytes())
-        results.append(bytes(low_rank.encode_given(None, base, weights((120, 3)), weights((3, 100), 1))[0].data))
-        results.append(bytes(low_rank.encode_given(None, base, weights((120, 3)), weights((3, 100), 1), 1e-36)[0].data))
+        results.append(
+            bytes(
+                low_rank.encode_given(None, base, weights((120, 3)), weights((3, 100), 1))[0].data
+            )
+        )
+        results.append(
+            bytes(
+                low_rank.encode_given(None, base, weights((120, 3)), weights((3, 100), 1), 1e-36)[
+                    0
+                ].data
+            )
+        )
         results.append(bytes(ia3.encode_given(None, base, weights((1, 100), 2))[0].data))
-        results += [Decay(0.9, 5).apply(bits, dtype).tobytes(), Decay(float(np.float32(0.9)), 5).apply(bits, dtype).tobytes()]
-        results += [floats.convert(bits, dtype, other).tobytes() for other in FLOATS if other != dtype]
+        results += [
+            Decay(0.9, 5).apply(bits, dtype).tobytes(),
+            Decay(float(np.float32(0.9)), 5).apply(bits, dtype).tobytes(),
+        ]
+        results += [
+            floats.convert(bits, dtype, other).tobytes() for other in FLOATS if other != dtype
+        ]
     assert kind.itemsize * 12000 == len(results[0])
     return results
 

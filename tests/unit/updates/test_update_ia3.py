@@ -56,20 +56,32 @@ def test_what_scaling_leaves_is_exact():
 
 def test_declines_other_changes():
     base = tensor(weights((100, 100)))
-    for new in (tensor(weights((100, 100)) + weights((100, 100), 1, 1e-3)), tensor(weights((100, 100), 4)), base, tensor(weights((100,)))):
+    for new in (
+        tensor(weights((100, 100)) + weights((100, 100), 1, 1e-3)),
+        tensor(weights((100, 100), 4)),
+        base,
+        tensor(weights((100,))),
+    ):
         assert IA3().encode(new, base, "default") is None
-    assert IA3().encode(random_tensor("i32", (9, 9), 1), random_tensor("i32", (9, 9), 2), "default") is None
+    assert (
+        IA3().encode(random_tensor("i32", (9, 9), 1), random_tensor("i32", (9, 9), 2), "default")
+        is None
+    )
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("shape", [(6, 1, 1), (1, 7, 1), (1, 1, 8), (8,), (7, 1), (7, 8), (6, 7, 8), (), (1,), (6, 1, 8)])
+@pytest.mark.parametrize(
+    "shape", [(6, 1, 1), (1, 7, 1), (1, 1, 8), (8,), (7, 1), (7, 8), (6, 7, 8), (), (1,), (6, 1, 8)]
+)
 def test_given_factors_broadcast(dtype, shape):
     base = tensor(weights((6, 7, 8)), dtype)
     factors = 1 + weights(shape, 1, 0.3)
     new, encoded = encode_given(None, base, factors)
     assert bytes(IA3().decode(payload(encoded), new.spec, base)) == bytes(new.data)
     product = base.array().astype(np.float64) * factors.astype(np.float64)
-    expected = (product.astype(np.float32) if dtype == "bf16" else product).astype(base.array().dtype)
+    expected = (product.astype(np.float32) if dtype == "bf16" else product).astype(
+        base.array().dtype
+    )
     assert bytes(new.data) == bytes(Tensor.from_array(expected).data)
     other = Tensor.from_array(expected + dtypes.numpy_dtype(dtype).type(0.01))
     same, encoded = encode_given(other, base, factors)
@@ -88,7 +100,10 @@ def test_any_base_can_be_scaled():
     assert (new.bits().reshape(50, 40)[odd] == old[odd]).all()
 
 
-@pytest.mark.parametrize("factors", [np.ones(5), np.ones((7, 1)), np.ones((1, 1, 8)), np.array([np.nan]), np.array([np.inf])])
+@pytest.mark.parametrize(
+    "factors",
+    [np.ones(5), np.ones((7, 1)), np.ones((1, 1, 8)), np.array([np.nan]), np.array([np.inf])],
+)
 def test_given_factors_that_do_not_fit(factors):
     with pytest.raises(UsageError):
         encode_given(None, tensor(weights((6, 8))), factors)

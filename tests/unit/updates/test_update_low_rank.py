@@ -24,7 +24,12 @@ from git_theta.updates.prediction import factors, residual
 
 def low(rows: int, columns: int, rank: int, size: float = 0.003) -> np.ndarray:
     random = np.random.default_rng(rank)
-    return (random.standard_normal((rows, rank)) @ random.standard_normal((rank, columns)) * size / rank**0.5).astype(np.float32)
+    return (
+        random.standard_normal((rows, rank))
+        @ random.standard_normal((rank, columns))
+        * size
+        / rank**0.5
+    ).astype(np.float32)
 
 
 def test_no_partial_sum_leaves_what_float64_holds_exactly():
@@ -41,7 +46,9 @@ def extreme(rows: int, columns: int, rank: int, seed: int) -> factors.Factors:
     left = random.choice([-limit, limit, limit - 1, 1, 0], (rows, rank)).astype(np.int32)
     right = random.choice([-limit, limit, limit - 1, 1, 0], (rank, columns)).astype(np.int32)
     left[0], right[:, 0] = limit, limit
-    return factors.Factors(left, np.full(rows, -30, np.int16), right, np.full(columns, -40, np.int16))
+    return factors.Factors(
+        left, np.full(rows, -30, np.int16), right, np.full(columns, -40, np.int16)
+    )
 
 
 @pytest.mark.parametrize("rank", [1, 16, 128, factors.MAX_RANK])
@@ -92,14 +99,18 @@ def test_fixed_point_is_close_and_bounded():
 def test_factors_are_parsed_as_dumped(rows, columns, data):
     rank = data.draw(st.integers(1, min(rows, columns)))
     made = extreme(rows, columns, rank, 3)
-    stored = memoryview(b"ab" + b"".join(bytes(chunk) for chunk in factors.dump(made, "default")) + b"c")
+    stored = memoryview(
+        b"ab" + b"".join(bytes(chunk) for chunk in factors.dump(made, "default")) + b"c"
+    )
     read, position = factors.parse(stored, 2, (rows, columns))
     assert position == len(stored) - 1
     for field in ("left", "left_scale", "right", "right_scale"):
         assert (getattr(made, field) == getattr(read, field)).all()
 
 
-@pytest.mark.parametrize(("dtype", "limit"), [("f32", 0.25), ("bf16", 0.35), ("f16", 0.25), ("f64", 0.85)])
+@pytest.mark.parametrize(
+    ("dtype", "limit"), [("f32", 0.25), ("bf16", 0.35), ("f16", 0.25), ("f64", 0.85)]
+)
 @pytest.mark.parametrize("shape", [(256, 300), (128, 32, 3, 3)])
 def test_finds_a_merged_product(dtype, limit, shape):
     base = weights(shape)
@@ -124,11 +135,22 @@ def test_declines_what_is_not_of_low_rank():
     base = weights((200, 200))
     few_rows = base.copy()
     few_rows[::20] += weights((10, 200), 3, 0.01)
-    for new in (base + weights((200, 200), 1, 1e-3), weights((200, 200), 2), base, few_rows, base * np.float32(0.99)):
+    for new in (
+        base + weights((200, 200), 1, 1e-3),
+        weights((200, 200), 2),
+        base,
+        few_rows,
+        base * np.float32(0.99),
+    ):
         assert LowRank().encode(tensor(new), tensor(base), "default") is None
     assert LowRank().encode(tensor(base[:10]), tensor(base), "default") is None
     assert LowRank().encode(tensor(base[0]), tensor(base[0]), "default") is None
-    assert LowRank().encode(random_tensor("f64", (64, 64), 1), random_tensor("f64", (64, 64), 2), "default") is None
+    assert (
+        LowRank().encode(
+            random_tensor("f64", (64, 64), 1), random_tensor("f64", (64, 64), 2), "default"
+        )
+        is None
+    )
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -139,7 +161,9 @@ def test_given_factors_need_no_residual(dtype):
     assert encoded.note == "rank=8"
     assert encoded.size < 3.2 * 8 * (150 + 260) + 1000
     assert bytes(LowRank().decode(payload(encoded), new.spec, base)) == bytes(new.data)
-    exact = base.array().astype(np.float64) + 2.0 * left.astype(np.float64) @ right.astype(np.float64)
+    exact = base.array().astype(np.float64) + 2.0 * left.astype(np.float64) @ right.astype(
+        np.float64
+    )
     step = {"f16": 2.0**-10, "bf16": 2.0**-7, "f32": 2.0**-22, "f64": 2.0**-22}[dtype]
     assert np.abs(new.array().astype(np.float64) - exact).max() < step * 0.3
     near = Tensor.from_array((exact * (1 + 1e-6)).astype(base.array().dtype))
@@ -192,7 +216,11 @@ def test_ranks_and_numbers_out_of_range_are_refused():
     assert made is not None
     wild = factors.Factors(made.left * 1000, made.left_scale, made.right, made.right_scale)
     with pytest.raises(PayloadError, match="out of range"):
-        factors.parse(memoryview(b"".join(bytes(chunk) for chunk in factors.dump(wild, "default"))), 0, (30, 40))
+        factors.parse(
+            memoryview(b"".join(bytes(chunk) for chunk in factors.dump(wild, "default"))),
+            0,
+            (30, 40),
+        )
 
 
 PROGRAM = """
@@ -222,11 +250,19 @@ print(found.note, digest.hexdigest())
 def run_program(**variables: str) -> str:
     root, here = Path(__file__).parents[3], Path(__file__).parent
     command = [sys.executable, "-c", PROGRAM, str(root), str(here)]
-    return subprocess.run(command, env={**os.environ, **variables}, check=True, capture_output=True, text=True).stdout
+    return subprocess.run(
+        command, env={**os.environ, **variables}, check=True, capture_output=True, text=True
+    ).stdout
 
 
 def test_the_same_bytes_with_any_number_of_blas_threads():
-    names = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+    names = (
+        "OPENBLAS_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "OMP_NUM_THREADS",
+        "BLIS_NUM_THREADS",
+        "VECLIB_MAXIMUM_THREADS",
+    )
     printed = {run_program(**dict.fromkeys(names, threads)) for threads in ("1", "4")}
     assert len(printed) == 1
     assert printed.pop().startswith("rank=12 ")
@@ -240,27 +276,41 @@ def test_the_same_bytes_with_other_blas_kernels():
 def test_the_digest_of_a_given_product_never_changes():
     """These bytes stand for a tensor's identity: another machine or release must compute the same."""
     steps = np.arange(1, 41, dtype=np.float64)
-    left, right = np.stack([1 / steps, np.sqrt(steps)], axis=1), np.stack([steps / 7, 1 / (steps + 2)])
+    left, right = (
+        np.stack([1 / steps, np.sqrt(steps)], axis=1),
+        np.stack([steps / 7, 1 / (steps + 2)]),
+    )
     digests = {}
     for dtype in FLOATS:
-        base = Tensor.from_array(tensor((np.multiply.outer(steps, 1 / steps) / 3).astype(np.float32), dtype).array())
+        base = Tensor.from_array(
+            tensor((np.multiply.outer(steps, 1 / steps) / 3).astype(np.float32), dtype).array()
+        )
         new, encoded = encode_given(None, base, left, right, 0.125)
         assert bytes(LowRank().decode(payload(encoded), new.spec, base)) == bytes(new.data)
         digests[dtype] = hashlib.sha256(new.data).hexdigest()[:16]
     assert digests == DIGESTS
 
 
-DIGESTS = {"f16": "b6cce7383c415690", "bf16": "5957b6db7b62fee1", "f32": "908c815141f7e403", "f64": "fc00d7d99c035824"}
+DIGESTS = {
+    "f16": "b6cce7383c415690",
+    "bf16": "5957b6db7b62fee1",
+    "f32": "908c815141f7e403",
+    "f64": "fc00d7d99c035824",
+}
 
 
 def test_the_sum_is_the_exact_one_rounded_to_float64_and_then_to_the_type():
     made = factors.fix(weights((6, 3), 1, 100.0), weights((3, 5), 2))
     assert made is not None
     base = weights((6, 5))
-    predicted = factors.predict(made, residual.reading(base.reshape(-1).view(np.uint32)), "f32")(0, 30)
+    predicted = factors.predict(made, residual.reading(base.reshape(-1).view(np.uint32)), "f32")(
+        0, 30
+    )
     for row in range(6):
         for column in range(5):
             scale = Fraction(2) ** (int(made.left_scale[row]) + int(made.right_scale[column]))
-            product = sum(int(made.left[row, k]) * int(made.right[k, column]) for k in range(3)) * scale
+            product = (
+                sum(int(made.left[row, k]) * int(made.right[k, column]) for k in range(3)) * scale
+            )
             exact = float(Fraction(float(base[row, column])) + product)  # Fraction rounds correctly
             assert predicted[5 * row + column] == np.float32(exact).view(np.uint32)

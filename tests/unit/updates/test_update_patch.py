@@ -23,7 +23,9 @@ def text(data: bytes) -> Tensor:
 
 
 @settings(deadline=None)
-@given(st.binary(max_size=300), st.binary(max_size=300), st.sampled_from(["fast", "default", "best"]))
+@given(
+    st.binary(max_size=300), st.binary(max_size=300), st.sampled_from(["fast", "default", "best"])
+)
 def test_any_bytes_come_back(data, old, level):
     round_trip(Patch(), text(data), text(old), level)
     round_trip(Patch(), text(old + data + old), text(old), level)

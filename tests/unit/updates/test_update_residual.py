@@ -53,7 +53,9 @@ COUNTS = (0, 1, 1000, planes.BLOCK, planes.BLOCK + 1, residual.WINDOW + 3)
 def test_coding_is_exact_at_every_block_edge(count, width, group, level):
     prediction = integers(width, count, 1)
     target = prediction + (integers(1, count, 2) % 5).astype(prediction.dtype)
-    chunks = residual.encode(residual.reading(target), residual.reading(prediction), count, level, group)
+    chunks = residual.encode(
+        residual.reading(target), residual.reading(prediction), count, level, group
+    )
     payload = memoryview(b"head" + b"".join(bytes(chunk) for chunk in chunks) + b"tail")
     out = residual.allocate(payload, 4, count, width)
     assert residual.decode(payload, 4, out, residual.reading(prediction), group) == len(payload) - 4
@@ -64,7 +66,16 @@ def test_coding_is_exact_at_every_block_edge(count, width, group, level):
 def test_every_type_can_be_grouped(group):
     width = {"f1": 2, "bf": 2, "c3": 2, "f3": 4, "c6": 4, "f6": 8, "c1": 8, "f8": 1}[group[:2]]
     target, prediction = integers(width, 5000, 3), integers(width, 5000, 4)
-    payload = memoryview(b"".join(map(bytes, residual.encode(residual.reading(target), residual.reading(prediction), 5000, "best", group))))
+    payload = memoryview(
+        b"".join(
+            map(
+                bytes,
+                residual.encode(
+                    residual.reading(target), residual.reading(prediction), 5000, "best", group
+                ),
+            )
+        )
+    )
     out = np.empty_like(target)
     residual.decode(payload, 0, out, residual.reading(prediction), group)
     assert (out == target).all()
@@ -73,9 +84,14 @@ def test_every_type_can_be_grouped(group):
 def test_grouping_makes_changes_of_one_size_smaller():
     random = np.random.default_rng(0)
     base = random.standard_normal(200_000).astype(np.float32)
-    target = (base + random.standard_normal(200_000).astype(np.float32) * np.float32(1e-3)).view(np.uint32)
+    target = (base + random.standard_normal(200_000).astype(np.float32) * np.float32(1e-3)).view(
+        np.uint32
+    )
     read, predict = residual.reading(target), residual.reading(base.view(np.uint32))
-    plain, grouped = (sum(map(len, residual.encode(read, predict, 200_000, "default", group))) for group in ("", "f32"))
+    plain, grouped = (
+        sum(map(len, residual.encode(read, predict, 200_000, "default", group)))
+        for group in ("", "f32")
+    )
     assert grouped < 0.95 * plain
 
 
@@ -87,7 +103,13 @@ def test_nothing_is_allocated_for_a_count_the_payload_cannot_hold():
 def test_chunks_do_not_share_memory_that_is_used_again():
     """Planes that do not shrink are passed on as they are: the next block must not overwrite them."""
     target, prediction = integers(1, planes.BLOCK * 2, 7), integers(1, planes.BLOCK * 2, 8)
-    chunks = list(residual.encode(residual.reading(target), residual.reading(prediction), len(target), "default"))
+    chunks = list(
+        residual.encode(
+            residual.reading(target), residual.reading(prediction), len(target), "default"
+        )
+    )
     out = np.empty_like(target)
-    residual.decode(memoryview(b"".join(bytes(chunk) for chunk in chunks)), 0, out, residual.reading(prediction))
+    residual.decode(
+        memoryview(b"".join(bytes(chunk) for chunk in chunks)), 0, out, residual.reading(prediction)
+    )
     assert (out == target).all()

@@ -30,8 +30,16 @@ def test_rows_appended_or_cut_off():
 
 def test_rows_removed_and_put_in_inside():
     removed = np.delete(TABLE, [5, 6, 7, 200], axis=0)
-    assert align(bits(removed), bits(TABLE), "f32") == [Run(0, 0, 5), Run(5, 8, 192), Run(197, 201, 99)]
-    assert align(bits(TABLE), bits(removed), "f32") == [Run(0, 0, 5), Run(8, 5, 192), Run(201, 197, 99)]
+    assert align(bits(removed), bits(TABLE), "f32") == [
+        Run(0, 0, 5),
+        Run(5, 8, 192),
+        Run(197, 201, 99),
+    ]
+    assert align(bits(TABLE), bits(removed), "f32") == [
+        Run(0, 0, 5),
+        Run(8, 5, 192),
+        Run(201, 197, 99),
+    ]
 
 
 def test_rows_in_another_order():
@@ -50,7 +58,10 @@ def test_rows_trained_and_removed_at_once(dtype):
 def test_rows_that_are_all_alike_keep_their_order():
     padded = TABLE.copy()
     padded[100:140] = 0
-    assert align(bits(np.delete(padded, [3], axis=0)), bits(padded), "f32") == [Run(0, 0, 3), Run(3, 4, 296)]
+    assert align(bits(np.delete(padded, [3], axis=0)), bits(padded), "f32") == [
+        Run(0, 0, 3),
+        Run(3, 4, 296),
+    ]
 
 
 def test_a_bias_grown_in_the_middle():
@@ -99,7 +110,10 @@ def test_rows_are_put_where_they_belong(case, width):
     others = runs.between(found, rows)
     assert sum(length for _, length in spans + others) == rows
     gathered = runs.Gathered(table, spans, width)
-    parts = [gathered(0, gathered.count), runs.Gathered(table, others, width)(0, rows * width - gathered.count)]
+    parts = [
+        gathered(0, gathered.count),
+        runs.Gathered(table, others, width)(0, rows * width - gathered.count),
+    ]
     packed = np.concatenate(parts).reshape(rows, width)
     runs.put_in_place(packed, found)
     assert (packed.reshape(-1) == table).all()
@@ -144,4 +158,6 @@ def test_any_rows_in_any_order_come_back(places, seed):
     picked[::7] += 1
     encoded = Delta().encode(tensor(picked), tensor(base), "default")
     if encoded is not None:
-        assert bytes(Delta().decode(payload(encoded), tensor(picked).spec, tensor(base))) == bytes(tensor(picked).data)
+        assert bytes(Delta().decode(payload(encoded), tensor(picked).spec, tensor(base))) == bytes(
+            tensor(picked).data
+        )

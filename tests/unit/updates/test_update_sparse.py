@@ -61,7 +61,12 @@ def test_many_changes_are_declined():
 
 @pytest.mark.parametrize(
     ("form", "places"),
-    [(0, np.array([9], "<u4")), (0, np.array([4, 4], "<u4")), (1, np.array([2**63] * 2, "<u8")), (1, np.array([2**64 - 1], "<u8"))],
+    [
+        (0, np.array([9], "<u4")),
+        (0, np.array([4, 4], "<u4")),
+        (1, np.array([2**63] * 2, "<u8")),
+        (1, np.array([2**64 - 1], "<u8")),
+    ],
 )
 def test_places_outside_the_tensor_are_refused(form, places):
     base = random_tensor("f32", (9,), 1)
@@ -77,7 +82,9 @@ def test_given_as_compressed_rows(dtype):
     base = tensor(weights((40, 50)), dtype)
     added = scipy.sparse.random(40, 50, 0.05, format="csr", random_state=3, dtype=np.float32)
     new, encoded = encode_given(base, added.data, added.indices, added.indptr, added.shape)
-    expected = (base.array().astype(np.float64) + added.toarray()).astype(np.float32 if dtype == "bf16" else base.array().dtype)
+    expected = (base.array().astype(np.float64) + added.toarray()).astype(
+        np.float32 if dtype == "bf16" else base.array().dtype
+    )
     assert bytes(new.data) == bytes(Tensor.from_array(expected.astype(base.array().dtype)).data)
     assert bytes(Sparse().decode(payload(encoded), new.spec, base)) == bytes(new.data)
     assert encoded.note.startswith("changed=")
@@ -138,4 +145,6 @@ def test_given_matrices_that_do_not_fit(data, indices, indptr, shape, message):
 
 def test_given_values_for_a_type_that_cannot_take_them():
     with pytest.raises(UsageError, match="cannot be added"):
-        encode_given(random_tensor("u8", (4,), 1), np.array([0.5]), np.array([0]), np.array([0, 1]), (1, 4))
+        encode_given(
+            random_tensor("u8", (4,), 1), np.array([0.5]), np.array([0]), np.array([0, 1]), (1, 4)
+        )

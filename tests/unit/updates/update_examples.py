@@ -19,7 +19,9 @@ def payload(encoded: Encoded | None) -> memoryview:
     return memoryview(b"".join(bytes(chunk) for chunk in encoded.chunks))
 
 
-def round_trip(update: Update, tensor: Tensor, base: Tensor | None, level: str = "default") -> Encoded:
+def round_trip(
+    update: Update, tensor: Tensor, base: Tensor | None, level: str = "default"
+) -> Encoded:
     """Encode, check that decoding gives the same bytes, and return the payload."""
     encoded = update.encode(tensor, base, level)  # type: ignore[arg-type]
     assert encoded is not None
@@ -31,7 +33,11 @@ def round_trip(update: Update, tensor: Tensor, base: Tensor | None, level: str =
 def random_tensor(dtype: str, shape: Sequence[int], seed: int) -> Tensor:
     """Random bit patterns."""
     size = dtypes.nbytes(dtype, shape)
-    return Tensor(dtype, tuple(shape), np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8).tobytes())
+    return Tensor(
+        dtype,
+        tuple(shape),
+        np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8).tobytes(),
+    )
 
 
 def weights(shape: Sequence[int], seed: int = 0, scale: float = 0.05) -> np.ndarray:

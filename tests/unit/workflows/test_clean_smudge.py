@@ -21,7 +21,15 @@ from git_theta.core.layout import Extent
 from git_theta.core.manifest import Entry, Link, Manifest, ObjectRef, dump, parse
 from git_theta.core.names import escape
 from git_theta.core.source import BytesSource, FileSource
-from git_theta.errors import FileChanged, FormatError, ManifestError, ObjectDamaged, ObjectMissing, PluginError, StoreError
+from git_theta.errors import (
+    FileChanged,
+    FormatError,
+    ManifestError,
+    ObjectDamaged,
+    ObjectMissing,
+    PluginError,
+    StoreError,
+)
 from git_theta.git.repository import Repository
 from git_theta.settings import Settings
 from git_theta.workflows import chains
@@ -39,7 +47,9 @@ class Bench:
     def __init__(self, folder: Path, **chosen: object) -> None:
         git = folder / ".git"
         self.said: list[str] = []
-        self.session = Session(Repository(git, git, folder, 40), Settings(**chosen), self.said.append)  # type: ignore[arg-type]
+        self.session = Session(
+            Repository(git, git, folder, 40), Settings(**chosen), self.said.append
+        )  # type: ignore[arg-type]
 
     @property
     def store_objects(self) -> set[str]:
@@ -54,7 +64,14 @@ class Bench:
         return manifest
 
     def stream(self, manifest: Manifest) -> bytes:
-        return b"".join(map(bytes, smudge.stream(self.session.store, manifest, self.session.pool(), self.session.threads)))
+        return b"".join(
+            map(
+                bytes,
+                smudge.stream(
+                    self.session.store, manifest, self.session.pool(), self.session.threads
+                ),
+            )
+        )
 
     def write(self, manifest: Manifest, path: Path) -> bytes:
         counted: list[int] = []
@@ -95,9 +112,22 @@ def safetensors_file(tensors: dict[str, np.ndarray]) -> bytes:
 
 def model(seed: int = 0, dtype: object = np.float32, width: int = 64) -> dict[str, np.ndarray]:
     random = np.random.default_rng(seed)
-    shapes = {"embed": (20 * width,), "a.weight": (width, width), "b.weight": (width, width), "norm": (width,), "bias": (3,)}
-    tensors = {name: (random.standard_normal(shape) * 0.02).astype(dtype) for name, shape in shapes.items()}
-    return {**tensors, "mask": random.random(100) < 0.5, "step": np.array(seed, np.int64), "empty": np.zeros((0, 3), np.float32)}
+    shapes = {
+        "embed": (20 * width,),
+        "a.weight": (width, width),
+        "b.weight": (width, width),
+        "norm": (width,),
+        "bias": (3,),
+    }
+    tensors = {
+        name: (random.standard_normal(shape) * 0.02).astype(dtype) for name, shape in shapes.items()
+    }
+    return {
+        **tensors,
+        "mask": random.random(100) < 0.5,
+        "step": np.array(seed, np.int64),
+        "empty": np.zeros((0, 3), np.float32),
+    }
 
 
 def zip_file(tensors: dict[str, np.ndarray]) -> bytes:
@@ -138,15 +168,23 @@ def random_files(draw: st.DrawFn) -> bytes:
         dtype = np.dtype(draw(st.sampled_from(kinds)))
         shape = draw(st.lists(st.integers(0, 9), max_size=3))
         count = int(np.prod(shape)) * dtype.itemsize
-        raw = draw(st.binary(min_size=count, max_size=count) if dtype != np.bool_ else st.just(bytes(count)))
+        raw = draw(
+            st.binary(min_size=count, max_size=count)
+            if dtype != np.bool_
+            else st.just(bytes(count))
+        )
         if name != "__metadata__":
             tensors[name] = np.frombuffer(raw, dtype).reshape(shape)
     return safetensors_file(tensors)
 
 
-@given(random_files() | st.binary(max_size=300), st.sampled_from(["x.safetensors", "x.bin", "x.pt"]))
+@given(
+    random_files() | st.binary(max_size=300), st.sampled_from(["x.safetensors", "x.bin", "x.pt"])
+)
 @settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_file_comes_back_or_is_refused(bench: Bench, tmp_path: Path, data: bytes, path: str) -> None:
+def test_any_file_comes_back_or_is_refused(
+    bench: Bench, tmp_path: Path, data: bytes, path: str
+) -> None:
     try:
         manifest = bench.clean(data, path=path)
     except (FormatError, ManifestError):
@@ -155,12 +193,24 @@ def test_any_file_comes_back_or_is_refused(bench: Bench, tmp_path: Path, data: b
     assert bench.write(manifest, tmp_path / "out") == data
 
 
-LIMITS = {"_HELD": (clean, 100), "_BATCH": (clean, 500), "_RUN": (smudge, 300), "_AHEAD": (smudge, 200), "_BLOCK": (clean, 700)}
+LIMITS = {
+    "_HELD": (clean, 100),
+    "_BATCH": (clean, 500),
+    "_RUN": (smudge, 300),
+    "_AHEAD": (smudge, 200),
+    "_BLOCK": (clean, 700),
+}
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "bf16.safetensors", "archive.zip", "text.bin"])
-def test_threads_and_limits_change_nothing(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """One thread or eight, large tensors held or read in blocks, many batches or one: the same manifest, objects and file."""
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "bf16.safetensors", "archive.zip", "text.bin"]
+)
+def test_threads_and_limits_change_nothing(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """One thread or eight, large tensors held or read in blocks, many batches or one: the same
+    manifest, objects and file.
+    """
     data, plain = FILES[name], make("plain", threads=1)
     expected = plain.clean(data, path=name)
     for limit, (module, value) in LIMITS.items():
@@ -174,11 +224,16 @@ def test_threads_and_limits_change_nothing(make: Make, tmp_path: Path, monkeypat
             assert bench.write(manifest, tmp_path / "out") == data
 
 
-def test_large_tensors_come_first_and_one_at_a_time_while_there_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_tensors_come_first_and_one_at_a_time_while_there_are_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(clean, "_HELD", 100)
     sizes = [10, 200, 20, 300, 400]
     extents = [Extent(str(size), "u8", (size,), 0, size) for size in sizes]
-    queue, begun = clean._Queue([range(number, number + 1) for number in range(len(sizes))], extents), list[int]()
+    queue, begun = (
+        clean._Queue([range(number, number + 1) for number in range(len(sizes))], extents),
+        list[int](),
+    )
 
     def work(batch: range) -> list[clean._CutTensor]:
         begun.append(sizes[batch.start])
@@ -194,18 +249,33 @@ def test_large_tensors_come_first_and_one_at_a_time_while_there_are_others(monke
 
 @pytest.mark.parametrize("threads", [1, 8])
 def test_a_history(make: Make, tmp_path: Path, threads: int) -> None:
-    """Each version stands on the ones before; all of them can be had at any time, and chains stay within their bound."""
+    """Each version stands on the ones before; all of them can be had at any time, and chains stay
+    within their bound.
+    """
     bench, random = make(threads=threads, max_chain=3), np.random.default_rng(5)
     tensors, versions = model(), []
     for number in range(8):
-        versions.append((safetensors_file(tensors), bench.clean(safetensors_file(tensors), *(known for _, known in versions[-1:]))))
+        versions.append(
+            (
+                safetensors_file(tensors),
+                bench.clean(safetensors_file(tensors), *(known for _, known in versions[-1:])),
+            )
+        )
         change = (random.standard_normal(64 * 64) * 1e-4).astype(np.float32).reshape(64, 64)
-        tensors = {**tensors, "a.weight": tensors["a.weight"] + change, "step": np.array(number, np.int64)}
+        tensors = {
+            **tensors,
+            "a.weight": tensors["a.weight"] + change,
+            "step": np.array(number, np.int64),
+        }
     for data, manifest in versions:
         assert bench.stream(manifest) == data
         assert bench.write(manifest, tmp_path / "out") == data
         assert all(len(entry.chain) <= 3 for entry in manifest.entries)
-        assert all(not link.update.startswith("delta") for entry in manifest.entries for link in entry.chain[-1:])
+        assert all(
+            not link.update.startswith("delta")
+            for entry in manifest.entries
+            for link in entry.chain[-1:]
+        )
     for (_, before), (_, after) in pairwise(versions):
         changed = {entry.name for entry in after.entries if entry != before.by_name[entry.name]}
         assert changed <= {"a.weight", "step"}
@@ -217,7 +287,10 @@ def test_threads_change_nothing_in_a_history(make: Make) -> None:
     for threads in (1, 8):
         bench, known = make(f"{threads}", threads=threads), []
         for seed in range(3):
-            tensors = {name: value + np.float32(1e-4 * seed) if value.dtype == np.float32 else value for name, value in model().items()}
+            tensors = {
+                name: value + np.float32(1e-4 * seed) if value.dtype == np.float32 else value
+                for name, value in model().items()
+            }
             known.append(bench.clean(safetensors_file(tensors), *known[-1:]))
         texts.append([dump(manifest) for manifest in known])
     assert texts[0] == texts[1]
@@ -229,7 +302,9 @@ def test_known_content_gives_the_very_manifest(make: Make) -> None:
     data = safetensors_file(model())
     best = first.clean(data)
     assert clean.clean(second.session, "x", BytesSource(data), [best]) == dump(best)
-    annotated = Manifest(best.format, best.size, best.skeleton, best.entries, {"merge": {"strategy": "ties"}})
+    annotated = Manifest(
+        best.format, best.size, best.skeleton, best.entries, {"merge": {"strategy": "ties"}}
+    )
     assert clean.clean(first.session, "x", BytesSource(data), [annotated]) == dump(annotated)
 
 
@@ -251,15 +326,24 @@ def test_equal_tensors_of_one_file_share_their_objects(bench: Bench) -> None:
 
 
 def test_small_tensors_stand_in_the_manifest(bench: Bench) -> None:
-    manifest = bench.clean(safetensors_file({"a": np.arange(16, dtype=np.float32), "b": np.arange(17, dtype=np.float32)}))
+    manifest = bench.clean(
+        safetensors_file(
+            {"a": np.arange(16, dtype=np.float32), "b": np.arange(17, dtype=np.float32)}
+        )
+    )
     assert manifest.by_name["a"].inline is not None
     assert manifest.by_name["b"].inline is None
 
 
-def test_large_payloads_are_stored_in_parts(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_payloads_are_stored_in_parts(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(objects, "PART_SIZE", 1000)
     data = safetensors_file(
-        {"noise": np.frombuffer(np.random.default_rng(1).bytes(20_000), np.uint8), "small": np.arange(100, dtype=np.uint8)}
+        {
+            "noise": np.frombuffer(np.random.default_rng(1).bytes(20_000), np.uint8),
+            "small": np.arange(100, dtype=np.uint8),
+        }
     )
     manifest = bench.clean(data)
     (link,) = manifest.by_name["noise"].chain
@@ -269,9 +353,14 @@ def test_large_payloads_are_stored_in_parts(bench: Bench, tmp_path: Path, monkey
     assert bench.write(manifest, tmp_path / "out") == data
     for wrong in (link.objects[::-1], link.objects[:-1], (*link.objects, link.objects[-1])):
         entry = manifest.by_name["noise"]
-        entries = [Entry(e.name, e.dtype, e.shape, e.digest, (Link("dense", wrong),)) if e is entry else e for e in manifest.entries]
+        entries = [
+            Entry(e.name, e.dtype, e.shape, e.digest, (Link("dense", wrong),)) if e is entry else e
+            for e in manifest.entries
+        ]
         with pytest.raises(ObjectDamaged, match="tensor noise"):
-            bench.stream(Manifest(manifest.format, manifest.size, manifest.skeleton, tuple(entries), {}))
+            bench.stream(
+                Manifest(manifest.format, manifest.size, manifest.skeleton, tuple(entries), {})
+            )
 
 
 def test_manifests_pass_through(bench: Bench) -> None:
@@ -284,7 +373,9 @@ def test_manifests_pass_through(bench: Bench) -> None:
 
 def test_broken_files(make: Make, tmp_path: Path) -> None:
     data = safetensors_file(model())[:20]
-    with pytest.raises(FormatError, match=r"looks like safetensors, but is broken: .*theta\.onInvalid store"):
+    with pytest.raises(
+        FormatError, match=r"looks like safetensors, but is broken: .*theta\.onInvalid store"
+    ):
         make("refusing").clean(data)
     bench = make("storing", on_invalid="store")
     manifest = bench.clean(data)
@@ -296,8 +387,14 @@ def test_broken_files(make: Make, tmp_path: Path) -> None:
 def test_whole_tensors_of_broken_files_stay_tensors(make: Make, change: int) -> None:
     good = safetensors_file(model())
     data = good + b"\x7f" * change if change > 0 else good[:change]
-    reason = "its tensors are whole, but 16 bytes follow them" if change > 0 else f"it ends {-change} bytes too early"
-    with pytest.raises(FormatError, match=f"{reason}.*stores it byte for byte, with its whole tensors"):
+    reason = (
+        "its tensors are whole, but 16 bytes follow them"
+        if change > 0
+        else f"it ends {-change} bytes too early"
+    )
+    with pytest.raises(
+        FormatError, match=f"{reason}.*stores it byte for byte, with its whole tensors"
+    ):
         make("refusing").clean(data)
     bench = make("storing", on_invalid="store")
     whole, manifest = bench.clean(good), bench.clean(data)
@@ -363,13 +460,19 @@ def test_following_and_stopping(make: Make) -> None:
 
 
 def test_missing_objects_are_named(bench: Bench, tmp_path: Path) -> None:
-    manifest = bench.clean(safetensors_file({**model(), "odd\x1b[31m name": np.arange(100, dtype=np.float32)}))
+    manifest = bench.clean(
+        safetensors_file({**model(), "odd\x1b[31m name": np.arange(100, dtype=np.float32)})
+    )
     for entry in (manifest.skeleton, *manifest.entries):
         for ref in entry.objects:
             data = bench.session.store.read(ref)
             bench.session.store.remove(ref.oid)
             assert chains.missing(bench.session.store, manifest) == [ref]
-            name = "(the file's skeleton)" if entry is manifest.skeleton else entry.name.replace("\x1b", "\\x1b")
+            name = (
+                "(the file's skeleton)"
+                if entry is manifest.skeleton
+                else entry.name.replace("\x1b", "\\x1b")
+            )
             for attempt in (
                 lambda: chains.require(bench.session.store, manifest),
                 lambda: bench.stream(manifest),
@@ -389,7 +492,9 @@ def test_missing_objects_are_named(bench: Bench, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("threads", [1, 8])
 def test_any_damage_to_an_object_is_found(make: Make, tmp_path: Path, threads: int) -> None:
-    """Every bit of a small object: an error that names tensor and object, or (where no decoder reads it) the right bytes."""
+    """Every bit of a small object: an error that names tensor and object, or (where no decoder
+    reads it) the right bytes.
+    """
     bench = make(threads=threads)
     data = safetensors_file({"a": np.arange(40, dtype=np.uint16), "b": np.zeros(3000, np.float32)})
     manifest = bench.clean(data)
@@ -399,8 +504,13 @@ def test_any_damage_to_an_object_is_found(make: Make, tmp_path: Path, threads: i
         kept = path.read_bytes()
         path.chmod(0o644)
         for place in range(len(kept)):
-            path.write_bytes(kept[:place] + bytes([kept[place] ^ (1 << place % 8)]) + kept[place + 1 :])
-            for attempt in (lambda: bench.stream(manifest), lambda: bench.write(manifest, tmp_path / "out")):
+            path.write_bytes(
+                kept[:place] + bytes([kept[place] ^ (1 << place % 8)]) + kept[place + 1 :]
+            )
+            for attempt in (
+                lambda: bench.stream(manifest),
+                lambda: bench.write(manifest, tmp_path / "out"),
+            ):
                 try:
                     result = attempt()
                 except ObjectDamaged as error:
@@ -416,13 +526,26 @@ def test_any_damage_to_an_object_is_found(make: Make, tmp_path: Path, threads: i
 def lying(manifest: Manifest, **changes: object) -> Manifest:
     """The manifest with another first tensor."""
     entry = manifest.by_name["a"]
-    fields = {name: changes.get(name, getattr(entry, name)) for name in ("name", "dtype", "shape", "digest", "chain")}
+    fields = {
+        name: changes.get(name, getattr(entry, name))
+        for name in ("name", "dtype", "shape", "digest", "chain")
+    }
     changed = Entry(**fields)  # type: ignore[arg-type]
-    return Manifest(manifest.format, manifest.size, manifest.skeleton, tuple(changed if e is entry else e for e in manifest.entries), {})
+    return Manifest(
+        manifest.format,
+        manifest.size,
+        manifest.skeleton,
+        tuple(changed if e is entry else e for e in manifest.entries),
+        {},
+    )
 
 
 def test_manifests_that_lie(bench: Bench) -> None:
-    manifest = bench.clean(safetensors_file({"a": np.arange(100, dtype=np.float32), "b": np.arange(100, 200, dtype=np.float32)}))
+    manifest = bench.clean(
+        safetensors_file(
+            {"a": np.arange(100, dtype=np.float32), "b": np.arange(100, 200, dtype=np.float32)}
+        )
+    )
     chain, other = manifest.by_name["a"].chain, manifest.by_name["b"].chain
     (ref,) = chain[0].objects
     for wrong in (
@@ -432,7 +555,10 @@ def test_manifests_that_lie(bench: Bench) -> None:
         lying(manifest, shape=(10, 10)),
         lying(manifest, chain=(Link("delta", chain[0].objects),)),
         lying(manifest, chain=(Link("delta", chain[0].objects), *chain)),
-        lying(manifest, chain=(Link("dense", (ObjectRef(ref.oid, ref.size), ObjectRef(ref.oid, ref.size))),)),
+        lying(
+            manifest,
+            chain=(Link("dense", (ObjectRef(ref.oid, ref.size), ObjectRef(ref.oid, ref.size))),),
+        ),
         lying(manifest, shape=(1 << 30,)),
         Manifest(manifest.format, manifest.size + 1, manifest.skeleton, manifest.entries, {}),
         Manifest(manifest.format, manifest.size, manifest.skeleton, manifest.entries[:1], {}),
@@ -488,7 +614,9 @@ def test_many_losses_are_told_in_few_lines(bench: Bench) -> None:
     first = bench.clean(safetensors_file(tensors))
     for ref in list(bench.session.store):
         bench.session.store.remove(ref.oid)
-    bench.clean(safetensors_file({name: value + np.float32(0.5) for name, value in tensors.items()}), first)
+    bench.clean(
+        safetensors_file({name: value + np.float32(0.5) for name, value in tensors.items()}), first
+    )
     assert len(bench.said) <= 5
     assert "more tensors likewise" in bench.said[-1]
 
@@ -496,7 +624,9 @@ def test_many_losses_are_told_in_few_lines(bench: Bench) -> None:
 def test_writing_where_no_file_can_be(bench: Bench, tmp_path: Path) -> None:
     manifest = bench.clean(safetensors_file(model()))
     with pytest.raises(StoreError, match="cannot be written"):
-        smudge.write(bench.session.store, manifest, tmp_path / "no" / "folder", bench.session.pool())
+        smudge.write(
+            bench.session.store, manifest, tmp_path / "no" / "folder", bench.session.pool()
+        )
     (tmp_path / "there").write_bytes(b"precious")
     with pytest.raises(StoreError, match="cannot be written"):
         smudge.write(bench.session.store, manifest, tmp_path / "there", bench.session.pool())
@@ -506,7 +636,9 @@ def test_writing_where_no_file_can_be(bench: Bench, tmp_path: Path) -> None:
 def test_a_stream_that_is_given_up(make: Make) -> None:
     """The reader goes away: what was decoded ahead is dropped, the pool stays usable."""
     bench = make(threads=4)
-    data = safetensors_file({f"t{number}": np.full(300_000, number, np.float32) for number in range(20)})
+    data = safetensors_file(
+        {f"t{number}": np.full(300_000, number, np.float32) for number in range(20)}
+    )
     manifest = bench.clean(data)
     chunks = smudge.stream(bench.session.store, manifest, bench.session.pool(), 4)
     next(chunks)
@@ -515,13 +647,17 @@ def test_a_stream_that_is_given_up(make: Make) -> None:
 
 
 def test_an_executor_of_the_callers(make: Make, tmp_path: Path) -> None:
-    """Work is spread through whatever executor the caller passes, here one that runs everything at once."""
+    """Work is spread through whatever executor the caller passes, here one that runs everything at
+    once.
+    """
     from concurrent.futures import Executor, Future
 
     class Inline(Executor):
         count = 0
 
-        def submit(self, function: Callable[..., object], /, *arguments: object, **named: object) -> Future:
+        def submit(
+            self, function: Callable[..., object], /, *arguments: object, **named: object
+        ) -> Future:
             self.count += 1
             future: Future = Future()
             try:
@@ -532,7 +668,9 @@ def test_an_executor_of_the_callers(make: Make, tmp_path: Path) -> None:
 
     bench = make()
     bench.session.executor = Inline()
-    data = safetensors_file({f"t{number}": np.full(300_000, number, np.float32) for number in range(20)})
+    data = safetensors_file(
+        {f"t{number}": np.full(300_000, number, np.float32) for number in range(20)}
+    )
     manifest = bench.clean(data)
     assert bench.stream(manifest) == data
     assert bench.write(manifest, tmp_path / "out") == data
@@ -540,10 +678,29 @@ def test_an_executor_of_the_callers(make: Make, tmp_path: Path) -> None:
 
 
 def test_names_of_every_kind(bench: Bench) -> None:
-    names = ["", " ", "a b", "line\nbreak", "\x1b[31m", "é", "漢", "also:x", "inline:00", "skeleton", "../../etc/x", "a" * 5000, "\\", '"']
-    data = safetensors_file({name: np.full(30, number, np.float32) for number, name in enumerate(names)})
+    names = [
+        "",
+        " ",
+        "a b",
+        "line\nbreak",
+        "\x1b[31m",
+        "é",
+        "漢",
+        "also:x",
+        "inline:00",
+        "skeleton",
+        "../../etc/x",
+        "a" * 5000,
+        "\\",
+        '"',
+    ]
+    data = safetensors_file(
+        {name: np.full(30, number, np.float32) for number, name in enumerate(names)}
+    )
     manifest = bench.clean(data)
-    assert [entry.name for entry in manifest.entries] == sorted(names, key=[entry.name for entry in manifest.entries].index)
+    assert [entry.name for entry in manifest.entries] == sorted(
+        names, key=[entry.name for entry in manifest.entries].index
+    )
     assert set(names) == {entry.name for entry in manifest.entries}
     assert all(escape(name).encode() in dump(manifest) for name in names)
     assert bench.stream(manifest) == data
@@ -554,7 +711,9 @@ def test_names_of_every_kind(bench: Bench) -> None:
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 12345\n"
 
 
-@pytest.mark.parametrize("path", ["m.bin", "m.pt", "m.safetensors", "m.gguf", "m.h5", "m.onnx", "m.zip", "m"])
+@pytest.mark.parametrize(
+    "path", ["m.bin", "m.pt", "m.safetensors", "m.gguf", "m.h5", "m.onnx", "m.zip", "m"]
+)
 @pytest.mark.parametrize("on_invalid", ["refuse", "store"])
 @pytest.mark.parametrize(
     "pointer",
@@ -567,14 +726,20 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64
     ],
     ids=["plain", "hawser", "extension", "crlf", "no newline"],
 )
-def test_a_git_lfs_pointer_is_refused(make: Make, path: str, on_invalid: str, pointer: bytes) -> None:
+def test_a_git_lfs_pointer_is_refused(
+    make: Make, path: str, on_invalid: str, pointer: bytes
+) -> None:
     bench = make(on_invalid=on_invalid)
-    with pytest.raises(FormatError, match="Git LFS pointer, not the model: run 'git lfs pull' first"):
+    with pytest.raises(
+        FormatError, match="Git LFS pointer, not the model: run 'git lfs pull' first"
+    ):
         bench.clean(pointer, path=path)
     assert bench.store_objects == set()
 
 
-def test_a_pointer_that_is_held_gives_its_manifest_back(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pointer_that_is_held_gives_its_manifest_back(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bench = make()
     with monkeypatch.context() as patch:  # as a release could that did not know pointers
         patch.setattr(lfs_pointer, "is_pointer", lambda *_: False)

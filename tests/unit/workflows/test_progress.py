@@ -39,7 +39,10 @@ def test_sizes(count: int, text: str) -> None:
 
 def test_the_line() -> None:
     assert progress.line("Adding x", 430, 1000, 0.001) == "Adding x: 43 % (430 B of 1.0 kB, 0 MB/s)"
-    assert progress.line("Adding x", 2 * 10**9, 10**9, 2.0) == "Adding x: 100 % (2.0 GB of 1.0 GB, 1000 MB/s)"
+    assert (
+        progress.line("Adding x", 2 * 10**9, 10**9, 2.0)
+        == "Adding x: 100 % (2.0 GB of 1.0 GB, 1000 MB/s)"
+    )
     assert progress.line("x", 0, 1, 0.0).startswith("x: 0 %")
 
 
@@ -78,4 +81,6 @@ def test_long_work_is_shown_and_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     shown.end()
     assert "Adding x: 100 %" in screen.getvalue(), "the first is finished before the next begins"
     assert screen.getvalue().endswith("\n")
-    assert threading.active_count() == 1 or all(thread.name != "git-theta-progress" for thread in threading.enumerate())
+    assert threading.active_count() == 1 or all(
+        thread.name != "git-theta-progress" for thread in threading.enumerate()
+    )

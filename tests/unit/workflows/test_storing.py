@@ -58,8 +58,14 @@ def store(tmp_path: Path) -> Iterator[LocalStore]:
 def offer(monkeypatch: pytest.MonkeyPatch, plugin: Constant) -> None:
     builtin = registry.update
     monkeypatch.setattr(registry, "added_updates", lambda: (plugin,))
-    monkeypatch.setattr(registry, "update", lambda name: plugin if name == plugin.name else builtin(name))
-    monkeypatch.setattr(registry, "updates", lambda: (*map(builtin, ("dense", "delta", "sparse", "low-rank", "ia3", "patch")), plugin))
+    monkeypatch.setattr(
+        registry, "update", lambda name: plugin if name == plugin.name else builtin(name)
+    )
+    monkeypatch.setattr(
+        registry,
+        "updates",
+        lambda: (*map(builtin, ("dense", "delta", "sparse", "low-rank", "ia3", "patch")), plugin),
+    )
 
 
 def saved(store: LocalStore, tensor: Tensor, chain: tuple[Link, ...]) -> Entry:
@@ -71,14 +77,18 @@ ONES = Tensor("u16", (3000,), b"\1" * 6000)
 NOISE = Tensor("f32", (50, 30), np.random.default_rng(1).bytes(6000))
 
 
-def test_a_plugin_may_store_a_new_tensor(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plugin_may_store_a_new_tensor(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     offer(monkeypatch, Constant())
     chain = chains.encode(store, ONES, [], "default", 8)
     assert [link.update for link in chain] == ["constant"]
     assert bytes(chains.load(store, saved(store, ONES, chain))) == bytes(ONES.data)
 
 
-def test_a_plugin_that_declines_leaves_dense(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plugin_that_declines_leaves_dense(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plugin = Constant()
     plain = chains.encode(store, NOISE, [], "default", 8)
     offer(monkeypatch, plugin)
@@ -86,19 +96,25 @@ def test_a_plugin_that_declines_leaves_dense(store: LocalStore, monkeypatch: pyt
     assert plugin.asked == 1
 
 
-def test_a_plugin_counts_where_no_chain_has_room(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plugin_counts_where_no_chain_has_room(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     offer(monkeypatch, Constant())
     base = chains.bases(store, saved(store, NOISE, chains.encode(store, NOISE, [], "default", 8)))
     assert [link.update for link in chains.encode(store, ONES, base, "default", 1)] == ["constant"]
 
 
-def test_a_plugin_that_is_not_exact_is_an_error(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plugin_that_is_not_exact_is_an_error(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     offer(monkeypatch, Forgetful())
     with pytest.raises(PluginError, match="forgetful"):
         chains.encode(store, NOISE, [], "default", 8)
 
 
-def test_a_plugin_that_needs_a_base_is_not_asked_without_one(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plugin_that_needs_a_base_is_not_asked_without_one(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plugin = Constant()
     plugin.needs_base = True  # type: ignore[misc]
     offer(monkeypatch, plugin)
@@ -108,15 +124,17 @@ def test_a_plugin_that_needs_a_base_is_not_asked_without_one(store: LocalStore, 
 
 def test_looking_for_plugins_imports_nothing_where_there_is_none() -> None:
     code = (
-        "import sys; from git_theta.plugins import registry, discovery; discovery._any_offered = lambda path: False; "
-        "assert registry.added_updates() == (); "
-        "heavy = {'numpy', 'pluggy', 'importlib.metadata', 'zstandard'} & set(sys.modules); assert not heavy, heavy"
+        "import sys; from git_theta.plugins import registry, discovery; discovery._any_offered ="
+        " lambda path: False; assert registry.added_updates() == (); heavy = {'numpy', 'pluggy',"
+        " 'importlib.metadata', 'zstandard'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
 
 
 def test_rows_removed_after_a_training_build_on_the_trained_value(store: LocalStore) -> None:
-    """Where samples cannot tell which base is closer, the newest is: its root would cost the training once more."""
+    """Where samples cannot tell which base is closer, the newest is: its root would cost the
+    training once more.
+    """
     random = np.random.default_rng(2)
     first = (random.standard_normal((2000, 64)) * 0.05).astype(np.float32)
     second = first + (random.standard_normal(first.shape) * 1e-4).astype(np.float32)

@@ -1,4 +1,7 @@
-"""What this package adds to Git-Theta: the module that its entry point names. What a hook returns is imported only when it is called."""
+"""What this package adds to Git-Theta: the module that its entry point names.
+
+What a hook returns is imported only when it is called.
+"""
 
 from __future__ import annotations
 

@@ -8,7 +8,9 @@ from git_theta.core.tensors import Spec
 
 
 class Codebook:
-    """``x.codes`` (u8) and ``x.book`` (256 floats): an average of codes would point to other values."""
+    """``x.codes`` (u8) and ``x.book`` (256 floats): an average of codes would point to other
+    values.
+    """
 
     name = "codebook"
     summary = "codes and the values that they stand for: x.codes, x.book"
@@ -17,5 +19,9 @@ class Codebook:
         """Each pair whose names, types and shapes fit."""
         for name, spec in tensors.items():
             book = name.removesuffix(".codes") + ".book"
-            if name.endswith(".codes") and spec.dtype == "u8" and tensors.get(book) in (Spec("f32", (256,)), Spec("f16", (256,))):
+            if (
+                name.endswith(".codes")
+                and spec.dtype == "u8"
+                and tensors.get(book) in (Spec("f32", (256,)), Spec("f16", (256,)))
+            ):
                 yield name, book

@@ -1,4 +1,7 @@
-"""The update: a tensor that is its earlier value times one number, to the last bit. What is stored is that number: eight bytes."""
+"""The update: a tensor that is its earlier value times one number, to the last bit.
+
+What is stored is that number: eight bytes.
+"""
 
 from __future__ import annotations
 
@@ -13,26 +16,39 @@ _TYPES = ("f16", "f32", "f64")
 
 
 class Scaled:
-    """Multiplication in float64, rounded once to the tensor's type: IEEE 754 gives the same bits on every machine."""
+    """Multiplication in float64, rounded once to the tensor's type: IEEE 754 gives the same bits on
+    every machine.
+    """
 
     name = "scaled"
     needs_base = True
 
-    def encode(self, tensor: Tensor, base: Tensor | None, level: Level) -> Encoded | None:  # noqa: ARG002 - there is just one way
+    # There is just one way
+    def encode(self, tensor: Tensor, base: Tensor | None, level: Level) -> Encoded | None:  # noqa: ARG002
         """The payload; None unless ``tensor`` is ``base`` times a number, bit for bit."""
-        if base is None or base.spec != tensor.spec or tensor.dtype not in _TYPES or tensor.spec.nbytes < 64:
+        if (
+            base is None
+            or base.spec != tensor.spec
+            or tensor.dtype not in _TYPES
+            or tensor.spec.nbytes < 64
+        ):
             return None
         old, new = base.array().reshape(-1), tensor.array().reshape(-1)
         place = int(np.argmax(np.abs(np.nan_to_num(old, posinf=0, neginf=0))))
         with np.errstate(all="ignore"):
             guess = np.float64(new[place]) / np.float64(old[place])
-        for factor in (guess, np.float64(np.float32(guess)), np.float64(np.round(guess, 6))):  # people write 0.1 or float32(0.1)
+        # People write 0.1 or float32(0.1)
+        for factor in (guess, np.float64(np.float32(guess)), np.float64(np.round(guess, 6))):
             if np.isfinite(factor) and _scaled(base, factor) == bytes(tensor.data):
-                return Encoded([factor.astype("<f8").tobytes()], f"factor={factor:.6g}".replace("+", ""))
+                return Encoded(
+                    [factor.astype("<f8").tobytes()], f"factor={factor:.6g}".replace("+", "")
+                )
         return None
 
     def decode(self, payload: memoryview, spec: Spec, base: Tensor | None) -> Buffer:
-        """The tensor's bytes; :class:`PayloadError` for anything that :meth:`encode` cannot have written."""
+        """The tensor's bytes; :class:`PayloadError` for anything that :meth:`encode` cannot have
+        written.
+        """
         if base is None or base.spec != spec or spec.dtype not in _TYPES:
             raise PayloadError(f"a scaled tensor of {spec} needs a base of the same type")
         if len(payload) != 8:
@@ -45,4 +61,8 @@ class Scaled:
 
 def _scaled(base: Tensor, factor: np.float64) -> bytes:
     with np.errstate(all="ignore"):
-        return (base.array().astype(np.float64) * factor).astype(dtypes.numpy_dtype(base.dtype)).tobytes()
+        return (
+            (base.array().astype(np.float64) * factor)
+            .astype(dtypes.numpy_dtype(base.dtype))
+            .tobytes()
+        )

@@ -1,7 +1,9 @@
-"""trim-rows: a tensor that is its base without some rows, as an embedding is whose vocabulary was trimmed.
+"""trim-rows: a tensor that is its base without some rows, as an embedding is whose vocabulary was
+trimmed.
 
-Payload: for each run of rows that stayed, two little-endian u32: how many rows of the base were left out before it, and how many it
-has. Nothing else is stored, so deleting 5,000 of 30,000 words costs as many bytes for a model of any width.
+Payload: for each run of rows that stayed, two little-endian u32: how many rows of the base were
+left out before it, and how many it has. Nothing else is stored, so deleting 5,000 of 30,000 words
+costs as many bytes for a model of any width.
 """
 
 from __future__ import annotations
@@ -26,8 +28,11 @@ class TrimRows:
     name = "trim-rows"
     needs_base = True
 
-    def encode(self, tensor: Tensor, base: Tensor | None, level: Level) -> Encoded | None:  # noqa: ARG002 - there is just one way
-        """The payload; None unless the tensor is ``base`` with some rows deleted, bit for bit, and nothing else changed."""
+    # There is just one way
+    def encode(self, tensor: Tensor, base: Tensor | None, level: Level) -> Encoded | None:  # noqa: ARG002
+        """The payload; None unless the tensor is ``base`` with some rows deleted, bit for bit, and
+        nothing else changed.
+        """
         if base is None or not _are_rows(tensor.spec, base.spec) or base.shape[0] >= 1 << 32:
             return None
         runs = _kept(_rows(tensor), _rows(base))
@@ -37,7 +42,11 @@ class TrimRows:
         return Encoded([b"".join(_RUN.pack(*run) for run in runs)], f"removed={removed}")
 
     def decode(self, payload: memoryview, spec: Spec, base: Tensor | None) -> Buffer:
-        """The tensor's bytes. :class:`PayloadError` for anything that :meth:`encode` would not have written for such a base."""
+        """The tensor's bytes.
+
+        :class:`PayloadError` for anything that :meth:`encode` would not have written for such a
+        base.
+        """
         if base is None or not _are_rows(spec, base.spec):
             raise PayloadError("trim-rows needs a base with more rows of the same kind")
         if len(payload) % _RUN.size or len(payload) > _RUN.size * spec.shape[0]:
@@ -48,7 +57,9 @@ class TrimRows:
             row += skipped
             if not count or row + count > base.shape[0] or filled + count > spec.shape[0]:
                 raise PayloadError("a run of trim-rows lies outside of the tensor or its base")
-            out[filled * width : (filled + count) * width] = source[row * width : (row + count) * width]
+            out[filled * width : (filled + count) * width] = source[
+                row * width : (row + count) * width
+            ]
             filled, row = filled + count, row + count
         if filled != spec.shape[0]:
             raise PayloadError(f"trim-rows gives {filled} of {spec.shape[0]} rows")
@@ -62,10 +73,19 @@ def register_updates() -> Iterable[Update]:
 
 
 def _are_rows(spec: Spec, base: Spec) -> bool:
-    """Whether both have rows (what one index of the first dimension holds) of one kind, the base more of them."""
-    if spec.dtype != base.dtype or not spec.shape or not base.shape or spec.shape[1:] != base.shape[1:]:
+    """Whether both have rows (what one index of the first dimension holds) of one kind, the base
+    more of them.
+    """
+    if (
+        spec.dtype != base.dtype
+        or not spec.shape
+        or not base.shape
+        or spec.shape[1:] != base.shape[1:]
+    ):
         return False
-    return 0 < spec.shape[0] < base.shape[0] and spec.nbytes > 0 and spec.nbytes % spec.shape[0] == 0
+    return (
+        0 < spec.shape[0] < base.shape[0] and spec.nbytes > 0 and spec.nbytes % spec.shape[0] == 0
+    )
 
 
 def _rows(tensor: Tensor) -> np.ndarray:
@@ -75,8 +95,8 @@ def _rows(tensor: Tensor) -> np.ndarray:
 def _kept(new: np.ndarray, old: np.ndarray) -> list[tuple[int, int]] | None:
     """The runs of ``old`` that make up ``new``; None where they do not.
 
-    Taking each row as early as possible never rules out a solution. More rows than are missing cannot be left out, so this
-    gives up soon on a tensor that is something else.
+    Taking each row as early as possible never rules out a solution. More rows than are missing
+    cannot be left out, so this gives up soon on a tensor that is something else.
     """
     runs: list[tuple[int, int]] = []
     row = position = skipped = 0

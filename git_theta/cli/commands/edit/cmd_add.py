@@ -29,7 +29,11 @@ git theta add model.pt --update-type sparse --update-data mask.npz
 """,
 )
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path())
-@click.option("--update-type", type=click.Choice(["low-rank", "sparse", "ia3"]), help="What the update's file holds.")
+@click.option(
+    "--update-type",
+    type=click.Choice(["low-rank", "sparse", "ia3"]),
+    help="What the update's file holds.",
+)
 @click.option(
     "--update-data",
     "--update-path",
@@ -41,10 +45,12 @@ git theta add model.pt --update-type sparse --update-data mask.npz
 def add(paths: tuple[str, ...], update_type: str | None, data: Path | None) -> int:
     """Stage files, or a change to one model that is given as an update.
 
-    The update's file names the tensors it changes: <tensor>/R and <tensor>/C for low-rank (R is rows x rank, C rank x columns,
-    and R C is added), <tensor>/data, /indices, /indptr and /shape for sparse (compressed rows, added), <tensor>/ia3 for ia3
-    (multiplied). The new weights are computed the same way on every machine, staged, and written to the working file; what is
-    stored is the update. Tensors that the update does not name are staged from the working file, as by 'git add'.
+    The update's file names the tensors it changes: <tensor>/R and <tensor>/C for low-rank (R is
+    rows x rank, C rank x columns, and R C is added), <tensor>/data, /indices, /indptr and /shape
+    for sparse (compressed rows, added), <tensor>/ia3 for ia3 (multiplied). The new weights are
+    computed the same way on every machine, staged, and written to the working file; what is stored
+    is the update. Tensors that the update does not name are staged from the working file, as by
+    'git add'.
     """
     if data is None:
         if update_type is not None:
@@ -66,21 +72,33 @@ def add(paths: tuple[str, ...], update_type: str | None, data: Path | None) -> i
             unfinished = index.unfinished(repository)
             if unfinished:
                 raise GitError(unfinished)
-            raise UsageError(f"{path(name)} is not a model in the index; 'git theta track' and 'git add' it first")
+            raise UsageError(
+                f"{path(name)} is not a model in the index; 'git theta track' and 'git add' it"
+                " first"
+            )
         if update_type is None:
             if not peft_adapters.is_adapter(data):
-                raise click.UsageError("say what the update's file holds: --update-type low-rank, sparse or ia3 (adapters need none)")
-            changes = peft_adapters.read(data, {name: entry.shape for name, entry in before.by_name.items()})
+                raise click.UsageError(
+                    "say what the update's file holds: --update-type low-rank, sparse or ia3"
+                    " (adapters need none)"
+                )
+            changes = peft_adapters.read(
+                data, {name: entry.shape for name, entry in before.by_name.items()}
+            )
         else:
             if data.is_dir():
-                raise click.UsageError("--update-data must be a file; a PEFT adapter's folder needs no --update-type")
+                raise click.UsageError(
+                    "--update-data must be a file; a PEFT adapter's folder needs no --update-type"
+                )
             changes = supplied.from_file(update_type, supplied.read_tensors(data))
         after = supplied.apply(session, name, changes)
     old = before.objects()
     stored = sum(count for oid, count in after.objects().items() if oid not in old)
     held = {entry.name: entry.digest for entry in before.entries}
     changed = sum(held.get(entry.name) != entry.digest for entry in after.entries)
-    click.echo(f"Staged {path(name)}: {plural(changed, 'tensor')} changed, {size(stored)} to store.")
+    click.echo(
+        f"Staged {path(name)}: {plural(changed, 'tensor')} changed, {size(stored)} to store."
+    )
     return 0
 
 
@@ -102,4 +120,6 @@ def _from_top(given: str, worktree: Path) -> str:
     try:
         return full.relative_to(worktree.resolve()).as_posix()
     except ValueError:
-        raise UsageError(f"{path(given)} lies outside of the working tree {path(worktree)}") from None
+        raise UsageError(
+            f"{path(given)} lies outside of the working tree {path(worktree)}"
+        ) from None

@@ -1,4 +1,6 @@
-"""``git theta checkout``: write models into the working tree, faster and with less memory than git can."""
+"""``git theta checkout``: write models into the working tree, faster and with less memory than git
+can.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +25,13 @@ GIT_THETA_SKIP_SMUDGE=1 git clone URL  # a clone with manifests only, to check o
 def checkout(paths: tuple[str, ...], quiet: bool) -> int:
     """Write models from the index into the working tree.
 
-    With PATH, what matches is restored, and changes to it are lost. Without, only models that are absent, or still in the form
-    of their manifests, are written. Git itself holds a whole model in memory while it checks it out; this writes the file directly, from
-    all processors. Each file appears complete and verified, or stays as it was.
+    With PATH, what matches is restored, and changes to it are lost. Without, only models that are
+    absent, or still in the form of their manifests, are written. Git itself holds a whole model in
+    memory while it checks it out; this writes the file directly, from all processors. Each file
+    appears complete and verified, or stays as it was.
 
-    A model at a path that no .gitattributes tracks is not written. The exit code is 1 if a model is not in place.
+    A model at a path that no .gitattributes tracks is not written. The exit code is 1 if a model is
+    not in place.
     """
     from git_theta.workflows.progress import Progress
     from git_theta.workflows.restoring import checkout as work
@@ -47,5 +51,8 @@ def checkout(paths: tuple[str, ...], quiet: bool) -> int:
         total = sum(target.manifest.size for target in outcome.written)
         click.echo(f"Wrote {plural(len(outcome.written), 'model')}, {size(total)}.")
     elif not failed and not quiet:
-        click.echo(f"Nothing to write: {'no model in the index matches' if paths else mistracked_notes.in_place(plan)}.")
+        click.echo(
+            "Nothing to write:"
+            f" {'no model in the index matches' if paths else mistracked_notes.in_place(plan)}."
+        )
     return 1 if failed else 0

@@ -32,16 +32,31 @@ git theta convert weights.npz weights.bin --to torch-zip
 )
 @click.argument("source", metavar="[REV:]FILE")
 @click.argument("target", metavar="NEW", type=click.Path(path_type=Path))
-@click.option("--to", "form", metavar="FORMAT", help="The new file's format. Else its ending says it.")
-@click.option("--drop", is_flag=True, help="Leave out tensors that the new format cannot hold, instead of refusing.")
+@click.option(
+    "--to", "form", metavar="FORMAT", help="The new file's format. Else its ending says it."
+)
+@click.option(
+    "--drop",
+    is_flag=True,
+    help="Leave out tensors that the new format cannot hold, instead of refusing.",
+)
 @click.option("--force", is_flag=True, help="Replace NEW where it exists.")
-@click.option("--all", "everything", is_flag=True, help="List all that is not carried over, however much it is.")
-def convert(source: str, target: Path, form: str | None, drop: bool, force: bool, everything: bool) -> None:
-    """Write a checkpoint's tensors as a file of another format: safetensors, torch, NumPy, Flax or GGUF.
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="List all that is not carried over, however much it is.",
+)
+def convert(
+    source: str, target: Path, form: str | None, drop: bool, force: bool, everything: bool
+) -> None:
+    """Write a checkpoint's tensors as a file of another format: safetensors, torch, NumPy, Flax or
+    GGUF.
 
-    Names, types, shapes and values stay as they are; what the new format cannot hold is listed. Nothing in the file is executed, so
-    this also makes a safetensors file of a torch checkpoint that one would not dare to load. Of tied weights safetensors files hold
-    one, and torch files all; other formats hold them as often as they have names.
+    Names, types, shapes and values stay as they are; what the new format cannot hold is listed.
+    Nothing in the file is executed, so this also makes a safetensors file of a torch checkpoint
+    that one would not dare to load. Of tied weights safetensors files hold one, and torch files
+    all; other formats hold them as often as they have names.
 
     The tensors must fit into memory twice.
     """
@@ -53,16 +68,27 @@ def convert(source: str, target: Path, form: str | None, drop: bool, force: bool
         opened = _open(source, target, stack)
         done = conversion.convert(opened, PurePosixPath(source).suffix, name, drop)
         conversion.write(target, done.data, force)
-    click.echo(f"Wrote {path(target)}: {name}, {plural(done.tensors, 'tensor')}, {size(memoryview(done.data).nbytes)}.")
+    click.echo(
+        f"Wrote {path(target)}: {name}, {plural(done.tensors, 'tensor')},"
+        f" {size(memoryview(done.data).nbytes)}."
+    )
     for line in _report(done, everything):
         click.echo(line)
 
 
 def _report(done: conversion.Conversion, everything: bool) -> Iterator[str]:
     tied = [f"{display(name)} = {display(kept)}" for name, kept in done.tied]
-    yield from _listed("Tied weights, kept once (the names are in the file's metadata):", tied, everything)
-    yield from _listed("Left out, since the new format cannot hold them:", [*map(display, done.dropped)], everything)
-    yield from _listed(f"Not carried over from the {done.form} file:", [*map(display, done.others)], everything)
+    yield from _listed(
+        "Tied weights, kept once (the names are in the file's metadata):", tied, everything
+    )
+    yield from _listed(
+        "Left out, since the new format cannot hold them:",
+        [*map(display, done.dropped)],
+        everything,
+    )
+    yield from _listed(
+        f"Not carried over from the {done.form} file:", [*map(display, done.others)], everything
+    )
 
 
 def _listed(title: str, lines: Sequence[str], everything: bool) -> Iterator[str]:
@@ -75,7 +101,9 @@ def _listed(title: str, lines: Sequence[str], everything: bool) -> Iterator[str]
 
 
 def _open(name: str, beside: Path, stack: ExitStack) -> FileSource:
-    """The checkpoint's bytes: of a file that exists, else of what git stores as ``REV:PATH``, put together in the store or ``beside``."""
+    """The checkpoint's bytes: of a file that exists, else of what git stores as ``REV:PATH``, put
+    together in the store or ``beside``.
+    """
     if os.path.isfile(name):
         found = stack.enter_context(FileSource(name))
         head = found.read(0, min(32, found.size))
@@ -99,7 +127,8 @@ def _open(name: str, beside: Path, stack: ExitStack) -> FileSource:
     chains.require(session.store, manifest)
     try:
         file = session.store.temporary_path()
-    except StoreError:  # a repository that is only read; there must be room for the new file where it goes
+    except StoreError:
+        # A repository that is only read; there must be room for the new file where it goes
         file = beside.with_name(f".{beside.name[:40]}.{os.urandom(6).hex()}.git-theta")
     stack.callback(file.unlink, missing_ok=True)
     smudge.write(session.store, manifest, file, session.pool())

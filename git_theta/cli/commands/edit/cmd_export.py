@@ -28,10 +28,11 @@ git theta export HEAD:model.safetensors s3://my-bucket/runs/7/start
 def export(source: str, target: str) -> None:
     """Write a model's tensors as zarr3 arrays.
 
-    Each process of a cluster then reads the slice it needs. DEST is a new folder, or a URL: file://, s3:// or gs://, with the credentials
-    of your own environment. Each tensor is an array DEST/tensors/NAME, in chunks of about 1 MB and shards of about 64 MB, that zarr and
-    TensorStore read; DEST/zarr.json lists them all. Types that zarr has not (GGUF's blocks, fp4, fp6) become bytes. 'git theta import'
-    makes the same file of it again.
+    Each process of a cluster then reads the slice it needs. DEST is a new folder, or a URL:
+    file://, s3:// or gs://, with the credentials of your own environment. Each tensor is an array
+    DEST/tensors/NAME, in chunks of about 1 MB and shards of about 64 MB, that zarr and TensorStore
+    read; DEST/zarr.json lists them all. Types that zarr has not (GGUF's blocks, fp4, fp6) become
+    bytes. 'git theta import' makes the same file of it again.
     """
     from git_theta.store.zarr import ArrayFolder
     from git_theta.workflows.exchange import zarr_export
@@ -65,13 +66,15 @@ git theta import s3://my-bucket/runs/7/end model.safetensors --changed --force
 )
 @click.argument("source", metavar="SOURCE")
 @click.argument("target", metavar="FILE", type=click.Path(path_type=Path))
-@click.option("--changed", is_flag=True, help="Take arrays that hold other values by now, as after training.")
+@click.option(
+    "--changed", is_flag=True, help="Take arrays that hold other values by now, as after training."
+)
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 def import_(source: str, target: Path, changed: bool, force: bool) -> None:
     """Make a file of what 'git theta export' wrote.
 
-    It is the same to the byte: every tensor is checked against its digest. With --changed, arrays that were written to since are taken
-    as they are.
+    It is the same to the byte: every tensor is checked against its digest. With --changed, arrays
+    that were written to since are taken as they are.
     """
     from git_theta.store.zarr import ArrayFolder
     from git_theta.workflows.exchange import zarr_export
@@ -87,6 +90,9 @@ def import_(source: str, target: Path, changed: bool, force: bool) -> None:
         others = zarr_export.restore(place, exported, target, changed, progress.advance, force)
     finally:
         progress.end()
-    click.echo(f"Wrote {path(target)}: {exported.format}, {plural(len(exported.tensors), 'tensor')}, {size(exported.size)}.")
+    click.echo(
+        f"Wrote {path(target)}: {exported.format}, {plural(len(exported.tensors), 'tensor')},"
+        f" {size(exported.size)}."
+    )
     if others:
         click.echo(f"{plural(len(others), 'tensor')} changed since the export.")

@@ -77,16 +77,32 @@ git theta diff a.safetensors b.safetensors       # two files that are not in git
 @click.argument("what", nargs=-1, metavar="[A [B]] [-- PATH]...")
 @click.option("--cached", "--staged", is_flag=True, help="Compare the index, not the working tree.")
 @click.option("--no-index", is_flag=True, help="Compare two files, in git or not.")
-@click.option("--params", "globs", multiple=True, metavar="GLOB", help="Only tensors whose name matches, or that lie in this module.")
 @click.option(
-    "--sort", type=click.Choice(["file", "name", "size", "change"]), default="file", show_default=True, help="The order of the tensors."
+    "--params",
+    "globs",
+    multiple=True,
+    metavar="GLOB",
+    help="Only tensors whose name matches, or that lie in this module.",
 )
-@click.option("--all", "everything", is_flag=True, help="A line for each tensor, however many there are.")
+@click.option(
+    "--sort",
+    type=click.Choice(["file", "name", "size", "change"]),
+    default="file",
+    show_default=True,
+    help="The order of the tensors.",
+)
+@click.option(
+    "--all", "everything", is_flag=True, help="A line for each tensor, however many there are."
+)
 @click.option("--stat", is_flag=True, help="One line for each model. No tensor is read.")
-@click.option("--manifest-only", is_flag=True, help="Tell what changed but not how far. No tensor is read.")
+@click.option(
+    "--manifest-only", is_flag=True, help="Tell what changed but not how far. No tensor is read."
+)
 @click.option("--json", "form", flag_value="json", help="Print JSON.")
 @click.option("--csv", "form", flag_value="csv", help="Print CSV, one row for each tensor.")
-@click.option("--markdown", "form", flag_value="markdown", help="Print Markdown, for a comment in a review.")
+@click.option(
+    "--markdown", "form", flag_value="markdown", help="Print Markdown, for a comment in a review."
+)
 @click.option(
     "--html",
     cls=targets.PageOption,
@@ -94,21 +110,35 @@ git theta diff a.safetensors b.safetensors       # two files that are not in git
     type=click.Path(dir_okay=False),
     help="Write a page with figures to FILE (default: diff.html); it needs nothing but a browser.",
 )
-@click.option("--group", is_flag=True, help="Compare the files of a sharded model as one. So it is where PATH is its index or a folder.")
-@click.option("--exit-code", is_flag=True, help="Exit with 1 if there are differences, with 2 after an error.")
-@click.option("--check", is_flag=True, help="Exit with 1 if there are findings, with 2 after an error. Added tensors are read too.")
+@click.option(
+    "--group",
+    is_flag=True,
+    help=(
+        "Compare the files of a sharded model as one. So it is where PATH is its index or a folder."
+    ),
+)
+@click.option(
+    "--exit-code", is_flag=True, help="Exit with 1 if there are differences, with 2 after an error."
+)
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Exit with 1 if there are findings, with 2 after an error. Added tensors are read too.",
+)
 @click.pass_context
 def diff(ctx: click.Context, /, what: tuple[str, ...], exit_code: bool, **chosen: Any) -> int:
     """Show how models changed, tensor by tensor.
 
-    Without revisions, the working tree is compared with the index; with one, with that revision; with two (or A..B, A...B), the one with
-    the other. PATHs are pathspecs, as for 'git diff'.
+    Without revisions, the working tree is compared with the index; with one, with that revision;
+    with two (or A..B, A...B), the one with the other. PATHs are pathspecs, as for 'git diff'.
 
-    For each tensor that changed: the share of its elements that did, the size of the change relative to the tensor (Frobenius norms), the
-    cosine between old and new, the largest change of an element, and the rank of the change where it is low. Only changed tensors are read.
+    For each tensor that changed: the share of its elements that did, the size of the change
+    relative to the tensor (Frobenius norms), the cosine between old and new, the largest change of
+    an element, and the rank of the change where it is low. Only changed tensors are read.
 
-    Findings are changes that are rarely meant: elements that became NaN or infinite, rows or channels that became zero, rows that were
-    lost, another element type, a norm more than 10 times larger or smaller. They are shown in red, and --check fails for them.
+    Findings are changes that are rarely meant: elements that became NaN or infinite, rows or
+    channels that became zero, rows that were lost, another element type, a norm more than 10 times
+    larger or smaller. They are shown in red, and --check fails for them.
     """
     blas.keep_to_one_thread()
     try:
@@ -122,23 +152,37 @@ def diff(ctx: click.Context, /, what: tuple[str, ...], exit_code: bool, **chosen
         _print(report, chosen)
     except Exception as error:
         if exit_code or chosen["check"]:
-            error.exit_code = 2  # type: ignore[attr-defined]  # for the command's caller: 1 is an answer
+            # For the command's caller: 1 is an answer
+            error.exit_code = 2  # type: ignore[attr-defined]
         raise
     found = _checked(report) if chosen["check"] else 0
     return found or int(exit_code and bool(report.models))
 
 
 def _checked(report: Report) -> int:
-    """Name what --check fails for on standard error; the exit code: 1 for findings, 2 for what could not be checked."""
+    """Name what --check fails for on standard error; the exit code: 1 for findings, 2 for what
+    could not be checked.
+    """
     code = 0
     for model in report.models:
         unread = [result for result in model.unknown if not result.read]
         if model.comparison is None or (model.problem and model.comparison.new is None):
-            click.echo(f"git-theta: {path(model.path)} could not be checked: {path(model.problem)}", err=True)
+            click.echo(
+                f"git-theta: {path(model.path)} could not be checked: {path(model.problem)}",
+                err=True,
+            )
             code = code or 2
         elif unread:
-            advice = "; 'git theta fetch' may bring its objects" if any(result.missing for result in unread) else ""
-            click.echo(f"git-theta: {path(model.path)}: {plural(len(unread), 'tensor')} could not be checked{advice}", err=True)
+            advice = (
+                "; 'git theta fetch' may bring its objects"
+                if any(result.missing for result in unread)
+                else ""
+            )
+            click.echo(
+                f"git-theta: {path(model.path)}: {plural(len(unread), 'tensor')} could not be"
+                f" checked{advice}",
+                err=True,
+            )
             code = code or 2
         for line in health.lines(model.changes, model.results, _NAMED) if model.alarming else ():
             click.echo(f"git-theta: {path(model.path)}: {line}", err=True)
@@ -147,20 +191,38 @@ def _checked(report: Report) -> int:
 
 
 def _asked(words: Sequence[str], paths: Sequence[str] | None, chosen: dict[str, Any]) -> _Asked:
-    """What the command line means. Words that are revisions come first; the first that is a file instead, and all behind it, are paths."""
+    """What the command line means.
+
+    Words that are revisions come first; the first that is a file instead, and all behind it, are
+    paths.
+    """
     inside = _inside_git()
     if paths is None:
         count = 0
         while inside and count < len(words) and _revision(words[count]):
             count += 1
         words, paths = words[:count], words[count:]
-        absent = next((word for word in paths if not os.path.lexists(word) and not word.startswith(":")), None)
-        if absent is not None and inside and not chosen["no_index"] and not any(c in absent for c in "*?["):
-            raise UsageError(f"'{path(absent)}' is neither a revision nor a file; paths that are gone come behind '--'")
+        absent = next(
+            (word for word in paths if not os.path.lexists(word) and not word.startswith(":")), None
+        )
+        if (
+            absent is not None
+            and inside
+            and not chosen["no_index"]
+            and not any(c in absent for c in "*?[")
+        ):
+            raise UsageError(
+                f"'{path(absent)}' is neither a revision nor a file; paths that are gone come"
+                " behind '--'"
+            )
     if chosen["no_index"] or not inside or _are_plain_files(words, paths):
         every = [*words, *paths]
         if len(every) != 2:
-            raise UsageError("this is no git repository: name two files to compare" if not inside else "--no-index compares two files")
+            raise UsageError(
+                "this is no git repository: name two files to compare"
+                if not inside
+                else "--no-index compares two files"
+            )
         return _Asked(None, (), (Path(every[0]), Path(every[1])), (every[0], every[1]))
     asked = resolve(words, chosen["cached"])
     if asked.old is None and not asked.cached:
@@ -172,8 +234,12 @@ def _asked(words: Sequence[str], paths: Sequence[str] | None, chosen: dict[str, 
 
 def _names(asked: Range, words: Sequence[str]) -> tuple[str, str]:
     if asked.new is not None and len(words) == 1:
-        left, _, right = words[0].partition("...") if "..." in words[0] else words[0].partition("..")
-        return (left or "HEAD") if "..." not in words[0] else (asked.old or "")[:12], right or "HEAD"
+        left, _, right = (
+            words[0].partition("...") if "..." in words[0] else words[0].partition("..")
+        )
+        return (
+            (left or "HEAD") if "..." not in words[0] else (asked.old or "")[:12]
+        ), right or "HEAD"
     new = asked.new or ("index" if asked.cached else "working tree")
     return asked.old or ("index" if not asked.cached else "nothing"), new
 
@@ -182,7 +248,10 @@ def _revision(word: str) -> bool:
     if not is_revision(word):
         return False
     if os.path.lexists(word):
-        raise UsageError(f"'{path(word)}' is both a revision and a file; put '--' behind revisions and before paths")
+        raise UsageError(
+            f"'{path(word)}' is both a revision and a file; put '--' behind revisions and before"
+            " paths"
+        )
     return True
 
 
@@ -220,7 +289,9 @@ def _report(asked: _Asked, chosen: dict[str, Any], stack: ExitStack) -> Report:
         pool = session.pool()  # type: ignore[assignment]  # an executor of any kind
         assert asked.range is not None
         grouped = chosen["group"] or as_one(asked.paths)
-        found = versions.diff(session, asked.range, shards.pathspecs(asked.paths), stack, grouped=grouped)
+        found = versions.diff(
+            session, asked.range, shards.pathspecs(asked.paths), stack, grouped=grouped
+        )
     options = Options(histogram=bool(chosen["html"] or chosen["form"] == "json"))
 
     def wanted(item: ModelDiff) -> Options:
@@ -228,9 +299,16 @@ def _report(asked: _Asked, chosen: dict[str, Any], stack: ExitStack) -> Report:
         assert item.comparison is not None
         return replace(options, added=chosen["check"] or item.comparison.old is not None)
 
-    compared = [(item, select(item.comparison.changes, chosen["globs"]) if item.comparison else []) for item in found]
-    compared = [(item, changes) for item, changes in compared if _counts(item, changes, chosen["globs"])]
-    total = sum(read_size(change, wanted(item).added) for item, changes in compared for change in changes)
+    compared = [
+        (item, select(item.comparison.changes, chosen["globs"]) if item.comparison else [])
+        for item in found
+    ]
+    compared = [
+        (item, changes) for item, changes in compared if _counts(item, changes, chosen["globs"])
+    ]
+    total = sum(
+        read_size(change, wanted(item).added) for item, changes in compared for change in changes
+    )
     progress.begin("Comparing", total if measuring else 0)
     models = []
     for item, changes in compared:
@@ -238,7 +316,11 @@ def _report(asked: _Asked, chosen: dict[str, Any], stack: ExitStack) -> Report:
         if measuring and changes:
             results = list(measure_all(changes, item.reader, pool, wanted(item), progress.advance))
         entries = _entries(item) if chosen["html"] else ()
-        models.append(replace(model_report(item, changes, results, chosen["sort"], measuring), entries=entries))
+        models.append(
+            replace(
+                model_report(item, changes, results, chosen["sort"], measuring), entries=entries
+            )
+        )
     return Report(*asked.names, tuple(models))
 
 
@@ -257,7 +339,11 @@ def _counts(item: ModelDiff, changes: Sequence[object], globs: Sequence[str]) ->
 
 
 def model_report(
-    item: ModelDiff, changes: Sequence[Any], results: Sequence[Result], sort: str = "file", measured: bool = True
+    item: ModelDiff,
+    changes: Sequence[Any],
+    results: Sequence[Result],
+    sort: str = "file",
+    measured: bool = True,
 ) -> ModelReport:
     """The report of one model."""
     in_order, in_order_results = ordered(changes, results, sort)
@@ -321,5 +407,8 @@ def _show(report: Report, chosen: dict[str, Any]) -> None:
     else:
         lines = []
         for model in report.models:
-            lines += [*([""] if lines else []), *table.model(model, style, in_order=chosen["sort"] != "file")]
+            lines += [
+                *([""] if lines else []),
+                *table.model(model, style, in_order=chosen["sort"] != "file"),
+            ]
     output.page(lines)

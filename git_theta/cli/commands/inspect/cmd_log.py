@@ -20,7 +20,11 @@ from git_theta.workflows.session import Session
 def _arguments(function: Callable[..., None]) -> Callable[..., None]:
     function = click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
     function = click.option(
-        "--params", "globs", multiple=True, metavar="GLOB", help="Only tensors whose name matches, or that lie in this module."
+        "--params",
+        "globs",
+        multiple=True,
+        metavar="GLOB",
+        help="Only tensors whose name matches, or that lie in this module.",
     )(function)
     return click.argument("what", nargs=-1, required=True, metavar="[REVISION] PATH")(function)
 
@@ -39,8 +43,17 @@ git theta log model.safetensors --html=history.html
 """,
 )
 @_arguments
-@click.option("-n", "--max-count", "count", type=click.IntRange(min=0), metavar="N", help="At most so many commits.")
-@click.option("--all", "everything", is_flag=True, help="A line for each tensor, however many there are.")
+@click.option(
+    "-n",
+    "--max-count",
+    "count",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="At most so many commits.",
+)
+@click.option(
+    "--all", "everything", is_flag=True, help="A line for each tensor, however many there are."
+)
 @click.option(
     "--html",
     cls=targets.PageOption,
@@ -48,17 +61,27 @@ git theta log model.safetensors --html=history.html
     type=click.Path(dir_okay=False),
     help="Write a page with a time line of commits and layers to FILE (default: log.html).",
 )
-def log(what: tuple[str, ...], globs: tuple[str, ...], as_json: bool, count: int | None, everything: bool, html: str | None) -> None:
+def log(
+    what: tuple[str, ...],
+    globs: tuple[str, ...],
+    as_json: bool,
+    count: int | None,
+    everything: bool,
+    html: str | None,
+) -> None:
     """Show which commits changed a model, and how.
 
-    For each commit: the tensors that changed, how they are stored (delta, low-rank, sparse, ...), the size of the tensors that came in and
-    the bytes that storing them took. All of it comes from manifests: no tensor is read.
+    For each commit: the tensors that changed, how they are stored (delta, low-rank, sparse, ...),
+    the size of the tensors that came in and the bytes that storing them took. All of it comes from
+    manifests: no tensor is read.
     """
     from git_theta.reports import history_tables
     from git_theta.workflows.comparing import log as workflow
 
     if html:
-        targets.check_page(html, f"'--html {path(html)} {' '.join(map(path, what))}' shows its history")
+        targets.check_page(
+            html, f"'--html {path(html)} {' '.join(map(path, what))}' shows its history"
+        )
     revisions, name = _split(what)
     with Session(discover(), load_settings(), warn) as session:
         steps = workflow.log(session, name, revisions, globs, count)
@@ -89,8 +112,8 @@ git theta blame v1.0 model.safetensors --params '*.attn.*'
 def blame(what: tuple[str, ...], globs: tuple[str, ...], as_json: bool) -> None:
     """Show for each tensor the commit that last changed it.
 
-    With its author, date, and the update by which it was stored. A tensor that only got another name is followed. All of it comes
-    from manifests: no tensor is read.
+    With its author, date, and the update by which it was stored. A tensor that only got another
+    name is followed. All of it comes from manifests: no tensor is read.
     """
     from git_theta.reports import history_tables
     from git_theta.workflows.comparing import blame as workflow
@@ -113,7 +136,11 @@ def _split(words: Sequence[str]) -> tuple[list[str], str]:
         if not is_revision(word):
             raise UsageError(f"'{path(word)}' is no revision of this repository")
     prefix = run(["rev-parse", "--show-prefix"]).decode("utf-8", "surrogateescape").rstrip("\n")
-    listing = run(["ls-files", "-z", "--full-name", "--", f":(literal){file}"]).decode("utf-8", "surrogateescape").split("\0")
+    listing = (
+        run(["ls-files", "-z", "--full-name", "--", f":(literal){file}"])
+        .decode("utf-8", "surrogateescape")
+        .split("\0")
+    )
     if len(listing) == 2 and listing[0]:
         return revisions, listing[0]
     import posixpath

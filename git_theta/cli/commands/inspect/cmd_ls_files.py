@@ -41,16 +41,29 @@ git theta ls-files v1.0 -- models/        # as of a tag
 """,
 )
 @click.argument("arguments", metavar="[REV] [--] [PATH]...", nargs=-1)
-@click.option("-l", "--long", "long", is_flag=True, help="List each model's tensors: name, type and shape, stored size, updates.")
-@click.option("--group", is_flag=True, help="List the files of a sharded model as one. So it is where PATH is its index or a folder.")
+@click.option(
+    "-l",
+    "--long",
+    "long",
+    is_flag=True,
+    help="List each model's tensors: name, type and shape, stored size, updates.",
+)
+@click.option(
+    "--group",
+    is_flag=True,
+    help="List the files of a sharded model as one. So it is where PATH is its index or a folder.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
-def ls_files(context: click.Context, arguments: tuple[str, ...], long: bool, group: bool, as_json: bool) -> None:
+def ls_files(
+    context: click.Context, arguments: tuple[str, ...], long: bool, group: bool, as_json: bool
+) -> None:
     """List the tracked models: format, number of tensors, size, and what is stored for them.
 
-    Without REV, those in the index. The stored size counts each object once; models that share tensors share objects, so the total
-    may be less than the sum. PATHs are as for 'git ls-files'. Files that git does not store the way .gitattributes says are listed with the
-    command that mends them.
+    Without REV, those in the index. The stored size counts each object once; models that share
+    tensors share objects, so the total may be less than the sum. PATHs are as for 'git ls-files'.
+    Files that git does not store the way .gitattributes says are listed with the command that mends
+    them.
     """
     repository = discover()
     revision, paths = _split(arguments, context.meta.get(_PATHS))
@@ -70,11 +83,19 @@ def ls_files(context: click.Context, arguments: tuple[str, ...], long: bool, gro
     elif found:
         page(list(_long(repository, found) if long else _short(repository, found)))
     else:
-        click.echo(f"No tracked models {'match' if paths else 'are'} in {'the index' if revision is None else path(revision)}.")
+        click.echo(
+            f"No tracked models {'match' if paths else 'are'} in"
+            f" {'the index' if revision is None else path(revision)}."
+        )
 
 
-def _split(arguments: Sequence[str], after_dashes: Sequence[str] | None) -> tuple[str | None, list[str]]:
-    """The revision and the paths. As for git, what is both a file and a revision is neither without ``--``."""
+def _split(
+    arguments: Sequence[str], after_dashes: Sequence[str] | None
+) -> tuple[str | None, list[str]]:
+    """The revision and the paths.
+
+    As for git, what is both a file and a revision is neither without ``--``.
+    """
     if after_dashes is not None:
         if len(arguments) > 1:
             raise UsageError("only one revision may stand before '--'")
@@ -83,7 +104,10 @@ def _split(arguments: Sequence[str], after_dashes: Sequence[str] | None) -> tupl
         return (arguments[0] if arguments else None), list(after_dashes)
     if arguments and _is_revision(arguments[0]):
         if os.path.lexists(arguments[0]):
-            raise UsageError(f"'{path(arguments[0])}' is both a revision and a file; put '--' behind a revision, before a file")
+            raise UsageError(
+                f"'{path(arguments[0])}' is both a revision and a file; put '--' behind a revision,"
+                " before a file"
+            )
         return arguments[0], list(arguments[1:])
     return None, list(arguments)
 
@@ -102,14 +126,26 @@ def _short(repository: Repository, found: Sequence[TrackedModel]) -> Iterator[st
         else:
             stored = sum(model.manifest.objects().values())
             rows.append(
-                (name, model.manifest.format, f"{len(model.manifest.entries):,}", size(model.manifest.size), size(stored), _notes(model))
+                (
+                    name,
+                    model.manifest.format,
+                    f"{len(model.manifest.entries):,}",
+                    size(model.manifest.size),
+                    size(stored),
+                    _notes(model),
+                )
             )
     yield from table(rows, ("path", "format", "tensors", "size", "stored", ""), right=(2, 3, 4))
     manifests = [model.manifest for model in found if model.manifest]
     if len(manifests) > 1:
-        objects = {oid: count for manifest in manifests for oid, count in manifest.objects().items()}
+        objects = {
+            oid: count for manifest in manifests for oid, count in manifest.objects().items()
+        }
         total = sum(manifest.size for manifest in manifests)
-        yield f"{len(manifests):,} models of {size(total)}, stored in {plural(len(objects), 'object')} of {size(sum(objects.values()))}"
+        yield (
+            f"{len(manifests):,} models of {size(total)}, stored in"
+            f" {plural(len(objects), 'object')} of {size(sum(objects.values()))}"
+        )
 
 
 def _long(repository: Repository, found: Sequence[TrackedModel]) -> Iterator[str]:

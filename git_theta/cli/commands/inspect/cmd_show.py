@@ -33,9 +33,10 @@ git theta show model.safetensors          # a plain path: as staged, from the cu
 def show(name: str, as_json: bool) -> None:
     """Describe one version of a model: its header, then a line per tensor.
 
-    REV:PATH names it as for 'git show'. Objects that the version before needs too are counted as shared, all others as new. For each
-    tensor it tells type and shape, the bytes stored for it, and the updates they are, from the newest to the one that needs no other.
-    Nothing is decoded; 'git show REV:PATH' prints the manifest itself.
+    REV:PATH names it as for 'git show'. Objects that the version before needs too are counted as
+    shared, all others as new. For each tensor it tells type and shape, the bytes stored for it, and
+    the updates they are, from the newest to the one that needs no other. Nothing is decoded; 'git
+    show REV:PATH' prints the manifest itself.
     """
     repository = discover()
     manifest = models.named(repository, name)
@@ -48,12 +49,21 @@ def show(name: str, as_json: bool) -> None:
         page(list(text(manifest, name, len(lacking), models.before(repository, name))))
 
 
-def text(manifest: Manifest, name: str, lacking: int, earlier: Collection[str] = ()) -> Iterator[str]:
-    """The description, line by line. ``lacking`` objects are not in the local store; the version before needs the objects ``earlier``."""
+def text(
+    manifest: Manifest, name: str, lacking: int, earlier: Collection[str] = ()
+) -> Iterator[str]:
+    """The description, line by line.
+
+    ``lacking`` objects are not in the local store; the version before needs the objects
+    ``earlier``.
+    """
     objects = manifest.objects()
     stored = sum(objects.values())
     new = {oid: count for oid, count in objects.items() if oid not in earlier}
-    added, share = sum(new.values()), f" ({100 * sum(new.values()) / manifest.size:.1f} %)" if new else ""
+    added, share = (
+        sum(new.values()),
+        f" ({100 * sum(new.values()) / manifest.size:.1f} %)" if new else "",
+    )
     yield bold(path(name))
     yield f"format    {manifest.format}"
     yield f"size      {size(manifest.size)} ({manifest.size:,} bytes)"
@@ -61,7 +71,10 @@ def text(manifest: Manifest, name: str, lacking: int, earlier: Collection[str] =
         yield f"stored    {size(stored)} in {plural(len(objects), 'object')}{share}"
     else:
         yield f"new       {size(added)} in {plural(len(new), 'object')}{share}"
-        yield f"shared    {size(stored - added)} in {plural(len(objects) - len(new), 'object')}, with the version before"
+        yield (
+            f"shared    {size(stored - added)} in {plural(len(objects) - len(new), 'object')}, with"
+            " the version before"
+        )
     if lacking:
         yield f"missing   {plural(lacking, 'object')} not in the local store"
     kinds = Counter[str]()
@@ -69,14 +82,25 @@ def text(manifest: Manifest, name: str, lacking: int, earlier: Collection[str] =
         kinds[entry.dtype] += dtypes.count(entry.shape)
     each = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
     yield f"tensors   {len(manifest.entries):,}" + (f" with {each} elements" if each else "")
-    updates = Counter(entry.chain[0].update if entry.chain else "inline" for entry in manifest.entries)
+    updates = Counter(
+        entry.chain[0].update if entry.chain else "inline" for entry in manifest.entries
+    )
     if updates:
-        yield f"updates   {', '.join(f'{count:,} {update}' for update, count in updates.most_common())}"
+        yield (
+            "updates  "
+            f" {', '.join(f'{count:,} {update}' for update, count in updates.most_common())}"
+        )
     _, _, share, how = detail(manifest.skeleton)
-    yield f"skeleton  {size(manifest.skeleton.nbytes)}, {how}" + (f" in {share}" if manifest.skeleton.chain else "")
+    yield f"skeleton  {size(manifest.skeleton.nbytes)}, {how}" + (
+        f" in {share}" if manifest.skeleton.chain else ""
+    )
     for key, value in manifest.headers.items():
         told = path(json.dumps(value, sort_keys=True))
         yield f"{display(key):<8}  {told if len(told) <= _HEADER else told[: _HEADER - 1] + '~'}"
     if manifest.entries:
         yield ""
-        yield from table([detail(entry) for entry in manifest.entries], ("tensor", "type and shape", "stored", "as"), right=(2,))
+        yield from table(
+            [detail(entry) for entry in manifest.entries],
+            ("tensor", "type and shape", "stored", "as"),
+            right=(2,),
+        )

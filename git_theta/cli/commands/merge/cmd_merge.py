@@ -20,12 +20,29 @@ git theta merge fine-tuned --write-models /tmp/three   # hand the versions to co
 """,
 )
 @click.argument("branches", metavar="BRANCH...", nargs=-1, required=True, type=click.UNPROCESSED)
-@click.option("-s", "--strategy", "strategies", metavar="NAME", multiple=True, help="The strategy for tensors in conflict.")
-@click.option("-o", "--option", "words", metavar="KEY=VALUE", multiple=True, help="An option of the strategy.")
 @click.option(
-    "--params", metavar="GLOB", default="*", show_default=True, help="Only tensors whose name matches; others follow .theta.toml."
+    "-s",
+    "--strategy",
+    "strategies",
+    metavar="NAME",
+    multiple=True,
+    help="The strategy for tensors in conflict.",
 )
-@click.option("--by-name", is_flag=True, help="Merge one model in two file formats (.pt and .safetensors) by tensor name.")
+@click.option(
+    "-o", "--option", "words", metavar="KEY=VALUE", multiple=True, help="An option of the strategy."
+)
+@click.option(
+    "--params",
+    metavar="GLOB",
+    default="*",
+    show_default=True,
+    help="Only tensors whose name matches; others follow .theta.toml.",
+)
+@click.option(
+    "--by-name",
+    is_flag=True,
+    help="Merge one model in two file formats (.pt and .safetensors) by tensor name.",
+)
 @click.option("-m", "--message", help="The commit's message.")
 @click.option("-F", "--file", metavar="FILE", help="Read the commit's message from a file.")
 @click.option(
@@ -36,14 +53,32 @@ git theta merge fine-tuned --write-models /tmp/three   # hand the versions to co
     multiple=True,
     help="Hand OPTION to git. Without -s, 'ours' and 'theirs' decide tensors, too.",
 )
-@click.option("--sweep", "sweeps", metavar="KEY=FROM:TO:STEP", multiple=True, help="Try a range of values for an option; needs --eval.")
 @click.option(
-    "--eval", "evaluation", metavar="COMMAND", help="Score a candidate; {checkpoint} is its file. The last number printed counts."
+    "--sweep",
+    "sweeps",
+    metavar="KEY=FROM:TO:STEP",
+    multiple=True,
+    help="Try a range of values for an option; needs --eval.",
 )
-@click.option("--minimize", is_flag=True, help="The smallest score is the best (default: the largest).")
-@click.option("--dry-run", is_flag=True, help="With --eval: print the scores and merge nothing. Else: say what would conflict.")
 @click.option(
-    "--write-models", metavar="DIR", type=click.Path(file_okay=False), help="Write base, ours and theirs of each conflict to DIR."
+    "--eval",
+    "evaluation",
+    metavar="COMMAND",
+    help="Score a candidate; {checkpoint} is its file. The last number printed counts.",
+)
+@click.option(
+    "--minimize", is_flag=True, help="The smallest score is the best (default: the largest)."
+)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="With --eval: print the scores and merge nothing. Else: say what would conflict.",
+)
+@click.option(
+    "--write-models",
+    metavar="DIR",
+    type=click.Path(file_okay=False),
+    help="Write base, ours and theirs of each conflict to DIR.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print scores as JSON.")
 def merge(
@@ -64,9 +99,10 @@ def merge(
 ) -> int:
     """Merge branches as 'git merge' does, and tensors that changed on several sides by a strategy.
 
-    Options that are not listed here are handed to 'git merge'. Without -s, the rules in a committed .theta.toml apply, then the
-    setting theta.merge.strategy; without any, tensors changed on several sides are a conflict, and 'git theta resolve' goes
-    on. Several branches make one commit with as many parents.
+    Options that are not listed here are handed to 'git merge'. Without -s, the rules in a committed
+    .theta.toml apply, then the setting theta.merge.strategy; without any, tensors changed on
+    several sides are a conflict, and 'git theta resolve' goes on. Several branches make one commit
+    with as many parents.
     """
     from git_theta.cli import targets
     from git_theta.cli.commands.merge import merge_runs
@@ -75,7 +111,9 @@ def merge(
     passed = [word for word in branches if word.startswith("-")]
     if not names and not {"--abort", "--continue", "--quit"}.isdisjoint(passed):
         return call(["merge", *passed]).returncode
-    passed += [word for option in side_options for word in ("-X", option)] + (["-F", file] if file is not None else [])
+    passed += [word for option in side_options for word in ("-X", option)] + (
+        ["-F", file] if file is not None else []
+    )
     if not names:
         raise click.UsageError("name at least one branch to merge")
     chosen = [name for word in strategies for name in word.split(",")]
@@ -86,7 +124,9 @@ def merge(
     sides = [option for option in side_options if option in ("ours", "theirs")]
     if sides and not chosen and not evaluation:
         chosen = sides[-1:]
-    request = merge_runs.Request(tuple(names), tuple(chosen), words, params, message, tuple(passed), by_name)
+    request = merge_runs.Request(
+        tuple(names), tuple(chosen), words, params, message, tuple(passed), by_name
+    )
     if evaluation:
         return merge_runs.by_score(request, sweeps, evaluation, minimize, dry_run, as_json)
     if write_models is not None:

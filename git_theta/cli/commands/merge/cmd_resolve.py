@@ -25,19 +25,40 @@ git commit
 """,
 )
 @click.argument("paths", metavar="[PATH]...", nargs=-1)
-@click.option("-s", "--strategy", metavar="NAME", help="Merge by this strategy ('git theta strategies' lists them).")
-@click.option("-o", "--option", "words", metavar="KEY=VALUE", multiple=True, help="An option of the strategy.")
+@click.option(
+    "-s",
+    "--strategy",
+    metavar="NAME",
+    help="Merge by this strategy ('git theta strategies' lists them).",
+)
+@click.option(
+    "-o", "--option", "words", metavar="KEY=VALUE", multiple=True, help="An option of the strategy."
+)
 @click.option("--ours", "side", flag_value="ours", help="Take our value.")
 @click.option("--theirs", "side", flag_value="theirs", help="Take their value.")
 @click.option("--base", "side", flag_value="base", help="Go back to the common ancestor's value.")
-@click.option("--params", metavar="GLOB", default="*", show_default=True, help="Only tensors whose name matches.")
+@click.option(
+    "--params",
+    metavar="GLOB",
+    default="*",
+    show_default=True,
+    help="Only tensors whose name matches.",
+)
 @click.option("--by-name", is_flag=True, help="Merge files of different formats by tensor name.")
-def resolve(paths: tuple[str, ...], strategy: str | None, words: tuple[str, ...], side: str | None, params: str, by_name: bool) -> int:
+def resolve(
+    paths: tuple[str, ...],
+    strategy: str | None,
+    words: tuple[str, ...],
+    side: str | None,
+    params: str,
+    by_name: bool,
+) -> int:
     """Settle tensors that a merge, rebase, cherry-pick, revert or stash left in conflict.
 
-    What is settled is remembered until the merge is committed or aborted, so it can be done in several steps. When nothing
-    is left, the model is staged and written; then go on with git ('git commit', 'git rebase --continue', ...). To take
-    a file of your own instead, put it in place and 'git add' it. The exit code is 1 while something is open.
+    What is settled is remembered until the merge is committed or aborted, so it can be done in
+    several steps. When nothing is left, the model is staged and written; then go on with git ('git
+    commit', 'git rebase --continue', ...). To take a file of your own instead, put it in place and
+    'git add' it. The exit code is 1 while something is open.
     """
     if strategy and side:
         raise click.UsageError("give -s or one of --ours, --theirs, --base")
@@ -54,7 +75,9 @@ def resolve(paths: tuple[str, ...], strategy: str | None, words: tuple[str, ...]
     if repository.worktree is None:
         raise UsageError("this repository has no working tree, so nothing is in conflict")
     chosen = strategy or side
-    rules = merge_rules.Rules((merge_rules.from_words(chosen, words, params),) if chosen else (), by_name=by_name)
+    rules = merge_rules.Rules(
+        (merge_rules.from_words(chosen, words, params),) if chosen else (), by_name=by_name
+    )
     still_open, names = 0, set[str]()
     with Session(repository, load_settings(repository), warn) as session:
         for name, versions in work.conflicted(session, paths, Path.cwd()).items():
@@ -67,11 +90,16 @@ def resolve(paths: tuple[str, ...], strategy: str | None, words: tuple[str, ...]
             for notice in merged.notices:
                 click.echo(f"{path(name)}: {notice}", err=True)
             if merged.manifest is not None:
-                click.echo(f"{path(name)}: resolved and staged ({plural(len(merged.resolved), 'tensor')}).")
+                click.echo(
+                    f"{path(name)}: resolved and staged ({plural(len(merged.resolved), 'tensor')})."
+                )
                 continue
             still_open += 1
             if merged.resolved:
-                click.echo(f"{path(name)}: {plural(len(merged.resolved), 'tensor')} settled so far.", err=True)
+                click.echo(
+                    f"{path(name)}: {plural(len(merged.resolved), 'tensor')} settled so far.",
+                    err=True,
+                )
             for line in describe(name, merged, shown=20 if not chosen else 5):
                 click.echo(line, err=True)
     warn_unmatched(params, names)

@@ -26,8 +26,9 @@ git theta verify-merge v2.0
 def verify_merge(revision: str, as_json: bool) -> int:
     """Compute the merges recorded in REV again, from their inputs, and compare bit for bit.
 
-    A merge by a strategy writes its recipe into the manifest: strategy, options, seed, and the identities of its inputs. The exit
-    code is 0 when every recorded merge of REV gives the same bytes, 1 when one does not or cannot be computed any more.
+    A merge by a strategy writes its recipe into the manifest: strategy, options, seed, and the
+    identities of its inputs. The exit code is 0 when every recorded merge of REV gives the same
+    bytes, 1 when one does not or cannot be computed any more.
     """
     from git_theta.workflows.merging.verify import verify
     from git_theta.workflows.session import Session
@@ -36,18 +37,33 @@ def verify_merge(revision: str, as_json: bool) -> int:
     with Session(repository, load_settings(repository), warn) as session:
         verdicts = verify(session, revision)
     if as_json:
-        rows = [dict(zip(("path", "same", "differing", "problem", "tolerance"), astuple(verdict), strict=True)) for verdict in verdicts]
+        rows = [
+            dict(
+                zip(
+                    ("path", "same", "differing", "problem", "tolerance"),
+                    astuple(verdict),
+                    strict=True,
+                )
+            )
+            for verdict in verdicts
+        ]
         click.echo(json.dumps(rows, indent=2))
     elif not verdicts:
         click.echo(f"{path(revision)} holds no model with a recorded merge.")
     for verdict in () if as_json else verdicts:
         if verdict.same and verdict.tolerance:
-            click.echo(f"{path(verdict.path)}: verified, to two units in the last place where the strategy needs LAPACK")
+            click.echo(
+                f"{path(verdict.path)}: verified, to two units in the last place where the strategy"
+                " needs LAPACK"
+            )
         elif verdict.same:
             click.echo(f"{path(verdict.path)}: verified, the same bytes")
         elif verdict.problem:
             click.echo(f"{path(verdict.path)}: cannot be verified: {verdict.problem}")
         else:
-            count, first = plural(len(verdict.differing), "tensor"), display(verdict.differing[0], 80)
+            count, first = (
+                plural(len(verdict.differing), "tensor"),
+                display(verdict.differing[0], 80),
+            )
             click.echo(f"{path(verdict.path)}: differs in {count}, first {first}")
     return 0 if all(verdict.same for verdict in verdicts) else 1

@@ -35,7 +35,9 @@ from git_theta.workflows.session import Session
 from git_theta.workflows.sharing.fetch import fetch_missing
 
 _STEPS = 1000
-_NUMBER = re.compile(r"(?<![\w./+-])[-+]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|(?i:nan|inf(?:inity)?))(?![\w/]|\.\w)")
+_NUMBER = re.compile(
+    r"(?<![\w./+-])[-+]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|(?i:nan|inf(?:inity)?))(?![\w/]|\.\w)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,12 @@ class Request:
     by_name: bool = False
 
     def rules(self, strategy: str | None, words: Sequence[str]) -> merge_rules.Rules:
-        """``strategy`` with its options for the tensors that are asked for; all else is left to the rules in force."""
-        chosen = merge_rules.from_words(strategy, words, self.params) if strategy is not None else None
+        """``strategy`` with its options for the tensors that are asked for; all else is left to the
+        rules in force.
+        """
+        chosen = (
+            merge_rules.from_words(strategy, words, self.params) if strategy is not None else None
+        )
         return merge_rules.asked(chosen, self.by_name)
 
 
@@ -69,7 +75,11 @@ def run_merge(request: Request, dry_run: bool) -> int:
     """Let git merge, with the chosen strategy in the environment of our merge driver."""
     rules = request.rules(request.strategies[0] if request.strategies else None, request.words)
     if request.strategies and request.params != "*":
-        tracked = [model.manifest for model in models.find(discover(), "HEAD", ()) if model.manifest is not None]
+        tracked = [
+            model.manifest
+            for model in models.find(discover(), "HEAD", ())
+            if model.manifest is not None
+        ]
         warn_unmatched(request.params, {name for manifest in tracked for name in manifest.by_name})
     with _session() as session:
         if dry_run:
@@ -82,8 +92,12 @@ def run_merge(request: Request, dry_run: bool) -> int:
     if len(request.branches) == 1 and not ours:
         return call(["merge", *passed], env=environment).returncode
     place = session.repository.git_dir
-    with tempfile.TemporaryDirectory(prefix="git-theta-", dir=None if os.pathsep in str(place) else place) as folder:
-        environment["PATH"] = f"{programs.strategy_program(Path(folder))}{os.pathsep}{environment.get('PATH', '')}"
+    with tempfile.TemporaryDirectory(
+        prefix="git-theta-", dir=None if os.pathsep in str(place) else place
+    ) as folder:
+        environment["PATH"] = (
+            f"{programs.strategy_program(Path(folder))}{os.pathsep}{environment.get('PATH', '')}"
+        )
         return call(["merge", "-s", "theta", *passed], env=environment).returncode
 
 
@@ -99,8 +113,12 @@ def _preview(session: Session, request: Request, rules: merge_rules.Rules) -> in
     if len(commits) < 2:
         click.echo("Already up to date.")
         return 0
-    for model in merge_branches.models(session, commits, lambda name: merge_rules.complete(session, name, rules)):
-        merged = merge_branches.merge_model(session, model, merge_rules.complete(session, model.path, rules))
+    for model in merge_branches.models(
+        session, commits, lambda name: merge_rules.complete(session, name, rules)
+    ):
+        merged = merge_branches.merge_model(
+            session, model, merge_rules.complete(session, model.path, rules)
+        )
         session.store.discard()
         counts = ", ".join(f"{count} {kind}" for kind, count in sorted(merged.plan.counts.items()))
         click.echo(f"{path(model.path)}: {counts}; {len(merged.resolved)} merged by strategy")
@@ -114,7 +132,9 @@ def _preview(session: Session, request: Request, rules: merge_rules.Rules) -> in
 
 
 def write_models(request: Request, folder: str) -> int:
-    """Begin the merge with git and write base, ours and theirs of every model left in conflict, for the user's own code."""
+    """Begin the merge with git and write base, ours and theirs of every model left in conflict, for
+    the user's own code.
+    """
     code = run_merge(request, dry_run=False)
     with _session() as session:
         try:
@@ -131,12 +151,23 @@ def write_models(request: Request, folder: str) -> int:
                     fetch_missing(session, [manifest])
                     smudge.write(session.store, manifest, file, session.pool())
             click.echo(f"Wrote base, ours and theirs of {path(name)} to {path(target)}.")
-            click.echo(f"Put your result at {path(name)}, then: git add {shell_word(name)} && git commit")
+            click.echo(
+                f"Put your result at {path(name)}, then: git add {shell_word(name)} && git commit"
+            )
     return code
 
 
-def by_score(request: Request, sweeps: Sequence[str], command: str, minimize: bool, dry_run: bool, as_json: bool) -> int:
-    """Score every candidate with the user's command, outside of the working tree, and merge with the best."""
+def by_score(
+    request: Request,
+    sweeps: Sequence[str],
+    command: str,
+    minimize: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> int:
+    """Score every candidate with the user's command, outside of the working tree, and merge with
+    the best.
+    """
     if not request.strategies:
         raise click.UsageError("--eval needs at least one strategy to try: -s NAME[,NAME…]")
     if "{checkpoint}" not in command:
@@ -153,17 +184,31 @@ def by_score(request: Request, sweeps: Sequence[str], command: str, minimize: bo
         found = merge_branches.models(session, commits, lambda _: merge_rules.Rules())
         if len(found) != 1:
             listed = ", ".join(path(model.path) for model in found) or "none"
-            raise UsageError(f"choosing by score needs exactly one model that changed on several sides, not {len(found)} ({listed})")
+            raise UsageError(
+                "choosing by score needs exactly one model that changed on several sides, not"
+                f" {len(found)} ({listed})"
+            )
         scores = []
         for strategy, words in tried:
             score = _score(session, found[0], request, strategy, words, command)
             scores.append(score)
             if not as_json:
-                click.echo(f"{strategy} {' '.join(words)}: {'failed' if score.value is None else f'{score.value:g}'}", err=True)
-    ranked = sorted((s for s in scores if s.value is not None), key=lambda s: s.value or 0.0, reverse=not minimize)
+                click.echo(
+                    f"{strategy} {' '.join(words)}:"
+                    f" {'failed' if score.value is None else f'{score.value:g}'}",
+                    err=True,
+                )
+    ranked = sorted(
+        (s for s in scores if s.value is not None),
+        key=lambda s: s.value or 0.0,
+        reverse=not minimize,
+    )
     _show(scores, ranked[0] if ranked else None, as_json)
     if not ranked:
-        raise UsageError("no candidate could be scored; run the --eval command by hand on a checkpoint to see why")
+        raise UsageError(
+            "no candidate could be scored; run the --eval command by hand on a checkpoint to"
+            " see why"
+        )
     if dry_run:
         return 0
     best = ranked[0]
@@ -171,7 +216,12 @@ def by_score(request: Request, sweeps: Sequence[str], command: str, minimize: bo
 
 
 def _score(
-    session: Session, model: merge_branches.BranchModel, request: Request, strategy: str, words: Sequence[str], command: str
+    session: Session,
+    model: merge_branches.BranchModel,
+    request: Request,
+    strategy: str,
+    words: Sequence[str],
+    command: str,
 ) -> Score:
     rules = merge_rules.complete(session, model.path, request.rules(strategy, words))
     merged = merge_branches.merge_model(session, model, rules)
@@ -186,19 +236,28 @@ def _score(
         finally:
             session.store.discard()
         line = command.replace("{checkpoint}", shlex.quote(str(file)))
-        done = subprocess.run(line, shell=True, stdout=subprocess.PIPE, check=False)  # noqa: S602 - the user's own command line
-    return Score(strategy, tuple(words), last_number(done.stdout.decode("utf-8", "replace")) if done.returncode == 0 else None)
+        # The user's own command line
+        done = subprocess.run(line, shell=True, stdout=subprocess.PIPE, check=False)  # noqa: S602
+    return Score(
+        strategy,
+        tuple(words),
+        last_number(done.stdout.decode("utf-8", "replace")) if done.returncode == 0 else None,
+    )
 
 
 def last_number(text: str) -> float | None:
-    """The last number that stands in ``text`` by itself, not in a word or path; None without one, or if it is NaN or infinite."""
+    """The last number that stands in ``text`` by itself, not in a word or path; None without one,
+    or if it is NaN or infinite.
+    """
     numbers = _NUMBER.findall(text)
     value = float(numbers[-1]) if numbers else math.nan
     return value if math.isfinite(value) else None
 
 
 def parse_sweep(text: str) -> tuple[str, list[str]]:
-    """``key=from:to:step`` (or ``key=a,b,c``) as the key and its values, both ends included; :class:`UsageError` otherwise."""
+    """``key=from:to:step`` (or ``key=a,b,c``) as the key and its values, both ends included;
+    :class:`UsageError` otherwise.
+    """
     key, equals, span = text.partition("=")
     if not equals or not key:
         raise UsageError(f"'{display(text, 60)}' is not KEY=FROM:TO:STEP")
@@ -210,18 +269,33 @@ def parse_sweep(text: str) -> tuple[str, list[str]]:
             raise ValueError
         count = int((stop - start) / step) + 1
     except (ValueError, InvalidOperation, OverflowError):
-        raise UsageError(f"'{display(text, 60)}' is not KEY=FROM:TO:STEP with a step above 0") from None
+        raise UsageError(
+            f"'{display(text, 60)}' is not KEY=FROM:TO:STEP with a step above 0"
+        ) from None
     if count > _STEPS:
-        raise UsageError(f"'{display(text, 60)}' asks for {count} candidates; at most {_STEPS} are tried")
+        raise UsageError(
+            f"'{display(text, 60)}' asks for {count} candidates; at most {_STEPS} are tried"
+        )
     return key, [str(start + number * step) for number in range(count)]
 
 
 def _show(scores: Sequence[Score], best: Score | None, as_json: bool) -> None:
     if as_json:
-        rows = [{"strategy": s.strategy, "options": list(s.words), "score": s.value, "best": s is best} for s in scores]
+        rows = [
+            {"strategy": s.strategy, "options": list(s.words), "score": s.value, "best": s is best}
+            for s in scores
+        ]
         click.echo(json.dumps(rows, indent=2))
         return
-    lines = [(s.strategy, " ".join(s.words), "failed" if s.value is None else f"{s.value:g}", "*" if s is best else "") for s in scores]
+    lines = [
+        (
+            s.strategy,
+            " ".join(s.words),
+            "failed" if s.value is None else f"{s.value:g}",
+            "*" if s is best else "",
+        )
+        for s in scores
+    ]
     for line in table(lines, ("strategy", "options", "score", ""), right=(2,)):
         click.echo(line)
 

@@ -1,4 +1,6 @@
-"""Choosing how conflicts are settled, at a terminal: groups of tensors, how far each side moved, one choice for many."""
+"""Choosing how conflicts are settled, at a terminal: groups of tensors, how far each side moved,
+one choice for many.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ def ask(session: Session, name: str, versions: Versions, by_name: bool) -> merge
     by_name = by_name or kept.by_name
     if decided.format_conflict and not by_name:
         formats = " and ".join(dict.fromkeys(side.format for side in decided.sides))
-        by_name = click.confirm(f"{path(name)}: the sides are {formats} files. Merge them by tensor name?")
+        by_name = click.confirm(
+            f"{path(name)}: the sides are {formats} files. Merge them by tensor name?"
+        )
     groups = grouped([item for item in decided.conflicts if item.name not in kept.resolved])
     if groups:
         _show(session, name, groups)
@@ -54,13 +58,20 @@ def ask(session: Session, name: str, versions: Versions, by_name: bool) -> merge
         strategy, words = how
         try:
             for item in (item for group in picked for item in group.items):
-                chosen[item.name] = merge_rules.from_words(strategy, words, merge_rules.literal(item.name))
+                chosen[item.name] = merge_rules.from_words(
+                    strategy, words, merge_rules.literal(item.name)
+                )
         except ThetaError as error:
             click.echo(f"{error}")
     rules = tuple(chosen.values())
     ways = {(rule.strategy, tuple(rule.options.items())) for rule in rules}
-    if len(ways) == 1 and not kept.resolved and all(group.items[0].name in chosen for group in groups):
-        rules = (replace(rules[0], params="*"),)  # one choice for everything: for counters and the file's other content, too
+    if (
+        len(ways) == 1
+        and not kept.resolved
+        and all(group.items[0].name in chosen for group in groups)
+    ):
+        # One choice for everything: for counters and the file's other content, too
+        rules = (replace(rules[0], params="*"),)
     return merge_rules.Rules(rules, by_name=by_name)
 
 
@@ -69,30 +80,63 @@ def grouped(items: Sequence[plan.Item]) -> list[TensorGroup]:
     found: dict[str, list[plan.Item]] = {}
     for item in items:
         found.setdefault(re.sub(r"[0-9]+(?![A-Za-z0-9])", "*", item.name), []).append(item)
-    return [TensorGroup(label if len(members) > 1 else members[0].name, tuple(members)) for label, members in found.items()]
+    return [
+        TensorGroup(label if len(members) > 1 else members[0].name, tuple(members))
+        for label, members in found.items()
+    ]
 
 
 def _show(session: Session, name: str, groups: Sequence[TensorGroup]) -> None:
     """The table of ``groups``. What is not here is fetched to measure it."""
-    entries = [e for group in groups for item in group.items for e in (item.base, *item.sides) if e is not None]
+    entries = [
+        e
+        for group in groups
+        for item in group.items
+        for e in (item.base, *item.sides)
+        if e is not None
+    ]
     if session.store.missing(ref for entry in entries for ref in entry.objects):
-        fetch_missing(session, [Manifest("none", 0, entries[0], tuple({entry.digest: entry for entry in entries}.values()), {})])
-    click.echo(f"{path(name)}: {plural(sum(len(group.items) for group in groups), 'tensor')} in conflict")
+        fetch_missing(
+            session,
+            [
+                Manifest(
+                    "none",
+                    0,
+                    entries[0],
+                    tuple({entry.digest: entry for entry in entries}.values()),
+                    {},
+                )
+            ],
+        )
+    click.echo(
+        f"{path(name)}: {plural(sum(len(group.items) for group in groups), 'tensor')} in conflict"
+    )
     rows = [_row(session, number, group) for number, group in enumerate(groups, start=1)]
-    for line in table(rows, ("#", "tensors", "count", "why", "ours moved", "theirs moved"), right=(0, 2)):
+    for line in table(
+        rows, ("#", "tensors", "count", "why", "ours moved", "theirs moved"), right=(0, 2)
+    ):
         click.echo(line)
-    click.echo("For each of them: ours, theirs, base, or a strategy with its options, such as: ties density=0.3")
-    click.echo("'git theta strategies' lists those. Nothing is written before all questions are answered.")
+    click.echo(
+        "For each of them: ours, theirs, base, or a strategy with its options, such as: ties"
+        " density=0.3"
+    )
+    click.echo(
+        "'git theta strategies' lists those. Nothing is written before all questions are answered."
+    )
 
 
 def _row(session: Session, number: int, group: TensorGroup) -> tuple[str, ...]:
     why = " or ".join(dict.fromkeys(plan.reason(item).partition(":")[0] for item in group.items))
-    moved = [_moved(session, [(item.base, item.sides[side]) for item in group.items]) for side in (0, 1)]
+    moved = [
+        _moved(session, [(item.base, item.sides[side]) for item in group.items]) for side in (0, 1)
+    ]
     return str(number), display(group.label, 60), str(len(group.items)), why, *moved
 
 
 def _moved(session: Session, pairs: Sequence[tuple[Entry | None, Entry | None]]) -> str:
-    """How far a side is from the base, all tensors of a group together: the norm of the change by the norm of the base."""
+    """How far a side is from the base, all tensors of a group together: the norm of the change by
+    the norm of the base.
+    """
     from git_theta.workflows.comparing.measure import measure
 
     if all(side is None for _, side in pairs):
@@ -106,7 +150,9 @@ def _moved(session: Session, pairs: Sequence[tuple[Entry | None, Entry | None]])
         if base.spec != side.spec:
             return str(side.spec)
         try:
-            before, after = (Tensor(e.dtype, e.shape, chains.load(session.store, e)) for e in (base, side))
+            before, after = (
+                Tensor(e.dtype, e.shape, chains.load(session.store, e)) for e in (base, side)
+            )
         except (ThetaError, FormatError):
             return "?"
         found = measure(before, after, rank=False)
@@ -120,11 +166,15 @@ def _moved(session: Session, pairs: Sequence[tuple[Entry | None, Entry | None]])
 
 def _which(groups: Sequence[TensorGroup], left: Sequence[TensorGroup]) -> list[TensorGroup]:
     """Groups by number, also ones that were chosen before; none: stop."""
-    while text := click.prompt("Which (numbers, 'all' that are left, or Enter to stop)", default="", show_default=False).strip():
+    while text := click.prompt(
+        "Which (numbers, 'all' that are left, or Enter to stop)", default="", show_default=False
+    ).strip():
         if text == "all":
             return list(left)
         words = re.split(r"[,\s]+", text.strip(", "))
-        if all(re.fullmatch(r"[0-9]{1,6}", word) and 1 <= int(word) <= len(groups) for word in words):
+        if all(
+            re.fullmatch(r"[0-9]{1,6}", word) and 1 <= int(word) <= len(groups) for word in words
+        ):
             return [groups[int(word) - 1] for word in words]
         click.echo(f"'{display(text, 60)}' is not among 1 to {len(groups)}, nor 'all'")
     return []

@@ -12,12 +12,17 @@ from git_theta.cli.output import Command
 @click.argument("ours")
 @click.argument("theirs")
 @click.argument("path")
-@click.option("--ancestors", is_flag=True, help="They are common ancestors, to be merged before the merge that was asked for.")
+@click.option(
+    "--ancestors",
+    is_flag=True,
+    help="They are common ancestors, to be merged before the merge that was asked for.",
+)
 def merge_driver(base: str, ours: str, theirs: str, path: str, ancestors: bool) -> int:
     """The merge driver that git runs by itself.
 
-    Git calls it as 'git theta install' configured, with three temporary files and the model's path. It merges tensor by tensor
-    into the second file and exits with 0, or leaves it as it is, says what conflicts, and exits with 1. It is not for use by hand.
+    Git calls it as 'git theta install' configured, with three temporary files and the model's path.
+    It merges tensor by tensor into the second file and exits with 0, or leaves it as it is, says
+    what conflicts, and exits with 1. It is not for use by hand.
     """
     from git_theta.drivers.merge_driver import main
 

@@ -27,7 +27,18 @@ from git_theta.git.writing import index
 from git_theta.workflows.restoring import mistracked
 from git_theta.workflows.session import Session
 
-_NEEDED = ("blake3", "click", "GitPython", "ml_dtypes", "numpy", "pluggy", "rich", "safetensors", "tensorstore", "zstandard")
+_NEEDED = (
+    "blake3",
+    "click",
+    "GitPython",
+    "ml_dtypes",
+    "numpy",
+    "pluggy",
+    "rich",
+    "safetensors",
+    "tensorstore",
+    "zstandard",
+)
 _OPTIONAL = {"torch": "not needed to store .pt files"}
 _GIT = (2, 36)
 
@@ -43,16 +54,26 @@ class EnvironmentReport:
 @click.command(cls=Command, examples="git theta env\ngit theta env --json")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def env(as_json: bool) -> int:
-    """Show versions, the repository, the settings in force and where they come from, and what is missing.
+    """Show versions, the repository, the settings in force and where they come from, and what is
+    missing.
 
-    It starts the configured filter once to see whether it answers. In a repository, files that git does not store the way .gitattributes
-    says and a pre-push hook that sends no objects are reported, too. The exit code is 1 if something is missing.
+    It starts the configured filter once to see whether it answers. In a repository, files that git
+    does not store the way .gitattributes says and a pre-push hook that sends no objects are
+    reported, too. The exit code is 1 if something is missing.
     """
     report = collect()
     if as_json:
         import json
 
-        click.echo(json.dumps({**{title: dict(rows) for title, rows in report.sections.items()}, "problems": report.problems}, indent=2))
+        click.echo(
+            json.dumps(
+                {
+                    **{title: dict(rows) for title, rows in report.sections.items()},
+                    "problems": report.problems,
+                },
+                indent=2,
+            )
+        )
     else:
         page(list(_text(report)))
     return 1 if report.problems else 0
@@ -115,7 +136,9 @@ def _git(problems: list[str]) -> Iterator[tuple[str, str]]:
         yield "git", "not installed"
         return
     yield "git", said
-    numbers = tuple(int(word) if word.isdecimal() else 0 for word in said.split(" ")[0].split(".")[:2])
+    numbers = tuple(
+        int(word) if word.isdecimal() else 0 for word in said.split(" ")[0].split(".")[:2]
+    )
     if numbers < _GIT:
         problems.append(f"git {'.'.join(map(str, _GIT))} or newer is needed; this is {said}")
 
@@ -123,7 +146,13 @@ def _git(problems: list[str]) -> Iterator[tuple[str, str]]:
 def _git_lfs() -> Iterator[tuple[str, str]]:
     program = find("git-lfs")
     if program is None:
-        yield "git-lfs", "not installed: it is needed only to push to and fetch from a Git LFS server (https://git-lfs.com)"
+        yield (
+            "git-lfs",
+            (
+                "not installed: it is needed only to push to and fetch from a Git LFS server"
+                " (https://git-lfs.com)"
+            ),
+        )
         return
     done = subprocess.run([program, "version"], capture_output=True, check=False)
     words = done.stdout.decode("utf-8", "replace").split()
@@ -136,13 +165,18 @@ def _repository(repository: Repository | None) -> Iterator[tuple[str, str]]:
         return
     yield "working tree", str(repository.worktree or "none (bare)")
     yield "git folder", str(repository.git_dir)
-    yield "objects", str(repository.objects) + ("" if repository.objects.is_dir() else " (none yet)")
+    yield (
+        "objects",
+        str(repository.objects) + ("" if repository.objects.is_dir() else " (none yet)"),
+    )
     for folder in repository.alternates():
         yield "also reads", str(folder)
 
 
 def _models(repository: Repository, problems: list[str]) -> Iterator[tuple[str, str]]:
-    """What git holds, whether it is stored the way the attributes say, and whether pushes send the objects."""
+    """What git holds, whether it is stored the way the attributes say, and whether pushes send the
+    objects.
+    """
     wanted = load_settings(repository)
     with Session(repository, wanted, lambda _: None) as session:
         held = mistracked.survey(session)
@@ -152,13 +186,25 @@ def _models(repository: Repository, problems: list[str]) -> Iterator[tuple[str, 
     if unfinished:
         problems.append(unfinished)
     hook = push_hook.look(repository)
-    yield "pre-push hook", f"{hook.state.value} ({hook.path}){', called by you (theta.hook)' if wanted.hook == 'manual' else ''}"
-    if push_hook.silence(hook) and wanted.hook == "auto" and (held.tracked or repository.objects.is_dir()):
+    yield (
+        "pre-push hook",
+        (
+            f"{hook.state.value}"
+            f" ({hook.path}){', called by you (theta.hook)' if wanted.hook == 'manual' else ''}"
+        ),
+    )
+    if (
+        push_hook.silence(hook)
+        and wanted.hook == "auto"
+        and (held.tracked or repository.objects.is_dir())
+    ):
         problems.append(push_hook.silence(hook))
 
 
 def _settings(problems: list[str]) -> Iterator[tuple[str, str]]:
-    """Each setting with its value and origin; a value that is not allowed is a problem, not the end."""
+    """Each setting with its value and origin; a value that is not allowed is a problem, not the
+    end.
+    """
     found = {value.key.lower(): value for value in config_file.values(settings.PATTERN)}
     for field in fields(settings.Settings):
         key: settings.Key = field.metadata["key"]
@@ -169,7 +215,9 @@ def _settings(problems: list[str]) -> Iterator[tuple[str, str]]:
             continue
         try:
             settings.parse(
-                f"{value.key}\n{value.text}\0".encode("utf-8", "surrogateescape") if value.text is not None else f"{value.key}\0".encode()
+                f"{value.key}\n{value.text}\0".encode("utf-8", "surrogateescape")
+                if value.text is not None
+                else f"{value.key}\0".encode()
             )
         except UsageError as error:
             problems.append(str(error))
@@ -187,7 +235,11 @@ def _filter(problems: list[str]) -> Iterator[tuple[str, str]]:
         problems.append("git is not configured to use Git-Theta; run 'git theta install'")
         return
     for value in now.values():
-        ours = "" if programs.is_ours(value) or value.key == programs.REQUIRED else "; not written by Git-Theta"
+        ours = (
+            ""
+            if programs.is_ours(value) or value.key == programs.REQUIRED
+            else "; not written by Git-Theta"
+        )
         yield value.key, f"{programs.summary(value)} ({value.place}{ours})"
     answer = programs.try_filter(process.text)
     yield "it answers", "yes" if answer == "" else "no"
@@ -195,10 +247,13 @@ def _filter(problems: list[str]) -> Iterator[tuple[str, str]]:
         problems.append(f"the configured filter does not work: {answer}")
     lacking = [key for key in programs.wanted(programs.program(), False) if key not in now]
     if lacking:
-        problems.append(f"git's config lacks {' and '.join(lacking)}; run 'git theta install' again")
+        problems.append(
+            f"git's config lacks {' and '.join(lacking)}; run 'git theta install' again"
+        )
     elif not programs.is_set_up(now):
         problems.append(
-            "filter.theta.required is not true, so a failing filter would let whole models into git; run 'git theta install' again"
+            "filter.theta.required is not true, so a failing filter would let whole models into"
+            " git; run 'git theta install' again"
         )
     problems.extend(_older(now.values()))
     if os.environ.get("GIT_THETA_SKIP_SMUDGE", "") not in ("", "0"):
@@ -212,7 +267,13 @@ def _older(now: Iterable[config_file.Value]) -> Iterator[str]:
     for scope in dict.fromkeys(value.scope for value in older):
         keys = ", ".join(value.key for value in older if value.scope == scope)
         option = "" if scope == "global" else f" --{scope}"
-        yield f"{keys}: written by an earlier release, so {effect}; run 'git theta install{option}' again"
+        yield (
+            f"{keys}: written by an earlier release, so {effect}; run 'git theta install{option}'"
+            " again"
+        )
     agent = config_file.values(rf"^lfs\.customtransfer\.{consent.AGENT[1]}\.args$")
     if agent and '"$p" -I ' not in (agent[-1].text or ""):
-        yield f"{agent[-1].key}: written by an earlier release, so {effect}; run 'git theta remote set NAME URL --with-lfs' again"
+        yield (
+            f"{agent[-1].key}: written by an earlier release, so {effect}; run 'git theta remote"
+            " set NAME URL --with-lfs' again"
+        )

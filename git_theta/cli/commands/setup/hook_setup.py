@@ -1,4 +1,6 @@
-"""The part of ``install`` and ``uninstall`` that is a repository's, not a config's: the pre-push hook."""
+"""The part of ``install`` and ``uninstall`` that is a repository's, not a config's: the pre-push
+hook.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from git_theta.git.repository import Repository, discover
 
 
 def put_in(scope: Scope) -> None:
-    """Add the hook to the current repository: where the user chose it with the scope, or it has models already."""
+    """Add the hook to the current repository: where the user chose it with the scope, or it has
+    models already.
+    """
     repository = _current()
     if repository is None or (scope not in ("local", "worktree") and not _has_models(repository)):
         return
@@ -21,7 +25,9 @@ def put_in(scope: Scope) -> None:
     if before.present:
         return
     hook = push_hook.install(repository)
-    beside = "; the hook that was there still runs" if before.state is not push_hook.State.ABSENT else ""
+    beside = (
+        "; the hook that was there still runs" if before.state is not push_hook.State.ABSENT else ""
+    )
     click.echo(f"'git push' now sends models' objects first, through {path(hook.path)}{beside}.")
 
 
@@ -45,4 +51,6 @@ def _current() -> Repository | None:
 def _has_models(repository: Repository) -> bool:
     if repository.objects.is_dir():
         return True
-    return repository.worktree is not None and bool(run(["ls-files", "-z", "--", ":(top,attr:filter=theta)"], cwd=repository.worktree))
+    return repository.worktree is not None and bool(
+        run(["ls-files", "-z", "--", ":(top,attr:filter=theta)"], cwd=repository.worktree)
+    )

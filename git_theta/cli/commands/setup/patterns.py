@@ -19,7 +19,9 @@ _GIT_READS = (".gitattributes", ".gitignore", ".gitmodules", ".theta.toml")
 
 @dataclass(frozen=True, slots=True)
 class PatternPlace:
-    """A pattern as it is to be written: its text, and the folder (from the top, ``""`` for the top) whose ``.gitattributes`` gets it."""
+    """A pattern as it is to be written: its text, and the folder (from the top, ``""`` for the top)
+    whose ``.gitattributes`` gets it.
+    """
 
     folder: str
     pattern: str
@@ -41,8 +43,9 @@ class PatternPlace:
 def resolve(pattern: str, cwd: Path, top: Path) -> PatternPlace:
     """Where and how a pattern given in ``cwd`` is to be written.
 
-    What names a folder means all below it; what names a file (the shell may have expanded a pattern) means that name only.
-    :class:`UsageError` for one that lies outside the working tree ``top``, is empty, or is negated, which git has not for attributes.
+    What names a folder means all below it; what names a file (the shell may have expanded a
+    pattern) means that name only. :class:`UsageError` for one that lies outside the working tree
+    ``top``, is empty, or is negated, which git has not for attributes.
     """
     if not pattern:
         raise UsageError("a pattern must not be empty")
@@ -60,22 +63,34 @@ def resolve(pattern: str, cwd: Path, top: Path) -> PatternPlace:
     if os.path.lexists(there):
         return PatternPlace(where, _no_macro(attributes.literal(text)))
     if text.startswith("!"):
-        raise UsageError(f"'{path(pattern)}': git knows no negative patterns for attributes; 'git theta untrack' takes a pattern out")
+        raise UsageError(
+            f"'{path(pattern)}': git knows no negative patterns for attributes; 'git theta untrack'"
+            " takes a pattern out"
+        )
     return PatternPlace(where, _no_macro(text))
 
 
 def _relative(text: str, cwd: Path, top: Path) -> str:
-    """``text`` as seen from ``cwd``. A leading ``/`` means the pattern's folder, unless as a path it is in the working tree, or exists."""
+    """``text`` as seen from ``cwd``.
+
+    A leading ``/`` means the pattern's folder, unless as a path it is in the working tree, or
+    exists.
+    """
     slash = "/" if text.endswith("/") else ""
     absolute = os.path.normpath(cwd / text) if text.startswith((".", "..")) else text
     known = Path(os.path.realpath(os.path.dirname(absolute)), os.path.basename(absolute))
-    if os.path.isabs(absolute) and (known.is_relative_to(top) or (os.path.lexists(absolute) and not os.path.lexists(f"{cwd}{text}"))):
+    if os.path.isabs(absolute) and (
+        known.is_relative_to(top)
+        or (os.path.lexists(absolute) and not os.path.lexists(f"{cwd}{text}"))
+    ):
         return Path(os.path.relpath(known, cwd)).as_posix() + slash
     return text
 
 
 def inside(folder: Path, top: Path, given: str) -> str:
-    """``folder`` from the top of the working tree; :class:`UsageError`, naming what was ``given``, when it lies outside."""
+    """``folder`` from the top of the working tree; :class:`UsageError`, naming what was ``given``,
+    when it lies outside.
+    """
     try:
         relative = Path(os.path.realpath(folder)).relative_to(os.path.realpath(top)).as_posix()
     except ValueError:
@@ -88,10 +103,14 @@ def _no_macro(pattern: str) -> str:
     return "[atr]" + pattern.removeprefix("[attr]") if pattern.startswith("[attr]") else pattern
 
 
-def matched(repository: Repository, places: Sequence[PatternPlace], present: Iterable[str]) -> list[list[str]]:
-    """For each pattern the paths it matches: those ``present``, and a made-up one, so that a pattern can be tried before its files exist.
+def matched(
+    repository: Repository, places: Sequence[PatternPlace], present: Iterable[str]
+) -> list[list[str]]:
+    """For each pattern the paths it matches: those ``present``, and a made-up one, so that a
+    pattern can be tried before its files exist.
 
-    :class:`UsageError` for a pattern that takes files which git itself reads: it could not read them any more.
+    :class:`UsageError` for a pattern that takes files which git itself reads: it could not read
+    them any more.
     """
     every = set(present)
     reserved = {place.below(name) for place in places for name in _GIT_READS}
@@ -100,11 +119,16 @@ def matched(repository: Repository, places: Sequence[PatternPlace], present: Ite
         probe = attributes.sample(place.pattern)
         if probe is not None:
             every.add(place.below(probe))
-    found = attributes.matches(repository, [(place.folder, place.pattern) for place in places], every | reserved)
+    found = attributes.matches(
+        repository, [(place.folder, place.pattern) for place in places], every | reserved
+    )
     for place, paths in zip(places, found, strict=True):
         taken = sorted(reserved.intersection(paths))
         if taken:
-            raise UsageError(f'{place} would also take {path(taken[0])}, which git itself reads; say for example "*.safetensors"')
+            raise UsageError(
+                f"{place} would also take {path(taken[0])}, which git itself reads; say for example"
+                ' "*.safetensors"'
+            )
     return [sorted(paths) for paths in found]
 
 
@@ -118,5 +142,7 @@ def from_here(repository: Repository, name: str) -> str:
     """A path from the top of the working tree, as seen from the current folder."""
     if repository.worktree is None:
         return name
-    here = os.path.relpath(Path(os.path.realpath(repository.worktree)) / name, os.path.realpath(Path.cwd()))
+    here = os.path.relpath(
+        Path(os.path.realpath(repository.worktree)) / name, os.path.realpath(Path.cwd())
+    )
     return here.replace(os.sep, "/")

@@ -21,14 +21,26 @@ git theta fetch --recent                    # branches and tags of the last days
 """,
 )
 @click.argument("words", metavar="[REMOTE] [REV]...", nargs=-1)
-@click.option("--params", metavar="GLOB", help="Only tensors whose name matches; '*' matches any characters.")
-@click.option("--recent", is_flag=True, help="Whatever moved in the last days on any branch or tag (theta.recentDays).")
-@click.option("--all", "everything", is_flag=True, help="What any branch, tag or stash needs, in all of history.")
+@click.option(
+    "--params", metavar="GLOB", help="Only tensors whose name matches; '*' matches any characters."
+)
+@click.option(
+    "--recent",
+    is_flag=True,
+    help="Whatever moved in the last days on any branch or tag (theta.recentDays).",
+)
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="What any branch, tag or stash needs, in all of history.",
+)
 def fetch(words: tuple[str, ...], params: str | None, recent: bool, everything: bool) -> int:
     """Bring the objects that models need into the local store.
 
-    Without REV: what the index and HEAD need. Nothing that is here already is fetched again. The working tree is left alone; 'git
-    theta pull' writes the models too. Without REMOTE, every remote is asked in turn, the current branch's first.
+    Without REV: what the index and HEAD need. Nothing that is here already is fetched again. The
+    working tree is left alone; 'git theta pull' writes the models too. Without REMOTE, every remote
+    is asked in turn, the current branch's first.
     """
     from git_theta.workflows.sharing import fetch as work
 
@@ -45,13 +57,26 @@ def fetch(words: tuple[str, ...], params: str | None, recent: bool, everything: 
             needed.add(work.of_checkout(session, params))
         outcome = work.fetch(session, needed.objects, remote)
     if params is not None and not needed.objects:
-        raise UsageError(f"no stored tensor matches '{path(params)}'; 'git theta show REV:PATH' lists a model's tensors")
+        raise UsageError(
+            f"no stored tensor matches '{path(params)}'; 'git theta show REV:PATH' lists a model's"
+            " tensors"
+        )
     if outcome.lacking:
         fetched = f"Fetched {count(outcome.fetched)}; " if outcome.fetched else ""
-        click.echo(f"git-theta: {fetched}{count(outcome.lacking)} of {len(needed.objects):,} could not be had", err=True)
+        click.echo(
+            f"git-theta: {fetched}{count(outcome.lacking)} of {len(needed.objects):,} could not"
+            " be had",
+            err=True,
+        )
         return 1
-    here = f"all {plural(outcome.needed, 'object')} are here" if outcome.needed else "no objects are needed"
-    click.echo(f"Fetched {count(outcome.fetched)}." if outcome.fetched else f"Nothing to fetch: {here}.")
+    here = (
+        f"all {plural(outcome.needed, 'object')} are here"
+        if outcome.needed
+        else "no objects are needed"
+    )
+    click.echo(
+        f"Fetched {count(outcome.fetched)}." if outcome.fetched else f"Nothing to fetch: {here}."
+    )
     return 1 if needed.unread else 0
 
 
@@ -67,10 +92,11 @@ GIT_THETA_SKIP_SMUDGE=1 git pull && git theta pull   # models beyond git's memor
 def pull(remote: str | None, quiet: bool) -> int:
     """Fetch what the checked-out commit needs and write its models.
 
-    For a clone or checkout that left manifests in place of models. Files that you changed stay as they are. Commits are not fetched: that
-    is what 'git pull' does, objects included.
+    For a clone or checkout that left manifests in place of models. Files that you changed stay as
+    they are. Commits are not fetched: that is what 'git pull' does, objects included.
 
-    A model at a path that no .gitattributes tracks is not written. The exit code is 1 if a model is not in place.
+    A model at a path that no .gitattributes tracks is not written. The exit code is 1 if a model is
+    not in place.
     """
     from git_theta.workflows.progress import Progress
     from git_theta.workflows.restoring import checkout
@@ -88,7 +114,9 @@ def pull(remote: str | None, quiet: bool) -> int:
             progress.end()
     failed = mistracked_notes.report_outcome(session.repository, plan, written)
     if outcome.lacking:
-        click.echo(f"git-theta: {count(outcome.lacking)} of {outcome.needed:,} could not be had", err=True)
+        click.echo(
+            f"git-theta: {count(outcome.lacking)} of {outcome.needed:,} could not be had", err=True
+        )
         failed = True
     if not quiet and not outcome.fetched and not written.written:
         if not failed:

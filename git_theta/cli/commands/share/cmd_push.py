@@ -21,15 +21,22 @@ git theta push --all             # what all of history needs
 """,
 )
 @click.argument("words", metavar="[REMOTE] [REV]...", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="What any branch, tag or stash needs, in all of history.")
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="What any branch, tag or stash needs, in all of history.",
+)
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be sent.")
 def push(words: tuple[str, ...], everything: bool, dry_run: bool) -> int:
     """Send models' objects to a remote by hand.
 
-    'git push' does this by itself, through a hook, before it sends commits; this is for commits that went without their objects ('git push
-    --no-verify', a hook that was missing) and for a remote whose objects are to be kept somewhere new. No branch is moved. Sends what REV
-    (default: HEAD) needs in its own files, and in the commits before it that the remote does not have. Of commits that it has, the
-    objects of older versions are sent by --all.
+    'git push' does this by itself, through a hook, before it sends commits; this is for commits
+    that went without their objects ('git push
+    --no-verify', a hook that was missing) and for a remote whose objects are to be kept somewhere
+    new. No branch is moved. Sends what REV (default: HEAD) needs in its own files, and in the
+    commits before it that the remote does not have. Of commits that it has, the objects of older
+    versions are sent by --all.
     """
     from git_theta.workflows.sharing import push as work
 
@@ -38,14 +45,28 @@ def push(words: tuple[str, ...], everything: bool, dry_run: bool) -> int:
         remote = found or remote_or_default(session.repository, None)
         if everything and revisions:
             raise UsageError("--all means every revision; name none beside it")
-        plan = work.plan_all(session, remote) if everything else work.plan_revisions(session, remote, revisions or ("HEAD",))
+        plan = (
+            work.plan_all(session, remote)
+            if everything
+            else work.plan_revisions(session, remote, revisions or ("HEAD",))
+        )
         needed = f"{plural(len(plan.needs), 'object')}, {size(plan.bytes)}"
         if dry_run:
-            click.echo(f"{needed} would be sent to {remote.title}, as far as they are not there already.")
+            click.echo(
+                f"{needed} would be sent to {remote.title}, as far as they are not there already."
+            )
             return 0
         work.deliver(session, plan, thorough=True)
-        click.echo(f"All of {needed} are at {remote.title}." if plan.needs else f"Nothing to send to {remote.title}.")
-        silent = push_hook.silence(push_hook.look(session.repository)) if session.settings.hook == "auto" else ""
+        click.echo(
+            f"All of {needed} are at {remote.title}."
+            if plan.needs
+            else f"Nothing to send to {remote.title}."
+        )
+        silent = (
+            push_hook.silence(push_hook.look(session.repository))
+            if session.settings.hook == "auto"
+            else ""
+        )
         if silent:
             warn(silent)
     return 0
@@ -57,8 +78,8 @@ def push(words: tuple[str, ...], everything: bool, dry_run: bool) -> int:
 def pre_push(name: str, url: str) -> int:
     """Send the objects of commits that git is about to push.
 
-    Git's pre-push hook runs this, with the refs to be pushed on standard input; 'git theta install' puts it there. It fails,
-    and with it the push, unless every object has arrived.
+    Git's pre-push hook runs this, with the refs to be pushed on standard input; 'git theta install'
+    puts it there. It fails, and with it the push, unless every object has arrived.
     """
     from git_theta.drivers import pre_push_hook
 

@@ -30,8 +30,9 @@ git theta remote confirm                                # agree to what the repo
 def remote(context: click.Context) -> None:
     """Say where a remote's objects are kept, or list it.
 
-    A git remote holds commits; models' objects are beside them: at its Git LFS server, in its own folder if it is one on this machine, or
-    in object storage named here. Without a subcommand: the list.
+    A git remote holds commits; models' objects are beside them: at its Git LFS server, in its own
+    folder if it is one on this machine, or in object storage named here. Without a subcommand: the
+    list.
     """
     if context.invoked_subcommand is None:
         context.invoke(show)
@@ -50,13 +51,29 @@ def show() -> None:
         if own:
             rows.append((item.title, path(without_secret(own[-1])), "object storage"))
         elif offer.storage:
-            agreed = "" if offer.storage in offer.confirmed else "; not confirmed: 'git theta remote confirm'"
-            rows.append((item.title, path(without_secret(offer.storage)), f"object storage, named by {consent.FILE}{agreed}"))
-        elif remotes.local_path(item.push_url, remotes.base_folder(repository)) is not None and not offer.server_named(item):
+            agreed = (
+                ""
+                if offer.storage in offer.confirmed
+                else "; not confirmed: 'git theta remote confirm'"
+            )
+            rows.append(
+                (
+                    item.title,
+                    path(without_secret(offer.storage)),
+                    f"object storage, named by {consent.FILE}{agreed}",
+                )
+            )
+        elif remotes.local_path(
+            item.push_url, remotes.base_folder(repository)
+        ) is not None and not offer.server_named(item):
             rows.append((item.title, path(item.push_url), "its own folder"))
         else:
             rows.append((item.title, path(without_secret(item.push_url)), "its Git LFS server"))
-    for line in table(rows, ("remote", "objects at", "")) if rows else ["There is no remote; 'git remote add' makes one."]:
+    for line in (
+        table(rows, ("remote", "objects at", ""))
+        if rows
+        else ["There is no remote; 'git remote add' makes one."]
+    ):
         click.echo(line)
 
 
@@ -71,14 +88,25 @@ git theta remote set origin https://models.example.com/project --mirror
 )
 @click.argument("name")
 @click.argument("url")
-@click.option("--mirror", is_flag=True, help="Fetch from there first; pushes go where they went before.")
-@click.option("--share", is_flag=True, help=f"Write it into {consent.FILE} too, for everyone who clones (each confirms it once).")
-@click.option("--with-lfs", is_flag=True, help="Have ordinary Git LFS files of this repository kept there as well.")
+@click.option(
+    "--mirror", is_flag=True, help="Fetch from there first; pushes go where they went before."
+)
+@click.option(
+    "--share",
+    is_flag=True,
+    help=f"Write it into {consent.FILE} too, for everyone who clones (each confirms it once).",
+)
+@click.option(
+    "--with-lfs",
+    is_flag=True,
+    help="Have ordinary Git LFS files of this repository kept there as well.",
+)
 def set_(name: str, url: str, mirror: bool, share: bool, with_lfs: bool) -> None:
     """Keep a remote's objects in object storage.
 
-    URL is file:///PATH, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, or http(s)://HOST/PATH, which is read-only. Credentials come from your own
-    environment and configuration, as for the AWS and Google Cloud tools; none are stored.
+    URL is file:///PATH, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, or http(s)://HOST/PATH, which is
+    read-only. Credentials come from your own environment and configuration, as for the AWS and
+    Google Cloud tools; none are stored.
     """
     from git_theta.store.storage_url import parse_url
 
@@ -91,10 +119,21 @@ def set_(name: str, url: str, mirror: bool, share: bool, with_lfs: bool) -> None
     if storage.read_only and with_lfs:
         raise click.UsageError("http(s):// is read-only; --with-lfs needs a place to write to")
     if with_lfs and _agent() not in ("", _LFS_AGENT):
-        raise UsageError(f"Git LFS has another transfer agent here: {path(_agent())} (git config lfs.standalonetransferagent)")
+        raise UsageError(
+            f"Git LFS has another transfer agent here: {path(_agent())} (git config"
+            " lfs.standalonetransferagent)"
+        )
     key = "thetaMirror" if mirror else "thetaUrl"
     if not mirror or url not in target.values(key):
-        run(["config", "--local", "--add" if mirror else "--replace-all", f"remote.{target.name}.{key}", url])
+        run(
+            [
+                "config",
+                "--local",
+                "--add" if mirror else "--replace-all",
+                f"remote.{target.name}.{key}",
+                url,
+            ]
+        )
     if share:
         _share(repository, "mirror" if mirror else "url", url)
     if with_lfs:
@@ -102,14 +141,20 @@ def set_(name: str, url: str, mirror: bool, share: bool, with_lfs: bool) -> None
             run(["config", "--local", f"lfs.customtransfer.{_LFS_AGENT}.{key}", text])
         run(["config", "--local", "lfs.standalonetransferagent", _LFS_AGENT])
     if mirror:
-        click.echo(f"Objects of {target.title} are looked for at {path(without_secret(url))} first.")
+        click.echo(
+            f"Objects of {target.title} are looked for at {path(without_secret(url))} first."
+        )
     elif storage.read_only:
         click.echo(
-            f"Objects of {target.title} come from {path(without_secret(url))}, which is read-only: pushes of models to it will fail."
+            f"Objects of {target.title} come from {path(without_secret(url))}, which is read-only:"
+            " pushes of models to it will fail."
         )
     else:
         click.echo(f"Objects pushed to {target.title} now go to {path(without_secret(url))}.")
-        click.echo(f"For those of commits it has already: git theta fetch --all, then git theta push {target.title} --all")
+        click.echo(
+            "For those of commits it has already: git theta fetch --all, then git theta push"
+            f" {target.title} --all"
+        )
     if share:
         click.echo(f"Now: git add {consent.FILE}")
 
@@ -120,22 +165,49 @@ def set_(name: str, url: str, mirror: bool, share: bool, with_lfs: bool) -> None
 def remove(name: str, url: str | None) -> None:
     """Forget the object storage of a remote, and its mirrors.
 
-    With URL, that one alone. Nothing is deleted there. Objects are then at the remote's Git LFS server again.
+    With URL, that one alone. Nothing is deleted there. Objects are then at the remote's Git LFS
+    server again.
     """
     repository = discover()
     target = _existing(repository, name)
-    found = [(key, text) for key in ("thetaUrl", "thetaMirror") for text in target.values(key) if url in (None, text)]
+    found = [
+        (key, text)
+        for key in ("thetaUrl", "thetaMirror")
+        for text in target.values(key)
+        if url in (None, text)
+    ]
     if not found:
         offer = consent.read(repository)
         if offer.storage or offer.mirrors:
-            raise UsageError(f"what there is, {consent.FILE} names: 'git config --file {consent.FILE} --remove-section theta' forgets it")
-        raise UsageError(f"{target.title} has no object storage{f' {path(url)}' if url else ''}; 'git theta remote' lists what there is")
+            raise UsageError(
+                f"what there is, {consent.FILE} names: 'git config --file {consent.FILE}"
+                " --remove-section theta' forgets it"
+            )
+        raise UsageError(
+            f"{target.title} has no object storage{f' {path(url)}' if url else ''}; 'git theta"
+            " remote' lists what there is"
+        )
     for key, text in found:
-        run(["config", "--local", "--fixed-value", "--unset-all", f"remote.{target.name}.{key}", text], allowed=(0, 5))
+        run(
+            [
+                "config",
+                "--local",
+                "--fixed-value",
+                "--unset-all",
+                f"remote.{target.name}.{key}",
+                text,
+            ],
+            allowed=(0, 5),
+        )
         click.echo(f"{target.title} no longer uses {path(without_secret(text))}.")
-    if _agent() == _LFS_AGENT and not any(item.values("thetaUrl") for item in remotes.read(repository).every):
+    if _agent() == _LFS_AGENT and not any(
+        item.values("thetaUrl") for item in remotes.read(repository).every
+    ):
         run(["config", "--local", "--unset", "lfs.standalonetransferagent"], allowed=(0, 5))
-        run(["config", "--local", "--remove-section", f"lfs.customtransfer.{_LFS_AGENT}"], allowed=(0, 128))
+        run(
+            ["config", "--local", "--remove-section", f"lfs.customtransfer.{_LFS_AGENT}"],
+            allowed=(0, 128),
+        )
 
 
 @remote.command("confirm", cls=Command)
@@ -144,8 +216,9 @@ def remove(name: str, url: str | None) -> None:
 def confirm(url: str | None, yes: bool) -> int:
     """Agree to servers and storage that the repository names.
 
-    A URL in the repository's own .thetaconfig or .lfsconfig is not used before you agreed to it, as others chose it. What you agree
-    to is noted in this repository's .git/config; should they change the URL, you are asked again.
+    A URL in the repository's own .thetaconfig or .lfsconfig is not used before you agreed to it, as
+    others chose it. What you agree to is noted in this repository's .git/config; should they change
+    the URL, you are asked again.
     """
     repository = discover()
     waiting = consent.read(repository).unconfirmed(list(remotes.read(repository).every))
@@ -161,7 +234,10 @@ def confirm(url: str | None, yes: bool) -> int:
             consent.confirm(repository, item)
             agreed += 1
     if agreed:
-        click.echo("Agreed. 'git theta pull' fetches what is missing (after a clone whose checkout failed: 'git reset --hard').")
+        click.echo(
+            "Agreed. 'git theta pull' fetches what is missing (after a clone whose checkout failed:"
+            " 'git reset --hard')."
+        )
     return 0 if agreed == len(chosen) else 1
 
 
@@ -180,13 +256,19 @@ def _existing(repository: Repository, name: str) -> Remote:
     found = known.find(name)
     if found is None:
         names = ", ".join(item.title for item in known.every) or "none"
-        raise UsageError(f"there is no remote {path(name)!r} (configured: {names}); 'git remote add' makes one")
+        raise UsageError(
+            f"there is no remote {path(name)!r} (configured: {names}); 'git remote add' makes one"
+        )
     return found
 
 
 def _agent() -> str:
     """The program that moves Git LFS's files in place of a server; empty where none does."""
-    return run(["config", "--get", "lfs.standalonetransferagent"], allowed=(0, 1)).decode("utf-8", "surrogateescape").strip()
+    return (
+        run(["config", "--get", "lfs.standalonetransferagent"], allowed=(0, 1))
+        .decode("utf-8", "surrogateescape")
+        .strip()
+    )
 
 
 def _share(repository: Repository, key: str, url: str) -> None:
@@ -197,6 +279,15 @@ def _share(repository: Repository, key: str, url: str) -> None:
         raise UsageError(f"{consent.FILE} is a symbolic link; it is not written")
     offer = consent.read(repository)
     if url not in (*offer.mirrors, offer.storage):
-        run(["config", "--file", str(file), "--add" if key == "mirror" else "--replace-all", f"theta.{key}", url])
+        run(
+            [
+                "config",
+                "--file",
+                str(file),
+                "--add" if key == "mirror" else "--replace-all",
+                f"theta.{key}",
+                url,
+            ]
+        )
     if url not in offer.confirmed:
         consent.confirm(repository, url)

@@ -1,4 +1,6 @@
-"""What push, fetch, pull, fsck and prune have in common: the session, the remote that is meant, how they report."""
+"""What push, fetch, pull, fsck and prune have in common: the session, the remote that is meant, how
+they report.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ def open_session() -> Session:
 
 
 def remote_or_default(repository: Repository, name: str | None) -> Remote:
-    """The remote called ``name`` (or the one with that URL), else the default one; :class:`UsageError` where there is none."""
+    """The remote called ``name`` (or the one with that URL), else the default one;
+    :class:`UsageError` where there is none.
+    """
     known = remotes.read(repository)
     if name is not None:
         return known.named(name)
@@ -31,7 +35,9 @@ def remote_or_default(repository: Repository, name: str | None) -> Remote:
 
 
 def split(repository: Repository, words: tuple[str, ...]) -> tuple[Remote | None, tuple[str, ...]]:
-    """``[REMOTE] [REV]...``: the first word is a remote if it names one, else everything is a revision."""
+    """``[REMOTE] [REV]...``: the first word is a remote if it names one, else everything is a
+    revision.
+    """
     found = remotes.read(repository).find(words[0]) if words else None
     return (found, words[1:]) if found is not None else (None, words)
 

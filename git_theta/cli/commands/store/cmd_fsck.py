@@ -22,19 +22,40 @@ git theta fsck --remote           # what the default remote holds of it, too
 """,
 )
 @click.argument("revisions", metavar="[REV]...", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="What any ref, reflog, stash, index or worktree needs, in all of history.")
-@click.option("--remote", "remote_too", is_flag=True, help="Read the objects at the remote as well.")
-@click.option("--from", "remote_name", metavar="REMOTE", help="With --remote: another than the default one.")
-@click.option("--repair", is_flag=True, help="Fetch what is missing or damaged, or make it again from models at hand.")
-def fsck(revisions: tuple[str, ...], everything: bool, remote_too: bool, remote_name: str | None, repair: bool) -> int:
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="What any ref, reflog, stash, index or worktree needs, in all of history.",
+)
+@click.option(
+    "--remote", "remote_too", is_flag=True, help="Read the objects at the remote as well."
+)
+@click.option(
+    "--from", "remote_name", metavar="REMOTE", help="With --remote: another than the default one."
+)
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Fetch what is missing or damaged, or make it again from models at hand.",
+)
+def fsck(
+    revisions: tuple[str, ...],
+    everything: bool,
+    remote_too: bool,
+    remote_name: str | None,
+    repair: bool,
+) -> int:
     """Check that models can be rebuilt.
 
-    Every object that the manifests need must be here and be what its name says, and every tensor must decode to its digest. What is not is
-    listed by tensor, path and commit, and the exit code is 1. Without REV: HEAD and the index. A damaged object that is replaced
-    stays in .git/theta/damaged.
+    Every object that the manifests need must be here and be what its name says, and every tensor
+    must decode to its digest. What is not is listed by tensor, path and commit, and the exit code
+    is 1. Without REV: HEAD and the index. A damaged object that is replaced stays in
+    .git/theta/damaged.
 
-    Without REV, files in the index that are not stored the way .gitattributes says are problems, too: manifests at paths that are not
-    tracked, and tracked files that were committed without Git-Theta. Each is listed with the command that mends it.
+    Without REV, files in the index that are not stored the way .gitattributes says are problems,
+    too: manifests at paths that are not tracked, and tracked files that were committed without
+    Git-Theta. Each is listed with the command that mends it.
     """
     from git_theta.workflows.maintenance import fsck as work
     from git_theta.workflows.progress import Progress
@@ -65,7 +86,9 @@ def fsck(revisions: tuple[str, ...], everything: bool, remote_too: bool, remote_
     if report.repaired:
         click.echo(f"Repaired {plural(len(report.repaired), 'object')}.")
     stored = f"{plural(report.objects, 'object')}, {size(report.bytes)}"
-    looked = f"{plural(report.tensors, 'tensor')} of {plural(report.manifests, 'manifest')}, {stored}"
+    looked = (
+        f"{plural(report.tensors, 'tensor')} of {plural(report.manifests, 'manifest')}, {stored}"
+    )
     bad = len(problems) + len(otherwise) + bool(unfinished)
     if not bad:
         click.echo(f"Checked {looked}: all is well.")

@@ -25,19 +25,33 @@ git theta migrate export --lfs                      # or to Git LFS
 )
 @click.argument("direction", type=click.Choice(["import", "export"]))
 @click.argument("refs", metavar="[REF]...", nargs=-1)
-@click.option("--include", "include", metavar="GLOB", multiple=True, help="Import the files it matches, as in .gitattributes; repeatable.")
+@click.option(
+    "--include",
+    "include",
+    metavar="GLOB",
+    multiple=True,
+    help="Import the files it matches, as in .gitattributes; repeatable.",
+)
 @click.option("--lfs", is_flag=True, help="Export to Git LFS instead of to git itself.")
-@click.option("-n", "--dry-run", is_flag=True, help="Do all the work, then throw it away and say what it would have brought.")
-def migrate(direction: str, refs: tuple[str, ...], include: tuple[str, ...], lfs: bool, dry_run: bool) -> None:
+@click.option(
+    "-n",
+    "--dry-run",
+    is_flag=True,
+    help="Do all the work, then throw it away and say what it would have brought.",
+)
+def migrate(
+    direction: str, refs: tuple[str, ...], include: tuple[str, ...], lfs: bool, dry_run: bool
+) -> None:
     """Rewrite history from whole files or Git LFS pointers to Git-Theta, or back.
 
-    Every version of every model in all commits of the given branches and tags (by default: all of them) is stored anew, as the difference
-    from the version before; .gitattributes says so in every commit. Authors, dates, messages and tags stay. Commits get new ids, so their
-    signatures are dropped; those before the first model keep both. Without --include: the suffixes of known formats that history has
-    checkpoints under.
+    Every version of every model in all commits of the given branches and tags (by default: all of
+    them) is stored anew, as the difference from the version before; .gitattributes says so in every
+    commit. Authors, dates, messages and tags stay. Commits get new ids, so their signatures are
+    dropped; those before the first model keep both. Without --include: the suffixes of known
+    formats that history has checkpoints under.
 
-    The old history stays under refs/git-theta/before-import until you delete it. This needs git-filter-repo (pip install
-    git-filter-repo).
+    The old history stays under refs/git-theta/before-import until you delete it. This needs
+    git-filter-repo (pip install git-filter-repo).
     """
     from git_theta.git.config import programs
     from git_theta.workflows.maintenance import migrate as work
@@ -65,8 +79,15 @@ def migrate(direction: str, refs: tuple[str, ...], include: tuple[str, ...], lfs
         finally:
             progress.end()
     _report(summary, dry_run)
-    if lfs and summary.kept and not run(["config", "--get-regexp", r"^filter\.lfs\.(process|smudge)$"], allowed=(0, 1)):
-        warn("the models are Git LFS pointers now, and Git LFS is not set up here: 'git lfs install', then 'git lfs checkout'")
+    if (
+        lfs
+        and summary.kept
+        and not run(["config", "--get-regexp", r"^filter\.lfs\.(process|smudge)$"], allowed=(0, 1))
+    ):
+        warn(
+            "the models are Git LFS pointers now, and Git LFS is not set up here: 'git lfs"
+            " install', then 'git lfs checkout'"
+        )
 
 
 def _report(summary: Summary, dry_run: bool) -> None:
@@ -75,17 +96,32 @@ def _report(summary: Summary, dry_run: bool) -> None:
     if summary.patterns:
         click.echo(f"Tracked: {' '.join(map(path, summary.patterns))}")
     would = "would take" if dry_run else "take"
-    models = f"{plural(summary.versions, 'version')} of {plural(summary.paths, 'model')}, {size(summary.whole)} as files"
-    click.echo(f"{models}: they took {size(summary.before)} and {would} {size(summary.after)}{_saving(summary)}.")
-    click.echo(f"{'Would rewrite' if dry_run else 'Rewrote'} {plural(summary.commits, 'commit')} and {plural(summary.refs, 'ref')}.")
+    models = (
+        f"{plural(summary.versions, 'version')} of {plural(summary.paths, 'model')},"
+        f" {size(summary.whole)} as files"
+    )
+    click.echo(
+        f"{models}: they took {size(summary.before)} and {would}"
+        f" {size(summary.after)}{_saving(summary)}."
+    )
+    click.echo(
+        f"{'Would rewrite' if dry_run else 'Rewrote'} {plural(summary.commits, 'commit')} and"
+        f" {plural(summary.refs, 'ref')}."
+    )
     if summary.signatures:
-        click.echo(f"{'Would drop' if dry_run else 'Dropped'} {plural(summary.signatures, 'signature')}, made for the old ids.")
+        click.echo(
+            f"{'Would drop' if dry_run else 'Dropped'} {plural(summary.signatures, 'signature')},"
+            " made for the old ids."
+        )
     if summary.old_metadata:
         from git_theta.core.earlier_release import ADVICE
 
         warn(f"left as it is: {plural(summary.old_metadata, 'version')} with {ADVICE}")
     for name in summary.left:
-        warn(f"{path(name)} is not tracked by Git-Theta after all; 'git check-attr filter' and .git/info/attributes may tell why")
+        warn(
+            f"{path(name)} is not tracked by Git-Theta after all; 'git check-attr filter' and"
+            " .git/info/attributes may tell why"
+        )
     if summary.kept:
         _say_what_is_left(summary.kept)
 
@@ -94,7 +130,13 @@ def _saving(summary: Summary) -> str:
     if not summary.before:
         return ""
     share = 100 - 100 * summary.after / summary.before
-    return f" ({share:.0f} % less)" if share >= 0.5 else f" ({-share:.0f} % more)" if share <= -0.5 else ""
+    return (
+        f" ({share:.0f} % less)"
+        if share >= 0.5
+        else f" ({-share:.0f} % more)"
+        if share <= -0.5
+        else ""
+    )
 
 
 def _say_what_is_left(kept: str) -> None:

@@ -21,7 +21,9 @@ from git_theta.errors import FormatError
 
 ZIP, TAR = StoredZipFormat(), TarFormat()
 DATA = Path(__file__).parents[2] / "data"
-H5, NPZ, GGUF = ((DATA / "formats" / name).read_bytes() for name in ("latest.h5", "small.npz", "small.gguf"))
+H5, NPZ, GGUF = (
+    (DATA / "formats" / name).read_bytes() for name in ("latest.h5", "small.npz", "small.gguf")
+)
 TORCH = (DATA / "torch" / "views.pt").read_bytes()
 
 
@@ -90,7 +92,11 @@ def test_depth_is_bounded() -> None:
 def test_members_that_are_broken_or_packed_are_plain_bytes() -> None:
     packed = zipped({"x": bytes(100)}, zipfile.ZIP_DEFLATED)
     data = zipped({"bad.gguf": GGUF[:100], "bad.h5": H5[:-1], "packed.zip": packed})
-    assert told(cut(ZIP, data)) == {"bad.gguf": "u8[100]", "bad.h5": f"u8[{len(H5) - 1}]", "packed.zip": f"u8[{len(packed)}]"}
+    assert told(cut(ZIP, data)) == {
+        "bad.gguf": "u8[100]",
+        "bad.h5": f"u8[{len(H5) - 1}]",
+        "packed.zip": f"u8[{len(packed)}]",
+    }
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,9 @@ def test_what_torch_writes() -> None:
     assert told(cut(FORMAT, FILES["protocol4-legacy"])) == {"tensor": "f32[2]"}
     training = cut(FORMAT, FILES["training-legacy"])
     assert told(training)["optimizer.state.0.exp_avg"] == "f32[5, 4]"
-    assert next(e for e in training.extents if e.name == "model.embed.weight").aliases == ("model.head.weight",)
+    assert next(e for e in training.extents if e.name == "model.embed.weight").aliases == (
+        "model.head.weight",
+    )
 
 
 def test_no_storages() -> None:

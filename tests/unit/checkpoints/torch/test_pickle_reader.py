@@ -14,13 +14,27 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from git_theta.checkpoints.torch import pickle_reader
-from git_theta.checkpoints.torch.pickle_reader import Call, Global, Items, Long, Pairs, Persistent, PickleError, Skipped, read, read_large
+from git_theta.checkpoints.torch.pickle_reader import (
+    Call,
+    Global,
+    Items,
+    Long,
+    Pairs,
+    Persistent,
+    PickleError,
+    Skipped,
+    read,
+    read_large,
+)
 
 
 def plain(node: Any) -> Any:
     """The tree as the objects it describes, for trees without cycles."""
     if isinstance(node, Pairs):
-        return {plain(key): plain(value) for key, value in zip(node.flat[::2], node.flat[1::2], strict=True)}
+        return {
+            plain(key): plain(value)
+            for key, value in zip(node.flat[::2], node.flat[1::2], strict=True)
+        }
     if isinstance(node, Items):
         return (frozenset if node.frozen else set)(map(plain, node.flat))
     if isinstance(node, Long):
@@ -37,7 +51,9 @@ def made(call: Call) -> Any:
     arguments = plain(call.arguments)
     if call.function.name == "encode":
         return arguments[0].encode(arguments[1])
-    kind = {"set": set, "frozenset": frozenset, "bytes": bytes, "bytearray": bytearray}[call.function.name]
+    kind = {"set": set, "frozenset": frozenset, "bytes": bytes, "bytearray": bytearray}[
+        call.function.name
+    ]
     return kind(*arguments)
 
 
@@ -107,7 +123,11 @@ def test_objects_are_kept_as_recipes(protocol: int) -> None:
 @pytest.mark.parametrize("protocol", range(6))
 def test_mappings_and_lists_of_other_classes(protocol: int) -> None:
     tree = read(pickle.dumps(collections.OrderedDict(a=1, b=2), protocol))
-    assert (tree.function, tree.arguments, tree.pairs) == (Global("collections", "OrderedDict"), (), ["a", 1, "b", 2])
+    assert (tree.function, tree.arguments, tree.pairs) == (
+        Global("collections", "OrderedDict"),
+        (),
+        ["a", 1, "b", 2],
+    )
     tree = read(pickle.dumps(collections.deque([1, 2], 5), protocol))
     assert list(tree.items) == [1, 2]
     tree = read(pickle.dumps(datetime.timedelta(1), protocol))
@@ -183,7 +203,8 @@ def test_nothing_named_in_a_pickle_is_touched(tmp_path: Any) -> None:
     assert not target.exists()
 
 
-# -- hostile input ------------------------------------------------------------------------------------------------------------
+# -- hostile input
+# ------------------------------------------------------------------------------------------------------------
 
 DAMAGED = {
     "empty": b"",
@@ -228,32 +249,56 @@ def test_damaged_pickles_are_refused(case: str) -> None:
 
 def laughs(levels: int) -> bytes:
     """A list of lists of lists … whose printed form would have 10^levels elements."""
-    return b"](" + b"K\1" * 10 + b"e" + b"".join(b"q%c0](" % n + b"h%c" % n * 10 + b"e" for n in range(levels)) + b"."
+    return (
+        b"]("
+        + b"K\1" * 10
+        + b"e"
+        + b"".join(b"q%c0](" % n + b"h%c" % n * 10 + b"e" for n in range(levels))
+        + b"."
+    )
 
 
 def colliding(count: int) -> bytes:
     """A dict whose integer keys all have the hash 0."""
     modulus = 2**61 - 1
     keys = (number * modulus for number in range(count))
-    return b"\x80\x02}(" + b"".join(b"\x8a\x0a" + key.to_bytes(10, "little") + b"N" for key in keys) + b"u."
+    return (
+        b"\x80\x02}("
+        + b"".join(b"\x8a\x0a" + key.to_bytes(10, "little") + b"N" for key in keys)
+        + b"u."
+    )
 
 
 BOMBS = {
     "memo": b"N" + b"r\xff\xff\x7f\0" + b".",
-    "memo again and again": b"N" + b"".join(b"r" + struct.pack("<I", index) for index in range(0, 2**22, 2**16)) + b".",
+    "memo again and again": (
+        b"N" + b"".join(b"r" + struct.pack("<I", index) for index in range(0, 2**22, 2**16)) + b"."
+    ),
     "memo as large as allowed": b"N" * 200_000 + b"r" + struct.pack("<I", 200_006) + b".",
-    "one long key again and again": b"}X\xff\xff\0\0" + b"k" * 65535 + b"q\0]q\1" + b"s" + b"h\0h\1s" * 30_000 + b".",
-    "one path again and again": b"}K\0" + b"}X\xe8\3\0\0" + b"k" * 1000 + b"](" + b"]" * 30_000 + b"es" + b"s.",
+    "one long key again and again": (
+        b"}X\xff\xff\0\0" + b"k" * 65535 + b"q\0]q\1" + b"s" + b"h\0h\1s" * 30_000 + b"."
+    ),
+    "one path again and again": (
+        b"}K\0" + b"}X\xe8\3\0\0" + b"k" * 1000 + b"](" + b"]" * 30_000 + b"es" + b"s."
+    ),
     "billion laughs": laughs(200),
     "tuples of tuples as a key": b"}K\1" + b"2\x86" * 100_000 + b"Ns.",
     "tuple in itself as a key": b"(]q\0h\0\x85q\1ah\1N}NNs.",
     "keys that collide": colliding(50_000),
     "100,000 lists in each other": b"]" * 100_000 + b"a" * 99_999 + b".",
     "100,000 tuples in each other": b"N" + b"\x85" * 100_000 + b".",
-    "20,000 calls in each other": b"cos\nsystem\nq\0)R" + b"\x850h\0N\x85R" * 10 + b"h\0)R" + b"q\1\x85q\x02h\0h\2R" * 20_000 + b".",
+    "20,000 calls in each other": (
+        b"cos\nsystem\nq\0)R"
+        + b"\x850h\0N\x85R" * 10
+        + b"h\0)R"
+        + b"q\1\x85q\x02h\0h\2R" * 20_000
+        + b"."
+    ),
     "100,000 marks": b"(" * 100_000 + b"N.",
     "doubled list": b"](K\1e" + b"q\0h\0(h\0h\0e" * 20_000 + b".",
-    "long integer again and again": b"\x8b\0\0\1\0" + b"\x7f" * 65536 + b"q\0}" + b"h\0Ns" * 50_000 + b".",
+    "long integer again and again": (
+        b"\x8b\0\0\1\0" + b"\x7f" * 65536 + b"q\0}" + b"h\0Ns" * 50_000 + b"."
+    ),
 }
 
 
@@ -284,7 +329,10 @@ def test_steps_and_size_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @st.composite
 def _mutants(draw: st.DrawFn) -> bytes:
-    seed = pickle.dumps({"a": [1, 2.5, None], ("b",): {"c": b"xyz", "d": collections.OrderedDict(e=Point(1))}}, draw(st.integers(0, 5)))
+    seed = pickle.dumps(
+        {"a": [1, 2.5, None], ("b",): {"c": b"xyz", "d": collections.OrderedDict(e=Point(1))}},
+        draw(st.integers(0, 5)),
+    )
     data = bytearray(seed)
     for _ in range(draw(st.integers(1, 5))):
         where = draw(st.integers(0, len(data)))
@@ -292,7 +340,15 @@ def _mutants(draw: st.DrawFn) -> bytes:
         if change == "set" and where < len(data):
             data[where] = draw(st.integers(0, 255))
         elif change == "insert":
-            data[where:where] = bytes([draw(st.sampled_from(list(b"()]}0121NRbsuaetQ.\x85\x86\x87\x81\x8f\x90\x91\x94\x93cihqpg")))])
+            data[where:where] = bytes(
+                [
+                    draw(
+                        st.sampled_from(
+                            list(b"()]}0121NRbsuaetQ.\x85\x86\x87\x81\x8f\x90\x91\x94\x93cihqpg")
+                        )
+                    )
+                ]
+            )
         elif change == "delete":
             del data[where : where + draw(st.integers(1, 6))]
         elif change == "cut":
@@ -334,14 +390,26 @@ def test_a_large_pickle_is_read_as_a_small_one(value: Any, protocol: int, before
 
 @pytest.mark.parametrize("protocol", [1, 2, 4, 5])
 @pytest.mark.parametrize("window", [3 * pickle_reader.SKIPPED, 1 << 20])
-def test_long_values_are_skipped_over(protocol: int, window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_values_are_skipped_over(
+    protocol: int, window: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pickle_reader, "_WINDOW", window)
     text, few = "x" * 70_000, "y" * (pickle_reader.SKIPPED - 1)
-    value = {"a": text, "b": few, "again": text, "n": 1 << (9000 if protocol > 1 else 90), "z": [1, ("w", few), text + "2"]}
+    value = {
+        "a": text,
+        "b": few,
+        "again": text,
+        "n": 1 << (9000 if protocol > 1 else 90),
+        "z": [1, ("w", few), text + "2"],
+    }
     tree, length = large(pickle.dumps(value, protocol))
     assert length == len(pickle.dumps(value, protocol))
     found = dict(zip(tree.flat[::2], tree.flat[1::2], strict=True))
-    assert (found["a"], found["again"], found["z"][2]) == (Skipped(70_000), Skipped(70_000), Skipped(70_001))
+    assert (found["a"], found["again"], found["z"][2]) == (
+        Skipped(70_000),
+        Skipped(70_000),
+        Skipped(70_001),
+    )
     assert found["a"] is found["again"]
     assert (found["b"], found["z"][:2]) == (few, [1, ("w", few)])
     assert type(found["n"]) is (Skipped if protocol > 1 else int)

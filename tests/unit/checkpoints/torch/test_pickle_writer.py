@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from git_theta.checkpoints.torch import pickle_writer
-from git_theta.checkpoints.torch.pickle_reader import Call, Global, Items, Long, Pairs, Persistent, read
+from git_theta.checkpoints.torch.pickle_reader import (
+    Call,
+    Global,
+    Items,
+    Long,
+    Pairs,
+    Persistent,
+    read,
+)
 from git_theta.checkpoints.torch.pickle_writer import write
 from git_theta.errors import FormatError
 
@@ -21,7 +29,22 @@ _scalars = (
     | st.floats(allow_nan=False)
     | st.text(st.characters())
     | st.binary()
-    | st.sampled_from([255, 256, 65535, 65536, 2**31 - 1, 2**31, -1, -(2**31), -(2**31) - 1, 2**2039, 2**2040, "\ud800"])
+    | st.sampled_from(
+        [
+            255,
+            256,
+            65535,
+            65536,
+            2**31 - 1,
+            2**31,
+            -1,
+            -(2**31),
+            -(2**31) - 1,
+            2**2039,
+            2**2040,
+            "\ud800",
+        ]
+    )
 )
 _values = st.recursive(
     _scalars,
@@ -73,10 +96,19 @@ class Keyed:
 
 @pytest.mark.parametrize("protocol", range(6))
 def test_objects_are_written_as_they_were(protocol: int) -> None:
-    for value in (Thing([1, Thing(None)]), collections.deque([1, 2], 3), collections.Counter("aab"), 1 + 2j, range(3)):
+    for value in (
+        Thing([1, Thing(None)]),
+        collections.deque([1, 2], 3),
+        collections.Counter("aab"),
+        1 + 2j,
+        range(3),
+    ):
         assert pickle.loads(write(read(pickle.dumps(value, protocol)))) == value
     if protocol >= 2:
-        assert pickle.loads(write(read(pickle.dumps(Keyed(1, a=2), protocol)))).got == ((1,), {"a": 2})
+        assert pickle.loads(write(read(pickle.dumps(Keyed(1, a=2), protocol)))).got == (
+            (1,),
+            {"a": 2},
+        )
 
 
 def test_sharing_and_cycles_are_kept() -> None:
@@ -84,7 +116,9 @@ def test_sharing_and_cycles_are_kept() -> None:
     cycle.append(cycle)
     looped: tuple[list[Any]] = ([],)
     looped[0].append(looped)
-    again = pickle.loads(write(read(pickle.dumps({"a": shared, "b": [shared], "c": cycle, "d": looped}))))
+    again = pickle.loads(
+        write(read(pickle.dumps({"a": shared, "b": [shared], "c": cycle, "d": looped})))
+    )
     assert again["a"] is again["b"][0]
     assert again["c"][1] is again["c"]
     assert again["d"][0][0][0][0] is again["d"][0][0]
@@ -92,7 +126,9 @@ def test_sharing_and_cycles_are_kept() -> None:
 
 def test_many_shared_values_need_long_indices() -> None:
     values: list[Any] = [[number] for number in range(400)]
-    again = pickle.loads(write(read(pickle.dumps([values, values[::-1], {"k": "k" * 3}, *["k" * 3] * 3]))))
+    again = pickle.loads(
+        write(read(pickle.dumps([values, values[::-1], {"k": "k" * 3}, *["k" * 3] * 3])))
+    )
     assert again[0][399] is again[1][0]
 
 
@@ -110,8 +146,12 @@ def test_deep_values_need_no_recursion() -> None:
 
 
 def test_values_made_on_the_way_are_not_mixed_up() -> None:
-    tree = [Items([number], frozen=number % 2 == 1) for number in range(500)] + [bytes([number % 256]) for number in range(500)]
-    assert pickle.loads(write(tree)) == [{number} for number in range(500)] + [bytes([number % 256]) for number in range(500)]
+    tree = [Items([number], frozen=number % 2 == 1) for number in range(500)] + [
+        bytes([number % 256]) for number in range(500)
+    ]
+    assert pickle.loads(write(tree)) == [{number} for number in range(500)] + [
+        bytes([number % 256]) for number in range(500)
+    ]
 
 
 def test_references_are_written_as_such() -> None:
@@ -119,7 +159,10 @@ def test_references_are_written_as_such() -> None:
     assert read(write([Long("X", memoryview(b"ab"))])) == ["ab"]
 
 
-@pytest.mark.parametrize("tree", [Global("a\nb", "c"), Global("a", "b\n"), read(b"\x82\7."), read(b"\x97."), object(), {1: 2}])
+@pytest.mark.parametrize(
+    "tree",
+    [Global("a\nb", "c"), Global("a", "b\n"), read(b"\x82\7."), read(b"\x97."), object(), {1: 2}],
+)
 def test_what_cannot_be_written_is_refused(tree: Any) -> None:
     with pytest.raises(FormatError):
         write([tree])

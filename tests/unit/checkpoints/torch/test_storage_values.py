@@ -17,7 +17,17 @@ DATA = np.arange(24, dtype=np.float32)
 
 
 def view(offset: int, shape: tuple[int, ...], strides: tuple[int, ...], numel: int = 24) -> View:
-    return View("x", TorchStorage("0", "f32", numel), offset, shape, strides, math.prod(shape), False, None, None)
+    return View(
+        "x",
+        TorchStorage("0", "f32", numel),
+        offset,
+        shape,
+        strides,
+        math.prod(shape),
+        False,
+        None,
+        None,
+    )
 
 
 @pytest.mark.parametrize(
@@ -31,7 +41,9 @@ def view(offset: int, shape: tuple[int, ...], strides: tuple[int, ...], numel: i
         (24, (0, 3), (3, 1), np.empty((0, 3))),
     ],
 )
-def test_views(offset: int, shape: tuple[int, ...], strides: tuple[int, ...], wanted: np.ndarray) -> None:
+def test_views(
+    offset: int, shape: tuple[int, ...], strides: tuple[int, ...], wanted: np.ndarray
+) -> None:
     found = array(view(offset, shape, strides), DATA.tobytes())
     assert found.shape == wanted.shape
     assert np.array_equal(found, wanted)
@@ -41,8 +53,13 @@ SIZES = st.integers(0, 30) | st.sampled_from([1 << 31, 1 << 62])
 
 
 @given(SIZES, st.lists(st.tuples(SIZES, SIZES), max_size=4), st.sampled_from([24, 23, 1 << 40]))
-def test_nothing_beyond_the_storage_is_read(offset: int, dimensions: list[tuple[int, int]], numel: int) -> None:
-    shape, strides = tuple(size for size, _ in dimensions), tuple(stride for _, stride in dimensions)
+def test_nothing_beyond_the_storage_is_read(
+    offset: int, dimensions: list[tuple[int, int]], numel: int
+) -> None:
+    shape, strides = (
+        tuple(size for size, _ in dimensions),
+        tuple(stride for _, stride in dimensions),
+    )
     places = offset + sum((size - 1) * stride for size, stride in dimensions)
     try:
         found = array(view(offset, shape, strides, numel), DATA.tobytes())

@@ -1,4 +1,6 @@
-"""Building torch files without torch; ``tests/compat/test_torch_files.py`` lets torch load what is built."""
+"""Building torch files without torch; ``tests/compat/test_torch_files.py`` lets torch load what is
+built.
+"""
 
 from __future__ import annotations
 
@@ -66,13 +68,21 @@ def sound(data: bytes) -> None:
     """All CRCs are right, and Python reads the archive too."""
     assert zipfile.ZipFile(io.BytesIO(data)).testzip() is None
     for check in FORMAT.scan(BytesSource(data)).checksums:
-        assert int.from_bytes(data[check.offset : check.offset + 4], "little") == zlib.crc32(data[check.start : check.start + check.length])
+        assert int.from_bytes(data[check.offset : check.offset + 4], "little") == zlib.crc32(
+            data[check.start : check.start + check.length]
+        )
 
 
-# -- zip ----------------------------------------------------------------------------------------------------------------------
+# -- zip
+# ----------------------------------------------------------------------------------------------------------------------
 
 
-@given(st.dictionaries(st.text(st.characters(exclude_characters="\0/\\", exclude_categories=["Cs"]), min_size=1), st.lists(st.binary())))
+@given(
+    st.dictionaries(
+        st.text(st.characters(exclude_characters="\0/\\", exclude_categories=["Cs"]), min_size=1),
+        st.lists(st.binary()),
+    )
+)
 def test_archives_are_read_back(content: dict[str, list[bytes]]) -> None:
     data = write_archive(content.items())
     joined = {name: b"".join(pieces) for name, pieces in content.items()}
@@ -80,10 +90,14 @@ def test_archives_are_read_back(content: dict[str, list[bytes]]) -> None:
         assert {name: file.read(name) for name in file.namelist()} == joined
     (archive,) = read_archives(BytesSource(data))
     assert {entry.name: data[entry.offset : entry.end] for entry in archive.entries} == joined
-    assert all(entry.offset % 64 == 0 and len(entry.sums) == (2 if entry.length else 1) for entry in archive.entries)
+    assert all(
+        entry.offset % 64 == 0 and len(entry.sums) == (2 if entry.length else 1)
+        for entry in archive.entries
+    )
 
 
-# -- new files ----------------------------------------------------------------------------------------------------------------
+# -- new files
+# ----------------------------------------------------------------------------------------------------------------
 
 _types = st.sampled_from(sorted({*_CLASSES, *_DTYPES}))
 
@@ -108,14 +122,17 @@ def test_types_torch_does_not_have_are_refused() -> None:
 
 
 def test_every_torch_type_can_be_written() -> None:
-    assert {*_CLASSES, *_DTYPES} == {name for name in dtypes.names() if dtypes.get(name).kind != "q"}
+    assert {*_CLASSES, *_DTYPES} == {
+        name for name in dtypes.names() if dtypes.get(name).kind != "q"
+    }
 
 
 def test_it_is_a_format_that_builds() -> None:
     assert isinstance(FORMAT, BuildsFiles)
 
 
-# -- in place of another file -------------------------------------------------------------------------------------------------
+# -- in place of another file
+# -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -128,7 +145,10 @@ def test_the_same_tensors_give_the_same_file(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_other_bytes_change_only_bytes_and_sums(path: Path) -> None:
     data = path.read_bytes()
-    wanted = {name: Tensor(old.dtype, old.shape, bytes(byte ^ 1 for byte in bytes(old.data))) for name, old in tensors(data).items()}
+    wanted = {
+        name: Tensor(old.dtype, old.shape, bytes(byte ^ 1 for byte in bytes(old.data)))
+        for name, old in tensors(data).items()
+    }
     changed = built(wanted, data)
     assert tensors(changed) == wanted
     assert len(changed) == len(data)
@@ -147,19 +167,28 @@ def test_sums_in_front_of_the_data_are_kept_right_and_zeros_zero() -> None:
     for check in FORMAT.scan(BytesSource(zeroed)).checksums:
         zeroed[check.offset : check.offset + 4] = bytes(4)
     changed = built(wanted, bytes(zeroed))
-    assert all(changed[check.offset : check.offset + 4] == bytes(4) for check in FORMAT.scan(BytesSource(changed)).checksums)
+    assert all(
+        changed[check.offset : check.offset + 4] == bytes(4)
+        for check in FORMAT.scan(BytesSource(changed)).checksums
+    )
 
 
 def test_tensors_are_reshaped_retyped_added_and_removed() -> None:
     data = load("training")
     old = tensors(data)
-    wanted = {name: tensor for name, tensor in old.items() if not name.startswith(("model.norm", "optimizer.state.1"))}
+    wanted = {
+        name: tensor
+        for name, tensor in old.items()
+        if not name.startswith(("model.norm", "optimizer.state.1"))
+    }
     wanted["model.embed.weight"] = f32(6, 4)
     wanted["optimizer.state.0.exp_avg"] = Tensor("bf16", (6, 4), bytes(48))
     wanted["model.extra.weight"] = Tensor("f8_e5m2", (2,), b"ab")
     changed = built(wanted, data)
     assert list(tensors(changed).items()) == list(wanted.items())
-    extent = next(e for e in FORMAT.scan(BytesSource(changed)).extents if e.name == "model.embed.weight")
+    extent = next(
+        e for e in FORMAT.scan(BytesSource(changed)).extents if e.name == "model.embed.weight"
+    )
     assert extent.aliases == ("model.head.weight",)
     assert keys(changed) == keys(data)
     assert keys(changed, "model") == ["embed.weight", "head.weight", "extra.weight"]
@@ -190,9 +219,16 @@ def test_one_object_under_two_names_becomes_two() -> None:
     assert [(e.name, e.aliases) for e in FORMAT.scan(BytesSource(tied)).extents] == [("a", ("b",))]
     wanted = {"a": f32(2, fill=1), "b": f32(2, fill=2)}
     assert tensors(built(wanted, tied)) == wanted
-    assert tensors(built({"a": f32(3), "b": f32(3)}, tied), aliases=True) == {"a": f32(3), "b": f32(3)}
+    assert tensors(built({"a": f32(3), "b": f32(3)}, tied), aliases=True) == {
+        "a": f32(3),
+        "b": f32(3),
+    }
     assert tensors(built({"b": f32(2)}, tied)) == {"b": f32(2)}
-    assert tensors(built({"a": f32(2), "b": f32(2), "c": f32(1)}, tied), aliases=True) == {"a": f32(2), "b": f32(2), "c": f32(1)}
+    assert tensors(built({"a": f32(2), "b": f32(2), "c": f32(1)}, tied), aliases=True) == {
+        "a": f32(2),
+        "b": f32(2),
+        "c": f32(1),
+    }
 
 
 def tied_file(data: bytes) -> bytes:
@@ -202,7 +238,10 @@ def tied_file(data: bytes) -> bytes:
     with zipfile.ZipFile(io.BytesIO(data)) as file:
         tree = read(file.read("archive/data.pkl"))
         tree.flat[3] = tree.flat[1]
-        entries = [(name, [write(tree) if name.endswith("data.pkl") else file.read(name)]) for name in file.namelist()]
+        entries = [
+            (name, [write(tree) if name.endswith("data.pkl") else file.read(name)])
+            for name in file.namelist()
+        ]
     return write_archive(entry for entry in entries if not entry[0].endswith("data/1"))
 
 
@@ -235,7 +274,8 @@ def test_items_of_lists() -> None:
     wanted = tensors(data) | {"0": f32(9), "1.b": f32(1)}
     assert tensors(built(wanted, data)) == wanted
     with pytest.raises(FormatError, match="beside what"):
-        built({name: tensor for name, tensor in tensors(data).items() if name != "0"}, data)  # 1.a would become 0.a
+        # 1.a would become 0.a
+        built({name: tensor for name, tensor in tensors(data).items() if name != "0"}, data)
     with pytest.raises(FormatError, match="no mapping"):
         built(tensors(data) | {"3": f32(1)}, data)
 
@@ -250,7 +290,9 @@ def test_a_lone_tensor() -> None:
 def test_parts_of_a_sparse_tensor_go_together() -> None:
     data = load("sparse")
     wanted = tensors(data)
-    assert set(tensors(built({name: wanted[name] for name in wanted if name.startswith("coo")}, data))) == {"coo.indices", "coo.values"}
+    assert set(
+        tensors(built({name: wanted[name] for name in wanted if name.startswith("coo")}, data))
+    ) == {"coo.indices", "coo.values"}
     with pytest.raises(FormatError, match="part of a larger value"):
         built({name: wanted[name] for name in wanted if name != "coo.values"}, data)
 
@@ -279,7 +321,10 @@ def test_files_of_another_kind_only_take_other_bytes() -> None:
     unnamed = archive({"archive/data/9": b"123"})
     for data in (script, big, unknown, script + script):
         old = tensors(data)
-        other = {name: Tensor(tensor.dtype, tensor.shape, bytes(len(bytes(tensor.data)))) for name, tensor in old.items()}
+        other = {
+            name: Tensor(tensor.dtype, tensor.shape, bytes(len(bytes(tensor.data))))
+            for name, tensor in old.items()
+        }
         assert tensors(built(other, data)) == other
         with pytest.raises(FormatError, match="kind"):
             built(old | {"new": f32(1)}, data)

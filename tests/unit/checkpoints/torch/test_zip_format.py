@@ -1,4 +1,6 @@
-"""Torch's zip files, without torch: the files in ``tests/data/torch`` are written by ``tests/data/make_torch_files.py``."""
+"""Torch's zip files, without torch: the files in ``tests/data/torch`` are written by
+``tests/data/make_torch_files.py``.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,11 @@ def shown(data: bytes) -> dict[str, str]:
 
 
 def content(data: bytes, name: str) -> bytes:
-    return next(data[extent.offset : extent.end] for extent in scan(data).extents if name in (extent.name, *extent.aliases))
+    return next(
+        data[extent.offset : extent.end]
+        for extent in scan(data).extents
+        if name in (extent.name, *extent.aliases)
+    )
 
 
 def counted(start: int, length: int) -> bytes:
@@ -56,22 +62,39 @@ def counted(start: int, length: int) -> bytes:
     return bytes((start + number) % 256 for number in range(length))
 
 
-# -- real files ---------------------------------------------------------------------------------------------------------------
+# -- real files
+# ---------------------------------------------------------------------------------------------------------------
 
 
 def test_every_type() -> None:
     data = load("types")
-    own = {"complex32": "c32", "complex64": "c64", "complex128": "c128", "bool": "bool", "bfloat16": "bf16"}
+    own = {
+        "complex32": "c32",
+        "complex64": "c64",
+        "complex128": "c128",
+        "bool": "bool",
+        "bfloat16": "bf16",
+    }
     assert len(shown(data)) == 21
     for name, what in shown(data).items():
-        short = own.get(name) or name.replace("float8", "f8").replace("uint", "u").replace("int", "i").replace("float", "f")
+        short = own.get(name) or name.replace("float8", "f8").replace("uint", "u").replace(
+            "int", "i"
+        ).replace("float", "f")
         assert what == f"{short}[2,3]"
         expected = counted(17, dtypes.nbytes(short, (2, 3)))
-        assert content(data, name) == (bytes(byte % 2 for byte in expected) if name == "bool" else expected)
+        assert content(data, name) == (
+            bytes(byte % 2 for byte in expected) if name == "bool" else expected
+        )
 
 
 def test_scalars_and_empty_tensors() -> None:
-    assert shown(load("shapes")) == {"scalar": "f32[]", "empty": "f32[0,3]", "one": "f32[1]", "deep": "f32[1,2,1,2]", "half": "f16[0]"}
+    assert shown(load("shapes")) == {
+        "scalar": "f32[]",
+        "empty": "f32[0,3]",
+        "one": "f32[1]",
+        "deep": "f32[1,2,1,2]",
+        "half": "f16[0]",
+    }
     assert content(load("shapes"), "deep") == counted(1, 16)
 
 
@@ -100,7 +123,11 @@ def test_views_share_the_extent_of_their_storage() -> None:
         "tile_c": "f32[2]",
         "tile_c_again": "f32[2]*",
     }
-    assert [content(data, name) for name in ("tile_a", "tile_b", "tile_c")] == [counted(50, 16), counted(66, 24), counted(90, 8)]
+    assert [content(data, name) for name in ("tile_a", "tile_b", "tile_c")] == [
+        counted(50, 16),
+        counted(66, 24),
+        counted(90, 8),
+    ]
     assert content(data, "part") == counted(90, 40)
 
 
@@ -124,11 +151,19 @@ def test_sparse_tensors() -> None:
 
 def test_odd_names() -> None:
     data = load("names")
-    assert shown(data) == {"tensor": "f32[1]", "a.b": "f32[2]", "a.b#2": "f32[3]", "7": "f32[1]", "../x\0\x1b[31m": "f32[1]"}
+    assert shown(data) == {
+        "tensor": "f32[1]",
+        "a.b": "f32[2]",
+        "a.b#2": "f32[3]",
+        "7": "f32[1]",
+        "../x\0\x1b[31m": "f32[1]",
+    }
     assert content(data, "7") == counted(8, 4)
 
 
-@pytest.mark.parametrize("path", sorted(set(DATA.glob("*.pt")) - {DATA / "legacy.pt"}), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted(set(DATA.glob("*.pt")) - {DATA / "legacy.pt"}), ids=lambda path: path.stem
+)
 def test_real_files_splice_back_and_their_checksums_are_true(path: Path) -> None:
     data = path.read_bytes()
     layout = scan(data)
@@ -138,9 +173,12 @@ def test_real_files_splice_back_and_their_checksums_are_true(path: Path) -> None
         position = extent.end
     assert spliced + data[position:] == data
     entries = zipfile.ZipFile(path).infolist()
-    assert len(layout.checksums) == sum(2 if entry.file_size else 1 for entry in entries)  # torch puts none behind empty entries
+    # Torch puts none behind empty entries
+    assert len(layout.checksums) == sum(2 if entry.file_size else 1 for entry in entries)
     for check in layout.checksums:
-        assert int.from_bytes(data[check.offset : check.offset + 4], "little") == zlib.crc32(data[check.start : check.start + check.length])
+        assert int.from_bytes(data[check.offset : check.offset + 4], "little") == zlib.crc32(
+            data[check.start : check.start + check.length]
+        )
     assert FORMAT.sniff(data[:4096])
 
 
@@ -150,16 +188,23 @@ def test_the_legacy_form_is_not_a_zip() -> None:
         scan(load("legacy"))
 
 
-# -- made files ---------------------------------------------------------------------------------------------------------------
+# -- made files
+# ---------------------------------------------------------------------------------------------------------------
 
 
-def rewritten(data: bytes, method: int = zipfile.ZIP_STORED, skip: tuple[str, ...] = (), **changed: bytes) -> bytes:
+def rewritten(
+    data: bytes, method: int = zipfile.ZIP_STORED, skip: tuple[str, ...] = (), **changed: bytes
+) -> bytes:
     """The same entries written by Python's zipfile; ``changed`` by the last part of the name."""
     target = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(target, "w", method) as new:
         for name in old.namelist():
             if name.rpartition("/")[2] not in skip:
-                new.writestr(zipfile.ZipInfo(name), changed.get(name.rpartition("/")[2].replace(".", "_"), old.read(name)), method)
+                new.writestr(
+                    zipfile.ZipInfo(name),
+                    changed.get(name.rpartition("/")[2].replace(".", "_"), old.read(name)),
+                    method,
+                )
     return target.getvalue()
 
 
@@ -176,7 +221,9 @@ class _Name:
 
 
 def pickled(value: Any) -> bytes:
-    """A pickle (protocol 2) of plain values, and of tensors as ``(function, arguments)`` pairs of a :class:`_Call`."""
+    """A pickle (protocol 2) of plain values, and of tensors as ``(function, arguments)`` pairs of a
+    :class:`_Call`.
+    """
     return b"\x80\x02" + _opcodes(value) + b"."
 
 
@@ -186,9 +233,16 @@ def _opcodes(value: Any) -> bytes:
     if isinstance(value, _Persistent):
         return _opcodes(value.id) + b"Q"
     if isinstance(value, _Call):
-        return value.function.text + _opcodes(value.arguments) + b"R" + (_opcodes(value.state) + b"b" if value.state else b"")
+        return (
+            value.function.text
+            + _opcodes(value.arguments)
+            + b"R"
+            + (_opcodes(value.state) + b"b" if value.state else b"")
+        )
     if isinstance(value, dict):
-        return b"}(" + b"".join(_opcodes(key) + _opcodes(item) for key, item in value.items()) + b"u"
+        return (
+            b"}(" + b"".join(_opcodes(key) + _opcodes(item) for key, item in value.items()) + b"u"
+        )
     if isinstance(value, tuple):
         return b"(" + b"".join(map(_opcodes, value)) + b"t"
     if isinstance(value, list):
@@ -203,15 +257,26 @@ class _Call:
 
 
 def tensor(
-    key: str, shape: tuple[Any, ...], strides: tuple[Any, ...], offset: Any = 0, kind: str = "FloatStorage", numel: object = None
+    key: str,
+    shape: tuple[Any, ...],
+    strides: tuple[Any, ...],
+    offset: Any = 0,
+    kind: str = "FloatStorage",
+    numel: object = None,
 ) -> _Call:
     if numel is None:
         numel = max(1, *shape) if len(shape) < 2 else shape[0] * shape[1]
-    return _Call("_rebuild_tensor_v2", _Persistent(key, kind, numel), offset, shape, strides, False, None)
+    return _Call(
+        "_rebuild_tensor_v2", _Persistent(key, kind, numel), offset, shape, strides, False, None
+    )
 
 
 def torch_zip(
-    tree: Any, storages: dict[str, bytes], root: str = "archive", byteorder: bytes = b"little", more: dict[str, bytes] | None = None
+    tree: Any,
+    storages: dict[str, bytes],
+    root: str = "archive",
+    byteorder: bytes = b"little",
+    more: dict[str, bytes] | None = None,
 ) -> bytes:
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w") as file:
@@ -232,7 +297,9 @@ def test_entry_numbers_do_not_matter() -> None:
 
 
 def test_storages_without_a_name_are_called_after_their_entry() -> None:
-    data = torch_zip({"a": tensor("0", (2,), (1,))}, {"0": bytes(8), "1": bytes(3)}, root="my model")
+    data = torch_zip(
+        {"a": tensor("0", (2,), (1,))}, {"0": bytes(8), "1": bytes(3)}, root="my model"
+    )
     assert shown(data) == {"a": "f32[2]", "data/1": "u8[3]"}
 
 
@@ -240,9 +307,23 @@ def test_a_name_without_a_storage_is_ignored() -> None:
     assert shown(torch_zip({"a": tensor("5", (2,), (1,))}, {"0": bytes(8)})) == {"data/0": "u8[8]"}
 
 
-@pytest.mark.parametrize("tree", [b"", b"garbage", b"\x80\x02}q\0X", b"}" * 1000 + b".", b"\x80\x06N.", pickled(None), pickled([1, "x"])])
+@pytest.mark.parametrize(
+    "tree",
+    [
+        b"",
+        b"garbage",
+        b"\x80\x02}q\0X",
+        b"}" * 1000 + b".",
+        b"\x80\x06N.",
+        pickled(None),
+        pickled([1, "x"]),
+    ],
+)
 def test_a_pickle_that_is_not_understood_costs_only_the_names(tree: bytes) -> None:
-    assert shown(torch_zip(tree, {"0": bytes(8), "1": bytes(3)})) == {"data/0": "u8[8]", "data/1": "u8[3]"}
+    assert shown(torch_zip(tree, {"0": bytes(8), "1": bytes(3)})) == {
+        "data/0": "u8[8]",
+        "data/1": "u8[3]",
+    }
 
 
 HUGE = 2**62
@@ -280,9 +361,27 @@ def test_a_pickle_that_lies_about_sizes_leaves_plain_bytes(case: str) -> None:
         tensor("0", (1,) * 65, (1,) * 65, numel=2),
         _Call("_rebuild_tensor_v2"),
         _Call("_rebuild_tensor_v2", 1, 2, 3, 4),
-        _Call("_rebuild_tensor_v3", _Persistent("0", "UntypedStorage", 8), 0, (2,), (1,), False, None, "no type"),
+        _Call(
+            "_rebuild_tensor_v3",
+            _Persistent("0", "UntypedStorage", 8),
+            0,
+            (2,),
+            (1,),
+            False,
+            None,
+            "no type",
+        ),
         _Call("_rebuild_tensor_v3", _Persistent("0", "UntypedStorage", 8), 0, (2,), (1,)),
-        _Call("_rebuild_tensor_v3", _Persistent("0", "UntypedStorage", 7), 0, (1,), (1,), False, None, _Name("torch", "float32")),
+        _Call(
+            "_rebuild_tensor_v3",
+            _Persistent("0", "UntypedStorage", 7),
+            0,
+            (1,),
+            (1,),
+            False,
+            None,
+            _Name("torch", "float32"),
+        ),
         _Call("_rebuild_sparse_tensor", 1, (2,)),
         _Call("_rebuild_qtensor", _Persistent("0", "QInt8Storage", 8), 0, (2,), (1,), ()),
         _Call("_rebuild_from_type_v2", 1),
@@ -301,7 +400,10 @@ def test_an_empty_tensor_of_impossible_shape_is_given_flat() -> None:
 
 
 def test_quantized_tensors() -> None:
-    scales, zeros = tensor("1", (2,), (1,), kind="DoubleStorage"), tensor("2", (2,), (1,), kind="LongStorage")
+    scales, zeros = (
+        tensor("1", (2,), (1,), kind="DoubleStorage"),
+        tensor("2", (2,), (1,), kind="LongStorage"),
+    )
     whole = _Call(
         "_rebuild_qtensor",
         _Persistent("0", "QInt8Storage", 4),
@@ -321,7 +423,14 @@ def test_wrapped_tensors_keep_the_name() -> None:
     for wrapped in (
         _Call("_rebuild_parameter", inner, True, None),
         _Call("_rebuild_parameter_with_state", inner, True, None, {}),
-        _Call("_rebuild_from_type_v2", inner.function, _Name("my", "Tensor"), inner.arguments, {}, module="torch._tensor"),
+        _Call(
+            "_rebuild_from_type_v2",
+            inner.function,
+            _Name("my", "Tensor"),
+            inner.arguments,
+            {},
+            module="torch._tensor",
+        ),
         _Call("_rebuild_nested_tensor", inner, None, None, None),
         _Call("my_function", inner, module="my"),
     ):
@@ -335,30 +444,47 @@ def test_what_modules_and_distributed_tensors_hide() -> None:
     assert shown(torch_zip({"net": module}, {"0": bytes(8)})) == {"net.weight": "f32[2]"}
     outer = _Name("torch._utils", "_rebuild_wrapper_subclass")
     wrapped = _Call(
-        "_rebuild_from_type_v2", outer, _Name("torch", "DTensor"), (1, (2,)), (None, {"_local_tensor": inner}), module="torch._tensor"
+        "_rebuild_from_type_v2",
+        outer,
+        _Name("torch", "DTensor"),
+        (1, (2,)),
+        (None, {"_local_tensor": inner}),
+        module="torch._tensor",
     )
     assert shown(torch_zip({"d": wrapped}, {"0": bytes(8)})) == {"d": "f32[2]"}
-    tagged = _Call("_rebuild_parameter_with_state", inner, True, None, {"tag": tensor("1", (1,), (1,))})
-    assert shown(torch_zip({"p": tagged}, {"0": bytes(8), "1": bytes(4)})) == {"p": "f32[2]", "p.tag": "f32[1]"}
+    tagged = _Call(
+        "_rebuild_parameter_with_state", inner, True, None, {"tag": tensor("1", (1,), (1,))}
+    )
+    assert shown(torch_zip({"p": tagged}, {"0": bytes(8), "1": bytes(4)})) == {
+        "p": "f32[2]",
+        "p.tag": "f32[1]",
+    }
 
 
 def test_types_of_the_untyped_storage() -> None:
     def view(dtype: str) -> _Call:
         storage = _Persistent("0", "UntypedStorage", 8)
-        return _Call("_rebuild_tensor_v3", storage, 0, (2,), (1,), False, None, _Name("torch", dtype))
+        return _Call(
+            "_rebuild_tensor_v3", storage, 0, (2,), (1,), False, None, _Name("torch", dtype)
+        )
 
     assert shown(torch_zip({"a": view("uint32")}, {"0": bytes(8)})) == {"a": "u32[2]"}
     assert shown(torch_zip({"a": view("some_new_type")}, {"0": bytes(8)})) == {"a": "u8[8]"}
 
 
 def test_constants_of_torchscript_have_names() -> None:
-    constants = {"archive/constants.pkl": pickled((tensor("0", (2,), (1,)),)), "archive/constants/0": bytes(8)}
+    constants = {
+        "archive/constants.pkl": pickled((tensor("0", (2,), (1,)),)),
+        "archive/constants/0": bytes(8),
+    }
     data = torch_zip({"a": tensor("0", (1,), (1,))}, {"0": bytes(4)}, more=constants)
     assert shown(data) == {"a": "f32[1]", "constants.0": "f32[2]"}
 
 
 def test_slices_of_a_distributed_checkpoint() -> None:
-    data = torch_zip(tensor("0", (2,), (1,)), {"0": b"12345678"}) + torch_zip(tensor("0", (1,), (1,)), {"0": b"abcd"})
+    data = torch_zip(tensor("0", (2,), (1,)), {"0": b"12345678"}) + torch_zip(
+        tensor("0", (1,), (1,)), {"0": b"abcd"}
+    )
     assert shown(data) == {"tensor": "f32[2]", "tensor#2": "f32[1]"}
     assert content(data, "tensor#2") == b"abcd"
 
@@ -371,7 +497,9 @@ def test_all_pickles_of_a_file_are_bounded_together(monkeypatch: pytest.MonkeyPa
 
 
 def test_bare_storages_are_flat() -> None:
-    assert shown(torch_zip([_Persistent("0", "HalfStorage", 4)], {"0": bytes(8)})) == {"0": "f16[4]"}
+    assert shown(torch_zip([_Persistent("0", "HalfStorage", 4)], {"0": bytes(8)})) == {
+        "0": "f16[4]"
+    }
 
 
 def test_tiles_must_cover_their_storage_exactly() -> None:
@@ -382,11 +510,16 @@ def test_tiles_must_cover_their_storage_exactly() -> None:
         return list(shown(torch_zip(list(tiles), {"0": bytes(40)})).items())  # type: ignore[arg-type]
 
     assert split(tile(6, 4), tile(0, 3, 2)) == [("1", "f32[3,2]"), ("0", "f32[4]")]
-    assert split(tile(0, 5), tile(5, 5), tile(0, 5)) == [("0", "f32[5]"), ("2", "f32[5]*"), ("1", "f32[5]")]
+    assert split(tile(0, 5), tile(5, 5), tile(0, 5)) == [
+        ("0", "f32[5]"),
+        ("2", "f32[5]*"),
+        ("1", "f32[5]"),
+    ]
     assert split(tile(0, 5), tile(5, 4)) == [("0", "f32[10]")]  # a byte is missing
     assert split(tile(0, 5), tile(4, 6)) == [("0", "f32[10]")]  # they overlap
     assert split(tile(1, 9)) == [("0", "f32[10]")]
-    assert split(tile(0, 5), tile(5, 5), tile(0, 4)) == [("0", "f32[10]")]  # two of another size at one place
+    # Two of another size at one place
+    assert split(tile(0, 5), tile(5, 5), tile(0, 4)) == [("0", "f32[10]")]
     assert split(tile(0, 5), tile(5, 5), tile(0, 10)) == [("2", "f32[10]")]  # the whole comes first
     assert split(tile(0, 5), tile(0, 0), tile(5, 5)) == [("0", "f32[5]"), ("2", "f32[5]")]
 
@@ -416,7 +549,11 @@ def test_packed_files_have_no_extents() -> None:
 
 
 def test_large_entries_are_not_left_to_the_skeleton() -> None:
-    data = torch_zip({"a": tensor("0", (2,), (1,))}, {"0": bytes(8)}, more={"archive/extra": bytes(SKELETON_LIMIT + 1)})
+    data = torch_zip(
+        {"a": tensor("0", (2,), (1,))},
+        {"0": bytes(8)},
+        more={"archive/extra": bytes(SKELETON_LIMIT + 1)},
+    )
     assert shown(data) == {"a": "f32[2]", "extra": f"u8[{SKELETON_LIMIT + 1}]"}
 
 
@@ -425,7 +562,11 @@ def test_an_archive_of_another_kind_is_cut_by_its_entries() -> None:
     with zipfile.ZipFile(target, "w") as file:
         for name in ("a/data.pkl", "b/data.pkl", "a/data/0"):
             file.writestr(name, b"1234")
-    assert shown(target.getvalue()) == {"a/data.pkl": "u8[4]", "b/data.pkl": "u8[4]", "a/data/0": "u8[4]"}
+    assert shown(target.getvalue()) == {
+        "a/data.pkl": "u8[4]",
+        "b/data.pkl": "u8[4]",
+        "a/data/0": "u8[4]",
+    }
 
 
 def test_other_folders_of_storages() -> None:
@@ -435,7 +576,10 @@ def test_other_folders_of_storages() -> None:
         "archive/.data/serialization_id": b"1",
         "archive/code/x.py": b"",
     }
-    assert shown(torch_zip({}, {}, more=more)) == {"constants/0": "u8[4]", ".data/7.storage": "u8[5]"}
+    assert shown(torch_zip({}, {}, more=more)) == {
+        "constants/0": "u8[4]",
+        ".data/7.storage": "u8[5]",
+    }
 
 
 @pytest.mark.parametrize("cut", [1, 30, 100, 400])
@@ -487,7 +631,9 @@ class Sparse:
 
 
 def huge_torch_file(contents: list[tuple[str, int, bytes]]) -> Sparse:
-    """What torch 2.13 writes for ``(name, size, first bytes)``: zip64 fields only where needed, 24-byte descriptors from 4 GiB on."""
+    """What torch 2.13 writes for ``(name, size, first bytes)``: zip64 fields only where needed,
+    24-byte descriptors from 4 GiB on.
+    """
     full, position, spots, central = 2**32 - 1, 0, {}, b""
     for name, size, data in contents:
         path, header = f"r/{name}".encode(), position
@@ -495,14 +641,34 @@ def huge_torch_file(contents: list[tuple[str, int, bytes]]) -> Sparse:
         wide += struct.pack("<Q", header) if header >= full else b""
         extra = struct.pack("<HH", 1, len(wide)) + wide if wide else b""
         padding = -(header + 30 + len(path) + len(extra) + 4) % 64
-        local = struct.pack("<4sHHHIIIIHH", b"PK\3\4", 0, 0x808, 0, 0, 0, 0, 0, len(path), len(extra) + 4 + padding)
-        spots[header] = local + path + extra + struct.pack("<2sH", b"FB", padding) + b"Z" * padding + data
+        local = struct.pack(
+            "<4sHHHIIIIHH", b"PK\3\4", 0, 0x808, 0, 0, 0, 0, 0, len(path), len(extra) + 4 + padding
+        )
+        spots[header] = (
+            local + path + extra + struct.pack("<2sH", b"FB", padding) + b"Z" * padding + data
+        )
         position = header + len(local) + len(path) + len(extra) + 4 + padding + size
         descriptor = struct.pack("<QQ" if wide else "<II", size, size)
         spots[position] = b"PK\7\x08" + zlib.crc32(data).to_bytes(4, "little") + descriptor
         position += 8 + len(descriptor)
         sizes = (full, full) if size >= full else (size, size)
-        fields = (0, 0, 0x808, 0, 0, 0, zlib.crc32(data), *sizes, len(path), len(extra), 0, 0, 0, 0, min(header, full))
+        fields = (
+            0,
+            0,
+            0x808,
+            0,
+            0,
+            0,
+            zlib.crc32(data),
+            *sizes,
+            len(path),
+            len(extra),
+            0,
+            0,
+            0,
+            0,
+            min(header, full),
+        )
         central += struct.pack("<4s6H3I5H2I", b"PK\1\2", *fields) + path + extra
     numbers = (len(contents), len(contents), len(central), position)
     end = struct.pack("<4sQHHIIQQQQ", b"PK\6\6", 44, 0x31E, 45, 0, 0, *numbers)
@@ -514,7 +680,13 @@ def huge_torch_file(contents: list[tuple[str, int, bytes]]) -> Sparse:
 
 def test_storages_over_4_gib_are_found() -> None:
     count = (5 << 30) // 4
-    tree = pickled({"a": tensor("0", (3,), (1,)), "big": tensor("1", (count,), (1,)), "z": tensor("2", (2,), (1,))})
+    tree = pickled(
+        {
+            "a": tensor("0", (3,), (1,)),
+            "big": tensor("1", (count,), (1,)),
+            "z": tensor("2", (2,), (1,)),
+        }
+    )
     sizes = [
         ("data.pkl", len(tree), tree),
         ("byteorder", 6, b"little"),
@@ -523,7 +695,9 @@ def test_storages_over_4_gib_are_found() -> None:
         ("data/2", 8, bytes(8)),
     ]
     layout = FORMAT.scan(huge_torch_file(sizes))
-    assert [(extent.name, extent.dtype, extent.shape, extent.offset % 64) for extent in layout.extents] == [
+    assert [
+        (extent.name, extent.dtype, extent.shape, extent.offset % 64) for extent in layout.extents
+    ] == [
         ("a", "f32", (3,), 0),
         ("big", "f32", (count,), 0),
         ("z", "f32", (2,), 0),
@@ -532,16 +706,32 @@ def test_storages_over_4_gib_are_found() -> None:
     assert len(layout.checksums) == 10
 
 
-# -- detection ----------------------------------------------------------------------------------------------------------------
+# -- detection
+# ----------------------------------------------------------------------------------------------------------------
 
 
 def head(name: str, padded: bool = True) -> bytes:
     extra = b"FB\4\0ZZZZ" if padded else b""
-    return struct.pack("<4sHHHIIIIHH", b"PK\3\4", 0, 0x808, 0, 0, 0, 0, 0, len(name), len(extra)) + name.encode() + extra + bytes(50)
+    return (
+        struct.pack("<4sHHHIIIIHH", b"PK\3\4", 0, 0x808, 0, 0, 0, 0, 0, len(name), len(extra))
+        + name.encode()
+        + extra
+        + bytes(50)
+    )
 
 
 @pytest.mark.parametrize(
-    "name", ["a/data.pkl", "a/version", "a/data/0", "a/.format_version", "a/constants.pkl", "a/code/x.py", "a/extra/y", "a/.data/version"]
+    "name",
+    [
+        "a/data.pkl",
+        "a/version",
+        "a/data/0",
+        "a/.format_version",
+        "a/constants.pkl",
+        "a/code/x.py",
+        "a/extra/y",
+        "a/.data/version",
+    ],
 )
 def test_sniffs_what_torch_writes_first(name: str) -> None:
     assert FORMAT.sniff(head(name))
@@ -563,7 +753,8 @@ def test_sniffs_nothing_else() -> None:
     assert isinstance(FORMAT, CheckpointFormat)
 
 
-# -- hostile input ------------------------------------------------------------------------------------------------------------
+# -- hostile input
+# ------------------------------------------------------------------------------------------------------------
 
 _SEEDS = [load(stem) for stem in ("list", "views", "protocol5", "sparse")]
 
@@ -579,13 +770,17 @@ def _mutants(draw: st.DrawFn) -> bytes:
         elif change == "flip" and where < len(data):
             data[where] ^= 1 << draw(st.integers(0, 7))
         elif change == "insert":
-            data[where:where] = draw(st.sampled_from([b"PK\3\4", b"PK\1\2", b"PK\5\6", b"\0", b"q\0", b"R", b"."]))
+            data[where:where] = draw(
+                st.sampled_from([b"PK\3\4", b"PK\1\2", b"PK\5\6", b"\0", b"q\0", b"R", b"."])
+            )
         elif change == "delete":
             del data[where : where + draw(st.integers(1, 9))]
         elif change == "cut" and draw(st.booleans()):
             del data[where:]
         else:
-            data[where : where + 4] = struct.pack("<I", draw(st.sampled_from([0, 1, 2**31, 2**32 - 1, len(data)])))
+            data[where : where + 4] = struct.pack(
+                "<I", draw(st.sampled_from([0, 1, 2**31, 2**32 - 1, len(data)]))
+            )
     return bytes(data)
 
 
@@ -608,8 +803,10 @@ def test_mutants_are_cut_exactly_or_refused(data: bytes) -> None:
 
 def test_scanning_needs_no_numpy() -> None:
     code = (
-        "import sys; from git_theta.checkpoints.torch.zip_format import TorchZipFormat; from git_theta.core.source import FileSource;"
-        f"TorchZipFormat().scan(FileSource({str(DATA / 'training.pt')!r})); sys.exit('numpy' in sys.modules or 'pickle' in sys.modules)"
+        "import sys; from git_theta.checkpoints.torch.zip_format import TorchZipFormat; from"
+        " git_theta.core.source import"
+        f" FileSource;TorchZipFormat().scan(FileSource({str(DATA / 'training.pt')!r}));"
+        " sys.exit('numpy' in sys.modules or 'pickle' in sys.modules)"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
 

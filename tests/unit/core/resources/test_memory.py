@@ -28,7 +28,10 @@ def test_sizes_are_exact_and_buffers_apart(sizes: list[int]) -> None:
             assert [len(part) for part in held] == sizes
             for number, part in enumerate(held):
                 part[:1] = part[-1:] = bytes([number + 1])[: len(part)]
-            assert all(part[:1] == part[-1:] == bytes([number + 1])[: len(part)] for number, part in enumerate(held))
+            assert all(
+                part[:1] == part[-1:] == bytes([number + 1])[: len(part)]
+                for number, part in enumerate(held)
+            )
 
 
 def test_a_large_buffer_waits_for_what_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,6 @@
-"""Attribute files: patterns survive quoting, edits keep what is not ours, and whatever was added can be taken out again."""
+"""Attribute files: patterns survive quoting, edits keep what is not ours, and whatever was added
+can be taken out again.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,22 @@ from hypothesis import strategies as st
 
 from git_theta.errors import GitError, UsageError
 from git_theta.git.config import attributes
-from git_theta.git.config.attributes import AttributesFile, base_in, literal, parse_line, read, sample, write, written
+from git_theta.git.config.attributes import (
+    AttributesFile,
+    base_in,
+    literal,
+    parse_line,
+    read,
+    sample,
+    write,
+    written,
+)
 
 OURS = "filter=theta diff=theta merge=theta -text"
 CHARACTERS = st.sampled_from([*' \t\n\r"\\#!*?[]/.-ax0=é\x01\x7f\u202e'])
-PATTERNS = st.text(CHARACTERS, min_size=1, max_size=12).filter(lambda text: not text.startswith("[attr]"))
+PATTERNS = st.text(CHARACTERS, min_size=1, max_size=12).filter(
+    lambda text: not text.startswith("[attr]")
+)
 BASES = st.text(st.sampled_from([*' \t\n%/"\\#é\x01ax.']), min_size=1, max_size=12)
 LINES = st.lists(
     st.sampled_from(
@@ -40,7 +53,9 @@ LINES = st.lists(
 def file_of(text: str, end: str = "\n") -> AttributesFile:
     parts = text.split(end)
     ended = parts[-1] == ""
-    return AttributesFile(Path("x"), tuple(map(parse_line, parts[:-1] if ended else parts)), end, ended)
+    return AttributesFile(
+        Path("x"), tuple(map(parse_line, parts[:-1] if ended else parts)), end, ended
+    )
 
 
 # Patterns
@@ -75,7 +90,13 @@ def test_quotes_stand_only_where_git_needs_them(pattern: str, text: str) -> None
 
 @pytest.mark.parametrize(
     ("name", "pattern"),
-    [("model.pt", "model.pt"), ("a*b?[c]\\d", "a\\*b\\?\\[c]\\\\d"), ("!x", "\\!x"), ("#x", "#x"), ("a!b", "a!b")],
+    [
+        ("model.pt", "model.pt"),
+        ("a*b?[c]\\d", "a\\*b\\?\\[c]\\\\d"),
+        ("!x", "\\!x"),
+        ("#x", "#x"),
+        ("a!b", "a!b"),
+    ],
 )
 def test_a_file_name_as_a_pattern(name: str, pattern: str) -> None:
     assert literal(name) == pattern
@@ -133,7 +154,9 @@ def test_making_a_sample_never_fails(pattern: str) -> None:
         ("x" * 2100 + " a", None, ()),
     ],
 )
-def test_a_line_is_read_as_git_reads_it(raw: str, pattern: str | None, words: tuple[str, ...]) -> None:
+def test_a_line_is_read_as_git_reads_it(
+    raw: str, pattern: str | None, words: tuple[str, ...]
+) -> None:
     line = parse_line(raw)
     assert (line.raw, line.pattern, line.words) == (raw, pattern, words)
 
@@ -148,7 +171,9 @@ def test_a_macro_is_no_pattern() -> None:
 
 
 @given(LINES, st.booleans(), st.sampled_from(["\n", "\r\n"]), PATTERNS, st.none() | BASES)
-def test_what_was_added_can_be_taken_out_again(lines: list[str], ended: bool, end: str, pattern: str, base: str | None) -> None:
+def test_what_was_added_can_be_taken_out_again(
+    lines: list[str], ended: bool, end: str, pattern: str, base: str | None
+) -> None:
     text = end.join(lines) + (end if ended and lines else "")
     file = file_of(text, end)
     assert file.text() == text
@@ -168,13 +193,19 @@ def test_taking_out_keeps_every_other_word(lines: list[str], pattern: str) -> No
     after = before.lacking(pattern)
     assert not any(line.pattern == pattern and line.tracks for line in after.lines)
     kept = [
-        tuple(word for word in line.words if word not in attributes.WORDS and not word.startswith("theta-base="))
+        tuple(
+            word
+            for word in line.words
+            if word not in attributes.WORDS and not word.startswith("theta-base=")
+        )
         if line.pattern == pattern and line.tracks
         else line.words
         for line in before.lines
     ]
     assert [words for words in kept if words] == [line.words for line in after.lines if line.words]
-    assert [line.raw for line in before.lines if line.pattern != pattern] == [line.raw for line in after.lines if line.pattern != pattern]
+    assert [line.raw for line in before.lines if line.pattern != pattern] == [
+        line.raw for line in after.lines if line.pattern != pattern
+    ]
 
 
 def test_a_line_that_tracks_already_is_kept() -> None:
@@ -213,11 +244,30 @@ def test_a_pattern_that_reads_like_attributes_is_left_alone() -> None:
 def test_a_base_is_read_back(base: str) -> None:
     line = file_of("").having("x", base).lines[0]
     value = line.words[-1].partition("=")[2]
-    inside = not base.startswith("/") and not {"", ".", ".."}.intersection(base.split("/")) and "\\" not in base
+    inside = (
+        not base.startswith("/")
+        and not {"", ".", ".."}.intersection(base.split("/"))
+        and "\\" not in base
+    )
     assert base_in({"theta-base": value}) == (base if inside else None)
 
 
-@pytest.mark.parametrize("value", ["unspecified", "set", "unset", "", "/etc/passwd", "../x", "a/../../x", "a//b", "a%00b", "..%5Cx", "./x"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "unspecified",
+        "set",
+        "unset",
+        "",
+        "/etc/passwd",
+        "../x",
+        "a/../../x",
+        "a//b",
+        "a%00b",
+        "..%5Cx",
+        "./x",
+    ],
+)
 def test_a_base_never_leads_outside(value: str) -> None:
     assert base_in({"theta-base": value}) is None
 
@@ -226,7 +276,17 @@ def test_a_base_never_leads_outside(value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"a b\n", b"a b", b"a b\r\nc d\r\n", b"\xef\xbb\xbf*.pt x\n", b"\xff\xfe x\n", b"\n\n", b"a\r\nb\nc\r\n"]
+    "data",
+    [
+        b"",
+        b"a b\n",
+        b"a b",
+        b"a b\r\nc d\r\n",
+        b"\xef\xbb\xbf*.pt x\n",
+        b"\xff\xfe x\n",
+        b"\n\n",
+        b"a\r\nb\nc\r\n",
+    ],
 )
 def test_a_file_is_written_as_it_was_read(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / ".gitattributes"

@@ -16,7 +16,10 @@ from git_theta.settings import Settings, keys, parse
 
 def config(**values: str | None) -> bytes:
     return b"".join(
-        (f"theta.{key}" if value is None else f"theta.{key}\n{value}").encode("utf-8", "surrogateescape") + b"\0"
+        (f"theta.{key}" if value is None else f"theta.{key}\n{value}").encode(
+            "utf-8", "surrogateescape"
+        )
+        + b"\0"
         for key, value in values.items()
     )
 
@@ -24,19 +27,37 @@ def config(**values: str | None) -> bytes:
 def test_nothing_configured_means_the_defaults() -> None:
     assert parse(b"") == Settings()
     found = Settings()
-    assert (found.compression, found.max_chain, found.on_invalid, found.on_missing) == ("default", 8, "refuse", "error")
+    assert (found.compression, found.max_chain, found.on_invalid, found.on_missing) == (
+        "default",
+        8,
+        "refuse",
+        "error",
+    )
     assert (found.threads, found.merge_strategy, found.shared_bits) == (0, "", 0)
 
 
 def test_every_setting_is_read() -> None:
-    raw = config(compression="Best", maxchain="12", oninvalid="store", onmissing="manifest", threads="3")
+    raw = config(
+        compression="Best", maxchain="12", oninvalid="store", onmissing="manifest", threads="3"
+    )
     raw += b"theta.merge.strategy\nties\0core.sharedrepository\ngroup\0"
-    chosen = {"compression": "best", "max_chain": 12, "on_invalid": "store", "on_missing": "manifest", "threads": 3}
+    chosen = {
+        "compression": "best",
+        "max_chain": 12,
+        "on_invalid": "store",
+        "on_missing": "manifest",
+        "threads": 3,
+    }
     assert parse(raw) == Settings(**chosen, merge_strategy="ties", shared_bits=0o660)  # type: ignore[arg-type]
 
 
 def test_the_last_value_counts_and_unknown_keys_are_left_alone() -> None:
-    raw = config(threads="x") + config(frobnicate="1") + config(threads="2") + b"theta.remote.origin.url\nx\0"
+    raw = (
+        config(threads="x")
+        + config(frobnicate="1")
+        + config(threads="2")
+        + b"theta.remote.origin.url\nx\0"
+    )
     assert parse(raw).threads == 2
 
 
@@ -59,7 +80,9 @@ def test_numbers_are_read_as_git_reads_them(text: str, value: int) -> None:
         ("threads", "9" * 5000, "theta.threads must be"),
     ],
 )
-def test_a_bad_value_names_key_and_what_is_allowed(key: str, value: str | None, message: str) -> None:
+def test_a_bad_value_names_key_and_what_is_allowed(
+    key: str, value: str | None, message: str
+) -> None:
     with pytest.raises(UsageError) as caught:
         parse(config(**{key: value}))
     assert message in str(caught.value)
@@ -114,5 +137,9 @@ def test_values_with_their_origins() -> None:
         Value("filter.theta.required", None, "local", "file:.git/config"),
         Value("a.b", "x\ny", "command", "command line:"),
     ]
-    assert [value.place for value in parse_values(raw)] == ["/home/u/.gitconfig", ".git/config", "command line"]
+    assert [value.place for value in parse_values(raw)] == [
+        "/home/u/.gitconfig",
+        ".git/config",
+        "command line",
+    ]
     assert parse_values(b"") == []

@@ -1,4 +1,6 @@
-"""What a repository may name, and what waits for the user's word; remotes' URLs as git and people see them."""
+"""What a repository may name, and what waits for the user's word; remotes' URLs as git and people
+see them.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,20 @@ from hypothesis import strategies as st
 
 from git_theta.errors import TransferError, UsageError
 from git_theta.git.config.consent import OfferedUrls
-from git_theta.git.config.remotes import BY_URL, Remote, Remotes, git_dir_of, local_path, without_secret
+from git_theta.git.config.remotes import (
+    BY_URL,
+    Remote,
+    Remotes,
+    git_dir_of,
+    local_path,
+    without_secret,
+)
 
-ORIGIN = Remote("origin", "https://forge.example.com/team/models.git", "https://forge.example.com/team/models.git")
+ORIGIN = Remote(
+    "origin",
+    "https://forge.example.com/team/models.git",
+    "https://forge.example.com/team/models.git",
+)
 
 
 def test_storage_is_used_only_when_that_very_url_was_agreed_to() -> None:
@@ -75,7 +88,10 @@ def test_a_server_for_pushes_by_url_waits_like_any_other() -> None:
 
 def test_everything_that_waits_is_listed_once() -> None:
     offer = OfferedUrls(
-        "s3://models/p", ("https://mirror/p", "s3://models/p"), (("lfs.url", "https://lfs/p"),), frozenset({"https://mirror/p"})
+        "s3://models/p",
+        ("https://mirror/p", "s3://models/p"),
+        (("lfs.url", "https://lfs/p"),),
+        frozenset({"https://mirror/p"}),
     )
     assert offer.unconfirmed([ORIGIN, ORIGIN]) == ["s3://models/p", "https://lfs/p"]
 
@@ -125,14 +141,22 @@ def test_a_push_goes_where_git_says() -> None:
     known = Remotes((remote,))
     assert known.named("r", "p") is remote
     elsewhere = known.named("r", "second")
-    assert elsewhere == known.named("r", "second").at("second") == Remote("", "second", "second", remote.tracked, settings[3:])
+    assert (
+        elsewhere
+        == known.named("r", "second").at("second")
+        == Remote("", "second", "second", remote.tracked, settings[3:])
+    )
     assert known.named("u", "u") == Remote("", "u", "u", remote.tracked, settings[3:])
     served = Remote("r", "u", "p", (), (("lfspushurl", "https://lfs/p"),))
-    assert Remotes((served,)).named("r", "second") == Remote("r", "u", "second", (), served.settings)
+    assert Remotes((served,)).named("r", "second") == Remote(
+        "r", "u", "second", (), served.settings
+    )
 
 
 def test_settings_keep_gits_order() -> None:
-    remote = Remote("r", "u", "u", settings=(("thetamirror", "one"), ("url", "u"), ("thetamirror", "two")))
+    remote = Remote(
+        "r", "u", "u", settings=(("thetamirror", "one"), ("url", "u"), ("thetamirror", "two"))
+    )
     assert remote.values("thetaMirror") == ["one", "two"]
     assert remote.values("thetaUrl") == []
 
@@ -150,5 +174,7 @@ def test_folders_and_servers_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "tree" / ".git").write_text("gitdir: ../bare.git\n")
     (tmp_path / "bare.git" / "objects").mkdir(parents=True)
     (tmp_path / "bare.git" / "HEAD").write_text("ref: refs/heads/main\n")
-    assert git_dir_of(tmp_path / "bare") == git_dir_of(tmp_path / "bare.git") == tmp_path / "bare.git"
+    assert (
+        git_dir_of(tmp_path / "bare") == git_dir_of(tmp_path / "bare.git") == tmp_path / "bare.git"
+    )
     assert git_dir_of(tmp_path / "tree") == tmp_path / "tree" / "../bare.git"

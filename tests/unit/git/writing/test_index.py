@@ -1,4 +1,6 @@
-"""Refreshing the index: the entries' stat data, and the lock, which is removed by whoever made it and by nobody else."""
+"""Refreshing the index: the entries' stat data, and the lock, which is removed by whoever made it
+and by nobody else.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from git_theta.git.writing import index
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:
-    entry = struct.pack(">10I", *[0] * 6, 0o100644, 0, 0, 0) + bytes(20) + struct.pack(">H", 1) + b"m\0"
+    entry = (
+        struct.pack(">10I", *[0] * 6, 0o100644, 0, 0, 0) + bytes(20) + struct.pack(">H", 1) + b"m\0"
+    )
     data = struct.pack(">4sII", b"DIRC", 2, 1) + entry.ljust(72, b"\0")
     (tmp_path / "index").write_bytes(data + hashlib.sha1(data).digest())
     (tmp_path / "m").write_bytes(b"model")
@@ -37,7 +41,9 @@ def test_the_size_is_in_the_index_then(repository: Repository, lock: Path) -> No
     assert not lock.exists()
 
 
-def test_a_lock_that_was_made_after_ours_stays(repository: Repository, lock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_was_made_after_ours_stays(
+    repository: Repository, lock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def replace(source: Path, target: Path) -> None:
         rename(source, target)
         lock.write_bytes(b"theirs")
@@ -48,7 +54,9 @@ def test_a_lock_that_was_made_after_ours_stays(repository: Repository, lock: Pat
     assert lock.read_bytes() == b"theirs"
 
 
-def test_a_lock_that_took_the_place_of_ours_stays(repository: Repository, lock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_took_the_place_of_ours_stays(
+    repository: Repository, lock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fsync(_: int) -> None:
         lock.unlink()
         lock.write_bytes(b"theirs")
@@ -61,7 +69,9 @@ def test_a_lock_that_took_the_place_of_ours_stays(repository: Repository, lock: 
 
 
 @pytest.mark.parametrize("trouble", ["version", "disk", "interrupted"])
-def test_ours_goes_whatever_happens(repository: Repository, lock: Path, monkeypatch: pytest.MonkeyPatch, trouble: str) -> None:
+def test_ours_goes_whatever_happens(
+    repository: Repository, lock: Path, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
     def fail(_: int) -> None:
         raise OSError(28, "no space") if trouble == "disk" else KeyboardInterrupt
 

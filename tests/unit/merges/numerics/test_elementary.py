@@ -17,7 +17,9 @@ def units(found: np.ndarray, expected: np.ndarray) -> float:
 
 def test_exponential() -> None:
     x = np.concatenate([np.linspace(-700, 700, 20001), np.linspace(-1e-3, 1e-3, 101)])
-    exact = np.array([float(decimal.Decimal(float(value)).exp(decimal.Context(prec=40))) for value in x])
+    exact = np.array(
+        [float(decimal.Decimal(float(value)).exp(decimal.Context(prec=40))) for value in x]
+    )
     assert units(exp(x), exact) <= 2
     assert exp(np.array([0.0, -1e9, -np.inf])).tolist() == [1.0, 0.0, 0.0]
     assert np.isnan(exp(np.array([np.nan]))).all()
@@ -25,7 +27,9 @@ def test_exponential() -> None:
 
 def test_logarithm() -> None:
     x = np.concatenate([np.logspace(-300, 300, 20001), 1 + np.linspace(-1e-2, 1e-2, 1001)])
-    exact = np.array([float(decimal.Decimal(float(value)).ln(decimal.Context(prec=40))) for value in x])
+    exact = np.array(
+        [float(decimal.Decimal(float(value)).ln(decimal.Context(prec=40))) for value in x]
+    )
     assert units(log(x), exact) <= 4
     assert log(np.array([1.0])).tolist() == [0.0]
     assert np.isnan(log(np.array([np.nan]))).all()
@@ -51,6 +55,10 @@ def test_the_callers_decimal_settings_do_not_matter() -> None:
 
 def test_known_bits() -> None:
     """Fixed for ever: recorded merges depend on them."""
-    assert (acos(0.25), sin(0.5), cos(0.5)) == (1.318116071652818, 0.479425538604203, 0.8775825618903728)
+    assert (acos(0.25), sin(0.5), cos(0.5)) == (
+        1.318116071652818,
+        0.479425538604203,
+        0.8775825618903728,
+    )
     assert exp(np.array([-1.0]))[0] == 0.36787944117144233
     assert log(np.array([3.0]))[0] == 1.0986122886681098

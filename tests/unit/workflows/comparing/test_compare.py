@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from git_theta.core.manifest import Entry, Link, Manifest, ObjectRef, dump, parse
 from git_theta.errors import ManifestError
-from git_theta.workflows.comparing.compare import Comparison, TensorChange, compare, compare_texts, matches, narrow, select
+from git_theta.workflows.comparing.compare import (
+    Comparison,
+    TensorChange,
+    compare,
+    compare_texts,
+    matches,
+    narrow,
+    select,
+)
 
 
 def sha(text: object) -> str:
@@ -19,20 +27,42 @@ def sha(text: object) -> str:
 
 
 def entry(
-    name: str, content: object = "", shape: tuple[int, ...] = (8, 8), dtype: str = "f32", aliases: Sequence[str] = (), size: int = 100
+    name: str,
+    content: object = "",
+    shape: tuple[int, ...] = (8, 8),
+    dtype: str = "f32",
+    aliases: Sequence[str] = (),
+    size: int = 100,
 ) -> Entry:
     identity = sha(name if content == "" else content)
-    return Entry(name, dtype, shape, identity, (Link("dense", (ObjectRef(sha("object" + identity), size),)),), None, tuple(aliases))
+    return Entry(
+        name,
+        dtype,
+        shape,
+        identity,
+        (Link("dense", (ObjectRef(sha("object" + identity), size),)),),
+        None,
+        tuple(aliases),
+    )
 
 
 def manifest(*entries: Entry, skeleton: str = "s") -> Manifest:
     total = sum(item.nbytes for item in entries)
-    head = Entry("skeleton", "u8", (100,), sha(skeleton), (Link("dense", (ObjectRef(sha("o" + skeleton), 90),)),))
+    head = Entry(
+        "skeleton",
+        "u8",
+        (100,),
+        sha(skeleton),
+        (Link("dense", (ObjectRef(sha("o" + skeleton), 90),)),),
+    )
     return Manifest("safetensors", total + 100, head, entries, {})
 
 
 def kinds(found: Comparison) -> list[tuple[str, str | None, str | None]]:
-    return [(change.kind, change.old and change.old.name, change.new and change.new.name) for change in found.changes]  # type: ignore[misc]
+    return [
+        (change.kind, change.old and change.old.name, change.new and change.new.name)
+        for change in found.changes
+    ]  # type: ignore[misc]
 
 
 def test_each_kind() -> None:
@@ -46,7 +76,12 @@ def test_each_kind() -> None:
         entry("last"),
     )
     new = manifest(
-        entry("kept"), entry("edited", 2), entry("after", "x"), entry("grown", shape=(9, 8)), entry("cast", "z", dtype="bf16"), entry("new")
+        entry("kept"),
+        entry("edited", 2),
+        entry("after", "x"),
+        entry("grown", shape=(9, 8)),
+        entry("cast", "z", dtype="bf16"),
+        entry("new"),
     )
     found = compare(old, new)
     assert kinds(found) == [
@@ -60,7 +95,14 @@ def test_each_kind() -> None:
     ]
     assert found.unchanged == 1
     assert found.tensors == 6
-    assert found.counts == {"added": 1, "removed": 2, "modified": 1, "renamed": 1, "reshaped": 1, "retyped": 1}
+    assert found.counts == {
+        "added": 1,
+        "removed": 2,
+        "modified": 1,
+        "renamed": 1,
+        "reshaped": 1,
+        "retyped": 1,
+    }
     assert not found.same
     assert found.stored == 3 * 100
 
@@ -106,7 +148,10 @@ def test_a_prefix_put_in_front_is_seen_through_changed_values() -> None:
         ("added", None, "other"),
     ]
     assert sorted(kinds(compare(old, new)), key=str) == sorted(wanted, key=str)
-    back = [("modified", b, a) for _, a, b in wanted[:2]] + [("added", None, "lone"), ("removed", "other", None)]
+    back = [("modified", b, a) for _, a, b in wanted[:2]] + [
+        ("added", None, "lone"),
+        ("removed", "other", None),
+    ]
     assert sorted(kinds(compare(new, old)), key=str) == sorted(back, key=str)
     ambiguous = compare(manifest(entry("a.w", 1), entry("b.w", 2)), manifest(entry("w", 3)))
     assert ambiguous.counts["modified"] == 0
@@ -119,7 +164,9 @@ def test_tied_and_untied() -> None:
     assert kinds(compare(apart, tied)) == [("renamed", "wte", "wte"), ("renamed", "head", "wte")]
     trained = manifest(entry("wte", 1), entry("head", 2))
     assert kinds(compare(tied, trained)) == [("renamed", "wte", "wte"), ("modified", "wte", "head")]
-    assert kinds(compare(tied, manifest(entry("head", 1, aliases=["wte"])))) == [("renamed", "wte", "head")]
+    assert kinds(compare(tied, manifest(entry("head", 1, aliases=["wte"])))) == [
+        ("renamed", "wte", "head")
+    ]
 
 
 def test_narrowing_keeps_the_result() -> None:
@@ -133,15 +180,35 @@ def test_narrowing_keeps_the_result() -> None:
     assert compare_texts(None, dump(new)).counts["added"] == 50
 
 
-@given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(0, 3), st.booleans()), unique_by=lambda item: item[0]),
-       st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(0, 3), st.booleans()), unique_by=lambda item: item[0]))  # fmt: skip
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abcdefgh"), st.integers(0, 3), st.booleans()),
+        unique_by=lambda item: item[0],
+    ),
+    # Fmt: skip
+    st.lists(
+        st.tuples(st.sampled_from("abcdefgh"), st.integers(0, 3), st.booleans()),
+        unique_by=lambda item: item[0],
+    ),
+)
 @example([("a", 0, False), ("b", 1, False)], [("b", 1, False), ("c", 1, False)])
-def test_every_tensor_is_accounted_for(first: list[tuple[str, int, bool]], second: list[tuple[str, int, bool]]) -> None:
-    old, new = (manifest(*(entry(f"m.{n}", c, (8, 8) if wide else (4, 16)) for n, c, wide in side)) for side in (first, second))
+def test_every_tensor_is_accounted_for(
+    first: list[tuple[str, int, bool]], second: list[tuple[str, int, bool]]
+) -> None:
+    old, new = (
+        manifest(*(entry(f"m.{n}", c, (8, 8) if wide else (4, 16)) for n, c, wide in side))
+        for side in (first, second)
+    )
     found = compare(old, new)
-    assert found.unchanged + sum(change.old is not None for change in found.changes) == len(old.entries)
-    assert found.unchanged + sum(change.new is not None for change in found.changes) == len(new.entries)
-    assert len({change.new.name for change in found.changes if change.new}) == sum(change.new is not None for change in found.changes)
+    assert found.unchanged + sum(change.old is not None for change in found.changes) == len(
+        old.entries
+    )
+    assert found.unchanged + sum(change.new is not None for change in found.changes) == len(
+        new.entries
+    )
+    assert len({change.new.name for change in found.changes if change.new}) == sum(
+        change.new is not None for change in found.changes
+    )
     for change in found.changes:
         match change:
             case TensorChange("renamed", Entry() as a, Entry() as b):
@@ -174,6 +241,9 @@ def test_patterns() -> None:
     assert not matches("h.00.attn.weight", ["h.0"])
     assert matches("x", ["x"])
     assert not matches("X", ["x"])
-    found = compare(manifest(entry("a", 1), entry("b", 1)), manifest(entry("a", 2), entry("c", 1), entry("d", 5, aliases=["tied"])))
+    found = compare(
+        manifest(entry("a", 1), entry("b", 1)),
+        manifest(entry("a", 2), entry("c", 1), entry("d", 5, aliases=["tied"])),
+    )
     assert [change.name for change in select(found.changes, ["b", "tied"])] == ["c", "d"]
     assert select(found.changes, []) == list(found.changes)

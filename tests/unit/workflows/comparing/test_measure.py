@@ -31,9 +31,18 @@ def reference(old: np.ndarray, new: np.ndarray) -> dict[str, float]:
     w = [Fraction(float(x)) for x in old.reshape(-1)]
     v = [Fraction(float(x)) for x in new.reshape(-1)]
     d = [b - a for a, b in zip(w, v, strict=True)]
-    oo, nn, dd, on = (sum((a * b for a, b in zip(x, y, strict=True)), Fraction(0)) for x, y in ((w, w), (v, v), (d, d), (w, v)))
-    out = {"norm": root(oo), "moved": root(dd), "largest": float(max(map(abs, d), default=Fraction(0)))}
-    out["distance"] = math.nan if not oo or not nn else float(1 - on / (exact_root(oo) * exact_root(nn)))
+    oo, nn, dd, on = (
+        sum((a * b for a, b in zip(x, y, strict=True)), Fraction(0))
+        for x, y in ((w, w), (v, v), (d, d), (w, v))
+    )
+    out = {
+        "norm": root(oo),
+        "moved": root(dd),
+        "largest": float(max(map(abs, d), default=Fraction(0))),
+    }
+    out["distance"] = (
+        math.nan if not oo or not nn else float(1 - on / (exact_root(oo) * exact_root(nn)))
+    )
     return out
 
 
@@ -59,7 +68,9 @@ def test_agrees_with_exact_arithmetic(data: st.DataObject, dtype: str) -> None:
     with np.errstate(over="ignore"):
         old = np.array(data.draw(draw)).astype(kind).reshape(shape)
         new = np.where(
-            np.array(data.draw(st.lists(st.booleans(), min_size=count, max_size=count))).reshape(shape),
+            np.array(data.draw(st.lists(st.booleans(), min_size=count, max_size=count))).reshape(
+                shape
+            ),
             old,
             np.array(data.draw(draw)).astype(kind).reshape(shape),
         )
@@ -70,7 +81,8 @@ def test_agrees_with_exact_arithmetic(data: st.DataObject, dtype: str) -> None:
     assert found.elements == count
     width = kind.itemsize
     assert found.changed == sum(
-        old.tobytes()[i * width : (i + 1) * width] != new.tobytes()[i * width : (i + 1) * width] for i in range(count)
+        old.tobytes()[i * width : (i + 1) * width] != new.tobytes()[i * width : (i + 1) * width]
+        for i in range(count)
     )
     assert found.nonfinite == int((~finite).sum())
     wanted = reference(old.astype(np.float64)[finite], new.astype(np.float64)[finite])
@@ -99,12 +111,19 @@ def zeroed(old: np.ndarray, new: np.ndarray, dtype: str) -> tuple[int, int]:
         alone = old.size >= 2 and dtype in FLOATS and bool(old.any() and not new.any())
         return int(alone), 0
     gone = [
-        sum(bool(np.take(old, i, axis).any() and not np.take(new, i, axis).any()) for i in range(old.shape[axis]))
-        if old.size // old.shape[axis] >= 2
-        else 0
+        (
+            sum(
+                bool(np.take(old, i, axis).any() and not np.take(new, i, axis).any())
+                for i in range(old.shape[axis])
+            )
+            if old.size // old.shape[axis] >= 2
+            else 0
+        )
         for axis in range(old.ndim)
     ]
-    return gone[0], 0 if not new.any() and old[0].size >= 2 else sum(gone[axis] for axis in {1, old.ndim - 1})
+    return gone[0], (
+        0 if not new.any() and old[0].size >= 2 else sum(gone[axis] for axis in {1, old.ndim - 1})
+    )
 
 
 @pytest.mark.parametrize("dtype", [*FLOATS, "i8", "c64"])
@@ -153,7 +172,11 @@ def test_new_nan_in_rows_that_were_added() -> None:
     assert math.isnan(found.relative or 0)
 
 
-@given(pairs=st.lists(st.tuples(*2 * [st.floats(allow_nan=False, allow_infinity=False)]), min_size=1, max_size=6))
+@given(
+    pairs=st.lists(
+        st.tuples(*2 * [st.floats(allow_nan=False, allow_infinity=False)]), min_size=1, max_size=6
+    )
+)
 @settings(max_examples=200, deadline=None)
 def test_any_float64_whatever_its_size(pairs: list[tuple[float, float]]) -> None:
     old, new = np.array([w for w, _ in pairs]), np.array([v for _, v in pairs])
@@ -191,7 +214,10 @@ def test_blocks_do_not_show(dtype: str, count: int) -> None:
     assert sum(p for _, _, p in found.histogram) == int((d > 0).sum())
     for order, negative, positive in found.histogram:
         inside = (abs(d) >= np.ldexp(1.0, order)) & (abs(d) < np.ldexp(1.0, order + 1))
-        assert (negative, positive) == (int((inside & (d < 0)).sum()), int((inside & (d > 0)).sum()))
+        assert (negative, positive) == (
+            int((inside & (d < 0)).sum()),
+            int((inside & (d > 0)).sum()),
+        )
 
 
 def test_a_tiny_angle_keeps_its_digits() -> None:
@@ -202,8 +228,13 @@ def test_a_tiny_angle_keeps_its_digits() -> None:
         new = old + across * angle
         found = measure(tensor(old), tensor(new))
         assert found is not None
-        tangent = float(np.linalg.norm((new - old).astype(np.longdouble)) / np.linalg.norm(old.astype(np.longdouble)))
-        assert found.distance == pytest.approx(1 - 1 / math.sqrt(1 + tangent**2) if tangent > 1e-4 else tangent**2 / 2, rel=1e-4)
+        tangent = float(
+            np.linalg.norm((new - old).astype(np.longdouble))
+            / np.linalg.norm(old.astype(np.longdouble))
+        )
+        assert found.distance == pytest.approx(
+            1 - 1 / math.sqrt(1 + tangent**2) if tangent > 1e-4 else tangent**2 / 2, rel=1e-4
+        )
 
 
 def test_scaling_leaves_the_angle() -> None:
@@ -224,10 +255,16 @@ def test_scaling_leaves_the_angle() -> None:
     ([1.7e308], [-1.7e308], 1.7e308, math.inf, math.inf),
     ([0.0, 1e-300] * 40_000 + [1e300], [0.0, 1e-300] * 40_000 + [2e300], 1e300, 1e300, 1e300),
 ])  # fmt: skip
-def test_no_overflow_and_no_underflow(old: list[float], new: list[float], norm: float, moved: float, largest: float) -> None:
+def test_no_overflow_and_no_underflow(
+    old: list[float], new: list[float], norm: float, moved: float, largest: float
+) -> None:
     found = measure(tensor(np.array(old)), tensor(np.array(new)))
     assert found is not None
-    assert (found.norm, found.moved, found.largest) == (pytest.approx(norm, rel=1e-12), pytest.approx(moved, rel=1e-12), largest)
+    assert (found.norm, found.moved, found.largest) == (
+        pytest.approx(norm, rel=1e-12),
+        pytest.approx(moved, rel=1e-12),
+        largest,
+    )
 
 
 def test_what_is_not_finite_is_counted_and_left_out() -> None:
@@ -273,7 +310,9 @@ def test_complex(kind: type) -> None:
     assert (found.elements, found.changed) == (70_000, 35_000)
     assert found.largest == pytest.approx(5, rel=1e-6)
     assert found.norm == pytest.approx(np.linalg.norm(old.astype(complex)), rel=TOLERANCE)
-    assert found.moved == pytest.approx(np.linalg.norm(new.astype(complex) - old.astype(complex)), rel=TOLERANCE)
+    assert found.moved == pytest.approx(
+        np.linalg.norm(new.astype(complex) - old.astype(complex)), rel=TOLERANCE
+    )
 
 
 def test_half_complex_has_values_though_numpy_has_no_such_type() -> None:
@@ -299,7 +338,10 @@ def test_packed_types_are_compared_in_blocks() -> None:
 @pytest.mark.parametrize("new_type", FLOATS)
 def test_between_types_values_count(old_type: str, new_type: str) -> None:
     values = np.random.default_rng(0).standard_normal((40, 50))
-    old, new = values.astype(dtypes.numpy_dtype(old_type)), values.astype(dtypes.numpy_dtype(new_type))
+    old, new = (
+        values.astype(dtypes.numpy_dtype(old_type)),
+        values.astype(dtypes.numpy_dtype(new_type)),
+    )
     found = measure(tensor(old), tensor(new))
     assert found is not None
     w, v = old.astype(float), new.astype(float)
@@ -332,7 +374,11 @@ def test_odd_booleans() -> None:
 def test_rank_of_a_merged_adapter(dtype: str, rank: int) -> None:
     rng = np.random.default_rng(rank)
     old = (rng.standard_normal((384, 512)) * 0.03).astype(dtypes.numpy_dtype(dtype))
-    change = rng.standard_normal((384, rank)) @ rng.standard_normal((rank, 512)) * (0.01 / math.sqrt(rank))
+    change = (
+        rng.standard_normal((384, rank))
+        @ rng.standard_normal((rank, 512))
+        * (0.01 / math.sqrt(rank))
+    )
     new = (old.astype(np.float64) + change).astype(old.dtype)
     found = measure(tensor(old), tensor(new))
     assert found is not None
@@ -344,7 +390,9 @@ def test_no_rank_where_it_is_full(dtype: str) -> None:
     rng = np.random.default_rng(0)
     old = (rng.standard_normal((300, 400)) * 0.03).astype(dtypes.numpy_dtype(dtype))
     for size in (1e-4, 1e-3, 1e-1):
-        new = (old.astype(np.float64) * (1 + size * rng.standard_normal(old.shape))).astype(old.dtype)
+        new = (old.astype(np.float64) * (1 + size * rng.standard_normal(old.shape))).astype(
+            old.dtype
+        )
         found = measure(tensor(old), tensor(new))
         assert found is not None
         assert found.rank is None
@@ -360,7 +408,12 @@ def test_rank_of_a_few_changed_rows() -> None:
 
 
 def test_no_rank_for_vectors_scalars_and_integers() -> None:
-    for old in (np.zeros(100, np.float32), np.zeros((), np.float32), np.zeros((64, 64), np.int32), np.zeros((3, 64), np.float32)):
+    for old in (
+        np.zeros(100, np.float32),
+        np.zeros((), np.float32),
+        np.zeros((64, 64), np.int32),
+        np.zeros((3, 64), np.float32),
+    ):
         found = measure(tensor(old), tensor(old + old.dtype.type(1)))
         assert found is not None
         assert found.rank is None

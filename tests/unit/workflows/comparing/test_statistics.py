@@ -25,7 +25,9 @@ from git_theta.workflows.comparing.statistics import Options, Unknown, measure_a
 from git_theta.workflows.comparing.values import Absent, Pair, StoredValues
 
 
-def entry(name: str, content: int, shape: tuple[int, ...] = (16, 16), chain: tuple[Link, ...] = ()) -> Entry:
+def entry(
+    name: str, content: int, shape: tuple[int, ...] = (16, 16), chain: tuple[Link, ...] = ()
+) -> Entry:
     return Entry(name, "f32", shape, f"{content:064x}", chain)
 
 
@@ -46,7 +48,10 @@ class Numbers:
                 raise ObjectMissing("object 1 is not here")
             if new.name.startswith("damaged"):
                 raise ObjectDamaged("object 2 is damaged")
-            return tuple(Tensor.from_array(np.full(e.shape, float(int(e.digest, 16)), np.float32)) for e in (old, new))  # type: ignore[return-value]
+            return tuple(
+                Tensor.from_array(np.full(e.shape, float(int(e.digest, 16)), np.float32))
+                for e in (old, new)
+            )  # type: ignore[return-value]
         finally:
             with self.lock:
                 self.reading -= old.nbytes + new.nbytes
@@ -59,7 +64,10 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 def changes(count: int) -> list[TensorChange]:
-    return [TensorChange("modified", entry(f"t{number}", 1), entry(f"t{number}", 2 + number)) for number in range(count)]
+    return [
+        TensorChange("modified", entry(f"t{number}", 1), entry(f"t{number}", 2 + number))
+        for number in range(count)
+    ]
 
 
 def test_results_come_in_order(pool: ThreadPoolExecutor) -> None:
@@ -104,7 +112,10 @@ def test_a_limit_is_kept(pool: ThreadPoolExecutor) -> None:
     found = list(measure_all(every, Numbers(), pool, Options(limit=3 * each)))
     assert [isinstance(result, Statistics) for result in found] == [True] * 3 + [False] * 3
     assert found[3] == Unknown("not read")
-    assert not any(isinstance(result, Statistics) for result in measure_all(every, Numbers(), pool, Options(limit=0)))
+    assert not any(
+        isinstance(result, Statistics)
+        for result in measure_all(every, Numbers(), pool, Options(limit=0))
+    )
 
 
 def test_giving_up_early(pool: ThreadPoolExecutor) -> None:
@@ -113,20 +124,33 @@ def test_giving_up_early(pool: ThreadPoolExecutor) -> None:
     results.close()  # type: ignore[attr-defined]  # it is a generator
 
 
-def stored(store: LocalStore, name: str, values: np.ndarray, base: tuple[Entry, np.ndarray] | None = None) -> Entry:
+def stored(
+    store: LocalStore, name: str, values: np.ndarray, base: tuple[Entry, np.ndarray] | None = None
+) -> Entry:
     tensor = Tensor.from_array(values)
     update = registry.update("delta" if base else "dense")
     encoded = update.encode(tensor, Tensor.from_array(base[1]) if base else None, "default")
     assert encoded is not None
     link = chains.save(store, update.name, tensor.spec, encoded.chunks, encoded.note)
     store.flush()
-    return Entry(name, tensor.dtype, tensor.shape, digest(memoryview(tensor.data).cast("B")), (link, *(base[0].chain if base else ())))
+    return Entry(
+        name,
+        tensor.dtype,
+        tensor.shape,
+        digest(memoryview(tensor.data).cast("B")),
+        (link, *(base[0].chain if base else ())),
+    )
 
 
-def test_chains_that_meet_are_followed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chains_that_meet_are_followed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     random = np.random.default_rng(0)
     values = [random.standard_normal((64, 64)).astype(np.float32)]
-    values += [values[0] + random.standard_normal((64, 64)).astype(np.float32) * np.float32(1e-3) for _ in range(2)]
+    values += [
+        values[0] + random.standard_normal((64, 64)).astype(np.float32) * np.float32(1e-3)
+        for _ in range(2)
+    ]
     values.append(values[1] * np.float32(1.5))
     store = LocalStore(tmp_path / "objects")
     root = stored(store, "w", values[0])

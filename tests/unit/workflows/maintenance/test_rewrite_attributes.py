@@ -1,4 +1,6 @@
-"""Attributes files of the past: lines are added, exchanged and taken out; everything else stays to the byte."""
+"""Attributes files of the past: lines are added, exchanged and taken out; everything else stays to
+the byte.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +31,16 @@ def tracked(data: bytes | None, *patterns: str) -> bytes | None:
         (b"*.txt text\r\n", b"*.txt text\r\n" + LINE.replace(b"\n", b"\r\n")),
         (LINE, LINE),
         (
-            b"*.pt filter=lfs diff=lfs merge=lfs -text\n*.png filter=lfs diff=lfs merge=lfs -text\n",
+            (
+                b"*.pt filter=lfs diff=lfs merge=lfs -text\n*.png filter=lfs diff=lfs merge=lfs"
+                b" -text\n"
+            ),
             b"*.png filter=lfs diff=lfs merge=lfs -text\n" + LINE,
         ),
-        (b"*.pt filter=lfs diff=lfs merge=lfs -text lockable\n", b"*.pt filter=lfs diff=lfs merge=lfs -text lockable\n" + LINE),
+        (
+            b"*.pt filter=lfs diff=lfs merge=lfs -text lockable\n",
+            b"*.pt filter=lfs diff=lfs merge=lfs -text lockable\n" + LINE,
+        ),
         (b"# \xff\n*.pt binary\n", b"# \xff\n*.pt binary\n" + LINE),
     ],
 )
@@ -43,7 +51,10 @@ def test_at_the_top(before: bytes | None, after: bytes) -> None:
 
 def test_a_folder_without_such_a_file_gets_none() -> None:
     assert Tracking(NOWHERE, ["*.pt"], ["sub/a.pt"]).apply("sub/.gitattributes", None) is None
-    assert Tracking(NOWHERE, ["*.pt"], ["a.pt"]).apply("sub/.gitattributes", b"*.pt binary\n") == b"*.pt binary\n"
+    assert (
+        Tracking(NOWHERE, ["*.pt"], ["a.pt"]).apply("sub/.gitattributes", b"*.pt binary\n")
+        == b"*.pt binary\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -19,20 +19,42 @@ def test_the_model_of_a_file_of_statistics_is_found_by_its_name(path: str, stati
     assert of_model(sibling(path, statistic)) == (path, statistic)
 
 
-@pytest.mark.parametrize("path", ["model.safetensors", "gram", "fisher.safetensors", "a.fisher/model.pt", "a.b.pt", "model.fishers.pt"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "model.safetensors",
+        "gram",
+        "fisher.safetensors",
+        "a.fisher/model.pt",
+        "a.b.pt",
+        "model.fishers.pt",
+    ],
+)
 def test_other_files_are_no_statistics(path: str) -> None:
     assert of_model(path) is None
 
 
 def test_statistics_are_added_up_and_never_merged_by_the_strategy_of_the_model() -> None:
-    given_rules = Rules((from_words("fisher", ["weights=2,1"], "a"), from_words("theirs", [], "b"), from_words("ties", ())))
+    given_rules = Rules(
+        (
+            from_words("fisher", ["weights=2,1"], "a"),
+            from_words("theirs", [], "b"),
+            from_words("ties", ()),
+        )
+    )
     found = rules_for("fisher", given_rules, 2).rules
     average = registry.merge_strategy("average")
     summed = complete("average", average.options, {"normalize": False, "weights": (1.0, 1.0)})
-    assert [(rule.params, rule.strategy) for rule in found] == [("a", "average"), ("b", "theirs"), ("*", "average"), ("*", "average")]
+    assert [(rule.params, rule.strategy) for rule in found] == [
+        ("a", "average"),
+        ("b", "theirs"),
+        ("*", "average"),
+        ("*", "average"),
+    ]
     assert found[0].options == {**summed, "weights": (2.0, 1.0)}
     assert found[2].options == found[3].options == summed
-    # Weights of the model's tensors say nothing of other statistics; velocities are moving averages.
+    # Weights of the model's tensors say nothing of other statistics; velocities are moving
+    # averages.
     assert rules_for("gram", given_rules, 2).rules[0].options == summed
     assert rules_for("velocity", given_rules, 2).rules[0].options["normalize"] is True
     # When it is known what became of the model, only that counts.

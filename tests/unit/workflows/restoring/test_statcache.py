@@ -36,12 +36,16 @@ def test_what_is_put_is_got(tmp_path: Path, file: Path) -> None:
     assert cache.get("other", file.stat()) is None
 
 
-@pytest.mark.parametrize("name", ["with space", "line\nbreak", "größe", "\udcff", "-x", "a" * 5000, "../../up", ""])
+@pytest.mark.parametrize(
+    "name", ["with space", "line\nbreak", "größe", "\udcff", "-x", "a" * 5000, "../../up", ""]
+)
 def test_names_are_no_paths(tmp_path: Path, file: Path, name: str) -> None:
     cache = StatCache(tmp_path / "cache")
     cache.put(name, file.stat(), read_at(file), TEXT)
     assert cache.get(name, file.stat()) == TEXT
-    assert [path.parent for path in (tmp_path / "cache").rglob("*") if path.is_file()] == [tmp_path / "cache" / "stat"]
+    assert [path.parent for path in (tmp_path / "cache").rglob("*") if path.is_file()] == [
+        tmp_path / "cache" / "stat"
+    ]
 
 
 def test_any_change_of_the_file_is_seen(tmp_path: Path, file: Path) -> None:
@@ -80,7 +84,9 @@ def test_whole_seconds_need_a_longer_rest(tmp_path: Path, file: Path) -> None:
     assert cache.get("model", file.stat()) == TEXT
 
 
-def test_what_a_path_is_about_to_get_is_known_but_never_taken_for_a_file(tmp_path: Path, file: Path) -> None:
+def test_what_a_path_is_about_to_get_is_known_but_never_taken_for_a_file(
+    tmp_path: Path, file: Path
+) -> None:
     cache = StatCache(tmp_path / "cache")
     cache.put("model", file.stat(), read_at(file), TEXT)
     cache.expect("model", TEXT)
@@ -88,13 +94,30 @@ def test_what_a_path_is_about_to_get_is_known_but_never_taken_for_a_file(tmp_pat
     assert cache.get("model", file.stat()) is None
 
 
-@pytest.mark.parametrize("damage", [b"", b"\n", b"[]\n", b"{}\n" + TEXT, b"[" * 100_000, b"null\n", b"\xff\xfe", b'["model"]\n' + TEXT])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"",
+        b"\n",
+        b"[]\n",
+        b"{}\n" + TEXT,
+        b"[" * 100_000,
+        b"null\n",
+        b"\xff\xfe",
+        b'["model"]\n' + TEXT,
+    ],
+)
 def test_a_damaged_cache_is_no_error(tmp_path: Path, file: Path, damage: bytes) -> None:
     cache = StatCache(tmp_path / "cache")
     cache.put("model", file.stat(), read_at(file), TEXT)
     (entry,) = (tmp_path / "cache" / "stat").iterdir()
     whole = entry.read_bytes()
-    for content in (damage, whole[:-1], whole[: len(whole) // 2], whole.replace(b"opaque", b"0paque")):
+    for content in (
+        damage,
+        whole[:-1],
+        whole[: len(whole) // 2],
+        whole.replace(b"opaque", b"0paque"),
+    ):
         entry.write_bytes(content)
         assert cache.get("model", file.stat()) is None
         assert cache.last("model") is None

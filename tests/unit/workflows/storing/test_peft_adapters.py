@@ -37,7 +37,12 @@ LORA: dict[str, Any] = {
     "init_lora_weights": True,
     "target_modules": ["query"],
 }
-IA3: dict[str, Any] = {"peft_type": "IA3", "target_modules": ["key", "up"], "feedforward_modules": ["up"], "fan_in_fan_out": False}
+IA3: dict[str, Any] = {
+    "peft_type": "IA3",
+    "target_modules": ["key", "up"],
+    "feedforward_modules": ["up"],
+    "fan_in_fan_out": False,
+}
 
 
 def normal(*shape: int) -> np.ndarray:
@@ -63,7 +68,9 @@ def folder(path: Path, config: Mapping[str, Any], arrays: Mapping[str, np.ndarra
     path.mkdir(exist_ok=True)
     (path / "adapter_config.json").write_text(json.dumps(config))
     (path / "adapter_model.safetensors").write_bytes(
-        safetensors.numpy.save({name: np.ascontiguousarray(value) for name, value in arrays.items()})
+        safetensors.numpy.save(
+            {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+        )
     )
     return path
 
@@ -80,7 +87,10 @@ def merged(path: Path, model: Mapping[str, np.ndarray] = MODEL) -> dict[str, np.
 
 
 def lora(module: str, a: np.ndarray, b: np.ndarray) -> dict[str, np.ndarray]:
-    return {f"base_model.model.{module}.lora_A.weight": a, f"base_model.model.{module}.lora_B.weight": b}
+    return {
+        f"base_model.model.{module}.lora_A.weight": a,
+        f"base_model.model.{module}.lora_B.weight": b,
+    }
 
 
 def close(found: Mapping[str, np.ndarray], **wanted: np.ndarray) -> None:
@@ -128,7 +138,10 @@ def test_scale(tmp_path: Path, more: dict[str, Any], scale: float) -> None:
 
 def test_alpha_is_pefts_default_where_the_configuration_has_none(tmp_path: Path) -> None:
     config = {key: value for key, value in LORA.items() if key not in ("lora_alpha", "peft_type")}
-    close(merged(folder(tmp_path / "a", config, lora("layer.0.query", A, B))), layer__0__query__weight=QUERY + 4 * (B @ A))
+    close(
+        merged(folder(tmp_path / "a", config, lora("layer.0.query", A, B))),
+        layer__0__query__weight=QUERY + 4 * (B @ A),
+    )
 
 
 def test_a_file_of_the_folder_will_do(tmp_path: Path) -> None:
@@ -142,19 +155,33 @@ def test_a_file_of_the_folder_will_do(tmp_path: Path) -> None:
 def test_fan_in_fan_out_transposes(tmp_path: Path) -> None:
     a, b = normal(2, 5), normal(5, 2)
     for value in (False, True):
-        found = merged(folder(tmp_path / "a", {**LORA, "fan_in_fan_out": value}, lora("square", a, b)))
+        found = merged(
+            folder(tmp_path / "a", {**LORA, "fan_in_fan_out": value}, lora("square", a, b))
+        )
         close(found, square__weight=MODEL["square.weight"] + 3 * ((b @ a).T if value else b @ a))
 
 
 def test_the_shape_tells_how_a_layer_lies(tmp_path: Path) -> None:
-    """Where layers of both kinds are adapted, the configuration only says what held for one of them."""
+    """Where layers of both kinds are adapted, the configuration only says what held for one of
+    them.
+    """
     for value in (False, True):
         close(
-            merged(folder(tmp_path / "a", {**LORA, "fan_in_fan_out": value}, lora("layer.0.query", A, B))),
+            merged(
+                folder(
+                    tmp_path / "a", {**LORA, "fan_in_fan_out": value}, lora("layer.0.query", A, B)
+                )
+            ),
             layer__0__query__weight=QUERY + 3 * (B @ A),
         )
         close(
-            merged(folder(tmp_path / "a", {**LORA, "fan_in_fan_out": value}, lora("layer.0.query", B.T, A.T))),
+            merged(
+                folder(
+                    tmp_path / "a",
+                    {**LORA, "fan_in_fan_out": value},
+                    lora("layer.0.query", B.T, A.T),
+                )
+            ),
             layer__0__query__weight=QUERY + 3 * (B @ A),
         )
 
@@ -162,14 +189,19 @@ def test_the_shape_tells_how_a_layer_lies(tmp_path: Path) -> None:
 def test_convolution(tmp_path: Path) -> None:
     a, b = normal(2, 6, 3, 3), normal(6, 2, 1, 1)
     found = merged(folder(tmp_path / "a", LORA, lora("conv", a, b)))
-    close(found, conv__weight=MODEL["conv.weight"] + 3 * np.einsum("or,rikl->oikl", b[:, :, 0, 0], a))
+    close(
+        found, conv__weight=MODEL["conv.weight"] + 3 * np.einsum("or,rikl->oikl", b[:, :, 0, 0], a)
+    )
 
 
 @pytest.mark.parametrize("saved", ["none", "unchanged", "changed"])
 def test_embedding(tmp_path: Path, saved: str) -> None:
     """An embedding's factors lie the other way round, and peft saves its weights beside them."""
     a, b = normal(2, 9), normal(4, 2)
-    arrays = {"base_model.model.word.lora_embedding_A": a, "base_model.model.word.lora_embedding_B": b}
+    arrays = {
+        "base_model.model.word.lora_embedding_A": a,
+        "base_model.model.word.lora_embedding_B": b,
+    }
     before = MODEL["word.weight"] if saved != "changed" else normal(9, 4)
     if saved != "none":
         arrays["base_model.model.word.base_layer.weight"] = before
@@ -189,13 +221,24 @@ def test_whole_modules_and_biases(tmp_path: Path) -> None:
         "base_model.model.layer.1.up.bias": up,
         "base_model.model.head.original_module.bias": normal(3),
     }
-    found = merged(folder(tmp_path / "a", {**LORA, "modules_to_save": ["head"], "bias": "all"}, arrays))
-    close(found, layer__0__query__weight=QUERY + 3 * (B @ A), head__weight=head, layer__0__query__bias=bias, layer__1__up__bias=up)
+    found = merged(
+        folder(tmp_path / "a", {**LORA, "modules_to_save": ["head"], "bias": "all"}, arrays)
+    )
+    close(
+        found,
+        layer__0__query__weight=QUERY + 3 * (B @ A),
+        head__weight=head,
+        layer__0__query__bias=bias,
+        layer__1__up__bias=up,
+    )
 
 
 def test_the_models_names_may_have_a_prefix_or_lack_one(tmp_path: Path) -> None:
     model = {"encoder.layer.0.query.weight": QUERY, "other.weight": normal(6, 4)}
-    close(merged(folder(tmp_path / "a", LORA, lora("layer.0.query", A, B)), model), encoder__layer__0__query__weight=QUERY + 3 * (B @ A))
+    close(
+        merged(folder(tmp_path / "a", LORA, lora("layer.0.query", A, B)), model),
+        encoder__layer__0__query__weight=QUERY + 3 * (B @ A),
+    )
     close(
         merged(folder(tmp_path / "a", LORA, lora("bert.encoder.layer.0.query", A, B)), model),
         encoder__layer__0__query__weight=QUERY + 3 * (B @ A),
@@ -204,7 +247,10 @@ def test_the_models_names_may_have_a_prefix_or_lack_one(tmp_path: Path) -> None:
 
 def test_ia3(tmp_path: Path) -> None:
     out, into = normal(6, 1), normal(1, 6)
-    arrays = {"base_model.model.layer.0.query.ia3_l": out, "base_model.model.layer.1.up.ia3_l": into}
+    arrays = {
+        "base_model.model.layer.0.query.ia3_l": out,
+        "base_model.model.layer.1.up.ia3_l": into,
+    }
     close(
         merged(folder(tmp_path / "a", IA3, arrays)),
         layer__0__query__weight=QUERY * out,
@@ -216,21 +262,43 @@ def test_ia3(tmp_path: Path) -> None:
 @pytest.mark.parametrize("feedforward", [[], ["conv"], ["onv"], "conv", ".*nv"])
 def test_ia3_of_a_square_convolution(tmp_path: Path, feedforward: list[str] | str) -> None:
     factors = normal(1, 6, 1, 1)
-    found = merged(folder(tmp_path / "a", {**IA3, "feedforward_modules": feedforward}, {"base_model.model.conv.ia3_l": factors}))
+    found = merged(
+        folder(
+            tmp_path / "a",
+            {**IA3, "feedforward_modules": feedforward},
+            {"base_model.model.conv.ia3_l": factors},
+        )
+    )
     if feedforward:
         close(found, conv__weight=MODEL["conv.weight"] * factors)
     else:
         turned = factors.reshape(6, 1, 1, 1)
-        close(found, conv__weight=MODEL["conv.weight"] * turned, conv__bias=MODEL["conv.bias"] * factors.reshape(-1))
+        close(
+            found,
+            conv__weight=MODEL["conv.weight"] * turned,
+            conv__bias=MODEL["conv.bias"] * factors.reshape(-1),
+        )
 
 
 def test_ia3_of_a_transposed_layer(tmp_path: Path) -> None:
     model = {"c.weight": normal(4, 12), "c.bias": normal(12), "s.weight": normal(5, 5)}
     out, square = normal(12, 1), normal(5, 1)
     for value in (False, True):
-        found = merged(folder(tmp_path / "a", {**IA3, "fan_in_fan_out": value}, {"base_model.model.c.ia3_l": out}), model)
+        found = merged(
+            folder(
+                tmp_path / "a", {**IA3, "fan_in_fan_out": value}, {"base_model.model.c.ia3_l": out}
+            ),
+            model,
+        )
         close(found, c__weight=model["c.weight"] * out.T, c__bias=model["c.bias"] * out[:, 0])
-        found = merged(folder(tmp_path / "a", {**IA3, "fan_in_fan_out": value}, {"base_model.model.s.ia3_l": square}), model)
+        found = merged(
+            folder(
+                tmp_path / "a",
+                {**IA3, "fan_in_fan_out": value},
+                {"base_model.model.s.ia3_l": square},
+            ),
+            model,
+        )
         close(found, s__weight=model["s.weight"] * (square.T if value else square))
 
 
@@ -243,23 +311,55 @@ def bad(a: np.ndarray, value: float) -> np.ndarray:
 QUERY_PAIR = lora("layer.0.query", A, B)
 REFUSED: dict[str, tuple[dict[str, Any], dict[str, np.ndarray], str]] = {
     "dora": ({**LORA, "use_dora": True}, QUERY_PAIR, "DoRA"),
-    "dora by its tensors": (LORA, {**QUERY_PAIR, "base_model.model.layer.0.query.lora_magnitude_vector": normal(6)}, "DoRA"),
+    "dora by its tensors": (
+        LORA,
+        {**QUERY_PAIR, "base_model.model.layer.0.query.lora_magnitude_vector": normal(6)},
+        "DoRA",
+    ),
     "pissa": ({**LORA, "init_lora_weights": "pissa_niter_4"}, QUERY_PAIR, "pissa"),
     "lora_bias": ({**LORA, "lora_bias": True}, QUERY_PAIR, "lora_bias"),
     "aLoRA": ({**LORA, "alora_invocation_tokens": [1, 2]}, QUERY_PAIR, "alora"),
-    "another method": ({"peft_type": "LOHA"}, {"base_model.model.layer.0.query.hada_w1_a": A}, "LOHA"),
-    "prompts": ({"peft_type": "PROMPT_TUNING"}, {"prompt_embeddings": normal(8, 4)}, "PROMPT_TUNING"),
+    "another method": (
+        {"peft_type": "LOHA"},
+        {"base_model.model.layer.0.query.hada_w1_a": A},
+        "LOHA",
+    ),
+    "prompts": (
+        {"peft_type": "PROMPT_TUNING"},
+        {"prompt_embeddings": normal(8, 4)},
+        "PROMPT_TUNING",
+    ),
     "another model": (LORA, lora("decoder.attn.q_proj", A, B), "no tensor of that name"),
     "ambiguous": (LORA, lora("query", A, B), "several tensors"),
     "other shapes": (LORA, lora("layer.0.query", normal(2, 7), normal(9, 2)), "do not fit"),
     "one factor": (LORA, {"base_model.model.layer.0.query.lora_A.weight": A}, "only one factor"),
-    "factors that do not fit each other": (LORA, lora("layer.0.query", A, normal(6, 3)), "do not fit each other"),
-    "empty factors": (LORA, lora("layer.0.query", normal(0, 4), normal(6, 0)), "do not fit each other"),
-    "twice": (LORA, {**QUERY_PAIR, "base_model.model.layer.0.query.lora_A.default.weight": A}, "two factors A"),
+    "factors that do not fit each other": (
+        LORA,
+        lora("layer.0.query", A, normal(6, 3)),
+        "do not fit each other",
+    ),
+    "empty factors": (
+        LORA,
+        lora("layer.0.query", normal(0, 4), normal(6, 0)),
+        "do not fit each other",
+    ),
+    "twice": (
+        LORA,
+        {**QUERY_PAIR, "base_model.model.layer.0.query.lora_A.default.weight": A},
+        "two factors A",
+    ),
     "nan": (LORA, lora("layer.0.query", bad(A, math.nan), B), "NaN or infinity"),
     "infinity": (LORA, lora("layer.0.query", A, bad(B, math.inf)), "NaN or infinity"),
-    "a whole module with NaN": (LORA, {"base_model.model.head.weight": bad(normal(3, 6), math.nan)}, "NaN, infinity"),
-    "a whole module of another shape": (LORA, {"base_model.model.head.weight": normal(4, 6)}, "its new value is"),
+    "a whole module with NaN": (
+        LORA,
+        {"base_model.model.head.weight": bad(normal(3, 6), math.nan)},
+        "NaN, infinity",
+    ),
+    "a whole module of another shape": (
+        LORA,
+        {"base_model.model.head.weight": normal(4, 6)},
+        "its new value is",
+    ),
     "floats for a counter": (LORA, {"base_model.model.steps": normal(3)}, "its new value is"),
     "an embedding resized": (
         LORA,
@@ -273,11 +373,27 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, np.ndarray], str]] = {
     "alpha is text": ({**LORA, "lora_alpha": "6"}, QUERY_PAIR, "lora_alpha"),
     "alpha is no number": ({**LORA, "lora_alpha": math.nan}, QUERY_PAIR, "lora_alpha"),
     "alpha is huge": ({**LORA, "lora_alpha": 10**400}, QUERY_PAIR, "lora_alpha"),
-    "a pattern that may run away": ({**LORA, "alpha_pattern": {"(a+)+$": 5}}, QUERY_PAIR, "pattern"),
+    "a pattern that may run away": (
+        {**LORA, "alpha_pattern": {"(a+)+$": 5}},
+        QUERY_PAIR,
+        "pattern",
+    ),
     "a pattern that is none": ({**LORA, "alpha_pattern": {"[": 5}}, QUERY_PAIR, "pattern"),
-    "ia3 of another shape": (IA3, {"base_model.model.layer.0.query.ia3_l": normal(7, 1)}, "broadcast"),
-    "ia3 with NaN": (IA3, {"base_model.model.layer.0.query.ia3_l": bad(normal(6, 1), math.nan)}, "NaN or infinity"),
-    "ia3 for another model": (IA3, {"base_model.model.block.ia3_l": normal(6, 1)}, "no tensor of that name"),
+    "ia3 of another shape": (
+        IA3,
+        {"base_model.model.layer.0.query.ia3_l": normal(7, 1)},
+        "broadcast",
+    ),
+    "ia3 with NaN": (
+        IA3,
+        {"base_model.model.layer.0.query.ia3_l": bad(normal(6, 1), math.nan)},
+        "NaN or infinity",
+    ),
+    "ia3 for another model": (
+        IA3,
+        {"base_model.model.block.ia3_l": normal(6, 1)},
+        "no tensor of that name",
+    ),
 }
 
 
@@ -323,11 +439,20 @@ class TestFiles:
         assert set(supplied.read_tensors(tmp_path / "x.npz")) == {"w/R", "w/C"}
 
     def test_bf16_in_safetensors(self, tmp_path: Path) -> None:
-        (tmp_path / "x.safetensors").write_bytes(safetensors.numpy.save({"w/R": A.astype(ml_dtypes.bfloat16)}))
+        (tmp_path / "x.safetensors").write_bytes(
+            safetensors.numpy.save({"w/R": A.astype(ml_dtypes.bfloat16)})
+        )
         assert supplied.read_tensors(tmp_path / "x.safetensors")["w/R"].dtype == ml_dtypes.bfloat16
 
     @pytest.mark.parametrize(
-        "array", [np.array(["text"]), np.array([b"abc"]), np.array([1 + 2j]), np.array([(1, 2.0)], "i4,f4"), np.array([None])]
+        "array",
+        [
+            np.array(["text"]),
+            np.array([b"abc"]),
+            np.array([1 + 2j]),
+            np.array([(1, 2.0)], "i4,f4"),
+            np.array([None]),
+        ],
     )
     def test_other_values_in_npz(self, tmp_path: Path, array: np.ndarray) -> None:
         np.savez(tmp_path / "x.npz", **{"w/R": array})
@@ -338,7 +463,16 @@ class TestFiles:
         file = tmp_path / "x.npz"
         np.savez_compressed(file, **{"w/R": normal(40, 40)})
         good = file.read_bytes()
-        for number, data in enumerate((b"", b"PK", b"no archive at all", good[:100], good[:-30], good[:200] + bytes(50) + good[250:])):
+        for number, data in enumerate(
+            (
+                b"",
+                b"PK",
+                b"no archive at all",
+                good[:100],
+                good[:-30],
+                good[:200] + bytes(50) + good[250:],
+            )
+        ):
             file.write_bytes(data)
             with pytest.raises(FormatError) as caught:
                 supplied.read_tensors(file)
@@ -358,7 +492,9 @@ class TestFiles:
 
     def test_a_header_that_claims_much(self, tmp_path: Path) -> None:
         stream = io.BytesIO()
-        np.lib.format.write_array_header_1_0(stream, {"descr": "<f8", "fortran_order": False, "shape": (1 << 45,)})
+        np.lib.format.write_array_header_1_0(
+            stream, {"descr": "<f8", "fortran_order": False, "shape": (1 << 45,)}
+        )
         with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
             archive.writestr("w/R.npy", stream.getvalue())
         with pytest.raises(FormatError):
@@ -390,7 +526,22 @@ class TestFiles:
         with pytest.raises(UsageError, match=message):
             supplied.from_file(update, dict.fromkeys(names, A))
 
-    @pytest.mark.parametrize("shape", [np.array([math.nan, 2]), np.array([6.5, 4.0]), np.array([2**62, 2**62]), np.array([[6, 4, 1]])])
+    @pytest.mark.parametrize(
+        "shape",
+        [
+            np.array([math.nan, 2]),
+            np.array([6.5, 4.0]),
+            np.array([2**62, 2**62]),
+            np.array([[6, 4, 1]]),
+        ],
+    )
     def test_a_sparse_shape_that_is_none(self, shape: np.ndarray) -> None:
-        found = {"w/data": np.ones(1), "w/indices": np.zeros(1, int), "w/indptr": np.array([0, 1, 1, 1, 1, 1, 1]), "w/shape": shape}
-        assert refusal(lambda: supplied.from_file("sparse", found)[0].encode(Tensor.from_array(QUERY)))
+        found = {
+            "w/data": np.ones(1),
+            "w/indices": np.zeros(1, int),
+            "w/indptr": np.array([0, 1, 1, 1, 1, 1, 1]),
+            "w/shape": shape,
+        }
+        assert refusal(
+            lambda: supplied.from_file("sparse", found)[0].encode(Tensor.from_array(QUERY))
+        )

@@ -58,14 +58,22 @@ def test_from_a_folder(pattern: str, place: PatternPlace, top: Path) -> None:
 def test_whole_paths(top: Path) -> None:
     assert resolve(f"{top.as_posix()}/x.pt", top, top) == PatternPlace("", "x.pt")
     assert resolve(f"{top.as_posix()}/sub/*.pt", top, top) == PatternPlace("", "sub/*.pt")
-    assert resolve(f"{top.as_posix()}/sub/deep/", top / "sub", top) == PatternPlace("sub", "deep/**")
+    assert resolve(f"{top.as_posix()}/sub/deep/", top / "sub", top) == PatternPlace(
+        "sub", "deep/**"
+    )
     assert resolve(f"{top.as_posix()}/x.pt", top / "sub", top) == PatternPlace("", "x.pt")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names that Windows does not allow")
 @pytest.mark.parametrize(
     ("name", "pattern"),
-    [("a*.pt", "a\\*.pt"), ("[ab].pt", "\\[ab].pt"), ("!x.pt", "\\!x.pt"), ("a\\b.pt", "a\\\\b.pt"), ("[attr]x", "\\[attr]x")],
+    [
+        ("a*.pt", "a\\*.pt"),
+        ("[ab].pt", "\\[ab].pt"),
+        ("!x.pt", "\\!x.pt"),
+        ("a\\b.pt", "a\\\\b.pt"),
+        ("[attr]x", "\\[attr]x"),
+    ],
 )
 def test_the_name_of_a_file_means_that_file(name: str, pattern: str, top: Path) -> None:
     (top / name).write_text("")
