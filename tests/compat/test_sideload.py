@@ -16,7 +16,7 @@ import pytest
 from gitrepo import Repo
 from small_models import safetensors_file, torch_file
 
-from git_theta.workflows.storing.supplied import read_tensors
+from git_theta.workflows.exchange.supplied import read_tensors
 
 RANDOM = np.random.default_rng(11)
 NAMES = ("layer.0.weight", "layer.1.weight")

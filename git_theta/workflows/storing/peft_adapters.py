@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from git_theta.core.names import display
 from git_theta.errors import UsageError
-from git_theta.workflows.storing.supplied import (
+from git_theta.workflows.exchange.supplied import (
     SuppliedChange,
     ia3,
     low_rank,
