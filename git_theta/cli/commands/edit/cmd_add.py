@@ -60,7 +60,7 @@ def add(paths: tuple[str, ...], update_type: str | None, data: Path | None) -> i
     if len(paths) != 1:
         raise click.UsageError("an update changes one model: name just that")
     from git_theta.workflows.session import Session
-    from git_theta.workflows.storing import peft_adapters
+    from git_theta.workflows.exchange import peft_adapters
     from git_theta.workflows.exchange import supplied
 
     repository = discover()
