@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import click
 
 from git_theta.cli import models
-from git_theta.cli.commands.setup.patterns import from_here
+from git_theta.cli.patterns import from_here
 from git_theta.cli.models import TrackedModel
 from git_theta.cli.output import Command, bold, detail, page, path, plural, size, table
 from git_theta.core import shards

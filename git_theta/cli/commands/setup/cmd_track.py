@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import click
 
-from git_theta.cli.commands.setup.patterns import PatternPlace, from_here, inside, matched, resolve
+from git_theta.cli.patterns import PatternPlace, from_here, inside, matched, resolve
 from git_theta.cli.mistracked_notes import warn_of_links
 from git_theta.cli.output import Command, bold, page, path, plural, size, table, warn
 from git_theta.core.names import meant, shell_word

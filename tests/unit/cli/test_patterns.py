@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from git_theta.cli.commands.setup.patterns import PatternPlace, resolve
+from git_theta.cli.patterns import PatternPlace, resolve
 from git_theta.errors import UsageError
 
 
