@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from git_theta.cli.patterns import from_here
 from git_theta.cli.output import path, size, warn
+from git_theta.cli.patterns import from_here
 from git_theta.core import earlier_release, shards
 from git_theta.core.manifest import Entry, Manifest, parse
 from git_theta.errors import ManifestError, UsageError

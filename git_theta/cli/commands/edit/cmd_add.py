@@ -59,9 +59,8 @@ def add(paths: tuple[str, ...], update_type: str | None, data: Path | None) -> i
         return call(["add", "--", *paths]).returncode or _check_links(paths)
     if len(paths) != 1:
         raise click.UsageError("an update changes one model: name just that")
+    from git_theta.workflows.exchange import peft_adapters, supplied
     from git_theta.workflows.session import Session
-    from git_theta.workflows.exchange import peft_adapters
-    from git_theta.workflows.exchange import supplied
 
     repository = discover()
     if repository.worktree is None:

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 import click
 
 from git_theta.cli import models
-from git_theta.cli.patterns import from_here
 from git_theta.cli.models import TrackedModel
 from git_theta.cli.output import Command, bold, detail, page, path, plural, size, table
+from git_theta.cli.patterns import from_here
 from git_theta.core import shards
 from git_theta.errors import GitError, UsageError
 from git_theta.git.command import run_code

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from git_theta.cli.patterns import warn_unmatched
 from git_theta.cli.output import Command, path, plural, warn
+from git_theta.cli.patterns import warn_unmatched
 from git_theta.errors import UsageError
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import discover

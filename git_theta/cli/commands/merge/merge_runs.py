@@ -18,8 +18,8 @@ from pathlib import Path
 import click
 
 from git_theta.cli import models
-from git_theta.cli.patterns import warn_unmatched
 from git_theta.cli.output import path, table, warn
+from git_theta.cli.patterns import warn_unmatched
 from git_theta.core.names import display, shell_word
 from git_theta.drivers.merge_driver import ENVIRONMENT
 from git_theta.errors import ThetaError, UsageError

@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 
 import click
 
-from git_theta.cli.patterns import PatternPlace, from_here, inside, matched, resolve
 from git_theta.cli.mistracked_notes import warn_of_links
 from git_theta.cli.output import Command, bold, page, path, plural, size, table, warn
+from git_theta.cli.patterns import PatternPlace, from_here, inside, matched, resolve
 from git_theta.core.names import meant, shell_word
 from git_theta.errors import UsageError
 from git_theta.git.command import run

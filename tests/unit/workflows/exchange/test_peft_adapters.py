@@ -20,8 +20,7 @@ from hypothesis import strategies as st
 
 from git_theta.core.tensors import Tensor
 from git_theta.errors import FormatError, ThetaError, UsageError
-from git_theta.workflows.exchange import peft_adapters
-from git_theta.workflows.exchange import supplied
+from git_theta.workflows.exchange import peft_adapters, supplied
 
 RANDOM = np.random.default_rng(7)
 LORA: dict[str, Any] = {
