@@ -222,6 +222,27 @@ def in_conflict(world: World) -> None:
     assert world.shell("git merge fine-tuned").returncode == 1
 
 
+@upon(shared)
+def unit_in_conflict(world: World) -> None:
+    """Two branches that changed the two factors of one LoRA layer."""
+
+    def adapter(seed: int) -> bytes:
+        random = np.random.default_rng(seed)
+        shapes = {"lora_A.weight": (8, 64), "lora_B.weight": (64, 8)}
+        values = {
+            f"layers.0.q_proj.{part}": random.standard_normal(shape).astype(np.float32)
+            for part, shape in shapes.items()
+        }
+        return safetensors_file(values)
+
+    for seed, commands in enumerate(
+        (("git checkout -q -b other",), ("git checkout -q main",), ("git tag end",))
+    ):
+        write(world, "adapter.safetensors", adapter(seed))
+        must(world, "git add .", "git commit -q -m Adapter", *commands)
+    assert world.shell("git merge other").returncode == 1
+
+
 @upon(in_conflict)
 def resolved(world: World) -> None:
     must(world, "git theta resolve -s average")
@@ -582,6 +603,11 @@ SCENES = [
     scene("docs/fine-tuning.md", models, Step("git theta add model.safetensors", adapter)),
     scene("docs/merging.md", conflicting, Step("git merge fine-tuned")),
     scene("docs/merging.md", in_conflict, Step("git theta resolve -s average", apart=True)),
+    scene(
+        "docs/merging.md",
+        unit_in_conflict,
+        Step("git theta resolve adapter.safetensors -s average"),
+    ),
     scene("docs/merging.md", two_tasks, Step("git theta merge task-a", apart=True)),
     scene("docs/merging.md", merged, "git theta verify-merge"),
     scene("docs/merging.md", models, Step("git theta merge fine-tuned", score)),
@@ -661,6 +687,7 @@ FAILS = {  # lines that are to end with 1
     "docs/merging.md: git theta resolve": "lists what is open, where there is no terminal",
     "docs/merging.md: git theta resolve --params '*.bias' --ours": "the rest is open",
     "docs/merging.md: git theta resolve --by-name": "the rest is open",
+    "docs/merging.md: git theta resolve adapter.safetensors -s average": "a unit is open",
     "git theta merge fine-tuned --write-models /tmp/three": "a conflict",
     "git theta resolve": "lists what is open, where there is no terminal",
     "git theta resolve model.pt --params '*.bias' --ours": "the rest is open",

@@ -182,7 +182,9 @@ def unfinished(repository: Repository, cwd: Path | None = None) -> str:
     """What to do when nothing is checked out though HEAD has files, as after a clone whose checkout
     failed; empty when that is not so.
     """
-    if repository.worktree is None or run(["ls-files", "-z", "--", ":/"], cwd=cwd):
+    if repository.worktree is None:
+        return ""
+    if run(["--no-literal-pathspecs", "ls-files", "-z", "--", ":/"], cwd=cwd):
         return ""
     code, listed = run_code(
         ["--git-dir", str(repository.git_dir), "ls-tree", "--name-only", "HEAD"], allowed=(0, 128)

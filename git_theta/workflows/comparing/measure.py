@@ -136,7 +136,7 @@ def emptied(old: Tensor, new: Tensor, count: int) -> tuple[int, int]:
     columns = dtypes.count(shape[1:])
     if (
         not shape
-        or columns < 2
+        or columns < 1
         or count < columns
         or count % columns
         or kind.kind == "b"
@@ -151,8 +151,11 @@ def emptied(old: Tensor, new: Tensor, count: int) -> tuple[int, int]:
         count, columns, shape = rows * width, width, (rows, width)
     before, after = (_magnitudes(tensor, count) for tensor in (old, new))
     width = after.size // rows
-    found, empty = _emptied(before.reshape(1, rows, -1), after.reshape(1, rows, width))
-    if empty == rows or len(new.shape) < 2 or kind.kind == "q":
+    found, wide = 0, width >= 2
+    if wide:
+        found, empty = _emptied(before.reshape(1, rows, -1), after.reshape(1, rows, width))
+        wide = empty == rows
+    if wide or len(new.shape) < 2 or kind.kind == "q":
         return found, 0
     channels = 0
     for axis in {1, len(shape) - 1}:
