@@ -27,7 +27,7 @@ class ManualEntry:
 
 def sections() -> Iterator[tuple[str, list[ManualEntry]]]:
     """Our commands in the order of the overview, by section."""
-    context = click.Context(main.group, info_name="git theta")
+    context = click.Context(main.group, info_name="git theta", **main.CONTEXT)
     for section, commands in main.COMMANDS.items():
         yield (
             section,

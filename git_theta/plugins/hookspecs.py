@@ -26,9 +26,7 @@ hookimpl = pluggy.HookimplMarker("git_theta")
 
 @hookspec
 def register_checkpoint_formats() -> Iterable[CheckpointFormat]:  # type: ignore[empty-body]
-    """The checkpoint formats this plugin reads; they are tried after safetensors and torch, before
-    zip and plain bytes.
-    """
+    """The checkpoint formats this plugin reads, tried after the known ones, before zip and bytes."""
 
 
 @hookspec

@@ -231,8 +231,10 @@ def test_commands_of_plugins_are_found_and_listed(monkeypatch: pytest.MonkeyPatc
 
 def test_every_command_has_a_module_and_every_module_a_command() -> None:
     modules = {target.partition(":")[0] for target in cli.TARGETS.values()}
-    files = [path for path in Path(cli.__file__).parent.glob("*.py") if path.stem != "main"]
+    folder = Path(cli.__file__).parent
     commands = {
-        f"git_theta.cli.{path.stem}" for path in files if "\n@click." in path.read_text("utf-8")
+        "git_theta.cli." + ".".join(path.relative_to(folder).with_suffix("").parts)
+        for path in folder.rglob("*.py")
+        if path.stem != "main" and "\n@click." in path.read_text("utf-8")
     }
     assert modules == commands

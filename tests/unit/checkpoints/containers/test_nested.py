@@ -20,7 +20,7 @@ from git_theta.core.source import BytesSource
 from git_theta.errors import FormatError
 
 ZIP, TAR = StoredZipFormat(), TarFormat()
-DATA = Path(__file__).parents[2] / "data"
+DATA = Path(__file__).parents[3] / "data"
 H5, NPZ, GGUF = (
     (DATA / "formats" / name).read_bytes() for name in ("latest.h5", "small.npz", "small.gguf")
 )

@@ -16,7 +16,7 @@ from git_theta.core.source import BytesSource
 from git_theta.errors import FormatError
 
 FORMAT = TorchLegacyFormat()
-DATA = Path(__file__).parents[2] / "data" / "formats"
+DATA = Path(__file__).parents[3] / "data" / "formats"
 FILES = {path.stem: path.read_bytes() for path in sorted(DATA.glob("*-legacy.pt"))}
 MAGIC = 0x1950A86A20F9469CFC6C
 

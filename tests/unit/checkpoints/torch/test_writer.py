@@ -26,7 +26,7 @@ from git_theta.core.tensors import Tensor
 from git_theta.errors import FormatError
 
 FORMAT = TorchZipFormat()
-DATA = Path(__file__).parents[2] / "data" / "torch"
+DATA = Path(__file__).parents[3] / "data" / "torch"
 FILES = sorted(set(DATA.glob("*.pt")) - {DATA / "legacy.pt"})
 
 

@@ -29,7 +29,7 @@ from git_theta.core.source import BytesSource
 from git_theta.errors import FormatError
 
 FORMAT = TorchZipFormat()
-DATA = Path(__file__).parents[2] / "data" / "torch"
+DATA = Path(__file__).parents[3] / "data" / "torch"
 
 
 def load(stem: str) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 import pytest
-from test_merge_plan import item, manifest, tensor
+from plan_examples import item, manifest, tensor
 
 from git_theta.core.manifest import Entry, Manifest
 from git_theta.core.tensors import Spec

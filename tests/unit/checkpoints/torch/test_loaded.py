@@ -20,7 +20,7 @@ from git_theta.core.source import BytesSource
 from git_theta.core.tensors import Tensor
 from git_theta.errors import FormatError
 
-DATA = Path(__file__).parents[2] / "data"
+DATA = Path(__file__).parents[3] / "data"
 FORMATS = {
     "safetensors": (SafetensorsFormat(), []),
     "torch-zip": (TorchZipFormat(), sorted(DATA.glob("torch/*.pt"))),

@@ -16,7 +16,7 @@ from git_theta.core.contracts import CheckpointFormat, ReadsSibling
 from git_theta.core.source import BytesSource
 from git_theta.errors import FormatError
 
-DATA = Path(__file__).parents[2] / "data"
+DATA = Path(__file__).parents[3] / "data"
 VALUES = (DATA / "tensorflow" / "small.data-00000-of-00001").read_bytes()
 INDEX = (DATA / "tensorflow" / "small.index").read_bytes()
 SLICES, METADATA = ((DATA / "dcp" / name).read_bytes() for name in ("__0_0.distcp", ".metadata"))

@@ -248,8 +248,8 @@ print(found.note, digest.hexdigest())
 
 
 def run_program(**variables: str) -> str:
-    root, here = Path(__file__).parents[3], Path(__file__).parent
-    command = [sys.executable, "-c", PROGRAM, str(root), str(here)]
+    root = Path(__file__).parents[3]
+    command = [sys.executable, "-c", PROGRAM, str(root), str(root / "tests" / "helpers")]
     return subprocess.run(
         command, env={**os.environ, **variables}, check=True, capture_output=True, text=True
     ).stdout
