@@ -96,7 +96,8 @@ def measured(folder: Path, mebibytes: int, runs: int) -> list[Row]:
 NUMPY = """
 import sys, ml_dtypes, numpy as np
 one, other = (np.fromfile(name, ml_dtypes.bfloat16) for name in sys.argv[1:3])
-((one.astype(np.float32) + other.astype(np.float32)) / 2).astype(ml_dtypes.bfloat16).tofile(sys.argv[3])
+mean = (one.astype(np.float32) + other.astype(np.float32)) / 2
+mean.astype(ml_dtypes.bfloat16).tofile(sys.argv[3])
 """
 
 
@@ -189,7 +190,9 @@ def write(path: Path, tensor: Callable[[int], np.ndarray], elements: int) -> Non
 
 
 def plan_seconds(runs: int) -> float:
-    """Planning a merge of three manifests of 20,000 tensors, a third of them changed on each side."""
+    """Planning a merge of three manifests of 20,000 tensors, a third of them changed on each
+    side.
+    """
     sys.path.insert(0, str(ROOT))
     from git_theta.core.manifest import Entry, Manifest, ObjectRef
     from git_theta.core.manifest import Link as Step

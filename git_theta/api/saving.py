@@ -169,7 +169,9 @@ def _source(
 def _built(
     session: Session, path: str, state_dict: Mapping[str, Any], branch: str | None
 ) -> Source:
-    """The file that ``state_dict`` becomes, without putting it together where that can be avoided."""
+    """The file that ``state_dict`` becomes, without putting it together where that can be
+    avoided.
+    """
     suffix = PurePosixPath(path).suffix.lower()
     builders = [
         known

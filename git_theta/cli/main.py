@@ -176,7 +176,7 @@ class CommandTable(click.Group):
         """All names: ours in the order of the table."""
         return [*TARGETS, *_plugin_commands()]
 
-    # As above
+    # ctx is part of click's interface.
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """The command, imported now; None when nobody provides it."""
         if cmd_name in TARGETS:
@@ -194,7 +194,7 @@ class CommandTable(click.Group):
             )
         return super().resolve_command(ctx, args)
 
-    # As above
+    # ctx is part of click's interface.
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """The overview, by section, without importing our commands."""
         for section, commands in COMMANDS.items():

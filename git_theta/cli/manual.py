@@ -1,4 +1,6 @@
-"""The manual page, made from the commands themselves: ``git theta --help`` makes git look for one."""
+"""The manual page, made from the commands themselves: ``git theta --help`` makes git look for
+one.
+"""
 
 from __future__ import annotations
 

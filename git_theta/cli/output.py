@@ -139,7 +139,9 @@ def chain(entry: Entry) -> str:
 
 
 def detail(entry: Entry) -> tuple[str, str, str, str]:
-    """A tensor's row: name (with its other names), type and shape, stored size, how it is stored."""
+    """A tensor's row: name (with its other names), type and shape, stored size, how it is
+    stored.
+    """
     names = " = ".join(map(display, (entry.name, *entry.aliases)))
     stored = "-" if entry.inline is not None else size(sum(link.size for link in entry.chain))
     return names, str(entry.spec), stored, chain(entry)

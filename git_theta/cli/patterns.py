@@ -1,4 +1,6 @@
-"""Patterns as a user gives them: where they are to be written, how, and what git finds they match."""
+"""Patterns as a user gives them: where they are to be written, how, and what git finds they
+match.
+"""
 
 from __future__ import annotations
 
@@ -133,7 +135,9 @@ def matched(
 
 
 def warn_unmatched(glob: str, names: Collection[str]) -> None:
-    """Warn that ``glob`` matches none of the tensors' ``names``, and say which was probably meant."""
+    """Warn that ``glob`` matches none of the tensors' ``names``, and say which was probably
+    meant.
+    """
     if glob != "*" and names and not any(fnmatchcase(name, glob) for name in names):
         warn(f"no tensor is called '{path(glob)}'{did_you_mean(glob, names)}")
 

@@ -149,7 +149,9 @@ class Manifest:
 
 
 def is_manifest(head: bytes) -> bool:
-    """Whether content that starts with ``head`` (at least 19 bytes of it) claims to be a manifest."""
+    """Whether content that starts with ``head`` (at least 19 bytes of it) claims to be a
+    manifest.
+    """
     return head.startswith(MAGIC)
 
 
@@ -262,7 +264,7 @@ def parse(text: bytes) -> Manifest:
             previous, value = _header(line, previous)
             headers[previous] = value
         entries, seen, total = [], set[str](), 0
-        # As above
+        # The number is for the error.
         for number, line in enumerate(lines[blank + 1 : -1], start=blank + 2):  # noqa: B007
             entry = _parse_entry(line)
             for name in (entry.name, *entry.aliases):

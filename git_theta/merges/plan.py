@@ -196,7 +196,9 @@ class File:
 
 @dataclass(frozen=True)
 class MergePlan:
-    """Everything a merge of ``sides`` has to do; ``items`` stand in the order of the merged file."""
+    """Everything a merge of ``sides`` has to do; ``items`` stand in the order of the merged
+    file.
+    """
 
     base: Manifest | None
     sides: tuple[Manifest, ...]

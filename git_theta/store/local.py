@@ -662,7 +662,9 @@ def _sweep(beside: Path) -> None:
 
 
 def _older(folder: Path, limit: float, linked: bool) -> list[Path]:
-    """What lies in ``folder`` and was not written (nor ``linked``, if that counts) since ``limit``."""
+    """What lies in ``folder`` and was not written (nor ``linked``, if that counts) since
+    ``limit``.
+    """
     found = []
     for name in _names(folder):
         with contextlib.suppress(OSError):

@@ -136,7 +136,9 @@ def bases(store: LocalStore, entry: Entry, take: Take | None = None) -> list[Bas
 
 
 def _follow(store: LocalStore, chain: Sequence[Link], take: Take | None) -> list[Tensor]:
-    """The values that a chain gives: the root's, where it has more than one link, and the newest."""
+    """The values that a chain gives: the root's, where it has more than one link, and the
+    newest.
+    """
     value: Tensor | None = None
     root: list[Tensor] = []
     for link in reversed(chain):

@@ -85,7 +85,9 @@ class Session:
         self._others.append(store)
 
     def keep_for(self, process: int) -> None:
-        """Let nobody delete objects of the other repositories before ``process`` has ended either."""
+        """Let nobody delete objects of the other repositories before ``process`` has ended
+        either.
+        """
         for store in self._others:
             store.keep_for(process)
 

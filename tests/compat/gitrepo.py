@@ -108,7 +108,8 @@ class Repo:
         """What a git command prints; it must succeed."""
         done = self.run(["git", *arguments], stdin, **environment)
         assert done.returncode == 0, (
-            f"git {' '.join(arguments)}: {done.returncode}\n{done.stderr.decode('utf-8', 'replace')}"
+            f"git {' '.join(arguments)}: {done.returncode}\n"
+            f"{done.stderr.decode('utf-8', 'replace')}"
         )
         return done.stdout
 

@@ -1,4 +1,6 @@
-"""Repositories that share: a remote, clones of it, and models small enough to push by the hundred."""
+"""Repositories that share: a remote, clones of it, and models small enough to push by the
+hundred.
+"""
 
 from __future__ import annotations
 

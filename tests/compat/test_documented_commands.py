@@ -57,7 +57,7 @@ ELSEWHERE = {
 
 
 # -- worlds
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def tensors(seed: int = 1) -> dict[str, np.ndarray]:
@@ -312,7 +312,7 @@ def published(world: World) -> None:
 
 
 # -- what runs where
-# ----------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def overwritten(world: World) -> None:
@@ -433,7 +433,9 @@ def unshared(world: World) -> None:
 
 @upon(models)
 def copying(world: World) -> None:
-    """A folder from which the models' remote can be cloned, and an empty repository for its copy."""
+    """A folder from which the models' remote can be cloned, and an empty repository for its
+    copy.
+    """
     must(world, "git init -q --bare -b main ../new.git", "cd ..")
 
 
@@ -699,7 +701,7 @@ PREPARED = {"docs/merging.md: git cherry-pick fine-tuned": train}
 
 
 # -- the tests
-# ------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,6 @@
-"""``git theta log`` and ``git theta blame`` against a slow but obvious reading of the same history."""
+"""``git theta log`` and ``git theta blame`` against a slow but obvious reading of the same
+history.
+"""
 
 from __future__ import annotations
 

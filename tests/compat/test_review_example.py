@@ -16,7 +16,8 @@ GH = """#!{python}
 import json, os, sys
 from pathlib import Path
 words = sys.argv[1:]
-body = next((Path(w.split("=@")[1]).read_text("utf-8") for w in words if w.startswith("body=@")), None)
+bodies = [Path(w.split("=@")[1]) for w in words if w.startswith("body=@")]
+body = bodies[0].read_text("utf-8") if bodies else None
 with open(os.environ["GH_LOG"], "a", encoding="utf-8") as log:
     log.write(json.dumps([words, body]) + "\\n")
 if "--jq" in words:
@@ -27,7 +28,9 @@ elif os.environ.get("GH_FAILS"):
 
 
 def scripts() -> dict[str, str]:
-    """Each step's script, by its name. The file is plain enough to be read without a YAML parser."""
+    """Each step's script, by its name. The file is plain enough to be read without a YAML
+    parser.
+    """
     found, name, block = {}, "", None
     for line in (ROOT / "examples/review/model-review.yml").read_text("utf-8").splitlines():
         indent = len(line) - len(line.lstrip())

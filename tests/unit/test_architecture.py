@@ -102,7 +102,9 @@ def test_packages_hold_no_code() -> None:
 
 
 def test_unit_tests_mirror_the_package() -> None:
-    """A folder of unit tests is a folder of the package; a test that names a module lies beside it."""
+    """A folder of unit tests is a folder of the package; a test that names a module lies beside
+    it.
+    """
     tests = ROOT / "tests" / "unit"
     elsewhere = {"docs", "examples"}
     places = {path.stem: path.parent.relative_to(PACKAGE) for path in MODULES.values()}

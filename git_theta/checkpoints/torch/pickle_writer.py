@@ -1,4 +1,6 @@
-"""Writes a tree of :mod:`pickle_machine` as a pickle of protocol 2, the one torch reads everywhere."""
+"""Writes a tree of :mod:`pickle_machine` as a pickle of protocol 2, the one torch reads
+everywhere.
+"""
 
 from __future__ import annotations
 

@@ -159,7 +159,9 @@ def _fits(layout: Layout, tensors: Mapping[str, Tensor]) -> bool:
 
 
 def _same_file(like: Source, layout: Layout, tensors: Mapping[str, Tensor]) -> bytearray:
-    """``like`` with the tensors' bytes in place, and every CRC-32 that was right made right again."""
+    """``like`` with the tensors' bytes in place, and every CRC-32 that was right made right
+    again.
+    """
     data = bytearray(like.size)
     view = memoryview(data)
     like.read_into(0, view)
@@ -413,7 +415,7 @@ def _mappings(tree: Any) -> dict[str, Pairs | Call]:
 
 
 # -- reading back
-# -------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def _check(data: Buffer, tensors: Mapping[str, Tensor]) -> None:

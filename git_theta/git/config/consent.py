@@ -26,7 +26,10 @@ CONFIRMED = "theta.confirmedUrl"
 AGENT = ("lfs.standalonetransferagent", "git-theta")
 _LFS_FILE = ".lfsconfig"
 _LFS_KEYS = ("lfsurl", "lfspushurl")
-_OWN = r"^(theta\.confirmedurl|lfs\.(push)?url|lfs\.standalonetransferagent|remote\..*\.lfs(push)?url)$"
+_OWN = (
+    r"^(theta\.confirmedurl|lfs\.(push)?url|lfs\.standalonetransferagent"
+    r"|remote\..*\.lfs(push)?url)$"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,9 @@ class OfferedUrls:
 
 
 def read(repository: Repository) -> OfferedUrls:
-    """What the working tree's files say, else the index's, else HEAD's; and the user's own config."""
+    """What the working tree's files say, else the index's, else HEAD's; and the user's own
+    config.
+    """
     theirs, lfs_file = _files(repository, (FILE, _LFS_FILE))
     lfs = [
         (key, text)

@@ -163,7 +163,9 @@ def settle(newest_ns: int) -> None:
 
 
 def stages(listing: bytes) -> dict[str, dict[int, tuple[str, str]]]:
-    """Path → stage → (mode, blob) in the output of ``git ls-files --stage -z`` (or ``--unmerged``)."""
+    """Path → stage → (mode, blob) in the output of ``git ls-files --stage -z`` (or
+    ``--unmerged``).
+    """
     found: dict[str, dict[int, tuple[str, str]]] = {}
     for item in listing.split(b"\0"):
         head, _, path = item.partition(b"\t")

@@ -630,7 +630,9 @@ class _Export(_Rewriter):
         return self.files[item.blob]
 
     def _pointer(self, path: Path) -> str:
-        """Move a file to where Git LFS keeps its own (in a dry run: nowhere); its pointer's blob."""
+        """Move a file to where Git LFS keeps its own (in a dry run: nowhere); its pointer's
+        blob.
+        """
         size = path.stat().st_size
         with path.open("rb") as file:
             oid = hashlib.file_digest(file, "sha256").hexdigest()
@@ -644,7 +646,7 @@ class _Export(_Rewriter):
             )
         )
 
-    # As above
+    # The other direction needs ``models``.
     def _attributes_file(self, path: str, data: bytes | None, models: bool) -> bytes | None:  # noqa: ARG002
         return rewrite_attributes.untracked(path, data, self._lfs)
 

@@ -280,7 +280,9 @@ def _tracked_at(
 
 
 def _leads_to(path: str, text: str) -> str:
-    """Where a symbolic link at ``path`` that holds ``text`` leads, from the top of the repository."""
+    """Where a symbolic link at ``path`` that holds ``text`` leads, from the top of the
+    repository.
+    """
     return posixpath.normpath(posixpath.join(posixpath.dirname(path), text))
 
 

@@ -1,4 +1,6 @@
-"""clean: from a checkpoint's bytes to its manifest; what the manifest needs is then in the store."""
+"""clean: from a checkpoint's bytes to its manifest; what the manifest needs is then in the
+store.
+"""
 
 from __future__ import annotations
 

@@ -41,7 +41,8 @@ def read_all():
 
 read_all()  # modules of our own are imported on the way
 seen = []
-sys.addaudithook(lambda event, arguments: seen.append((event, arguments)) if event != "builtins.id" else None)
+sys.addaudithook(
+    lambda event, arguments: seen.append((event, arguments)) if event != "builtins.id" else None)
 read_all()
 print(len(files), sorted({(event, str(arguments)[:80]) for event, arguments in seen}))
 """

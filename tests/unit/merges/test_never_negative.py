@@ -1,4 +1,6 @@
-"""Variances and means of squares are never negative after a merge, under any strategy and option."""
+"""Variances and means of squares are never negative after a merge, under any strategy and
+option.
+"""
 
 from __future__ import annotations
 

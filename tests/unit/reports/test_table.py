@@ -171,18 +171,36 @@ def test_one_line_each() -> None:
     assert table.stat([], Style()) == []
 
 
-@pytest.mark.parametrize(("value", "text"), [
-    (0, "0"), (1, "100 %"), (0.00001, "<0.01 %"), (0.99999, ">99.9 %"), (0.005, "0.50 %"), (0.5, "50.0 %"),
-    (0.09994, "9.99 %"), (0.9994, "99.9 %"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (1, "100 %"),
+        (0.00001, "<0.01 %"),
+        (0.99999, ">99.9 %"),
+        (0.005, "0.50 %"),
+        (0.5, "50.0 %"),
+        (0.09994, "9.99 %"),
+        (0.9994, "99.9 %"),
+    ],
+)
 def test_percentages(value: float, text: str) -> None:
     assert numbers.percent(value) == text
 
 
-@pytest.mark.parametrize(("value", "text"), [
-    (None, ""), (0.0, "0"), (0.0371, "3.7e-2"), (1.0, "1.0e0"), (12345.0, "1.2e4"),
-    (float("inf"), "inf"), (float("nan"), "nan"), (5e-324, "4.9e-324"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, ""),
+        (0.0, "0"),
+        (0.0371, "3.7e-2"),
+        (1.0, "1.0e0"),
+        (12345.0, "1.2e4"),
+        (float("inf"), "inf"),
+        (float("nan"), "nan"),
+        (5e-324, "4.9e-324"),
+    ],
+)
 def test_short_numbers(value: float | None, text: str) -> None:
     assert numbers.short(value) == text
 
