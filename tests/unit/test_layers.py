@@ -17,22 +17,55 @@ from git_theta.git import pktline
 PACKAGE = Path(git_theta.__file__).parent
 ROOT = PACKAGE.parent
 
-# From the top down: a module imports from its own package and from layers below.
-LAYERS = (
-    ("start",),
-    ("__main__",),
-    ("cli", "training"),
-    ("drivers", "api", "testing"),
-    ("reports",),
-    ("workflows",),
-    ("store", "plugins"),
-    ("git",),
-    ("settings",),
-    ("checkpoints", "updates", "merges"),
-    ("core",),
-    ("errors", "isolation"),
-)
+# From the top down: a module imports from its own package and from layers below. Each layer says
+# what it holds, and what it may know of the outside.
+LAYERS: dict[tuple[str, ...], tuple[str, str]] = {
+    ("start",): ("the start of every program, isolated from its surroundings", "arguments"),
+    ("__main__",): ("`git theta`: the command that the arguments name", "arguments"),
+    ("cli", "training"): (
+        "the commands (`cli/commands`, in the sections of `git theta -h`); callbacks for training",
+        "arguments, environment, terminal",
+    ),
+    ("drivers", "api", "testing"): (
+        "the programs that git starts; the Python API; contract suites for plugins",
+        "environment, standard input",
+    ),
+    ("reports",): ("diffs and histories as tables, pages, Markdown, JSON and CSV", "nothing"),
+    ("workflows",): ("the verbs, see below", "repositories and stores, given to them"),
+    ("store", "plugins"): (
+        "objects on disk, in buckets and at Git LFS servers; the registry of plugins",
+        "one outside thing each",
+    ),
+    ("git",): (
+        "Git: its history (`history`), settings (`config`), and writing to it (`writing`)",
+        "the program git",
+    ),
+    ("settings",): ("the settings by name, with their defaults", "environment"),
+    ("checkpoints", "updates", "merges"): (
+        "one module a format, an update, a family of merge strategies",
+        "neither git nor disk",
+    ),
+    ("core",): ("manifest, layout, skeleton, names, element types, contracts", "nothing"),
+    ("errors", "isolation"): (
+        "every error raised on purpose; how an isolated Python starts",
+        "nothing",
+    ),
+}
+# The parts of ``workflows``, likewise.
+PARTS: dict[tuple[str, ...], str] = {
+    (
+        "exchange",
+    ): "other forms of a model: convert, zarr arrays, updates handed over, PEFT adapters",
+    ("maintenance",): "the store and the history: fsck, prune, migrate",
+    ("merging",): "several versions into one",
+    ("comparing",): "what changed between versions",
+    ("storing",): "from a checkpoint's bytes to a manifest: clean, commit",
+    ("restoring",): "from a manifest back to bytes: smudge, checkout, reading single tensors",
+    ("sharing",): "objects to and from remotes: routes, fetch, push",
+    ("chains", "session", "progress"): "a tensor and its chain of objects; what one command shares",
+}
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+PART_RANK = {name: rank for rank, names in enumerate(PARTS) for name in names}
 PURE = ("core", "checkpoints", "updates", "merges")
 # What knows of processes, the network, terminals and git is not for the pure layers.
 FOREIGN = {
@@ -94,6 +127,38 @@ def test_imports_go_down_only(path: Path) -> None:
         other = layer_of(target)
         allowed = other == own or not own or RANK[other] > RANK[own]
         assert allowed, f"{path}:{line}: {own} may not import {target}"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "workflows").rglob("*.py")), ids=name_of)
+def test_workflows_import_down_only(path: Path) -> None:
+    own = path.relative_to(PACKAGE / "workflows").parts[0].removesuffix(".py")
+    for line, target in imports(path):
+        other = target.split(".")[2] if target.startswith("git_theta.workflows.") else own
+        if other != own and own != "__init__":
+            allowed = PART_RANK[other] > PART_RANK[own] or len(PARTS) - 1 == PART_RANK[other]
+            assert allowed, f"{path}:{line}: {own} may not import {target}"
+
+
+def test_every_part_of_workflows_has_a_rank() -> None:
+    parts = {path.stem for path in (PACKAGE / "workflows").iterdir()} - {"__init__", "__pycache__"}
+    assert parts == PART_RANK.keys()
+
+
+def layer_tables() -> str:
+    """The layers as the page on the design shows them."""
+    lines = ["| layer | holds | knows |", "|---|---|---|"]
+    for names, (holds, knows) in LAYERS.items():
+        lines.append(f"| {', '.join(f'`{name}`' for name in names)} | {holds} | {knows} |")
+    lines += ["", "| part of `workflows` | does |", "|---|---|"]
+    for names, does in PARTS.items():
+        lines.append(f"| {', '.join(f'`{name}`' for name in names)} | {does} |")
+    return "\n".join(lines)
+
+
+def test_the_design_page_shows_the_layers() -> None:
+    text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    shown = text.partition("<!-- layers -->\n")[2].partition("\n<!-- end of layers -->")[0]
+    assert shown == layer_tables(), f"put this between the marks:\n{layer_tables()}"
 
 
 @pytest.mark.parametrize(
