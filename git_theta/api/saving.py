@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from git_theta.api import arrays, sessions
 from git_theta.api.sessions import StrPath
-from git_theta.core.contracts import BuildsFiles
+from git_theta.core.contracts import BuildsFiles, BuildsPieces
 from git_theta.core.names import display
 from git_theta.core.source import BytesSource, FileSource, PiecesSource, Source
 from git_theta.core.tensors import Buffer, Tensor
@@ -197,10 +197,10 @@ def _built(
         return PiecesSource(_torch_file(state_dict))
     tensors = arrays.to_tensors(state_dict)
     like = _before(session, path, branch, builders[0].name)
-    pieces = getattr(builders[0], "pieces", None)
-    return PiecesSource(
-        [_whole(builders[0], tensors, like)] if pieces is None else pieces(tensors, like)
-    )
+    builder = builders[0]
+    if isinstance(builder, BuildsPieces):
+        return PiecesSource(builder.pieces(tensors, like))
+    return PiecesSource([_whole(builder, tensors, like)])
 
 
 def _whole(builder: BuildsFiles, tensors: Mapping[str, Tensor], like: Source | None) -> Buffer:

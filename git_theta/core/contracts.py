@@ -5,7 +5,7 @@ Plugins inherit from nothing; these protocols say what is called, and with what.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
@@ -18,16 +18,27 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BuildsFiles",
+    "BuildsPieces",
     "CheckpointFormat",
     "Contents",
     "Encoded",
+    "ExactUpdate",
+    "KeepsState",
     "Level",
     "MergeCase",
     "MergeStrategy",
     "Option",
     "ReadsContents",
+    "ReadsSibling",
+    "SaysNumbers",
+    "SaysOrderFree",
+    "SaysReproducible",
+    "ScansInside",
+    "SurveysModel",
     "UnitKind",
     "Update",
+    "UsesStatistics",
+    "WholeModel",
 ]
 
 Level = Literal["fast", "default", "best"]
@@ -65,6 +76,22 @@ class BuildsFiles(Protocol):
         """A file of this format with exactly ``tensors``, in their order; other content is taken
         from ``like``.
         """
+
+
+@runtime_checkable
+class BuildsPieces(Protocol):
+    """A checkpoint format that can give a new file in pieces, so that it is never put together."""
+
+    def pieces(self, tensors: Mapping[str, Tensor], like: Source | None) -> Sequence[Buffer]:
+        """As :meth:`BuildsFiles.build`, in pieces that make the file one after the other."""
+
+
+@runtime_checkable
+class ScansInside(Protocol):
+    """A checkpoint format whose members can be checkpoints themselves, such as an archive."""
+
+    def scan_inside(self, source: Source, depth: int) -> Layout:
+        """As :meth:`CheckpointFormat.scan`, ``depth`` containers deep so far."""
 
 
 @runtime_checkable
@@ -119,6 +146,17 @@ class Update(Protocol):
 
         Sizes the payload declares are checked against ``spec`` before anything is allocated.
         """
+
+
+@runtime_checkable
+class ExactUpdate(Protocol):
+    """An update that says whether decoding gives the tensor back by construction.
+
+    If ``exact_by_construction`` is true (differences of integers), a new payload is not decoded
+    once more before it is accepted. An update without this attribute is always checked.
+    """
+
+    exact_by_construction: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,3 +228,109 @@ class UnitKind(Protocol):
         Decided by names, element types and shapes together, without values. Called for every
         version that is merged; never raises.
         """
+
+
+@runtime_checkable
+class UsesStatistics(Protocol):
+    """A strategy that reads companion files of the model, by the names in ``statistics``.
+
+    ``model.NAME.safetensors`` holds the statistic NAME of ``model.safetensors``. Each side's arrays
+    stand in :attr:`MergeCase.siblings` under that name.
+    """
+
+    statistics: tuple[str, ...]
+
+
+@runtime_checkable
+class KeepsState(Protocol):
+    """A strategy that leaves a statistic behind, to be stored in its companion file and given back
+    at the next merge.
+    """
+
+    def after(self, case: MergeCase, options: Mapping[str, object]) -> Mapping[str, np.ndarray]:
+        """The new value of each statistic by its name in ``case.siblings``; arguments as for
+        ``merge``, and called after it.
+        """
+
+
+@runtime_checkable
+class SurveysModel(Protocol):
+    """A strategy that can set options from a whole model before it merges tensors one by one
+    (``ties`` with ``scope=model``).
+    """
+
+    def survey(
+        self, cases: Callable[[], Iterable[MergeCase]], options: Mapping[str, object]
+    ) -> dict[str, object]:
+        """The options to merge with, and to record.
+
+        ``cases`` is called several times; every call must go over the same tensors.
+        """
+
+
+@runtime_checkable
+class WholeModel(Protocol):
+    """A strategy that must see whole models before it merges tensor by tensor.
+
+    All tensors of every side are loaded (the unchanged ones too, since reordering one side touches
+    tensors on which nothing else happened), :meth:`prepare` is called once, and then each tensor
+    whose prepared values differ between the sides is merged as usual. What a plan decided by digest
+    does not hold for the prepared sides.
+    """
+
+    def prepare(
+        self, models: Sequence[Mapping[str, np.ndarray]], options: Mapping[str, object]
+    ) -> tuple[Mapping[str, np.ndarray], ...]:
+        """The sides, in the same order and with the same names, shapes and types; arrays may be the
+        ones passed in.
+        """
+
+
+@runtime_checkable
+class SaysReproducible(Protocol):
+    """A strategy that says whether it gives the same bytes on every machine.
+
+    Without ``reproducible`` it is taken to. If it does not (LAPACK, BLAS), a repetition is compared
+    to a tolerance.
+    """
+
+    reproducible: bool
+
+
+@runtime_checkable
+class SaysOrderFree(Protocol):
+    """A strategy that says whether the order of the sides matters.
+
+    Without ``order_free`` it is taken to matter.
+    """
+
+    order_free: bool
+
+
+@runtime_checkable
+class SaysNumbers(Protocol):
+    """A strategy that says whether it computes, so that only floats and complex numbers will do;
+    without ``numbers`` it is taken to.
+    """
+
+    numbers: bool
+
+
+def is_reproducible(strategy: MergeStrategy) -> bool:
+    """Whether ``strategy`` gives the same bytes on every machine."""
+    return strategy.reproducible if isinstance(strategy, SaysReproducible) else True
+
+
+def is_order_free(strategy: MergeStrategy) -> bool:
+    """Whether the order of the sides does not matter to ``strategy``."""
+    return strategy.order_free if isinstance(strategy, SaysOrderFree) else False
+
+
+def computes(strategy: MergeStrategy) -> bool:
+    """Whether ``strategy`` computes with numbers, rather than picking a side."""
+    return strategy.numbers if isinstance(strategy, SaysNumbers) else True
+
+
+def statistics_of(strategy: MergeStrategy) -> tuple[str, ...]:
+    """The statistics that ``strategy`` reads from companion files."""
+    return tuple(strategy.statistics) if isinstance(strategy, UsesStatistics) else ()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from git_theta.core.contracts import MergeCase, MergeStrategy
+from git_theta.core.contracts import MergeCase, MergeStrategy, computes
 from git_theta.core.names import display
 from git_theta.errors import MergeError
 from git_theta.merges.check import any_negative, check_finite, check_result
@@ -67,7 +67,7 @@ def _kept_positive(
         case.sides[0].dtype
     )
     guarded = never_negative(case.name) and alike and not any(map(any_negative, inputs))
-    if guarded and strategy.needs_base and getattr(strategy, "numbers", True):
+    if guarded and strategy.needs_base and computes(strategy):
         return mean(case.sides[0], case.sides, None), True
     array = _call(strategy, case, options)
     if guarded and any_negative(array):

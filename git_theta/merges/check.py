@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from git_theta.core.contracts import MergeCase, MergeStrategy
+from git_theta.core.contracts import MergeCase, MergeStrategy, is_reproducible
 from git_theta.merges.numerics.blocks import BLOCK, blocks, flat
 from git_theta.merges.numerics.rounding import widen
 from git_theta.merges.strategies.formula import computable, shown, side_name
@@ -67,7 +67,7 @@ def same_merge(strategy: MergeStrategy, recorded: np.ndarray, repeated: np.ndarr
     if recorded.dtype != repeated.dtype or recorded.shape != repeated.shape:
         return False
     one, other = flat(recorded), flat(repeated)
-    if getattr(strategy, "reproducible", True) or not computable(recorded.dtype):
+    if is_reproducible(strategy) or not computable(recorded.dtype):
         return bool(np.array_equal(one.view(np.uint8), other.view(np.uint8)))
     largest, unit = 0.0, 2.0 ** -_FRACTION_BITS[one.dtype.name]
     for _, (values,) in blocks([one]):

@@ -9,7 +9,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from git_theta.core.contracts import MergeStrategy, Option
+from git_theta.core.contracts import (
+    MergeStrategy,
+    Option,
+    WholeModel,
+    is_order_free,
+    is_reproducible,
+)
 from git_theta.core.names import did_you_mean, display
 from git_theta.errors import MergeError
 
@@ -138,9 +144,9 @@ def describe(strategy: MergeStrategy) -> dict[str, object]:
         "needs_base": strategy.needs_base,
         "min_sides": strategy.min_sides,
         "max_sides": strategy.max_sides,
-        "reproducible": bool(getattr(strategy, "reproducible", True)),
-        "order_free": bool(getattr(strategy, "order_free", False)),
-        "whole_model": bool(getattr(strategy, "whole_model", False)),
+        "reproducible": is_reproducible(strategy),
+        "order_free": is_order_free(strategy),
+        "whole_model": isinstance(strategy, WholeModel),
         "options": [
             {
                 "name": o.name,
@@ -164,7 +170,7 @@ def lines(strategy: MergeStrategy) -> list[str]:
         else f" to {strategy.max_sides}"
     )
     facts = [f"{strategy.min_sides}{top} sides", *(["needs a base"] if strategy.needs_base else [])]
-    if not getattr(strategy, "reproducible", True):
+    if not is_reproducible(strategy):
         facts.append("verified to a tolerance")
     result = [f"{strategy.name}: {strategy.summary} ({', '.join(facts)})"]
     for option in strategy.options:

@@ -26,16 +26,12 @@ hookimpl = pluggy.HookimplMarker("git_theta")
 
 @hookspec
 def register_checkpoint_formats() -> Iterable[CheckpointFormat]:  # type: ignore[empty-body]
-    """The checkpoint formats this plugin reads, tried after the known ones, before zip and
-    bytes.
-    """
+    """The checkpoint formats this plugin reads, tried before the generic zip and plain bytes."""
 
 
 @hookspec
 def register_updates() -> Iterable[Update]:  # type: ignore[empty-body]
-    """The updates (ways to store a tensor exactly) this plugin adds to those tried at ``git
-    add``.
-    """
+    """The updates this plugin adds to those tried at ``git add``: ways to store a tensor."""
 
 
 @hookspec

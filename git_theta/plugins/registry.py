@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, cast
 
+from git_theta.core.contracts import statistics_of
 from git_theta.core.names import did_you_mean
 from git_theta.errors import PluginError
 from git_theta.plugins import discovery, tables
@@ -188,6 +189,16 @@ class Registry:
     def merge_strategies(self) -> tuple[MergeStrategy, ...]:
         """All merge strategies, the built-in ones first."""
         return tuple(cast("MergeStrategy", row.value) for row in self._rows(_STRATEGY))
+
+    def statistics(self) -> tuple[str, ...]:
+        """The names of companion files that merge strategies use, built in or of plugins."""
+        added = [
+            name
+            for row in (self._rows(_STRATEGY) if self._load() is not None else ())
+            if row.provider != BUILT_IN
+            for name in statistics_of(cast("MergeStrategy", row.value))
+        ]
+        return tuple(dict.fromkeys([*tables.STATISTICS, *added]))
 
     def unit_kinds(self) -> tuple[UnitKind, ...]:
         """All kinds of units, the built-in ones first."""
@@ -410,6 +421,7 @@ updates = _registry.updates
 added_updates = _registry.added_updates
 merge_strategy = _registry.merge_strategy
 merge_strategies = _registry.merge_strategies
+statistics = _registry.statistics
 unit_kinds = _registry.unit_kinds
 commands = _registry.commands
 loaded = _registry.loaded

@@ -91,6 +91,8 @@ UPDATES = {
     "patch": "git_theta.updates.patch:Patch",
 }
 
+STATISTICS = ("fisher", "gram", "velocity")  # that built-in merge strategies use
+
 
 def beside(name: str) -> list[str]:
     """The built-in formats by which a file called ``name`` may be understood with another one

@@ -34,6 +34,7 @@ class Delta:
 
     name = "delta"
     needs_base = True
+    exact_by_construction = True  # differences of integers
 
     def encode(self, tensor: Tensor, base: Tensor | None, level: Level) -> Encoded | None:
         """The payload; None without a base that could predict any of it."""

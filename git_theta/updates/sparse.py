@@ -35,6 +35,7 @@ class Sparse:
 
     name = "sparse"
     needs_base = True
+    exact_by_construction = True  # differences of integers
 
     def encode(self, tensor: Tensor, base: Tensor | None, level: Level) -> Encoded | None:
         """The payload; None unless the base has the same type and as many elements, of which at

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from git_theta.core import objects
+from git_theta.core.contracts import ExactUpdate
 from git_theta.core.digest import digest
 from git_theta.core.manifest import Entry, Link, ObjectRef
 from git_theta.core.names import display
@@ -30,10 +31,6 @@ if TYPE_CHECKING:
 from git_theta.core.manifest import Manifest
 
 _POUR = 1 << 20  # bytes from which a tensor is decoded block by block where it can be
-
-# Differences of integers are exact by construction, and tested so; what else computes is decoded
-# once more before it is accepted.
-_INTEGER = ("delta", "sparse")
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +253,7 @@ def encode(
         if not update.needs_base:
             return (save(store, update.name, tensor.spec, encoded.chunks, encoded.note),)
         if _updates_size(base) + encoded.size <= _dense_size(tensor, base):
-            if update.name not in _INTEGER:
+            if not (isinstance(update, ExactUpdate) and update.exact_by_construction):
                 _check_exact(update, encoded, tensor, base.tensor)
             return (
                 save(store, update.name, tensor.spec, encoded.chunks, encoded.note),

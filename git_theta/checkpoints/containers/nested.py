@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Protocol, cast
 
 from git_theta.checkpoints.assemble import NAME_LIMIT, bounded, raw
+from git_theta.core.contracts import ScansInside
 from git_theta.core.layout import Checksum, Extent, Layout
 from git_theta.core.source import Source
 from git_theta.errors import FormatError
@@ -42,12 +43,6 @@ class _Format(Protocol):
     def sniff(self, head: bytes) -> bool: ...
 
     def scan(self, source: Source) -> Layout: ...
-
-
-class _Container(_Format, Protocol):
-    """A format that looks into its members, ``depth`` containers deep so far."""
-
-    def scan_inside(self, source: Source, depth: int) -> Layout: ...
 
 
 class SourceWindow:
@@ -131,9 +126,7 @@ def shifted(layout: Layout, offset: int, prefix: str) -> tuple[list[Extent], lis
 
 
 def _scan(found: _Format, part: SourceWindow, depth: int) -> Layout:
-    if hasattr(found, "scan_inside"):
-        return cast("_Container", found).scan_inside(part, depth)
-    return found.scan(part)
+    return found.scan_inside(part, depth) if isinstance(found, ScansInside) else found.scan(part)
 
 
 @lru_cache(maxsize=len(_FORMATS))

@@ -25,7 +25,7 @@ class Formula:
     case and complete options. ``reproducible``: the same bytes on every machine (else the method
     needs LAPACK or BLAS, and a repetition is compared to a tolerance). ``order_free``: the sides'
     order does not matter. ``numbers``: it computes, so only real and complex floating types will
-    do; otherwise any array is fine.
+    do; otherwise any array is fine. ``statistics``: the companion files that it reads.
     """
 
     name: str
@@ -38,6 +38,7 @@ class Formula:
     reproducible: bool = True
     order_free: bool = True
     numbers: bool = True
+    statistics: tuple[str, ...] = ()
 
     def merge(self, case: MergeCase, options: Mapping[str, object]) -> np.ndarray:
         """The merged value; :class:`MergeError` when the case or the options do not fit this

@@ -10,7 +10,6 @@ reordered side computes exactly what it did.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -26,34 +25,12 @@ from git_theta.merges.strategies.spherical import STRATEGIES as SPHERICAL
 Tensors = Mapping[str, np.ndarray]
 
 
-@runtime_checkable
-class WholeModel(Protocol):
-    """A strategy that must see whole models before it merges tensor by tensor (``whole_model`` is
-    true).
-
-    How it is called: the caller loads every side's tensors (all of them, the unchanged ones too,
-    since reordering one side touches tensors on which nothing else happened), calls :meth:`prepare`
-    once, and then merges, as usual, each tensor whose prepared values differ between the sides.
-    What a plan decided by digest does not hold for the prepared sides.
-    """
-
-    whole_model: bool
-
-    def prepare(
-        self, models: Sequence[Tensors], options: Mapping[str, object]
-    ) -> tuple[Tensors, ...]:
-        """The sides, in the same order and with the same names, shapes and types; arrays may be the
-        ones passed in.
-        """
-
-
 class Permute(Formula):
     """The first side stays; the second is reordered by :meth:`prepare`, then both are merged by the
     strategy ``then``.
     """
 
     __slots__ = ()
-    whole_model = True
 
     def prepare(
         self, models: Sequence[Tensors], options: Mapping[str, object]

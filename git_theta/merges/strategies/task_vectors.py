@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -26,21 +25,6 @@ from git_theta.merges.strategies.formula import Formula, check_case, computable
 from git_theta.merges.strategies.sparsify import Sparsifier, row_length
 
 Choose = Callable[[MergeCase, int, Mapping[str, object]], Sparsifier]
-
-
-@runtime_checkable
-class SurveysModel(Protocol):
-    """A strategy that can set options from a whole model before it merges tensors one by one
-    (``ties`` with ``scope=model``).
-    """
-
-    def survey(
-        self, cases: Callable[[], Iterable[MergeCase]], options: Mapping[str, object]
-    ) -> dict[str, object]:
-        """The options to merge with, and to record.
-
-        ``cases`` is called several times; every call must go over the same tensors.
-        """
 
 
 class Ties(Formula):

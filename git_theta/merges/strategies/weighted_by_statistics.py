@@ -7,7 +7,6 @@ A statistic is a sibling file with the model's tensor names; a case carries each
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -19,18 +18,6 @@ from git_theta.merges.options import complete, number, per_side
 from git_theta.merges.strategies.averages import WEIGHTS, mean
 from git_theta.merges.strategies.formula import Formula, check_case, described, shown, side_name
 from git_theta.merges.strategies.task_vectors import in_order, moved
-
-
-@runtime_checkable
-class KeepsState(Protocol):
-    """A strategy that leaves a statistic behind, to be stored in the sibling file and given back at
-    the next merge.
-    """
-
-    def after(self, case: MergeCase, options: Mapping[str, object]) -> Mapping[str, np.ndarray]:
-        """The new value of each statistic by its name in ``case.siblings``; arguments as for
-        ``merge``, and called after it.
-        """
 
 
 def _statistics(case: MergeCase, name: str, strategy: str) -> list[np.ndarray]:
@@ -280,6 +267,7 @@ STRATEGIES = (
             ),
             WEIGHTS,
         ),
+        statistics=("fisher",),
     ),
     Formula(
         "regmean",
@@ -292,6 +280,7 @@ STRATEGIES = (
             Option("layout", "str", "out_in", "the matrices' axes", choices=("out_in", "in_out")),
         ),
         reproducible=False,
+        statistics=("gram",),
     ),
     DiLoCo(
         "diloco",
@@ -303,5 +292,6 @@ STRATEGIES = (
         ),
         needs_base=True,
         min_sides=1,
+        statistics=("velocity",),
     ),
 )

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Final
 
 from git_theta.core.manifest import Entry, Manifest
 from git_theta.merges import plan
+from git_theta.plugins import registry
 from git_theta.workflows.merging.merge_rules import MergeRule, Rules, rule
 from git_theta.workflows.session import Session
 
 if TYPE_CHECKING:
     from git_theta.workflows.merging.outcome import Merged, MergeProgress
 
-STATISTICS: Final = ("fisher", "gram", "velocity")
 # A moving average of gradients: the mean of several is one again, their sum is not
 _AVERAGED: Final = ("velocity",)
 _OF_A_SIDE: Final = ("ours", "theirs", "base")
@@ -67,11 +67,13 @@ def of_model(path: str) -> tuple[str, str] | None:
     """
     folder, slash, name = path.rpartition("/")
     stem, dot, suffix = name.rpartition(".")
-    if dot and suffix in STATISTICS:
+    if dot and suffix in registry.statistics():
         return f"{folder}{slash}{stem}", suffix
     rest, dot, statistic = stem.rpartition(".")
     return (
-        (f"{folder}{slash}{rest}.{suffix}", statistic) if dot and statistic in STATISTICS else None
+        (f"{folder}{slash}{rest}.{suffix}", statistic)
+        if dot and statistic in registry.statistics()
+        else None
     )
 
 
@@ -162,7 +164,7 @@ def left_behind(
     it tracked. All others keep the value they have.
     """
     files = {}
-    for statistic in STATISTICS:
+    for statistic in registry.statistics():
         place, sides = sibling(path, statistic), siblings(statistic)
         computed = merged.statistics.get(statistic, {})
         before = present(place) or (next(filter(None, sides), None) if computed else None)

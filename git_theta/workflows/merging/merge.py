@@ -9,7 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
-from git_theta.core.contracts import MergeCase, MergeStrategy
+from git_theta.core.contracts import (
+    KeepsState,
+    MergeCase,
+    MergeStrategy,
+    SurveysModel,
+    WholeModel,
+    statistics_of,
+)
 from git_theta.core.digest import digest
 from git_theta.core.manifest import INLINE_LIMIT, Entry, Manifest
 from git_theta.core.names import display, shell_word
@@ -183,7 +190,7 @@ class _MergeWork:
         if not waiting:
             return
         self._fetch([item for item, _, _ in waiting])
-        self._find_statistics({strategy.name for _, _, strategy in waiting})
+        self._find_statistics([strategy for _, _, strategy in waiting])
         waiting = self._whole(waiting)
         submit = self.session.pool().submit
         for item, rule, future in [
@@ -273,15 +280,15 @@ class _MergeWork:
         """Let strategies look over the whole model first where they ask for it."""
         result, surveyed = list[_Waiting](), dict[int, MergeRule | ThetaError]()
         for item, rule, strategy in waiting:
-            survey = getattr(strategy, "survey", None)
-            if survey is None:
+            if not isinstance(strategy, SurveysModel):
                 result.append((item, rule, strategy))
                 continue
             if id(rule) not in surveyed:
                 self._fetch(self.plan.items)
                 try:
                     surveyed[id(rule)] = replace(
-                        rule, options=guarded(strategy, survey, self._every_case, rule.options)
+                        rule,
+                        options=guarded(strategy, strategy.survey, self._every_case, rule.options),
                     )
                 except ThetaError as error:
                     surveyed[id(rule)] = error
@@ -315,20 +322,19 @@ class _MergeWork:
 
     def _whole(self, waiting: list[_Waiting]) -> list[_Waiting]:
         """Merge all that a strategy for whole models merges; what is left for the others."""
-        whole = [
-            (item, rule, strategy)
-            for item, rule, strategy in waiting
-            if getattr(strategy, "whole_model", False)
-        ]
+        whole = [one for one in waiting if isinstance(one[2], WholeModel)]
         if not whole:
             return waiting
         from git_theta.workflows.merging import whole_model
 
         _, rule, strategy = whole[0]
+        assert isinstance(strategy, WholeModel)
         self._fetch(self.plan.items)
         try:
             whole_model.check(self.plan, self.rules, rule, self.resolved)
-            cases = whole_model.cases(self.plan, strategy, rule.options, self._array)
+            cases = whole_model.cases(
+                self.plan, strategy, strategy.prepare, rule.options, self._array
+            )
         except ThetaError as error:
             self._refuse([item for item, _, _ in whole], error)
             return [one for one in waiting if one not in whole]
@@ -388,10 +394,9 @@ class _MergeWork:
         like = [side for side in (*item.entries, *item.sides) if side is not None]
         entry = self._stored(Tensor.from_array(outcome.array), like, item)
         left = {}
-        after = getattr(strategy, "after", None)
-        if after is not None and self._siblings is not None and not outcome.averaged:
+        if isinstance(strategy, KeepsState) and self._siblings is not None and not outcome.averaged:
             own = {key: value for key, value in options.items() if key != "rows"}
-            for name, array in guarded(strategy, after, case, own).items():
+            for name, array in guarded(strategy, strategy.after, case, own).items():
                 beside = [
                     manifest.by_name
                     for manifest in self._beside.get(name, ())
@@ -423,19 +428,16 @@ class _MergeWork:
         chain = chains.encode(store, tensor, bases, settings.compression, settings.max_chain)
         return Entry(item.name, tensor.dtype, tensor.shape, identity, chain, None, item.aliases)
 
-    def _find_statistics(self, strategies: set[str]) -> None:
+    def _find_statistics(self, strategies: Iterable[MergeStrategy]) -> None:
         """Where the sides track statistics that one of ``strategies`` uses."""
         if self._siblings is None:
             return
         from git_theta.workflows.sharing.fetch import fetch_missing
 
-        for strategy in sorted(strategies):
-            for statistic in _STATISTICS_OF.get(strategy, ()):
-                self._beside[statistic] = self._siblings(statistic)
-                fetch_missing(
-                    self.session,
-                    [manifest for manifest in self._beside[statistic] if manifest is not None],
-                )
+        for statistic in sorted({name for each in strategies for name in statistics_of(each)}):
+            self._beside[statistic] = self._siblings(statistic)
+            found = [manifest for manifest in self._beside[statistic] if manifest is not None]
+            fetch_missing(self.session, found)
 
     def _statistics(self, item: plan.Item) -> dict[str, tuple[np.ndarray | None, ...]]:
         """The statistics of one tensor, an array a side, where any side tracks them."""
@@ -518,7 +520,6 @@ class _TensorResult:
 
 
 _Waiting = tuple[plan.Item, MergeRule, MergeStrategy]
-_STATISTICS_OF = {"fisher": ("fisher",), "regmean": ("gram",), "diloco": ("velocity",)}
 
 
 def _explained(item: plan.Item, problem: str = "") -> str:

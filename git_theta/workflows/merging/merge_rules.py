@@ -29,6 +29,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, cast
 
+from git_theta.core.contracts import KeepsState
 from git_theta.core.names import did_you_mean, display
 from git_theta.errors import ThetaError, UsageError
 from git_theta.merges import options as merge_options
@@ -225,7 +226,8 @@ def keep_state(session: Session, given: Rules) -> bool:
     """
     try:
         return any(
-            hasattr(strategy_of(rule), "after") for rule in complete(session, None, given).rules
+            isinstance(strategy_of(rule), KeepsState)
+            for rule in complete(session, None, given).rules
         )
     except ThetaError:
         return False  # the merge itself tells what is wrong

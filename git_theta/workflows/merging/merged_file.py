@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import cast
+from collections.abc import Sequence
 
+from git_theta.core.contracts import BuildsFiles
 from git_theta.core.manifest import Entry, Manifest, parse
 from git_theta.core.source import BytesSource
-from git_theta.core.tensors import Buffer, Tensor
+from git_theta.core.tensors import Tensor
 from git_theta.errors import MergeError
 from git_theta.plugins import registry
 from git_theta.workflows import chains
@@ -33,10 +33,8 @@ def built(
     """
     from git_theta.workflows.storing import clean
 
-    build = cast(
-        "Callable[..., Buffer] | None", getattr(registry.checkpoint_format(form), "build", None)
-    )
-    if build is None:
+    builder = registry.checkpoint_format(form)
+    if not isinstance(builder, BuildsFiles):
         raise MergeError(
             f"the merged tensors fit no side's file, and {form} files cannot be built anew; take"
             " one side whole"
@@ -56,7 +54,7 @@ def built(
         imitated = BytesSource(
             b"".join(smudge.stream(store, like, session.pool(), session.threads))
         )
-    data = bytes(build(values, imitated))
+    data = bytes(builder.build(values, imitated))
     carrier = Manifest(
         form, len(data), Entry.of_inline("skeleton", "u8", (0,), b""), tuple(entries), {}
     )

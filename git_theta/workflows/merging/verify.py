@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from git_theta.core.contracts import is_reproducible
 from git_theta.core.manifest import Entry, Manifest
 from git_theta.core.tensors import Tensor
 from git_theta.errors import GitError, ThetaError, UsageError
@@ -126,7 +127,7 @@ def _joined_ancestors(
 
 
 def _reproducible(rule: MergeRule) -> bool:
-    return bool(getattr(strategy_of(rule), "reproducible", True))
+    return is_reproducible(strategy_of(rule))
 
 
 def _near(session: Session, rules: Rules, one: Entry | None, other: Entry | None) -> bool:

@@ -5,7 +5,7 @@ is averaged).
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from git_theta.core.contracts import MergeCase, MergeStrategy
 from git_theta.core.manifest import Entry
@@ -41,6 +41,7 @@ def check(plan: MergePlan, rules: Rules, rule: MergeRule, resolved: Container[st
 def cases(
     plan: MergePlan,
     strategy: MergeStrategy,
+    prepare: Callable[..., Any],
     options: Mapping[str, object],
     load: Callable[[Entry], np.ndarray],
 ) -> list[tuple[Item, MergeCase]]:
@@ -59,8 +60,7 @@ def cases(
         for model, entry in zip(models, item.sides, strict=True):
             if entry is not None:
                 model.update(dict.fromkeys((item.name, *item.aliases), load(entry)))
-    # Not of the contract
-    prepared = guarded(strategy, getattr(strategy, "prepare"), models, options)  # noqa: B009
+    prepared = guarded(strategy, prepare, models, options)
     found = []
     for item in plan.items:
         values = [model.get(item.name) for model in prepared]

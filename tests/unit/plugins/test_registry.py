@@ -15,7 +15,13 @@ from typing import Any
 import click
 import pytest
 
-from git_theta.core.contracts import CheckpointFormat, MergeStrategy, UnitKind, Update
+from git_theta.core.contracts import (
+    CheckpointFormat,
+    MergeStrategy,
+    UnitKind,
+    Update,
+    statistics_of,
+)
 from git_theta.errors import PluginError
 from git_theta.plugins import builtin_plugin, hookimpl, hookspecs, registry, tables
 from git_theta.plugins.discovery import OfferedPlugin
@@ -434,3 +440,10 @@ def test_the_entry_point_type_is_the_real_one() -> None:
     point = EntryPoint("p", "git_theta.plugins.builtin_plugin", "git_theta")
     some = Registry(lambda: [OfferedPlugin("again 1", point)], print)
     assert [row.provider for row in some.loaded() if row.name == "dense"] == [BUILT_IN]
+
+
+def test_the_table_of_statistics_is_what_strategies_declare() -> None:
+    plain, _ = made()
+    declared = {name for each in plain.merge_strategies() for name in statistics_of(each)}
+    assert declared == set(tables.STATISTICS)
+    assert plain.statistics() == tables.STATISTICS

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 from merge_references import BF16, F16, F32, F64, FP8, REFERENCES, rounded
 
-from git_theta.core.contracts import MergeCase, MergeStrategy
+from git_theta.core.contracts import KeepsState, MergeCase, MergeStrategy
 from git_theta.merges.apply import apply
 from git_theta.merges.builtin_strategies import strategies
 from git_theta.merges.options import parse
-from git_theta.merges.strategies.weighted_by_statistics import KeepsState
 
 STRATEGIES = {strategy.name: strategy for strategy in strategies()}
 FORMULAS = [name for name in STRATEGIES if name not in ("permute", "regmean")]

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from merge_references import BF16
 
-from git_theta.core.contracts import MergeCase
+from git_theta.core.contracts import MergeCase, WholeModel
 from git_theta.errors import MergeError
 from git_theta.merges.builtin_strategies import strategies
-from git_theta.merges.strategies.permutation import WholeModel, match, reorder
+from git_theta.merges.strategies.permutation import match, reorder
 from git_theta.merges.strategies.permutation_spec import AxisGroup, TensorAxis, derive
 
 Tensors = dict[str, np.ndarray]

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 from merge_references import BF16, F16, F32, F64
 
-from git_theta.core.contracts import MergeCase
+from git_theta.core.contracts import MergeCase, SurveysModel
 from git_theta.errors import MergeError
 from git_theta.merges.apply import apply
 from git_theta.merges.builtin_strategies import strategies
 from git_theta.merges.check import check_finite, check_result, same_merge
 from git_theta.merges.options import parse
-from git_theta.merges.strategies.task_vectors import SurveysModel
 
 STRATEGIES = {strategy.name: strategy for strategy in strategies()}
 TASKS = (
