@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pausing
-from gitrepo import Repo, filter_command, isolated_environment
+from gitrepo import PATIENCE, Repo, filter_command, isolated_environment
 from sharing import changed, clone, model, with_program
 
 from git_theta.core.manifest import is_manifest, parse
@@ -216,7 +216,7 @@ class Race:
             running[name] = self.start(works[name][0], *works[name][1])
             time.sleep(pick.random() ** 2 * 0.15)
         ends = {
-            name: (*process.communicate(timeout=120), process.returncode)
+            name: (*process.communicate(timeout=PATIENCE), process.returncode)
             for name, process in running.items()
         }
         for name, (_, said, code) in ends.items():
@@ -326,7 +326,7 @@ class Race:
             left = [*repo.common.rglob("*.lock"), *(repo.common / "theta" / "tmp").glob("*")]
             if left:
                 raise Lost(f"left behind: {left}")
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + PATIENCE
             while not _free(repo.common / "theta"):
                 if time.monotonic() > deadline:
                     raise Lost(f"{repo.path} is still held")

@@ -9,11 +9,12 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from gitrepo import PATIENCE
 
 from git_theta.core.manifest import ObjectRef
 from git_theta.errors import TransferError
@@ -22,7 +23,12 @@ from git_theta.store.kvstore import BucketPlace
 from git_theta.store.local import LocalStore
 from git_theta.store.web import Limits
 
-QUICK = Limits(connect=1.0, window=0.2, rate=1024, overhead=1 << 16, pauses=(0.01, 0.01))
+# A busy machine keeps everybody waiting: only those tests have a short window that need one to end
+PATIENT = Limits(
+    connect=PATIENCE, window=PATIENCE, rate=1024, overhead=1 << 16, pauses=(0.01, 0.01)
+)
+SHORT = replace(PATIENT, window=0.2)
+MEASURED = replace(PATIENT, window=2.0)  # much longer than any pause of the server
 ON_ITS_WAY = 16 << 20  # bytes of one connection that the system's sockets may hold
 
 
@@ -39,7 +45,7 @@ class State:
     port: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def place(self, kind: str = "http") -> BucketPlace:
+    def place(self, kind: str = "http", limits: Limits = PATIENT) -> BucketPlace:
         address = f"http://127.0.0.1:{self.port}"
         url = (
             f"{address}/some/place"
@@ -47,7 +53,7 @@ class State:
             else f"s3://models/some/place?endpoint={address}"
         )
         made = kvstore.place(
-            url, {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}, QUICK
+            url, {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}, limits
         )
         assert isinstance(made, BucketPlace)
         return made
@@ -209,29 +215,29 @@ def test_a_server_that_trickles_is_given_up_on(
     server.behave = behave
     refs = server.add(bytes(41_000))
     with pytest.raises(TransferError, match=r"too slow: .* less than 1,024 bytes a second"):
-        server.place().bring(store, refs, lambda _: None)
+        server.place(limits=MEASURED).bring(store, refs, lambda _: None)
     assert len(server.asked) == 1
 
 
 def test_a_silent_server_is_given_up_on(server: State, store: LocalStore) -> None:
     server.behave = lambda handler, state: time.sleep(1)
     with pytest.raises(TransferError, match=r"silent for 0\.2 seconds"):
-        server.place().bring(store, server.add(b"something"), lambda _: None)
+        server.place(limits=SHORT).bring(store, server.add(b"something"), lambda _: None)
     assert len(server.asked) == 1
 
 
 def test_a_slow_server_that_makes_progress_is_waited_for(server: State, store: LocalStore) -> None:
     def behave(handler: BaseHTTPRequestHandler, state: State) -> None:
         handler.send_response(200)
-        handler.send_header("Content-Length", "5000")
+        handler.send_header("Content-Length", "10000")
         handler.end_headers()
-        for _ in range(10):
+        for _ in range(20):
             handler.wfile.write(bytes(500))
-            time.sleep(0.05)
+            time.sleep(0.15)
 
     server.behave = behave
-    refs = server.add(bytes(5000))
-    server.place().bring(store, refs, lambda _: None)
+    refs = server.add(bytes(10_000))
+    server.place(limits=MEASURED).bring(store, refs, lambda _: None)
     assert store.missing(refs) == []
 
 
@@ -326,7 +332,7 @@ def test_a_fault_that_passes_is_got_over(server: State, store: LocalStore) -> No
 def test_nobody_there_is_one_line_at_once(
     store: LocalStore, server: State, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    place = kvstore.place("http://127.0.0.1:1/nobody", limits=QUICK)
+    place = kvstore.place("http://127.0.0.1:1/nobody", limits=PATIENT)
     with pytest.raises(
         TransferError, match=r"127\.0\.0\.1:1 cannot be reached: Connection refused"
     ):

@@ -18,7 +18,7 @@ import numpy as np
 import pausing
 import pytest
 import racing
-from gitrepo import Repo
+from gitrepo import PATIENCE, Repo
 from sharing import World, changed, forget, model, needed_by
 
 import git_theta
@@ -54,7 +54,7 @@ class Window:
         """Let it go on; what it printed, and its exit code."""
         (self.folder / "go").touch()
         assert self.process is not None
-        out, said = self.process.communicate(timeout=100)
+        out, said = self.process.communicate(timeout=PATIENCE)
         assert b"Traceback" not in said, said
         return (out + said).decode(), self.process.returncode
 
@@ -234,7 +234,7 @@ def test_a_store_that_is_only_being_made(
             break
         time.sleep(0.01)
     assert prune.end()[1] == 0
-    said = process.communicate(timeout=100)
+    said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, said
     needed = needed_by(two, two.git("write-tree").decode().strip() if how == "add" else "HEAD")
     assert needed

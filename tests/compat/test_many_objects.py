@@ -1,5 +1,5 @@
-"""A model of thousands of small tensors, each an object of its own: more than a command line
-holds.
+"""A model of over twenty thousand small tensors, each an object of its own: more than a command
+line holds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sharing
 from sharing import World
 from small_models import safetensors_file
 
-TENSORS = 4000
+TENSORS = 20_500
 
 
 @pytest.mark.parametrize("server", [False, True], ids=["folder", "git-lfs"])

@@ -387,26 +387,6 @@ def test_mirror_push_from_a_bare_clone(folder: World) -> None:
     assert objects_at(target) == needed_by(one, "HEAD")
 
 
-def test_more_than_twenty_thousand_objects(world: World) -> None:
-    import numpy as np
-    from small_models import safetensors_file
-
-    random = np.random.default_rng(0)
-    one = world.start()
-    values = random.standard_normal((20_500, 40)).astype(np.float32)
-    one.commit(
-        "many",
-        model__safetensors=safetensors_file(
-            {f"t{number}": row for number, row in enumerate(values)}
-        ),
-    )
-    assert len(one.object_ids()) > 20_000
-    one.git("push", "-q", "origin", "main")
-    assert world.objects() == one.object_ids()
-    two = world.clone("two")
-    assert two.read("model.safetensors") == one.read("model.safetensors")
-
-
 def test_a_clone_fetches_all_files_through_one_git_lfs(server: World) -> None:
     one = server.start()
     files = {f"m{number}__safetensors": model(number) for number in range(5)}

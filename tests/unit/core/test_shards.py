@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -42,16 +43,20 @@ def test_groups() -> None:
 @pytest.mark.parametrize("special", ["", "we[i]rd*?"])
 def test_pathspecs_find_the_parts(tmp_path: Path, special: str) -> None:
     paths = [special + path for path in PATHS]
-    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    # No configuration, list of ignored files or repository of whoever runs this
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("GIT_", "XDG_"))}
+    env |= {"HOME": str(tmp_path / "home"), "GIT_CONFIG_NOSYSTEM": "1"}
+    subprocess.run(["git", "init", "-q", tmp_path], check=True, env=env)
     for path in [*paths, "ax/model-00001-of-00002.safetensors"]:
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_bytes(b"")
-    subprocess.run(["git", "-c", "core.autocrlf=false", "add", "."], cwd=tmp_path, check=True)
+    subprocess.run(["git", "add", "."], cwd=tmp_path, check=True, env=env)
     for index, parts in groups(paths).items():
         asked = pathspecs([index])
         done = subprocess.run(
             ["git", "ls-files", "-z", "--", *asked[1:]],
             cwd=tmp_path,
+            env=env,
             check=True,
             capture_output=True,
         )

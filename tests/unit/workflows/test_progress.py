@@ -59,6 +59,7 @@ def test_nothing_where_nobody_watches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_short_work_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr", screen := Terminal(True))
+    monkeypatch.setattr(progress, "_PATIENCE", 600.0)  # short work on a busy machine takes long
     shown = Progress()
     shown.begin("x", 100)
     shown.end()
