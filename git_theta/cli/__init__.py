@@ -1,1 +1,4 @@
-"""The command line: one module a command. It alone reads arguments, environment and current folder."""
+"""The command line: one module a command.
+
+It alone reads arguments, environment and current folder.
+"""

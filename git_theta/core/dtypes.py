@@ -35,7 +35,10 @@ class DType(NamedTuple):
 
     @property
     def width(self) -> int:
-        """Bytes of the integer that the coder sees per element: 1, 2, 4 or 8 (1 for packed types)."""
+        """Bytes of the integer that the coder sees per element: 1, 2, 4 or 8.
+
+        1 for packed types.
+        """
         if self.kind == "q":
             return 1
         return self.block_bytes // 2 if self.kind == "c" else self.block_bytes

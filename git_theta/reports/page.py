@@ -439,7 +439,7 @@ def _timeline(steps: Sequence[Step]) -> dict[str, Any]:
 
 
 def _layer(name: str) -> tuple[Any, ...]:
-    """What a row of the time line stands for: a layer, or a kind of tensor outside of the layers."""
+    """What a row of the time line stands for: a layer, or a kind of tensor outside them."""
     where = place(name)
     return (
         (1, where.stack, where.layer)

@@ -1,4 +1,4 @@
-"""``git diff`` with the driver, ``git theta diff``, and plain git on manifests, all with real git."""
+"""``git diff`` with the driver, ``git theta diff``, and plain git on manifests."""
 
 from __future__ import annotations
 

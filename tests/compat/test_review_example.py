@@ -27,7 +27,10 @@ elif os.environ.get("GH_FAILS"):
 
 
 def scripts() -> dict[str, str]:
-    """Each step's script, by its name. The file is plain enough to be read without a YAML parser."""
+    """Each step's script, by its name.
+
+    The file is plain enough to be read without a YAML parser.
+    """
     found, name, block = {}, "", None
     for line in (ROOT / "examples/review/model-review.yml").read_text("utf-8").splitlines():
         indent = len(line) - len(line.lstrip())

@@ -184,7 +184,10 @@ class Reader:
         return ((stored >> 1) ^ (0 - (stored & 1)).astype(stored.dtype)).view(f"<i{width}")
 
     def residual(self, prediction: np.ndarray, group: str = "") -> np.ndarray:
-        """The values that were predicted; ``group`` is the type whose exponent field orders them."""
+        """The values that were predicted.
+
+        ``group`` is the type whose exponent field orders them.
+        """
         window, parts = 4 * BLOCK if group else BLOCK, []
         for start in range(0, len(prediction), window):
             guess = prediction[start : start + window]
@@ -217,8 +220,7 @@ def count_of(dtype: str, shape: tuple[int, ...]) -> int:
     return math.prod(shape) // elements * size // width_of(dtype)
 
 
-# -- floating point
-# ------------------------------------------------------------------------------------------------------------
+# -- floating point --------------------------------------------------------------------------------
 
 
 def widen(bits: np.ndarray, dtype: str) -> np.ndarray:
@@ -255,12 +257,11 @@ def bf16(bits: np.ndarray) -> np.ndarray:
 
 
 def settle(values: np.ndarray, idle: np.ndarray, base: np.ndarray, dtype: str) -> np.ndarray:
-    """Narrowed values; the base's bits where there was nothing to do or the result is not finite."""
+    """Narrowed values; the base's bits if nothing was to do or the result is not finite."""
     return np.where(idle | ~np.isfinite(values), base, narrow(values, dtype))
 
 
-# -- updates
-# -------------------------------------------------------------------------------------------------------------------
+# -- updates ---------------------------------------------------------------------------------------
 
 
 def dense(read: Reader, dtype: str, shape: tuple[int, ...], base: Value | None) -> bytes:

@@ -274,7 +274,7 @@ def test_the_same_bytes_with_other_blas_kernels():
 
 
 def test_the_digest_of_a_given_product_never_changes():
-    """These bytes stand for a tensor's identity: another machine or release must compute the same."""
+    """These bytes are a tensor's identity: every machine and release must compute them."""
     steps = np.arange(1, 41, dtype=np.float64)
     left, right = (
         np.stack([1 / steps, np.sqrt(steps)], axis=1),
