@@ -96,7 +96,8 @@ def measured(folder: Path, mebibytes: int, runs: int) -> list[Row]:
 NUMPY = """
 import sys, ml_dtypes, numpy as np
 one, other = (np.fromfile(name, ml_dtypes.bfloat16) for name in sys.argv[1:3])
-((one.astype(np.float32) + other.astype(np.float32)) / 2).astype(ml_dtypes.bfloat16).tofile(sys.argv[3])
+mean = (one.astype(np.float32) + other.astype(np.float32)) / 2
+mean.astype(ml_dtypes.bfloat16).tofile(sys.argv[3])
 """
 
 

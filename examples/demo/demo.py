@@ -110,7 +110,8 @@ def costs(story: Story) -> None:
     story.heading("What it cost")
     print(
         dim(
-            f"  {'commit':26}{'upright':>9}{'slanted':>9}{'tensors changed':>17}{'stored':>13}{'of the file':>13}"
+            f"  {'commit':26}{'upright':>9}{'slanted':>9}{'tensors changed':>17}"
+            f"{'stored':>13}{'of the file':>13}"
         )
     )
     for version in story.versions:
@@ -175,7 +176,8 @@ def branch_and_merge(story: Story) -> None:
     ):
         scores = [network.accuracy(model, *test) for test in tests]
         print(
-            f"  {label:26}{scores[0]:>9.1%}{scores[1]:>9.1%}{scores[2]:>10.1%}{float(np.mean(scores)):>9.1%}"
+            f"  {label:26}{scores[0]:>9.1%}{scores[1]:>9.1%}{scores[2]:>10.1%}"
+            f"{float(np.mean(scores)):>9.1%}"
         )
 
 
@@ -186,9 +188,10 @@ def closing(story: Story, keep: bool) -> None:
     print(f"  {program} install      {dim('# once; then git theta works everywhere')}")
     print('  cd your-repository && git theta track "*.safetensors" "*.pt"')
     print("  git add .gitattributes model.safetensors && git commit")
-    print(
-        f"  {dim('README.md tells more; git theta --help lists the commands; docs/design.md says how it works.')}"
+    more = (
+        "README.md tells more; git theta --help lists the commands; docs/design.md explains them."
     )
+    print(f"  {dim(more)}")
     if keep:
         print(f"\n  The repository is {story.repository}")
 

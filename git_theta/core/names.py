@@ -1,8 +1,9 @@
 r"""Tensor names as they stand in a manifest or on a terminal.
 
-Printable ASCII stands for itself, except the backslash and ``"``; all else is escaped: ``\xHH`` for code points below 256, ``\u{H…}`` above
-(lone surrogates, which Python's pickles can carry, included); the empty name is ``\e``. The rule uses no Unicode
-tables, so it is the same in every release of Python, and what it prints can neither break a line nor move a cursor.
+Printable ASCII stands for itself, except the backslash and ``"``; all else is escaped: ``\xHH`` for
+code points below 256, ``\u{H…}`` above (lone surrogates, which Python's pickles can carry,
+included); the empty name is ``\e``. The rule uses no Unicode tables, so it is the same in every
+release of Python, and what it prints can neither break a line nor move a cursor.
 """
 
 from __future__ import annotations

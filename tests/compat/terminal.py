@@ -30,7 +30,8 @@ import os, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 if sys.argv[1] == "terminal":
     import fcntl, termios
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # Ctrl-C reaches only those whose controlling terminal it is typed at
+    # Ctrl-C reaches only those whose controlling terminal it is typed at.
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execvp(sys.argv[2], sys.argv[2:])
 """
 

@@ -356,7 +356,8 @@ def test_contrast_is_enough_to_read(browser: Browser, tmp_path: Path) -> None:
         }
         return "rgb(255, 255, 255)";
       };
-      const texts = document.querySelectorAll("h1, h2, h3, p, td, th button, .tiles b, .tiles span, .tag, .soft, button, dt, dd");
+      const texts = document.querySelectorAll(
+        "h1, h2, h3, p, td, th button, .tiles b, .tiles span, .tag, .soft, button, dt, dd");
       return [...texts].filter((n) => n.textContent.trim() && !n.closest("svg")).map((n) => {
         const a = light(getComputedStyle(n).color), b = light(ground(n));
         return [(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), n.outerHTML.slice(0, 80)];

@@ -16,7 +16,8 @@ GH = """#!{python}
 import json, os, sys
 from pathlib import Path
 words = sys.argv[1:]
-body = next((Path(w.split("=@")[1]).read_text("utf-8") for w in words if w.startswith("body=@")), None)
+given = (w.split("=@")[1] for w in words if w.startswith("body=@"))
+body = next((Path(name).read_text("utf-8") for name in given), None)
 with open(os.environ["GH_LOG"], "a", encoding="utf-8") as log:
     log.write(json.dumps([words, body]) + "\\n")
 if "--jq" in words:

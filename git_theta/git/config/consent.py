@@ -26,7 +26,10 @@ CONFIRMED = "theta.confirmedUrl"
 AGENT = ("lfs.standalonetransferagent", "git-theta")
 _LFS_FILE = ".lfsconfig"
 _LFS_KEYS = ("lfsurl", "lfspushurl")
-_OWN = r"^(theta\.confirmedurl|lfs\.(push)?url|lfs\.standalonetransferagent|remote\..*\.lfs(push)?url)$"
+_OWN = (
+    r"^(theta\.confirmedurl|lfs\.(push)?url|lfs\.standalonetransferagent"
+    r"|remote\..*\.lfs(push)?url)$"
+)
 
 
 @dataclass(frozen=True, slots=True)

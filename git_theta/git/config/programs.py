@@ -20,7 +20,10 @@ from git_theta.git import pktline
 from git_theta.git.config import config_file
 from git_theta.git.config.config_file import Scope, Value
 
-PATTERN = r"^(filter\.theta\..*|diff\.theta\..*|merge\.theta\..*|merge\.theta-ancestors\..*|alias\.theta)$"
+PATTERN = (
+    r"^(filter\.theta\..*|diff\.theta\..*|merge\.theta\..*|merge\.theta-ancestors\..*"
+    r"|alias\.theta)$"
+)
 MARK = ": written by git theta install; "
 PROCESS = "filter.theta.process"
 REQUIRED = "filter.theta.required"

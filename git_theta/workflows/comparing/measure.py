@@ -1,23 +1,26 @@
 r"""How far one tensor moved: the numbers of a diff, computed block by block in float64.
 
-With W the old values, W' the new ones and D = W' - W, all taken exactly into float64 (64-bit integers and complex numbers aside, see
-below):
+With W the old values, W' the new ones and D = W' - W, all taken exactly into float64 (64-bit
+integers and complex numbers aside, see below):
 
-- *changed*: elements whose bytes differ (so -0 and 0 differ, and NaNs with other payloads); between two element types: whose values differ.
+- *changed*: elements whose bytes differ (so -0 and 0 differ, and NaNs with other payloads); between
+  two element types: whose values differ.
 - *relative change*: ‖D‖ / ‖W‖, Frobenius norms. 0 where D is 0, infinite where only W is 0.
-- *cosine*: ⟨W, W'⟩ / (‖W‖ ‖W'‖), of which the distance from 1 is kept: where ‖D‖ is below ‖W‖ / 2 it is computed as
-  (‖D‖² - (‖W'‖ - ‖W‖)²) / (2 ‖W‖ ‖W'‖), which loses few digits when it is tiny.
+- *cosine*: ⟨W, W'⟩ / (‖W‖ ‖W'‖), of which the distance from 1 is kept: where ‖D‖ is below ‖W‖ / 2
+  it is computed as (‖D‖² - (‖W'‖ - ‖W‖)²) / (2 ‖W‖ ‖W'‖), which loses few digits when it is tiny.
 - *max \|D\|*, and a *histogram* of D by sign and binary order of magnitude.
 - *rank*: see :func:`low_rank`.
 
-Elements that are NaN or infinite on either side are counted (*nonfinite*) and left out of everything but *changed*. Elements that
-became NaN or infinite are counted too (*new_nan*, *new_inf*); if there are any and no finite element moved, relative change and
-cosine are NaN instead of 0 and 1. Rows and channels that became zero are counted by :func:`emptied`. Booleans are 0 and 1.
-Integers beyond 2^53 are rounded to float64 first. Complex tensors are seen as pairs of reals, except that max \|D\| is of the modulus.
-Packed and quantised types have no values here: only *changed* is told, and it counts blocks.
+Elements that are NaN or infinite on either side are counted (*nonfinite*) and left out of
+everything but *changed*. Elements that became NaN or infinite are counted too (*new_nan*,
+*new_inf*); if there are any and no finite element moved, relative change and cosine are NaN instead
+of 0 and 1. Rows and channels that became zero are counted by :func:`emptied`. Booleans are 0 and 1.
+Integers beyond 2^53 are rounded to float64 first. Complex tensors are seen as pairs of reals,
+except that max \|D\| is of the modulus. Packed and quantised types have no values here: only
+*changed* is told, and it counts blocks.
 
-Sums are of float64 products, so relative errors stay near 1e-13 for a billion elements; ranges that would overflow are scaled by powers
-of two.
+Sums are of float64 products, so relative errors stay near 1e-13 for a billion elements; ranges that
+would overflow are scaled by powers of two.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ from git_theta.workflows.comparing.movement import Statistics
 from git_theta.workflows.comparing.statistics import Result
 
 HOSTILE = [
-    "<script>alert(1)</script>", "</script>", "a|b`c``d", "[x](http://evil)", "@everyone", "#1", "<!-- -->", "![i](x)", "*b* _i_ ~s~",
+    "<script>alert(1)</script>", "</script>", "a|b`c``d", "[x](http://evil)", "@everyone", "#1",
+    "<!-- -->", "![i](x)", "*b* _i_ ~s~",
     "\u202egnp.exe", "\x1b[31mred\x07\r\n", "=HYPERLINK(\"x\")", "+1", "-1", "@x",
     "\t", " ", "", "`", "``", "\\", "a\\|b", "x" * 10_000, "\ud800", "$x$", "a -> b",
     "a = b",

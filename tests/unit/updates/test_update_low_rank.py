@@ -232,7 +232,8 @@ from git_theta.updates.low_rank import LowRank, encode_given
 from git_theta.core.tensors import Tensor
 random = np.random.default_rng(4)
 base = random.standard_normal((700, 900)).astype(np.float32)
-left, right = (random.standard_normal(size).astype(np.float32) * 0.05 for size in ((700, 12), (12, 900)))
+sizes = (700, 12), (12, 900)
+left, right = (random.standard_normal(size).astype(np.float32) * 0.05 for size in sizes)
 added = np.zeros((700, 900))
 for term in range(12):
     added += np.multiply.outer(left[:, term].astype(np.float64), right[term])

@@ -70,7 +70,8 @@ from git_theta.core.tensors import Tensor
 from git_theta.updates.choose import choose, is_text
 from git_theta.updates.dense import Dense
 from git_theta.updates.patch import Patch
-old, new = (Tensor("u8", (4000,), (b'{"step": %d, "lr": 0.1}' % step * 400)[:4000]) for step in (1, 2))
+texts = [(b'{"step": %d, "lr": 0.1}' % step * 400)[:4000] for step in (1, 2)]
+old, new = (Tensor("u8", (4000,), text) for text in texts)
 assert is_text(new.spec)
 update, encoded = choose(new, old, (Dense(), Patch()), "default")
 assert bytes(update.decode(memoryview(b"".join(encoded.chunks)), new.spec, old)) == new.data

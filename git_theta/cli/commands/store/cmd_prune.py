@@ -57,10 +57,8 @@ def prune(dry_run: bool, elsewhere: bool, remote_name: str | None, now: bool, ve
         chosen = plan.chosen(why)
         if chosen or why is work.Why.UNNEEDED:
             click.echo(f"{word} {count(chosen)}: {why.value}.")
-    click.echo(
-        f"Kept {plan.needed:,} that are"
-        f" needed{f', and {count(plan.young)} for being younger than a day (--now)' if plan.young else ''}."
-    )
+    young = f", and {count(plan.young)} for being younger than a day (--now)" if plan.young else ""
+    click.echo(f"Kept {plan.needed:,} that are needed{young}.")
     if plan.unverified:
         click.echo(
             f"git-theta: {plan.unverified:,} more could not be verified at"

@@ -130,7 +130,8 @@ def test_every_setting_has_a_line_of_documentation() -> None:
 
 
 def test_values_with_their_origins() -> None:
-    raw = b"global\0file:/home/u/.gitconfig\0theta.threads\n2\0local\0file:.git/config\0filter.theta.required\0"
+    raw = b"global\0file:/home/u/.gitconfig\0theta.threads\n2\0"
+    raw += b"local\0file:.git/config\0filter.theta.required\0"
     raw += b"command\0command line:\0a.b\nx\ny\0"
     assert parse_values(raw) == [
         Value("theta.threads", "2", "global", "file:/home/u/.gitconfig"),
