@@ -70,16 +70,14 @@ def log(path: str, steps: Sequence[Step]) -> str:
 
 
 _DEFINITIONS = """<dl><dt>W, Δ</dt><dd>the old values of a tensor, and the new ones minus the old \
-ones, \
-in float64</dd>
+ones, in float64</dd>
 <dt>‖Δ‖/‖W‖</dt><dd>relative change: Frobenius norms; of a cell, of all its changed \
 tensors as if they were one</dd>
 <dt>changed</dt><dd>share of elements whose bytes differ</dd>
 <dt>rank</dt><dd>numerical rank of Δ, told where it is at most 64 and a quarter of the \
 smaller side</dd>
 <dt>health</dt><dd>elements that became NaN or infinite, rows and channels that became zero, rows \
-that \
-were lost, another element type,
+that were lost, another element type,
 a norm more than 10 times larger or smaller. Other numbers are of finite elements</dd></dl>"""
 _LOG_DEFINITIONS = (
     "<p>Told by manifests: no tensor was read. <i>Stored</i> are bytes of objects that no earlier"
