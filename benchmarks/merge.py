@@ -190,9 +190,7 @@ def write(path: Path, tensor: Callable[[int], np.ndarray], elements: int) -> Non
 
 
 def plan_seconds(runs: int) -> float:
-    """Planning a merge of three manifests of 20,000 tensors, a third of them changed on each
-    side.
-    """
+    """Time planning a merge of three manifests of 20,000 tensors, a third changed on each side."""
     sys.path.insert(0, str(ROOT))
     from git_theta.core.manifest import Entry, Manifest, ObjectRef
     from git_theta.core.manifest import Link as Step

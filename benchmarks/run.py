@@ -282,9 +282,7 @@ def finetune(bench: Bench) -> Iterator[Result]:
 
 
 def chain(bench: Bench) -> Iterator[Result]:
-    """``git checkout`` of a model stored as a chain of eight, beside the same model stored
-    dense.
-    """
+    """``git checkout`` of a model stored as a chain of eight, and of one stored dense."""
     if bench.models is None:
         raise SystemExit(
             "this takes --models: a folder with base.safetensors and dense.safetensors"

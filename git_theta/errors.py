@@ -64,8 +64,9 @@ class GitError(ThetaError, RuntimeError):
 
 
 class NotCheckedOut(GitError):  # noqa: N818 - as above
-    """A commit was made, but the index or the working tree could not follow; ``commit`` is its
-    id.
+    """A commit was made, but the index or the working tree could not follow.
+
+    ``commit`` is its id.
     """
 
     def __init__(self, message: str, commit: str) -> None:

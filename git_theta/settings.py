@@ -1,6 +1,4 @@
-"""The settings: every ``theta.*`` key of git's config, with its type, default, range and
-meaning.
-"""
+"""The settings: every ``theta.*`` key of git's config; type, default, range and meaning."""
 
 from __future__ import annotations
 

@@ -10,9 +10,9 @@ from git_theta.cli import manual
 
 PLACE = "reference/commands.md"
 _QUOTED = re.compile(
-    r"'(git"
-    r" [^']+|\*[^']+)'|(?<![\w-])(--[a-z][a-z-]*"
-    r"|[A-Z][A-Z_]{3,}(?:=\d)?(?![\w']))|(&lt;\w+&gt;[/\w]*)"
+    r"'(git [^']+|\*[^']+)'"
+    r"|(?<![\w-])(--[a-z][a-z-]*|[A-Z][A-Z_]{3,}(?:=\d)?(?![\w']))"
+    r"|(&lt;\w+&gt;[/\w]*)"
 )
 
 

@@ -103,9 +103,7 @@ def _resampled(stroke: list[tuple[float, float]]) -> np.ndarray:
 
 
 def _ink(strokes: np.ndarray, widths: np.ndarray) -> np.ndarray:
-    """How dark each pixel is: by its distance to the nearest segment of the stroke, in pen
-    widths.
-    """
+    """How dark each pixel is: by its distance to the nearest segment, in pen widths."""
     centres = (np.arange(SIDE, dtype=np.float32) + 0.5) / SIDE
     nearest = np.full((len(strokes), SIDE, SIDE), np.inf, np.float32)
     for segment in range(_SEGMENTS):

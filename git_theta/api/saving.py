@@ -169,9 +169,7 @@ def _source(
 def _built(
     session: Session, path: str, state_dict: Mapping[str, Any], branch: str | None
 ) -> Source:
-    """The file that ``state_dict`` becomes, without putting it together where that can be
-    avoided.
-    """
+    """The file that ``state_dict`` becomes; it is put together in memory only if it must be."""
     suffix = PurePosixPath(path).suffix.lower()
     builders = [
         known

@@ -206,9 +206,7 @@ def _key(cursor: Cursor, number: int) -> str:
 
 
 def _extent(source: Source, name: str, token: _Token) -> Extent:
-    """An array's extent: its bytes, or all that the extension holds if that is nothing Flax
-    writes.
-    """
+    """An array's extent: its bytes, or the whole extension if Flax writes nothing of the kind."""
     cursor = Cursor(source, "array", token.start, token.start + token.count, "big")
     try:
         outer, sizes = _token(cursor), _token(cursor)
@@ -238,8 +236,7 @@ def _number(cursor: Cursor) -> int:
     return cursor.uint(_FIXED[first])
 
 
-# -- writing
-# --------------------------------------------------------------------------------------------------
+# -- writing ---------------------------------------------------------------------------------------
 
 
 def _first(source: Source) -> dict[str, Any] | Tensor | bytes:

@@ -351,9 +351,7 @@ def _member(name: str, tensor: Tensor, old: _Array | None) -> list[Buffer]:
 
 
 def _check(data: Buffer, tensors: Mapping[str, Tensor]) -> None:
-    """:class:`FormatError` unless the archive just built says of every tensor what was asked
-    for.
-    """
+    """:class:`FormatError` unless the archive just built holds every tensor as asked for."""
     found = {extent.name: extent.length for extent in NpzFormat().scan(BytesSource(data)).extents}
     if found != {name: tensor.spec.nbytes for name, tensor in tensors.items()}:
         raise FormatError(

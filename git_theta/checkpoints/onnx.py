@@ -88,9 +88,7 @@ class OnnxFormat:
             return False
 
     def scan(self, source: Source) -> Layout:
-        """One extent per tensor; :class:`FormatError` for what is no protocol buffer of this
-        kind.
-        """
+        """One extent per tensor; :class:`FormatError` for any other protocol buffer."""
         walk = _Walk(Cursor(source, "ONNX file"))
         walk.message(_MODEL, source.size, "", 0)
         return assemble(self.name, source.size, walk.found)
@@ -105,9 +103,7 @@ class _Walk:
         self._fields = self._letters = 0
 
     def field(self, end: int) -> tuple[int, int, int]:
-        """The next field: its number, wire type, and value (of length-delimited ones: the
-        length).
-        """
+        """The next field: number, wire type and value (of length-delimited fields: the length)."""
         cursor = self.cursor
         self._fields += 1
         if self._fields > FIELDS_LIMIT:

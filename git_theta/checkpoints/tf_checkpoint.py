@@ -122,8 +122,7 @@ def _shape(fields: dict[int, list[int | bytes]]) -> list[int]:
     return sizes
 
 
-# -- the table
-# --------------------------------------------------------------------------------------------------
+# -- the table -------------------------------------------------------------------------------------
 
 
 def _entries(source: Source) -> Iterator[tuple[bytes, bytes]]:

@@ -1,3 +1,4 @@
-"""The command line: one module a command. It alone reads arguments, environment and current
-folder.
+"""The command line: one module a command.
+
+It alone reads arguments, environment and current folder.
 """

@@ -1,6 +1,4 @@
-"""The manual page, made from the commands themselves: ``git theta --help`` makes git look for
-one.
-"""
+"""The manual page, made from the commands: ``git theta --help`` makes git look for one."""
 
 from __future__ import annotations
 

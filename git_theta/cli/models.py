@@ -84,9 +84,7 @@ def find(
 
 
 def as_one(paths: Iterable[str]) -> bool:
-    """Whether whoever names ``paths`` means sharded models as one: by their index, or by a
-    folder.
-    """
+    """Whether ``paths`` name sharded models as one: by their index or by a folder."""
     return any(shards.is_index(name) or os.path.isdir(name) for name in paths)
 
 

@@ -1,6 +1,4 @@
-"""Patterns as a user gives them: where they are to be written, how, and what git finds they
-match.
-"""
+"""Patterns that users give: where and how to write them, and what git finds they match."""
 
 from __future__ import annotations
 
@@ -135,9 +133,7 @@ def matched(
 
 
 def warn_unmatched(glob: str, names: Collection[str]) -> None:
-    """Warn that ``glob`` matches none of the tensors' ``names``, and say which was probably
-    meant.
-    """
+    """Warn that ``glob`` matches none of the tensors' ``names``; suggest the likely one."""
     if glob != "*" and names and not any(fnmatchcase(name, glob) for name in names):
         warn(f"no tensor is called '{path(glob)}'{did_you_mean(glob, names)}")
 

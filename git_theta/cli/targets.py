@@ -33,7 +33,7 @@ class PageCommand(Command):
         while waiting and waiting[0] != "--":
             word = waiting.pop(0)
             if word == "--html":
-                named = waiting and _is_page_name(waiting[0])
+                named = bool(waiting) and _is_page_name(waiting[0])
                 word += f"={waiting.pop(0) if named else self.page_name}"
             words.append(f"{word}{self.page_name}" if word == "--html=" else word)
         return super().parse_args(ctx, [*words, *waiting])

@@ -35,8 +35,9 @@ class DType(NamedTuple):
 
     @property
     def width(self) -> int:
-        """Bytes of the integer that the coder sees per element: 1, 2, 4 or 8 (1 for packed
-        types).
+        """Bytes of the integer that the coder sees per element: 1, 2, 4 or 8.
+
+        1 for packed types.
         """
         if self.kind == "q":
             return 1

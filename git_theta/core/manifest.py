@@ -149,9 +149,7 @@ class Manifest:
 
 
 def is_manifest(head: bytes) -> bool:
-    """Whether content that starts with ``head`` (at least 19 bytes of it) claims to be a
-    manifest.
-    """
+    """Whether content that starts with ``head`` (at least 19 bytes) claims to be a manifest."""
     return head.startswith(MAGIC)
 
 

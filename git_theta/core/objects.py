@@ -40,9 +40,7 @@ def dump(header: Header) -> bytes:
 
 
 def parse(data: memoryview) -> tuple[Header, int]:
-    """The header at the start of ``data`` and its length; :class:`PayloadError` when there is
-    none.
-    """
+    """The header at the start of ``data`` and its length; :class:`PayloadError` without one."""
     try:
         if bytes(data[:4]) != MAGIC:
             raise PayloadError("this is not a Git-Theta object")

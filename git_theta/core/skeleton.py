@@ -82,9 +82,7 @@ def cut(layout: Layout, source: Source, sums: Sequence[int | None]) -> bytes:
 
 
 def covered(layout: Layout) -> list[bool]:
-    """For each extent, whether a proposed checksum covers it, so that its CRC-32 will be asked
-    for.
-    """
+    """For each extent, whether a proposed checksum covers it: its CRC-32 will be needed."""
     ranges = sorted({(c.start, c.start + c.length) for c in layout.checksums})
     return _covered(ranges, [(e.offset, e.end) for e in layout.extents])
 

@@ -163,8 +163,9 @@ def compare(
 
 
 def _same(file: FileSource | None, position: int, window: np.ndarray, own: np.ndarray) -> bool:
-    """Whether ``window`` is what ``file`` has at ``position``; ``own`` is room to read that
-    into.
+    """Whether ``window`` is what ``file`` has at ``position``.
+
+    ``own`` is a buffer to read that into.
     """
     import numpy as np
 

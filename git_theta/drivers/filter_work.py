@@ -201,9 +201,7 @@ class FilterWork:
             return self._manifest_of(path, source)
 
     def _manifest_of(self, path: str, source: BytesSource | FileSource) -> bytes:
-        """What git is to store for content that is not cleaned in parallel with git's copy of
-        it.
-        """
+        """What git stores for content that is not cleaned in parallel with git's copy of it."""
         if self._is_held_pointer(path, source):
             if not asker.shows_working_tree():
                 self._say(
@@ -345,9 +343,7 @@ class FilterWork:
             self._progress.advance(len(chunk))
 
     def _source_failed_midway(self, path: str, error: ThetaError) -> None:
-        """Content was under way already: end it, and let the status behind it say that it is
-        void.
-        """
+        """End content that is already under way, and let the status after it declare it void."""
         self._write(pktline.FLUSH)
         self._complain(path, error)
         self._write(pktline.text("status=error") + pktline.FLUSH)

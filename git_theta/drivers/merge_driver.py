@@ -155,9 +155,7 @@ def given_rules(environment: Mapping[str, str]) -> merge_rules.Rules:
 
 
 def siblings(session: Session, path: str) -> OfCommits:
-    """Statistics tracked beside the model, as ours and theirs have them in whatever git is
-    doing.
-    """
+    """Companion statistics of the model, as ours and theirs have them in git's current merge."""
     theirs = _head()
     known = [theirs] if theirs else []
     return OfCommits(

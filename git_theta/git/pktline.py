@@ -24,9 +24,7 @@ class Readable(Protocol):
 
 
 def read_packet(stream: Readable) -> bytes | None:
-    """The next packet's data, None for a flush packet; :class:`EOFError` at the end of the
-    stream.
-    """
+    """The next packet's data, None for a flush packet; :class:`EOFError` at the stream's end."""
     head = stream.read(4)
     if not head:
         raise EOFError

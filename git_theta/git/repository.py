@@ -85,9 +85,7 @@ def _require_current_folder() -> None:
 
 
 def borrowed(common_dir: Path) -> list[Path]:
-    """Object folders of the repositories that the one in ``common_dir`` borrows from,
-    recursively.
-    """
+    """Object folders that the repository in ``common_dir`` borrows from, recursively."""
     queue = [common_dir / "objects"]
     for folder in queue:
         for line in _alternate_lines(folder):

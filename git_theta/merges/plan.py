@@ -196,9 +196,7 @@ class File:
 
 @dataclass(frozen=True)
 class MergePlan:
-    """Everything a merge of ``sides`` has to do; ``items`` stand in the order of the merged
-    file.
-    """
+    """All that a merge of ``sides`` has to do; ``items`` are in the order of the merged file."""
 
     base: Manifest | None
     sides: tuple[Manifest, ...]

@@ -149,9 +149,7 @@ def _lines(blocks: Sequence[Block]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Tensor:
-    """A change with its name taken apart: the module, the rest, and both with numbers blotted
-    out.
-    """
+    """A change with its name taken apart: module, rest, and both with numbers blotted out."""
 
     change: TensorChange
     result: Result

@@ -20,8 +20,9 @@ from git_theta.workflows.comparing.statistics import Result, Searched, Unknown
 NORM_FACTOR = 10.0
 """A norm jumps if it is more than so many times what it was, or less than that part of it."""
 NORM_ELEMENTS = 16
-"""Tensors of fewer elements have no norm jumps: scalars and small biases move that far in
-training.
+"""Tensors of fewer elements have no norm jumps.
+
+Scalars and small biases move that far in training.
 """
 
 _KINDS = ("nan", "inf", "zero_rows", "zero_channels", "lost_rows", "lost_elements", "dtype", "norm")
@@ -46,8 +47,9 @@ class Finding:
 
     @property
     def text(self) -> str:
-        """A few words: ``3 new NaN``, ``10 rows lost``, ``f32 -> f16``, ``norm x25``. ASCII
-        only.
+        """A few words: ``3 new NaN``, ``10 rows lost``, ``f32 -> f16``, ``norm x25``.
+
+        ASCII only.
         """
         many = f"{self.count:,}"
         plural = "" if self.count == 1 else "s"

@@ -40,25 +40,10 @@ _COLUMNS = 400  # of a figure
 _ROWS = 60
 _TIMELINE = 120  # commits in the time line
 _ROW = (
-    "name",
-    "former",
-    "kind",
-    "part",
-    "type",
-    "update",
-    "bytes",
-    "stored",
-    "elements",
-    "changed",
-    "fraction",
-    "relative",
-    "distance",
-    "largest",
-    "rank",
-    "cell",
-    "health",
+    "name", "former", "kind", "part", "type", "update", "bytes", "stored",
+    "elements", "changed", "fraction", "relative", "distance", "largest", "rank", "cell", "health",
     "unknown",
-)
+)  # fmt: skip
 
 
 def diff(report: Report) -> str:
@@ -84,16 +69,16 @@ def log(path: str, steps: Sequence[Step]) -> str:
     )
 
 
-_DEFINITIONS = """<dl>
-<dt>W, Δ</dt><dd>the old values of a tensor, and the new ones minus the old ones, in float64</dd>
-<dt>‖Δ‖/‖W‖</dt><dd>relative change: Frobenius norms; of a cell, of all its changed tensors as if
-they were one</dd>
+_DEFINITIONS = """<dl><dt>W, Δ</dt><dd>the old values of a tensor, and the new ones minus the old \
+ones, in float64</dd>
+<dt>‖Δ‖/‖W‖</dt><dd>relative change: Frobenius norms; of a cell, of all its changed \
+tensors as if they were one</dd>
 <dt>changed</dt><dd>share of elements whose bytes differ</dd>
-<dt>rank</dt><dd>numerical rank of Δ, shown if it is at most 64 and a quarter of the smaller
-side</dd>
-<dt>health</dt><dd>elements that became NaN or infinite, rows and channels that became zero, rows
-that were lost, another element type, a norm more than 10 times larger or smaller.
-Other numbers are of finite elements</dd></dl>"""
+<dt>rank</dt><dd>numerical rank of Δ, told where it is at most 64 and a quarter of the \
+smaller side</dd>
+<dt>health</dt><dd>elements that became NaN or infinite, rows and channels that became zero, rows \
+that were lost, another element type,
+a norm more than 10 times larger or smaller. Other numbers are of finite elements</dd></dl>"""
 _LOG_DEFINITIONS = (
     "<p>Told by manifests: no tensor was read. <i>Stored</i> are bytes of objects that no earlier"
     " commit needed.</p>"
@@ -118,11 +103,11 @@ def _page(title: str, subtitle: str, data: object, scripts: Sequence[str], defin
 <style>{style}</style>
 </head>
 <body>
-<header class="top"><div><h1 class="mono">{html.escape(title)}</h1>
+<header class="top"><div><h1 class="mono">{html.escape(title)}</h1>\
 <div class="sub">{html.escape(subtitle)}</div></div>
 <button id="theme" type="button">Light / dark</button></header>
-<main><noscript><p>The figures and tables of this page are drawn by a script, which this browser
-does not run.</p></noscript></main>
+<main><noscript><p>The figures and tables of this page are drawn by a script, which this \
+browser does not run.</p></noscript></main>
 <footer>{definitions}<p>Made by Git-Theta {html.escape(__version__)}.</p></footer>
 <script type="application/json" id="data">{_json(data)}</script>
 <script>{script}</script>
@@ -461,9 +446,7 @@ def _timeline(steps: Sequence[Step]) -> dict[str, Any]:
 
 
 def _layer(name: str) -> tuple[Any, ...]:
-    """What a row of the time line stands for: a layer, or a kind of tensor outside of the
-    layers.
-    """
+    """What a row of the time line stands for: a layer, or a kind of tensor outside them."""
     where = place(name)
     return (
         (1, where.stack, where.layer)

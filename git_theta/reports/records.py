@@ -22,30 +22,12 @@ from git_theta.workflows.comparing.statistics import Result, Unknown
 
 VERSION = 1
 _COLUMNS = (
-    "model",
-    "tensor",
-    "kind",
-    "former_name",
-    "old_dtype",
-    "old_shape",
-    "new_dtype",
-    "new_shape",
-    "update",
-    "stored_bytes",
-    "elements",
-    "changed",
-    "fraction",
-    "norm_old",
-    "norm_new",
-    "norm_change",
-    "relative_change",
-    "cosine",
-    "max_change",
-    "rank",
-    "nonfinite",
-    "note",
-    "findings",
-)
+    "model", "tensor", "kind", "former_name", "old_dtype", "old_shape", "new_dtype", "new_shape",
+    "update", "stored_bytes",
+    "elements", "changed", "fraction", "norm_old", "norm_new", "norm_change", "relative_change",
+    "cosine", "max_change", "rank",
+    "nonfinite", "note", "findings",
+)  # fmt: skip
 
 
 def as_json(report: Report) -> str:

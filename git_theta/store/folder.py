@@ -98,9 +98,7 @@ class FolderPlace:
             raise TransferError(f"{self.title}: object {damaged[0].oid}{many} is damaged there")
 
     def audit(self, refs: Sequence[ObjectRef]) -> Iterator[tuple[ObjectRef, str]]:
-        """Read objects there; those that are missing or not what their name says, with the
-        reason.
-        """
+        """Read objects there; return those that are missing or damaged, with the reason."""
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "git-theta-audit") as pool:
             for ref, problem in zip(refs, pool.map(self._audit_one, refs), strict=True):
                 if problem:

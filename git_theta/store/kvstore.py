@@ -389,8 +389,6 @@ def _code(error: Exception) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of a TensorStore error, without the responses and source positions it
-    appends.
-    """
+    """The first line of a TensorStore error, without responses and source positions."""
     text = str(error).split("\n")[0].split(" [")[0].strip()
     return display(text, 300)

@@ -420,8 +420,8 @@ def _converse(
         raise GitError("this git-lfs cannot delay; Git-Theta needs git-lfs 3.0 or newer")
     waiting: dict[str, ObjectRef] = {}
     for ref in refs:
-        version = "version https://git-lfs.github.com/spec/v1"
-        pointer = f"{version}\noid sha256:{ref.oid}\nsize {ref.size}\n".encode("ascii")
+        fields = f"oid sha256:{ref.oid}\nsize {ref.size}\n"
+        pointer = b"version https://git-lfs.github.com/spec/v1\n" + fields.encode("ascii")
         say("command=smudge", f"pathname={ref.oid}", "can-delay=1")
         stdin.write(b"%04x" % (len(pointer) + 4) + pointer + pktline.FLUSH)
         stdin.flush()

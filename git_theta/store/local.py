@@ -662,9 +662,7 @@ def _sweep(beside: Path) -> None:
 
 
 def _older(folder: Path, limit: float, linked: bool) -> list[Path]:
-    """What lies in ``folder`` and was not written (nor ``linked``, if that counts) since
-    ``limit``.
-    """
+    """Files in ``folder`` that were not written (or ``linked``, if that counts) since ``limit``."""
     found = []
     for name in _names(folder):
         with contextlib.suppress(OSError):

@@ -102,9 +102,7 @@ class StorageUrl:
 
 
 def parse_url(url: str) -> StorageUrl:
-    """The parts of a storage URL; :class:`UsageError`, saying what is allowed, for anything
-    else.
-    """
+    """The parts of a storage URL; :class:`UsageError` with what is allowed for anything else."""
     shown = display(url, 120)
     try:
         parts = urlsplit(url)

@@ -240,9 +240,7 @@ class _Connection:
 
 
 class _Pace:
-    """Counts what arrives; :class:`ServerFault` if it is too little in a window or too much in
-    all.
-    """
+    """Counts what arrives; :class:`ServerFault` if too little in a window or too much in all."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits

@@ -238,8 +238,9 @@ def _same_mapping(value: Mapping[Any, Any], items: dict[Any, Any]) -> Mapping[An
 
 
 def _same_tensor(value: Any, known: dict[Any, Any]) -> Any:
-    """A copy of a tensor of torch. Those that show the same elements in the same way have one
-    copy.
+    """A copy of a torch tensor.
+
+    Those that show the same elements in the same way have one copy.
     """
     import torch
 

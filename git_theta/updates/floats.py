@@ -15,18 +15,10 @@ KINDS = ("f16", "bf16", "f32", "f64")
 # look at it before rounding, some after.
 _TINY = {"f16": 0.0, "bf16": 2.0**-125, "f32": 2.0**-125, "f64": 2.0**-1021}
 EXPONENTS = {
-    "f16": (10, 5),
-    "bf16": (7, 8),
-    "f32": (23, 8),
-    "f64": (52, 11),
-    "c32": (10, 5),
-    "c64": (23, 8),
+    "f16": (10, 5), "bf16": (7, 8), "f32": (23, 8), "f64": (52, 11), "c32": (10, 5), "c64": (23, 8),
     "c128": (52, 11),
-    "f8_e4m3fn": (3, 4),
-    "f8_e4m3fnuz": (3, 4),
-    "f8_e5m2": (2, 5),
-    "f8_e5m2fnuz": (2, 5),
-}
+    "f8_e4m3fn": (3, 4), "f8_e4m3fnuz": (3, 4), "f8_e5m2": (2, 5), "f8_e5m2fnuz": (2, 5),
+}  # fmt: skip
 """Per type: the exponent field's lowest bit and its width."""
 
 

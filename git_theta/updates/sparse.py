@@ -148,9 +148,7 @@ def _flat_places(
 
 
 class _Changes(NamedTuple):
-    """Where two arrays differ (rising, ``uint32`` where they fit), and the elements of both
-    there.
-    """
+    """Where two arrays differ (rising, ``uint32`` if they fit), and the elements of both there."""
 
     places: np.ndarray
     target: np.ndarray

@@ -85,9 +85,7 @@ class Session:
         self._others.append(store)
 
     def keep_for(self, process: int) -> None:
-        """Let nobody delete objects of the other repositories before ``process`` has ended
-        either.
-        """
+        """Keep others from deleting other repositories' objects until ``process`` has ended."""
         for store in self._others:
             store.keep_for(process)
 

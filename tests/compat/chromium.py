@@ -21,9 +21,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 
 
 def program() -> str | None:
-    """The browser's path, None if there is none, or if it cannot be driven over pipes (on
-    Windows).
-    """
+    """The browser's path; None if there is none or it cannot be driven over pipes (Windows)."""
     if os.name == "nt":
         return None
     return next((found for name in NAMES if (found := shutil.which(name))), None)

@@ -107,10 +107,8 @@ class Repo:
     def git(self, *arguments: str, stdin: bytes | None = None, **environment: str) -> bytes:
         """What a git command prints; it must succeed."""
         done = self.run(["git", *arguments], stdin, **environment)
-        assert done.returncode == 0, (
-            f"git {' '.join(arguments)}: {done.returncode}\n"
-            f"{done.stderr.decode('utf-8', 'replace')}"
-        )
+        said = done.stderr.decode("utf-8", "replace")
+        assert done.returncode == 0, f"git {' '.join(arguments)}: {done.returncode}\n{said}"
         return done.stdout
 
     def git_fails(self, *arguments: str, stdin: bytes | None = None, **environment: str) -> str:

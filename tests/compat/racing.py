@@ -74,9 +74,7 @@ def held(environment: Mapping[str, str], folder: Path) -> dict[str, str]:
 
 
 class Lost(AssertionError):
-    """Something that is needed is not there, or a command that succeeded did not do what it
-    said.
-    """
+    """Something needed is not there, or a command that succeeded did not do its work."""
 
 
 class Forked:
@@ -280,9 +278,7 @@ class Race:
             self.one.git("reset", "-q", "--hard")
 
     def check(self, repo: Repo, words: Sequence[str]) -> None:
-        """Every version that ``words`` of rev-list reach is one of the recorded ones, to the
-        byte.
-        """
+        """Every version that ``words`` of rev-list reach is a recorded one, to the byte."""
         listed = (
             repo.git(
                 "rev-list",

@@ -24,17 +24,21 @@ app = DomainDispatcherApplication(create_backend_app)
 _LFS = """
 from giftless.app import init_app
 JWT = "giftless.auth.jwt:factory"
+
+def signed(key):
+    return {"factory": JWT, "options": {"algorithm": "HS256", "private_key": key}}
+
 app = init_app(additional_config={
-    "AUTH_PROVIDERS": [
-        {"factory": JWT, "options": {"algorithm": "HS256", "private_key": sys.argv[2]}}],
-    "PRE_AUTHORIZED_ACTION_PROVIDER": {
-        "factory": JWT, "options": {"algorithm": "HS256", "private_key": sys.argv[2][::-1]}},
+    "AUTH_PROVIDERS": [signed(sys.argv[2])],
+    "PRE_AUTHORIZED_ACTION_PROVIDER": signed(sys.argv[2][::-1]),
     "LEGACY_ENDPOINTS": False,
     "TRANSFER_ADAPTERS": {"basic": {
         "factory": "giftless.transfer.basic_streaming:factory",
         "options": {
             "storage_class": "giftless.storage.local_storage:LocalStorage",
-            "storage_options": {"path": sys.argv[1]}}}},
+            "storage_options": {"path": sys.argv[1]},
+        },
+    }},
 })
 """
 _FILES = """

@@ -1,6 +1,4 @@
-"""Repositories that share: a remote, clones of it, and models small enough to push by the
-hundred.
-"""
+"""Repositories that share: a remote, its clones, and models small enough to push often."""
 
 from __future__ import annotations
 

@@ -584,9 +584,7 @@ def test_tracking_needs_a_working_tree(fresh: Repo, tmp_path: Path) -> None:
 
 @pytest.fixture
 def history(fresh: Repo) -> Repo:
-    """Two commits: one model; then that one trained and a copy of it beside a file stored by
-    git.
-    """
+    """Two commits: one model; then that one trained, and a copy of it in a file stored by git."""
     said(fresh, "track", "*.safetensors", "*.raw")
     fresh.git("add", ".gitattributes")
     fresh.commit("one", model__safetensors=model(1))

@@ -1,6 +1,4 @@
-"""``git diff`` with the driver, ``git theta diff``, and plain git on manifests, all with real
-git.
-"""
+"""``git diff`` with the driver, ``git theta diff``, and plain git on manifests."""
 
 from __future__ import annotations
 
@@ -637,14 +635,11 @@ def test_check_fails_for_what_is_harm(seen: Repo) -> None:
     new["fresh.weight"] = np.full((4, 4), np.inf, np.float32)
     seen.commit("harm", model__safetensors=file(new))
     wanted = {
-        "layers.0.attn.q.weight": "1 new NaN",
-        "layers.2.attn.q.weight": "2 rows zeroed",
+        "layers.0.attn.q.weight": "1 new NaN", "layers.2.attn.q.weight": "2 rows zeroed",
         "layers.3.mlp.up.weight": "1 dead channel",
-        "embed.weight": "10 rows lost",
-        "head.weight": "f32 -> f16",
-        "layers.1.mlp.up.weight": "norm x40",
-        "fresh.weight": "16 new Inf",
-    }
+        "embed.weight": "10 rows lost", "head.weight": "f32 -> f16",
+        "layers.1.mlp.up.weight": "norm x40", "fresh.weight": "16 new Inf",
+    }  # fmt: skip
     done = seen.theta_run("diff", "--check", "HEAD~1", "HEAD")
     assert done.returncode == 1
     assert set(text(done.stderr).splitlines()) == {

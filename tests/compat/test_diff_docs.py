@@ -133,9 +133,7 @@ def repository(folder: Path, environment: Mapping[str, str]) -> Repo:
 
 
 def shortened(text: str) -> str:
-    """What does not tell anything: most of the digits of digests and object ids, trailing
-    blanks.
-    """
+    """What carries no meaning: most digits of digests and object ids, trailing blanks."""
     text = re.sub(r"\b([0-9a-f]{8})[0-9a-f]{32}\b(?![0-9a-f])", r"\1", text)
     text = re.sub(r"\b([0-9a-f]{8})[0-9a-f]{56}\b", r"\1…", text)
     return "\n".join(line.rstrip() for line in text.rstrip("\n").split("\n"))

@@ -56,8 +56,7 @@ ELSEWHERE = {
 }
 
 
-# -- worlds
-# --------------------------------------------------------------------------------------------------
+# -- worlds ----------------------------------------------------------------------------------------
 
 
 def tensors(seed: int = 1) -> dict[str, np.ndarray]:
@@ -311,8 +310,7 @@ def published(world: World) -> None:
     )
 
 
-# -- what runs where
-# --------------------------------------------------------------------------------------------------
+# -- what runs where -------------------------------------------------------------------------------
 
 
 def overwritten(world: World) -> None:
@@ -433,9 +431,7 @@ def unshared(world: World) -> None:
 
 @upon(models)
 def copying(world: World) -> None:
-    """A folder from which the models' remote can be cloned, and an empty repository for its
-    copy.
-    """
+    """A folder from which the models' remote can be cloned, and an empty repository for it."""
     must(world, "git init -q --bare -b main ../new.git", "cd ..")
 
 
@@ -483,8 +479,7 @@ def indexed(world: World) -> None:
     must(world, "git mv sharded/* .", "git commit -q -m 'At the top'")
 
 
-# -- what the commands must have done
-# ----------------------------------------------------------------------------------------------
+# -- what the commands must have done --------------------------------------------------------------
 
 
 def in_place(world: World) -> None:
@@ -700,8 +695,7 @@ FAILS = {  # lines that are to end with 1
 PREPARED = {"docs/merging.md: git cherry-pick fine-tuned": train}
 
 
-# -- the tests
-# --------------------------------------------------------------------------------------------------
+# -- the tests -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

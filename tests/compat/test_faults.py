@@ -148,9 +148,7 @@ def test_what_one_stored_on_request_stays_as_it_is_for_others(repo: Repo) -> Non
 
 
 def test_nothing_in_a_pickle_is_executed(repo: Repo) -> None:
-    """A torch file whose pickle would create a file if it ran, and one that would fill the
-    memory.
-    """
+    """Torch files whose pickle would create a file if it ran, or fill the memory."""
     marker = repo.path / "executed"
     call = (
         b"\x80\x02cbuiltins\nopen\n(X"
@@ -680,9 +678,7 @@ class Writer(threading.Thread):
 @posix
 @pytest.mark.parametrize("megabytes", [1, 24])
 def test_file_that_changes_while_it_is_added(repo: Repo, megabytes: int) -> None:
-    """An error, or content that the file really had: never half of one state and half of the
-    next.
-    """
+    """An error, or content that the file really had: never half of two states."""
     data = safetensors_file({"w": np.zeros(megabytes << 20, np.uint8)})
     start = len(data) - (megabytes << 20)
     path = repo.write("model.safetensors", data)
@@ -897,9 +893,7 @@ class Victim:
 
 
 def assert_staged_is_whole(repo: Repo, name: str) -> None:
-    """What the index holds can be checked out: its objects were there before git had the
-    manifest.
-    """
+    """What the index holds can be checked out: git got the manifest after its objects."""
     if repo.git("ls-files", "--", name):
         assert set(repo.manifest(f":{name}").objects()) <= repo.object_ids()
 

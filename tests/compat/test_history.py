@@ -1,6 +1,4 @@
-"""``git theta log`` and ``git theta blame`` against a slow but obvious reading of the same
-history.
-"""
+"""``git theta log`` and ``git theta blame`` against a slow, obvious reading of history."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""A model of over twenty thousand small tensors, each an object of its own: more than a command
-line holds.
-"""
+"""A model of thousands of small objects: more than a command line holds."""
 
 from __future__ import annotations
 

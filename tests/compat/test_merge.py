@@ -33,9 +33,7 @@ def repo(tmp_path: Path, environment: Mapping[str, str], bin_folder: Path) -> Br
 
 @pytest.fixture
 def conflict(repo: Branches) -> tuple[Tensors, Tensors]:
-    """On main layers 0 and 1 changed, on 'theirs' layers 1 and 2 (and the bias): layer 1
-    conflicts.
-    """
+    """On main layers 0 and 1 changed, on 'theirs' 1, 2 and the bias: layer 1 conflicts."""
     theirs = repo.branch(
         "theirs", moved(BASE, 3, "layer1", "layer2", "layer3.bias"), b__txt=b"b\ntheirs\n"
     )

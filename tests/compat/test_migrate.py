@@ -237,9 +237,7 @@ def test_import_and_export_of_an_unsigned_history_give_the_very_same_commits(
 
 
 def busy(repo: Repo) -> None:
-    """Branches, merges, tags of every kind, notes, odd names, dates and encodings, several
-    models.
-    """
+    """Branches, merges, tags of every kind, notes, odd names, dates, encodings, many models."""
     commit(
         repo,
         "start",

@@ -150,9 +150,7 @@ def test_leaving_in_the_middle_changes_nothing(
 
 
 def test_odd_groups_are_described(repo: Branches) -> None:
-    """A removal, another shape, NaN, an addition on both sides, a name that would paint the
-    screen.
-    """
+    """A removal, another shape, NaN, an addition on both sides, a name with escape codes."""
     evil = "evil\x1b[2J.weight"
     base = {**BASE, evil: np.ones(30, np.float32)}
     repo.save("base", base)

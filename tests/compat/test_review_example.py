@@ -16,8 +16,8 @@ GH = """#!{python}
 import json, os, sys
 from pathlib import Path
 words = sys.argv[1:]
-bodies = [Path(w.split("=@")[1]) for w in words if w.startswith("body=@")]
-body = bodies[0].read_text("utf-8") if bodies else None
+given = (w.split("=@")[1] for w in words if w.startswith("body=@"))
+body = next((Path(name).read_text("utf-8") for name in given), None)
 with open(os.environ["GH_LOG"], "a", encoding="utf-8") as log:
     log.write(json.dumps([words, body]) + "\\n")
 if "--jq" in words:
@@ -28,8 +28,9 @@ elif os.environ.get("GH_FAILS"):
 
 
 def scripts() -> dict[str, str]:
-    """Each step's script, by its name. The file is plain enough to be read without a YAML
-    parser.
+    """Each step's script, by its name.
+
+    The file is plain enough to be read without a YAML parser.
     """
     found, name, block = {}, "", None
     for line in (ROOT / "examples/review/model-review.yml").read_text("utf-8").splitlines():

@@ -101,9 +101,7 @@ def test_a_push_by_the_url_that_is_for_fetching(world: World, one: Repo) -> None
 def test_a_new_branch_brings_its_own_objects_alone(
     tmp_path: Path, environment: Mapping[str, str]
 ) -> None:
-    """Neither are those of the branch that it left sent again, nor are old ones fetched for
-    that.
-    """
+    """Those of the branch that it left are not sent again, nor are old ones fetched for that."""
     world = World(tmp_path, sharing.with_program(environment, tmp_path / "bin"), server=True)
     one = world.start()
     one.commit("first", model__safetensors=model(1))

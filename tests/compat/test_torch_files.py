@@ -233,8 +233,7 @@ def test_torchscript() -> None:
         assert sorted(seen.values()) == sorted(names.values())
 
 
-# -- what is built
-# --------------------------------------------------------------------------------------------------
+# -- what is built ---------------------------------------------------------------------------------
 
 
 def loaded(tensors_wanted: dict[str, Tensor], like: bytes | None, weights_only: bool = True) -> Any:

@@ -187,8 +187,8 @@ import numpy as np
 from git_theta.training import BackgroundSaver
 saver = BackgroundSaver("runs/end", repo=sys.argv[1])
 for number in range(3):
-    state = {f"layer{n}": np.full(1 << 20, number + n, np.float32) for n in range(6)}
-    saver.save(state, "m.safetensors", message=f"Step {number}")
+    layers = {f"layer{n}": np.full(1 << 20, number + n, np.float32) for n in range(6)}
+    saver.save(layers, "m.safetensors", message=f"Step {number}")
 saver.save({"a": np.ones(3)}, "m.h6", message="not tracked")
 """
 

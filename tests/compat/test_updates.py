@@ -248,9 +248,7 @@ def test_chains_are_bounded(repo: Repo, limit: int) -> None:
 
 
 def test_a_chain_never_passes_a_dense_copy(repo: Repo) -> None:
-    """Large differences: after a few of them the tensor is stored whole again, or against the
-    root.
-    """
+    """Large differences: the tensor is soon stored whole again, or against the root."""
     value = {"w": BASE["layer.0.weight"]}
     for number in range(6):
         repo.commit(str(number), m__safetensors=safetensors_file(value))

@@ -102,9 +102,7 @@ def test_packages_hold_no_code() -> None:
 
 
 def test_unit_tests_mirror_the_package() -> None:
-    """A folder of unit tests is a folder of the package; a test that names a module lies beside
-    it.
-    """
+    """A folder of unit tests is one of the package; a test lies where the module it names is."""
     tests = ROOT / "tests" / "unit"
     elsewhere = {"docs", "examples"}
     places = {path.stem: path.parent.relative_to(PACKAGE) for path in MODULES.values()}

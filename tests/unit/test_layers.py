@@ -101,9 +101,7 @@ def layer_of(module: str) -> str:
 
 
 def imports(path: Path) -> Iterator[tuple[int, str]]:
-    """Every import of a file, those inside functions and type-checking blocks too: line and
-    module.
-    """
+    """Line and module of every import, also inside functions and type-checking blocks."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)

@@ -128,8 +128,9 @@ def _name(header: bytes) -> str:
 
 
 def _records(data: bytes) -> dict[bytes, bytes]:
-    """Pax's ``path`` and ``size``; each record is ``<its length> <key>=<value>`` and a line
-    feed.
+    """Pax's ``path`` and ``size``.
+
+    Each record is ``<its length> <key>=<value>`` and a line feed.
     """
     found, position = dict[bytes, bytes](), 0
     while position < len(data):

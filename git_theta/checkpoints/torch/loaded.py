@@ -100,8 +100,9 @@ def _bytes(view: View, data: bytes) -> Buffer:
 
 
 def _values(tree: Any) -> Iterator[str]:
-    """The paths of what is no tensor: numbers, texts, objects. Lists and mappings are entered
-    once.
+    """The paths of all values but tensors: numbers, texts, objects.
+
+    Lists and mappings are entered once.
     """
     frames, seen, steps = [iter([("", tree)])], set[int](), 0
     while frames:

@@ -1,6 +1,4 @@
-"""Writes a tree of :mod:`pickle_machine` as a pickle of protocol 2, the one torch reads
-everywhere.
-"""
+"""Writes a tree of :mod:`pickle_machine` as a pickle of protocol 2, which any torch reads."""
 
 from __future__ import annotations
 

@@ -140,8 +140,7 @@ def _call(key: str, name: str, tensor: Tensor, old: Call | None = None) -> Call:
     )
 
 
-# -- the same file with other bytes
-# -------------------------------------------------------------------------------------------
+# -- the same file with other bytes ----------------------------------------------------------------
 
 
 def _unchanged(extent: Extent, tensors: Mapping[str, Tensor]) -> bool:
@@ -159,9 +158,7 @@ def _fits(layout: Layout, tensors: Mapping[str, Tensor]) -> bool:
 
 
 def _same_file(like: Source, layout: Layout, tensors: Mapping[str, Tensor]) -> bytearray:
-    """``like`` with the tensors' bytes in place, and every CRC-32 that was right made right
-    again.
-    """
+    """``like`` with the tensors' bytes in place; every CRC-32 that was right is right again."""
     data = bytearray(like.size)
     view = memoryview(data)
     like.read_into(0, view)
@@ -194,8 +191,7 @@ def _crc(view: memoryview, entry: ZipEntry) -> int:
     return zlib.crc32(view[entry.offset : entry.end])
 
 
-# -- another file with the same other values
-# ----------------------------------------------------------------------------------
+# -- another file with the same other values -------------------------------------------------------
 
 
 class _Rewrite:
@@ -414,8 +410,7 @@ def _mappings(tree: Any) -> dict[str, Pairs | Call]:
     return found
 
 
-# -- reading back
-# --------------------------------------------------------------------------------------------------
+# -- reading back ----------------------------------------------------------------------------------
 
 
 def _check(data: Buffer, tensors: Mapping[str, Tensor]) -> None:

@@ -192,9 +192,7 @@ def parts(archive: TorchArchive, name: str, entry: ZipEntry) -> list[StoragePart
 
 
 def _fits(view: View, length: int) -> bool:
-    """Whether a view and the storage it claims to see agree with the entry's ``length`` in
-    bytes.
-    """
+    """Whether a view and its storage agree with the entry's ``length`` in bytes."""
     width = dtypes.get(view.storage.dtype).block_bytes
     return view.storage.numel * width == length and not (
         view.contiguous and view.offset + view.numel > view.storage.numel

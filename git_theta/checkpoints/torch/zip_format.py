@@ -56,9 +56,7 @@ class TorchZipFormat:
         return distributed_slices.named(self.scan(source), name, sibling)
 
     def contents(self, source: Source) -> Contents:
-        """Every tensor that the file's pickle names, in C order, and the paths of its other
-        values.
-        """
+        """Every tensor that the file's pickle names, in C order; the paths of its other values."""
         return loaded.read(
             source, [zip_archive.understand(source, archive) for archive in read_archives(source)]
         )

@@ -1,6 +1,4 @@
-"""Git's config: the settings it holds for Git-Theta, and single values with where they come
-from.
-"""
+"""Git's config: the settings it holds for Git-Theta, and single values with their origin."""
 
 from __future__ import annotations
 

@@ -105,9 +105,7 @@ class OfferedUrls:
 
 
 def read(repository: Repository) -> OfferedUrls:
-    """What the working tree's files say, else the index's, else HEAD's; and the user's own
-    config.
-    """
+    """What the working tree's files say, else the index's, else HEAD's; and the user's config."""
     theirs, lfs_file = _files(repository, (FILE, _LFS_FILE))
     lfs = [
         (key, text)

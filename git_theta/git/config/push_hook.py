@@ -33,15 +33,13 @@ _END = "# <<< git-theta"
 _BLOCK = f"""{_BEGIN}
 git_theta_input=$(cat; echo .)
 git_theta_run=$(git config alias.theta || :)
-case $git_theta_run in
-  '!: written by git theta install; '*) ;;
-  *) git_theta_run='!git theta' ;;
-esac
-printf %s "${{git_theta_input%.}}" |
-  git -c "alias.theta-hook=$git_theta_run" theta-hook pre-push "$@" || {{
+case $git_theta_run in '!: written by git theta install; '*) ;; *) \
+git_theta_run='!git theta' ;; esac
+printf %s "${{git_theta_input%.}}" | git -c "alias.theta-hook=$git_theta_run" theta-hook \
+pre-push "$@" || {{
   command -v git-theta >/dev/null || git config alias.theta >/dev/null ||
-    echo "git-theta is not installed: install it, or remove its lines from $0" \\
-      "to push models without their objects" >&2
+    echo "git-theta is not installed: install it, or remove its lines from \
+$0 to push models without their objects" >&2
   exit 1
 }}
 case $git_theta_input in .) exec </dev/null ;; *) exec <<GIT_THETA_END

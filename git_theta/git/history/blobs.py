@@ -114,8 +114,9 @@ class BlobReader:
 
 
 def write(repository: Repository, blob: str, path: Path) -> None:
-    """Write a blob of any size to the new file ``path``; :class:`GitError` when git cannot read
-    it.
+    """Write a blob of any size to the new file ``path``.
+
+    :class:`GitError` if git cannot read it.
     """
     with path.open("xb") as target:
         command = ["--git-dir", str(repository.git_dir), "cat-file", "blob", blob]

@@ -72,9 +72,7 @@ def of_file(
 
 
 def _reached(commits: Sequence[Commit], ends: Container[str]) -> list[Commit]:
-    """Those of ``commits`` that are reached from the newest without going through one of
-    ``ends``.
-    """
+    """Those of ``commits`` that the newest reaches without going through one of ``ends``."""
     inner = {parent for commit in commits for parent in commit.parents}
     wanted = {commit.oid for commit in commits if commit.oid not in inner}
     for commit in commits:  # children come first

@@ -163,9 +163,7 @@ def settle(newest_ns: int) -> None:
 
 
 def stages(listing: bytes) -> dict[str, dict[int, tuple[str, str]]]:
-    """Path → stage → (mode, blob) in the output of ``git ls-files --stage -z`` (or
-    ``--unmerged``).
-    """
+    """Path → stage → (mode, blob) in what ``git ls-files --stage -z`` or ``--unmerged`` prints."""
     found: dict[str, dict[int, tuple[str, str]]] = {}
     for item in listing.split(b"\0"):
         head, _, path = item.partition(b"\t")

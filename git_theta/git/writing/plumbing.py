@@ -71,9 +71,7 @@ def commit(revision: str, cwd: Path) -> str | None:
 
 
 def blob(data: bytes, cwd: Path | None, path: str | None = None) -> str:
-    """Store ``data`` as a blob, as it is; with ``path`` as git's own filters for that path have
-    it.
-    """
+    """Store ``data`` as a blob: as it is, or with ``path`` as git's own filters make it."""
     how = ["--no-filters"] if path is None else ["--path", path]
     return run(["hash-object", "-w", "--stdin", *how], cwd=cwd, stdin=data).decode("ascii").strip()
 

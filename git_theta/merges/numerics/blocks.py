@@ -19,8 +19,9 @@ BLOCK = 1 << 15
 """Elements a block (256 KiB of float64); a multiple of 8, as the random masks want."""
 
 Kernel = Callable[[int, list[np.ndarray]], np.ndarray]
-"""Gets a block's first element number and one float64 block an input, all its own; returns the
-result's block (maybe one of them).
+"""Gets a block's first element number and one float64 block an input, all its own.
+
+Returns the result's block, maybe one of them.
 """
 
 _GATHER = 1 << 18

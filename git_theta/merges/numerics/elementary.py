@@ -21,8 +21,9 @@ _LN2_LOW = 1.90821492927058770002e-10
 
 
 def exp(x: np.ndarray) -> np.ndarray:
-    """The power e^x for float64 ``x`` up to 709, within 2 units in the last place; NaN stays
-    NaN.
+    """The power e^x for float64 ``x`` up to 709, within 2 units in the last place.
+
+    NaN stays NaN.
     """
     x = np.maximum(x, -746.0)
     k = np.rint(x * _LOG2_E)

@@ -70,8 +70,9 @@ def band(base: np.ndarray, side: np.ndarray, density: float, gamma: float) -> Sp
 
 
 def drop(random: RandomStream, density: float) -> Sparsifier:
-    """Keep each element with probability ``density`` and divide it by that: DARE, arXiv
-    2311.03099.
+    """Keep each element with probability ``density`` and divide it by that.
+
+    DARE, arXiv 2311.03099.
     """
 
     def apply(start: int, delta: np.ndarray) -> None:

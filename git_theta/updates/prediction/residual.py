@@ -34,8 +34,9 @@ from git_theta.updates import floats, planes
 
 WINDOW = 4 * planes.BLOCK
 Read = Callable[[int, int], np.ndarray]
-"""``read(start, stop)``: elements ``start`` to ``stop`` of something, as unsigned integers; valid
-until the next call.
+"""``read(start, stop)``: elements ``start`` to ``stop`` as unsigned integers.
+
+Valid until the next call.
 """
 
 
@@ -107,9 +108,7 @@ def predicted(predict: Read, like: np.ndarray) -> memoryview:
 def encode(
     target: Read, predict: Read, count: int, level: Level, group: str = ""
 ) -> Iterator[Buffer]:
-    """The chunks that, with the same predictions, give the ``count`` elements of ``target``
-    back.
-    """
+    """The chunks that, with the same predictions, yield the ``count`` elements of ``target``."""
     if group:
         yield from _encode_grouped(target, predict, count, level, group)
         return

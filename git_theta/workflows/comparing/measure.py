@@ -179,9 +179,7 @@ def _magnitudes(tensor: Tensor, count: int) -> _Magnitudes:
 
 @dataclass(frozen=True, slots=True)
 class _Magnitudes:
-    """Elements as integers that are zero, but for the bits outside of ``mask``, if the element
-    is.
-    """
+    """Integers that are zero if the element is, apart from the bits outside of ``mask``."""
 
     bits: np.ndarray
     mask: np.generic

@@ -40,9 +40,7 @@ class StoredValues:
 
 
 class FileValues:
-    """Tensors of a checkpoint file whose ``layout`` was read while it was as ``source`` still
-    is.
-    """
+    """Tensors of a checkpoint file whose ``layout`` was read from ``source`` as it still is."""
 
     def __init__(self, source: FileSource, layout: Layout) -> None:
         self._source = source
@@ -74,8 +72,9 @@ class Absent:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Reads a tensor's old and new value. What the chains of both have in common is decoded
-    once.
+    """Reads a tensor's old and new value.
+
+    What the chains of both have in common is decoded once.
     """
 
     old: Values

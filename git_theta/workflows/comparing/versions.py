@@ -266,9 +266,7 @@ def _manifest_file(source: FileSource, values: Values) -> Version:
 
 
 def _renamed(sides: Sequence[Side]) -> Iterator[Side]:
-    """``sides`` with a deleted and an added model that are alike joined into one that was
-    renamed.
-    """
+    """``sides`` with a deleted and an added model that are alike joined into a renamed one."""
     gone = [side for side in sides if side[0].new_blob is None and side[1].is_model]
     came = [side for side in sides if side[0].old_blob is None and side[2].is_model]
     joined: dict[int, Side] = {}

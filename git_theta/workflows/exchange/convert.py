@@ -125,9 +125,7 @@ def _with_metadata(form: str, tied: Mapping[str, str]) -> Source | None:
 
 
 def _built(builder: CheckpointFormat, tensors: Mapping[str, Tensor], like: Source | None) -> Buffer:
-    """The file; :class:`FormatError` also when a tensor would be read back as one of another
-    type.
-    """
+    """The file; :class:`FormatError` also if a tensor would be read back as another type."""
     assert isinstance(builder, BuildsFiles)
     data = builder.build(tensors, like)
     for extent in builder.scan(BytesSource(data)).extents:

@@ -91,9 +91,7 @@ class Whole:
 
 @dataclass(slots=True)
 class _Node:
-    """One stored value: the end of a chain, the lines that are it, and the values that build on
-    it.
-    """
+    """One stored value: a chain's end, the manifest lines for it, the values that build on it."""
 
     link: Link
     holders: list[Held] = field(default_factory=list)
@@ -403,9 +401,7 @@ def repair(session: Session, found: Survey, report: FsckReport) -> FsckReport:
 
 
 def _set_aside(store: LocalStore, ref: ObjectRef) -> None:
-    """Move a damaged object out of the way, unless another command has mended it since it was
-    read.
-    """
+    """Move a damaged object out of the way, unless it was mended since it was read."""
     path = store.root / ref.oid[:2] / ref.oid[2:4] / ref.oid
     folder = store.root.parent / _QUARANTINE
     try:

@@ -630,9 +630,7 @@ class _Export(_Rewriter):
         return self.files[item.blob]
 
     def _pointer(self, path: Path) -> str:
-        """Move a file to where Git LFS keeps its own (in a dry run: nowhere); its pointer's
-        blob.
-        """
+        """Move a file to Git LFS's objects (in a dry run: nowhere); return the pointer."""
         size = path.stat().st_size
         with path.open("rb") as file:
             oid = hashlib.file_digest(file, "sha256").hexdigest()

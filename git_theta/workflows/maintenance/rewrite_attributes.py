@@ -98,8 +98,6 @@ def _data(file: AttributesFile) -> bytes:
 
 
 def in_force(repository: Repository, paths: Iterable[str]) -> Mapping[str, bool]:
-    """For each path whether git, with the attributes as they are now, has it stored by
-    Git-Theta.
-    """
+    """For each path whether git, with the current attributes, has Git-Theta store it."""
     found = attributes.check(repository, paths, ["filter"])
     return {path: attributes.is_tracked(values) for path, values in found.items()}

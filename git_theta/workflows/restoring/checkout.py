@@ -116,8 +116,9 @@ def plan(session: Session, pathspecs: Sequence[str]) -> Plan:
 
 
 def _nothing(pathspecs: Sequence[str], listed: bool, cwd: Path) -> str:
-    """Why ``pathspecs`` name no model to write. ``listed``: the index holds them, but in
-    conflict.
+    """Why ``pathspecs`` name no model to write.
+
+    ``listed``: the index holds them, but in conflict.
     """
     names = " ".join(map(display, pathspecs))
     if listed:
@@ -286,9 +287,7 @@ def temporary_beside(session: Session, path: Path) -> Path:
 
 
 def _check_parents(session: Session, path: str) -> None:
-    """As git does, never write through a symbolic link: a cloned repository could lead it
-    anywhere.
-    """
+    """As git does, never write through a symbolic link: a repository could lead it anywhere."""
     assert session.repository.worktree is not None
     folder = session.repository.worktree
     for part in path.split("/")[:-1]:

@@ -280,9 +280,7 @@ def _tracked_at(
 
 
 def _leads_to(path: str, text: str) -> str:
-    """Where a symbolic link at ``path`` that holds ``text`` leads, from the top of the
-    repository.
-    """
+    """Where the symbolic link ``path`` that holds ``text`` leads, from the repository's top."""
     return posixpath.normpath(posixpath.join(posixpath.dirname(path), text))
 
 

@@ -51,9 +51,7 @@ class RefUpdate:
 
 
 def parse_updates(stdin: bytes) -> list[RefUpdate]:
-    """What git writes to a pre-push hook; :class:`~git_theta.errors.UsageError` for anything
-    else.
-    """
+    """What git writes to a pre-push hook; :class:`~git_theta.errors.UsageError` otherwise."""
     updates = []
     for line in filter(None, stdin.decode("utf-8", "surrogateescape").split("\n")):
         words = line.rsplit(" ", 3)  # the first is what the user wrote: main@{1 day ago}
@@ -299,9 +297,7 @@ def _complete(session: Session, plan: PushPlan, refs: Sequence[ObjectRef]) -> No
 
 
 def _verify(session: Session, plan: PushPlan, refs: Sequence[ObjectRef]) -> None:
-    """Nothing damaged leaves this machine: a server that does not check would hand it to
-    everyone.
-    """
+    """Stop damaged objects here: a server that does not check would hand them to everyone."""
 
     def check(ref: ObjectRef) -> ObjectDamaged | None:
         try:

@@ -65,9 +65,7 @@ class Auditable(Protocol):
     """A place whose objects can be read without bringing them here."""
 
     def audit(self, refs: Sequence[ObjectRef]) -> Iterator[tuple[ObjectRef, str]]:
-        """Read objects there; those that are missing or not what their name says, with the
-        reason.
-        """
+        """Read objects there; return those that are missing or damaged, with the reason."""
 
 
 class Routes:

@@ -376,8 +376,6 @@ def test_distributed_metadata_with_shared_attributes() -> None:
 def test_distributed_metadata_with_large_places(sizes: bytes) -> None:
     prefix = sizes + b"q\0" + b"0"
     key = b"cm\nIndex\n)\x81}(X\x03\0\0\0fqnX\1\0\0\0wX\x06\0\0\0offseth\0ub"
-    value = (
-        b"cm\nInfo\n)\x81}(X\x0d\0\0\0relative_pathX\x08\0\0\0a.distcp"
-        b"X\x06\0\0\0offsetK\0X\x06\0\0\0lengthKdub"
-    )
+    value = b"cm\nInfo\n)\x81}(X\x0d\0\0\0relative_pathX\x08\0\0\0a.distcp"
+    value += b"X\x06\0\0\0offsetK\0X\x06\0\0\0lengthKdub"
     named(metadata((key + value) * 2000, prefix))

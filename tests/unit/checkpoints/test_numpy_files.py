@@ -1,6 +1,4 @@
-"""NumPy's files: what is found, what is refused, what is built. NumPy reads and writes them
-here.
-"""
+"""NumPy's files: what is found, refused and built. NumPy reads and writes them here."""
 
 from __future__ import annotations
 

@@ -41,8 +41,10 @@ def read_all():
 
 read_all()  # modules of our own are imported on the way
 seen = []
-sys.addaudithook(
-    lambda event, arguments: seen.append((event, arguments)) if event != "builtins.id" else None)
+def hook(event, arguments):
+    if event != "builtins.id":
+        seen.append((event, arguments))
+sys.addaudithook(hook)
 read_all()
 print(len(files), sorted({(event, str(arguments)[:80]) for event, arguments in seen}))
 """

@@ -296,8 +296,7 @@ def test_is_a_format_that_builds() -> None:
     assert isinstance(FORMAT, BuildsFiles)
 
 
-# -- building
-# --------------------------------------------------------------------------------------------------
+# -- building --------------------------------------------------------------------------------------
 
 _names = st.text(st.characters(exclude_categories=["Cs"]), max_size=12).filter(
     lambda name: name != "__metadata__"
@@ -373,8 +372,7 @@ def test_building_refuses_what_the_format_cannot_hold(name: str, dtype: str) -> 
         FORMAT.build({name: Tensor(dtype, (known.block_elements,), bytes(known.block_bytes))}, None)
 
 
-# -- hostile input
-# --------------------------------------------------------------------------------------------------
+# -- hostile input ---------------------------------------------------------------------------------
 
 _ARRAYS = {"w": np.ones((2, 3), "f4"), "b": np.zeros((3,), "f2"), "n": np.zeros((0, 2), "i8")}
 _SEED = safetensors.numpy.save(_ARRAYS, {"format": "np"})

@@ -362,8 +362,8 @@ def test_twenty_thousand_tensors() -> None:
     lines = "".join(
         f"layer.{number}.weight f32[4,5] {ID} dense:{ID}:55\n" for number in range(20_000)
     )
-    head = "git-theta manifest 1\nformat x\nsize 9000000\nskeleton u8[1] inline:00\n\n"
-    text = f"{head}{lines}".encode()
+    start = "git-theta manifest 1\nformat x\nsize 9000000\nskeleton u8[1] inline:00\n\n"
+    text = f"{start}{lines}".encode()
     manifest = parse(text)
     assert len(manifest.entries) == 20_000
     assert dump(manifest) == text

@@ -21,68 +21,27 @@ import zstandard
 
 BLOCK = 262_144
 ELEMENT_BYTES = {
-    "bool": (1, 1),
-    "u8": (1, 1),
-    "i8": (1, 1),
-    "u16": (2, 1),
-    "i16": (2, 1),
-    "u32": (4, 1),
-    "i32": (4, 1),
-    "u64": (8, 1),
-    "i64": (8, 1),
-    "f16": (2, 1),
-    "bf16": (2, 1),
-    "f32": (4, 1),
-    "f64": (8, 1),
-    "c32": (4, 1),
-    "c64": (8, 1),
+    "bool": (1, 1), "u8": (1, 1), "i8": (1, 1), "u16": (2, 1), "i16": (2, 1), "u32": (4, 1),
+    "i32": (4, 1), "u64": (8, 1), "i64": (8, 1),
+    "f16": (2, 1), "bf16": (2, 1), "f32": (4, 1), "f64": (8, 1), "c32": (4, 1), "c64": (8, 1),
     "c128": (16, 1),
-    "f8_e4m3fn": (1, 1),
-    "f8_e5m2": (1, 1),
-    "f8_e4m3fnuz": (1, 1),
-    "f8_e5m2fnuz": (1, 1),
+    "f8_e4m3fn": (1, 1), "f8_e5m2": (1, 1), "f8_e4m3fnuz": (1, 1), "f8_e5m2fnuz": (1, 1),
     "f8_e8m0fnu": (1, 1),
-    "f4_e2m1": (1, 2),
-    "f6_e2m3": (3, 4),
-    "f6_e3m2": (3, 4),
-    "q4_0": (18, 32),
-    "iq4_nl": (18, 32),
-    "q4_1": (20, 32),
-    "q5_0": (22, 32),
-    "q5_1": (24, 32),
-    "q8_0": (34, 32),
-    "q8_1": (36, 32),
-    "q2_k": (84, 256),
-    "q3_k": (110, 256),
-    "iq3_s": (110, 256),
-    "q4_k": (144, 256),
-    "q5_k": (176, 256),
-    "q6_k": (210, 256),
-    "q8_k": (292, 256),
-    "iq2_xxs": (66, 256),
-    "tq2_0": (66, 256),
-    "iq2_xs": (74, 256),
-    "iq3_xxs": (98, 256),
-    "iq1_s": (50, 256),
-    "iq2_s": (82, 256),
-    "iq4_xs": (136, 256),
-    "iq1_m": (56, 256),
-    "tq1_0": (54, 256),
+    "f4_e2m1": (1, 2), "f6_e2m3": (3, 4), "f6_e3m2": (3, 4),
+    "q4_0": (18, 32), "iq4_nl": (18, 32), "q4_1": (20, 32), "q5_0": (22, 32), "q5_1": (24, 32),
+    "q8_0": (34, 32), "q8_1": (36, 32),
+    "q2_k": (84, 256), "q3_k": (110, 256), "iq3_s": (110, 256), "q4_k": (144, 256),
+    "q5_k": (176, 256), "q6_k": (210, 256),
+    "q8_k": (292, 256), "iq2_xxs": (66, 256), "tq2_0": (66, 256), "iq2_xs": (74, 256),
+    "iq3_xxs": (98, 256), "iq1_s": (50, 256),
+    "iq2_s": (82, 256), "iq4_xs": (136, 256), "iq1_m": (56, 256), "tq1_0": (54, 256),
     "mxfp4": (17, 32),
-}
+}  # fmt: skip
 EXPONENT = {
-    "f16": (10, 5),
-    "c32": (10, 5),
-    "bf16": (7, 8),
-    "f32": (23, 8),
-    "c64": (23, 8),
-    "f64": (52, 11),
+    "f16": (10, 5), "c32": (10, 5), "bf16": (7, 8), "f32": (23, 8), "c64": (23, 8), "f64": (52, 11),
     "c128": (52, 11),
-    "f8_e4m3fn": (3, 4),
-    "f8_e4m3fnuz": (3, 4),
-    "f8_e5m2": (2, 5),
-    "f8_e5m2fnuz": (2, 5),
-}
+    "f8_e4m3fn": (3, 4), "f8_e4m3fnuz": (3, 4), "f8_e5m2": (2, 5), "f8_e5m2fnuz": (2, 5),
+}  # fmt: skip
 FLOATS = ("f16", "bf16", "f32", "f64")
 DECAYS = {"f16": (0, 31), "bf16": (34, 222), "f32": (34, 222), "f64": (34, 2014)}
 Objects = Callable[[str], bytes]
@@ -233,8 +192,9 @@ class Reader:
         return ((stored >> 1) ^ (0 - (stored & 1)).astype(stored.dtype)).view(f"<i{width}")
 
     def residual(self, prediction: np.ndarray, group: str = "") -> np.ndarray:
-        """The values that were predicted; ``group`` is the type whose exponent field orders
-        them.
+        """The values that were predicted.
+
+        ``group`` is the type whose exponent field orders them.
         """
         window, parts = 4 * BLOCK if group else BLOCK, []
         for start in range(0, len(prediction), window):
@@ -268,8 +228,7 @@ def count_of(dtype: str, shape: tuple[int, ...]) -> int:
     return math.prod(shape) // elements * size // width_of(dtype)
 
 
-# -- floating point
-# --------------------------------------------------------------------------------------------------
+# -- floating point --------------------------------------------------------------------------------
 
 
 def widen(bits: np.ndarray, dtype: str) -> np.ndarray:
@@ -306,14 +265,11 @@ def bf16(bits: np.ndarray) -> np.ndarray:
 
 
 def settle(values: np.ndarray, idle: np.ndarray, base: np.ndarray, dtype: str) -> np.ndarray:
-    """Narrowed values; the base's bits where there was nothing to do or the result is not
-    finite.
-    """
+    """Narrowed values; the base's bits if nothing was to do or the result is not finite."""
     return np.where(idle | ~np.isfinite(values), base, narrow(values, dtype))
 
 
-# -- updates
-# --------------------------------------------------------------------------------------------------
+# -- updates ---------------------------------------------------------------------------------------
 
 
 def dense(read: Reader, dtype: str, shape: tuple[int, ...], base: Value | None) -> bytes:

@@ -68,8 +68,7 @@ def commands() -> Iterator[tuple[str, click.Command]]:
         )
 
 
-# -- commands
-# --------------------------------------------------------------------------------------------------
+# -- commands --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -170,8 +169,7 @@ def test_nothing_tells_to_install_the_earlier_program(path: str) -> None:
             assert re.search(r"(>=|==)\d", word), f"{path}: {line}"
 
 
-# -- settings
-# --------------------------------------------------------------------------------------------------
+# -- settings --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("field", list(settings.keys()))
@@ -207,8 +205,7 @@ def test_the_environment_variables_are_those_of_the_source() -> None:
     assert {name for name in rows("The environment") if name.startswith("GIT_THETA_")} == used
 
 
-# -- Python
-# --------------------------------------------------------------------------------------------------
+# -- Python ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("hook", HOOKS)

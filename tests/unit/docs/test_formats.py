@@ -51,8 +51,7 @@ def stored() -> dict[str, bytes]:
     return {object_id(shown(name)): shown(name) for name in EXAMPLE if name.startswith("object of")}
 
 
-# -- the worked example
-# --------------------------------------------------------------------------------------------------
+# -- the worked example ----------------------------------------------------------------------------
 
 
 def test_the_example_is_what_git_theta_writes() -> None:
@@ -89,8 +88,7 @@ def test_the_example_can_be_read_by_the_reader_of_the_pages() -> None:
     assert reader.rebuild(EXAMPLE["manifest"].encode(), stored().__getitem__) == shown("checkpoint")
 
 
-# -- tables
-# --------------------------------------------------------------------------------------------------
+# -- tables ----------------------------------------------------------------------------------------
 
 
 def test_the_table_of_element_types_is_complete() -> None:
@@ -117,8 +115,7 @@ def test_the_tables_of_exponents_and_decays_are_complete() -> None:
     assert residual.WINDOW == 1_048_576
 
 
-# -- the reader against the real thing
-# -----------------------------------------------------------------------------------------
+# -- the reader against the real thing -------------------------------------------------------------
 
 
 @given(st.text(st.characters(min_codepoint=0, max_codepoint=0x10FFFF), max_size=20))

@@ -1,6 +1,4 @@
-"""Variances and means of squares are never negative after a merge, under any strategy and
-option.
-"""
+"""Variances and means of squares are never negative after a merge by any strategy."""
 
 from __future__ import annotations
 

@@ -30,21 +30,11 @@ def test_every_case_of_two_sides() -> None:
     theirs.
     """
     expected = {
-        "000": "unchanged",
-        "010": "one-side",
-        "001": "one-side",
-        "011": "equal",
-        "012": "changed",
-        "00-": "removed",
-        "0-0": "removed",
-        "0--": "removed",
-        "01-": "removed-changed",
+        "000": "unchanged", "010": "one-side", "001": "one-side", "011": "equal", "012": "changed",
+        "00-": "removed", "0-0": "removed", "0--": "removed", "01-": "removed-changed",
         "0-1": "removed-changed",
-        "-11": "added",
-        "-1-": "added",
-        "--1": "added",
-        "-12": "added-apart",
-    }
+        "-11": "added", "-1-": "added", "--1": "added", "-12": "added-apart",
+    }  # fmt: skip
     for (b, o, t), kind in expected.items():
         base, ours, theirs = (of(k="0", **({} if v == "-" else {"x": v})) for v in (b, o, t))
         decided = plan(base, [ours, theirs])
@@ -150,11 +140,9 @@ def test_pieces_of_a_file_nobody_understood_are_not_mixed() -> None:
 
     decided = plan(file("0", "0", "0"), [file("1", "0", "0"), file("0", "0", "2", "3")])
     assert {i.name: i.kind for i in decided.items} == {
-        "bytes.0": "changed",
-        "bytes.1": "unchanged",
-        "bytes.2": "changed",
-        "bytes.3": "removed-changed",
-    }
+        "bytes.0": "changed", "bytes.1": "unchanged", "bytes.2": "changed",
+        "bytes.3": "removed-changed"
+    }  # fmt: skip
     for side, count in ((0, 3), (1, 4)):
         chosen = {i.name: i.sides[side] for i in decided.conflicts}
         assert len(finish(decided, chosen)) == count

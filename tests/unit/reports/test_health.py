@@ -24,57 +24,36 @@ STILL = Statistics(4096, 1, 1, 3.0, 3.0, 0.0, math.nan, 0.0, comparable=True, ne
 SAME = TensorChange("modified", entry("w"), entry("w", 1))
 
 
-@pytest.mark.parametrize(
-    ("change", "result", "wanted"),
-    [
-        (SAME, FINE, []),
-        (SAME, None, []),
-        (SAME, STILL, ["1 new NaN"]),
-        (SAME, replace(FINE, new_nan=1200, new_inf=2), ["1,200 new NaN", "2 new Inf"]),
-        (SAME, replace(FINE, nonfinite=5), []),  # were there before
-        (SAME, replace(FINE, zero_rows=1), ["1 row zeroed"]),
-        (SAME, replace(FINE, zero_rows=2, zero_channels=3), ["2 rows zeroed", "3 dead channels"]),
-        (
-            TensorChange("reshaped", entry("w", 0, (100, 64)), entry("w", 1, (90, 64))),
-            replace(FINE, partial=True),
-            ["10 rows lost"],
-        ),
-        (
-            TensorChange("reshaped", entry("w", 0, (90, 64)), entry("w", 1, (100, 64))),
-            replace(FINE, partial=True),
-            [],
-        ),
-        (
-            TensorChange("reshaped", entry("w", 0, (90, 64)), entry("w", 1, (90, 60))),
-            Unknown("?", read=True),
-            ["360 elements lost"],
-        ),
-        (
-            TensorChange("reshaped", entry("w", 0, (9, 6)), entry("w", 1, (9, 7))),
-            Unknown("?", read=True, new_inf=1),
-            ["1 new Inf"],
-        ),
-        (TensorChange("retyped", entry("w"), entry("w", 1, dtype="bf16")), FINE, ["f32 -> bf16"]),
-        (
-            TensorChange("retyped", entry("w"), entry("w", 1, dtype="q8_0")),
-            Unknown("cannot be compared", read=True),
-            ["f32 -> q8_0"],
-        ),
-        (SAME, replace(FINE, norm_new=30.0), []),
-        (SAME, replace(FINE, norm_new=30.1), ["norm x10"]),
-        (SAME, replace(FINE, norm_new=0.29), ["norm x0.0967"]),
-        (SAME, replace(FINE, norm=0.0), []),  # what was zero has no factor
-        (SAME, replace(FINE, norm_new=300.0, elements=15), []),
-        (
-            TensorChange("modified", entry("w", dtype="i32"), entry("w", 1, dtype="i32")),
-            replace(FINE, norm_new=300.0),
-            [],
-        ),
-        (TensorChange("added", None, entry("w")), Searched(0, 0), []),
-        (TensorChange("added", None, entry("w")), Searched(1, 2), ["1 new NaN", "2 new Inf"]),
-        (TensorChange("removed", entry("w"), None), None, []),
-    ],
-)
+@pytest.mark.parametrize(("change", "result", "wanted"), [
+    (SAME, FINE, []),
+    (SAME, None, []),
+    (SAME, STILL, ["1 new NaN"]),
+    (SAME, replace(FINE, new_nan=1200, new_inf=2), ["1,200 new NaN", "2 new Inf"]),
+    (SAME, replace(FINE, nonfinite=5), []),  # were there before
+    (SAME, replace(FINE, zero_rows=1), ["1 row zeroed"]),
+    (SAME, replace(FINE, zero_rows=2, zero_channels=3), ["2 rows zeroed", "3 dead channels"]),
+    (TensorChange("reshaped", entry("w", 0, (100, 64)), entry("w", 1, (90, 64))),
+     replace(FINE, partial=True), ["10 rows lost"]),
+    (TensorChange("reshaped", entry("w", 0, (90, 64)), entry("w", 1, (100, 64))),
+     replace(FINE, partial=True), []),
+    (TensorChange("reshaped", entry("w", 0, (90, 64)), entry("w", 1, (90, 60))),
+     Unknown("?", read=True), ["360 elements lost"]),
+    (TensorChange("reshaped", entry("w", 0, (9, 6)), entry("w", 1, (9, 7))),
+     Unknown("?", read=True, new_inf=1), ["1 new Inf"]),
+    (TensorChange("retyped", entry("w"), entry("w", 1, dtype="bf16")), FINE, ["f32 -> bf16"]),
+    (TensorChange("retyped", entry("w"), entry("w", 1, dtype="q8_0")),
+     Unknown("cannot be compared", read=True), ["f32 -> q8_0"]),
+    (SAME, replace(FINE, norm_new=30.0), []),
+    (SAME, replace(FINE, norm_new=30.1), ["norm x10"]),
+    (SAME, replace(FINE, norm_new=0.29), ["norm x0.0967"]),
+    (SAME, replace(FINE, norm=0.0), []),  # what was zero has no factor
+    (SAME, replace(FINE, norm_new=300.0, elements=15), []),
+    (TensorChange("modified", entry("w", dtype="i32"), entry("w", 1, dtype="i32")),
+     replace(FINE, norm_new=300.0), []),
+    (TensorChange("added", None, entry("w")), Searched(0, 0), []),
+    (TensorChange("added", None, entry("w")), Searched(1, 2), ["1 new NaN", "2 new Inf"]),
+    (TensorChange("removed", entry("w"), None), None, []),
+])  # fmt: skip
 def test_what_is_a_finding(change: TensorChange, result: Result, wanted: list[str]) -> None:
     assert [finding.text for finding in findings(change, result)] == wanted
 
@@ -94,14 +73,10 @@ def test_only_a_nan_that_came_in_is_no_change_of_zero() -> None:
 
 
 def test_several_tensors_in_a_line() -> None:
-    found = health.together(
-        [
-            [Finding("norm", 1, factor=20.0)],
-            [Finding("norm", 1, factor=0.01), Finding("nan", 3)],
-            [],
-            [Finding("nan", 2)],
-        ]
-    )
+    found = health.together([
+        [Finding("norm", 1, factor=20.0)], [Finding("norm", 1, factor=0.01), Finding("nan", 3)], [],
+        [Finding("nan", 2)],
+    ])  # fmt: skip
     # The sign is meant
     assert health.words(found, "×", "→") == "5 new NaN, norm ×0.01"  # noqa: RUF001
 

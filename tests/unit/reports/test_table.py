@@ -171,19 +171,11 @@ def test_one_line_each() -> None:
     assert table.stat([], Style()) == []
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0, "0"),
-        (1, "100 %"),
-        (0.00001, "<0.01 %"),
-        (0.99999, ">99.9 %"),
-        (0.005, "0.50 %"),
-        (0.5, "50.0 %"),
-        (0.09994, "9.99 %"),
-        (0.9994, "99.9 %"),
-    ],
-)
+@pytest.mark.parametrize(("value", "text"), [
+    (0, "0"), (1, "100 %"), (0.00001, "<0.01 %"), (0.99999, ">99.9 %"), (0.005, "0.50 %"),
+    (0.5, "50.0 %"),
+    (0.09994, "9.99 %"), (0.9994, "99.9 %"),
+])  # fmt: skip
 def test_percentages(value: float, text: str) -> None:
     assert numbers.percent(value) == text
 

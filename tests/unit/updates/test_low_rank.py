@@ -232,8 +232,8 @@ from git_theta.updates.low_rank import LowRank, encode_given
 from git_theta.core.tensors import Tensor
 random = np.random.default_rng(4)
 base = random.standard_normal((700, 900)).astype(np.float32)
-left, right = (
-    random.standard_normal(size).astype(np.float32) * 0.05 for size in ((700, 12), (12, 900)))
+sizes = (700, 12), (12, 900)
+left, right = (random.standard_normal(size).astype(np.float32) * 0.05 for size in sizes)
 added = np.zeros((700, 900))
 for term in range(12):
     added += np.multiply.outer(left[:, term].astype(np.float64), right[term])
@@ -275,9 +275,7 @@ def test_the_same_bytes_with_other_blas_kernels():
 
 
 def test_the_digest_of_a_given_product_never_changes():
-    """These bytes stand for a tensor's identity: another machine or release must compute the
-    same.
-    """
+    """These bytes are a tensor's identity: every machine and release must compute them."""
     steps = np.arange(1, 41, dtype=np.float64)
     left, right = (
         np.stack([1 / steps, np.sqrt(steps)], axis=1),

@@ -413,9 +413,7 @@ def test_unknown_files_are_stored_with_a_warning(bench: Bench) -> None:
 
 
 class Restless:
-    """A file that someone else writes: what lies behind ``place`` is another byte at every
-    reading.
-    """
+    """A file that someone else writes: every reading finds another byte after ``place``."""
 
     def __init__(self, data: bytes, places: Sequence[int]) -> None:
         self.data, self.places, self.reads, self.size = bytearray(data), places, 0, len(data)

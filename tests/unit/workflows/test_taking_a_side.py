@@ -209,9 +209,7 @@ def test_without_a_common_ancestor_a_side_is_its_own_file() -> None:
 
 
 def chosen_by_hand(seed: int) -> None:
-    """One check of
-    :func:`test_each_tensor_is_the_one_of_the_side_that_changed_it_or_was_chosen`.
-    """
+    """One check of the test that each tensor is of the side that changed it or was chosen."""
     maker = Maker(seed)
     pieces = maker.pieces()
     specs = {name: spec for one in pieces for name, spec in one.items()}

@@ -1,6 +1,4 @@
-"""``git theta add``: ``git add``, and changes handed over as factors, sparse values or an
-adapter.
-"""
+"""``git theta add``: ``git add``, and changes given as factors, sparse values or an adapter."""
 
 from __future__ import annotations
 

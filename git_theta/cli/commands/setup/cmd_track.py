@@ -449,8 +449,8 @@ def _note(values: dict[str, str], ruled: bool) -> str:
 def _at(repository: Repository, rule: AttributeRule) -> str:
     assert repository.worktree is not None
     if rule.file.is_relative_to(repository.worktree):
-        name = rule.file.relative_to(repository.worktree).as_posix()
-        return f"{path(from_here(repository, name))}:{rule.number}"
+        inside = rule.file.relative_to(repository.worktree).as_posix()
+        return f"{path(from_here(repository, inside))}:{rule.number}"
     return f"{path(rule.file)}:{rule.number}"
 
 

@@ -140,13 +140,13 @@ def _saving(summary: Summary) -> str:
 
 
 def _say_what_is_left(kept: str) -> None:
+    refs = f"git for-each-ref --format='update refs/%(refname:lstrip=3) %(objectname)' {kept}"
     click.echo(
         f"""\
 The old history is still there, under {kept}. To get back to it, and to delete it once you are sure:
-  git for-each-ref --format='update refs/%(refname:lstrip=3) %(objectname)' {kept} |\
- git update-ref --stdin; git reset --hard
+  {refs} | git update-ref --stdin; git reset --hard
   git for-each-ref --format='delete %(refname)' {kept} | git update-ref --stdin
   git reflog expire --expire=now --all; git gc --prune=now; git theta prune
-Others must clone anew, or reset their branches, after:\
- git push --force --all; git push --force --tags"""
+Others must clone anew, or reset their branches, after: git push --force --all; \
+git push --force --tags"""
     )

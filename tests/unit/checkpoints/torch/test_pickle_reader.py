@@ -203,8 +203,7 @@ def test_nothing_named_in_a_pickle_is_touched(tmp_path: Any) -> None:
     assert not target.exists()
 
 
-# -- hostile input
-# --------------------------------------------------------------------------------------------------
+# -- hostile input ---------------------------------------------------------------------------------
 
 DAMAGED = {
     "empty": b"",

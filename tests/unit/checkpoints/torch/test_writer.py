@@ -73,8 +73,7 @@ def sound(data: bytes) -> None:
         )
 
 
-# -- zip
-# --------------------------------------------------------------------------------------------------
+# -- zip -------------------------------------------------------------------------------------------
 
 
 @given(
@@ -96,8 +95,7 @@ def test_archives_are_read_back(content: dict[str, list[bytes]]) -> None:
     )
 
 
-# -- new files
-# --------------------------------------------------------------------------------------------------
+# -- new files -------------------------------------------------------------------------------------
 
 _types = st.sampled_from(sorted({*_CLASSES, *_DTYPES}))
 
@@ -131,8 +129,7 @@ def test_it_is_a_format_that_builds() -> None:
     assert isinstance(FORMAT, BuildsFiles)
 
 
-# -- in place of another file
-# -------------------------------------------------------------------------------------------------
+# -- in place of another file ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

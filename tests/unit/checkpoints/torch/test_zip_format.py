@@ -62,8 +62,7 @@ def counted(start: int, length: int) -> bytes:
     return bytes((start + number) % 256 for number in range(length))
 
 
-# -- real files
-# --------------------------------------------------------------------------------------------------
+# -- real files ------------------------------------------------------------------------------------
 
 
 def test_every_type() -> None:
@@ -188,8 +187,7 @@ def test_the_legacy_form_is_not_a_zip() -> None:
         scan(load("legacy"))
 
 
-# -- made files
-# --------------------------------------------------------------------------------------------------
+# -- made files ------------------------------------------------------------------------------------
 
 
 def rewritten(
@@ -706,8 +704,7 @@ def test_storages_over_4_gib_are_found() -> None:
     assert len(layout.checksums) == 10
 
 
-# -- detection
-# --------------------------------------------------------------------------------------------------
+# -- detection -------------------------------------------------------------------------------------
 
 
 def head(name: str, padded: bool = True) -> bytes:
@@ -753,8 +750,7 @@ def test_sniffs_nothing_else() -> None:
     assert isinstance(FORMAT, CheckpointFormat)
 
 
-# -- hostile input
-# --------------------------------------------------------------------------------------------------
+# -- hostile input ---------------------------------------------------------------------------------
 
 _SEEDS = [load(stem) for stem in ("list", "views", "protocol5", "sparse")]
 

@@ -12,9 +12,7 @@ from git_theta.merges.strategies.sparsify import mask_stream
 
 
 def test_published_vectors_of_the_generator() -> None:
-    """Random123's known answers for philox4x64-10; the second has a counter and a key of all
-    ones.
-    """
+    """Random123's known answers for philox4x64-10; the second has a counter and key of ones."""
     assert philox((0, 0), 0) == [
         0x16554D9ECA36314C,
         0xDB20FE9D672D0FDC,

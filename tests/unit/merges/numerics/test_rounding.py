@@ -82,9 +82,7 @@ def test_any_float64(dtype: np.dtype, bits: int) -> None:
 @pytest.mark.parametrize("dtype", NARROW, ids=str)
 @given(data=st.data())
 def test_next_to_the_middles(dtype: np.dtype, data: st.DataObject) -> None:
-    """Where rounding twice goes wrong: a hair off the middle of two neighbours, and exactly on
-    it.
-    """
+    """Near and exactly on the middle of two neighbours, where rounding twice goes wrong."""
     code = data.draw(st.integers(0, (1 << (8 * dtype.itemsize - 1)) - 2))
     with np.errstate(all="ignore"):
         low, high = (

@@ -96,9 +96,7 @@ def test_a_shuffled_network_computes_the_same_and_is_found_again(
 @settings(max_examples=20)
 @given(st.integers(0, 10**6), st.floats(0, 0.2))
 def test_matching_helps_the_average(seed: int, noise: float) -> None:
-    """Also when theirs has moved: the matched average is no further from ours than the plain
-    one.
-    """
+    """Also if theirs has moved: the matched average is no further from ours than the plain one."""
     ours = mlp([8, 30, 4], seed=seed)
     groups = derive(shapes(ours))
     random = np.random.default_rng(seed)

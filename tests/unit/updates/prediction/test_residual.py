@@ -101,9 +101,7 @@ def test_nothing_is_allocated_for_a_count_the_payload_cannot_hold():
 
 
 def test_chunks_do_not_share_memory_that_is_used_again():
-    """Planes that do not shrink are passed on as they are: the next block must not overwrite
-    them.
-    """
+    """Planes that do not shrink are passed on as they are; the next block must not touch them."""
     target, prediction = integers(1, planes.BLOCK * 2, 7), integers(1, planes.BLOCK * 2, 8)
     chunks = list(
         residual.encode(
