@@ -31,10 +31,7 @@ def register_checkpoint_formats() -> Iterable[CheckpointFormat]:  # type: ignore
 
 @hookspec
 def register_updates() -> Iterable[Update]:  # type: ignore[empty-body]
-    """The updates this plugin adds to those tried at ``git add``.
-
-    An update is a way to store a tensor exactly.
-    """
+    """The updates this plugin adds to those tried at ``git add``: ways to store a tensor."""
 
 
 @hookspec
