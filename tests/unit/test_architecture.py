@@ -113,3 +113,25 @@ def test_unit_tests_mirror_the_package() -> None:
         assert (PACKAGE / folder).is_dir(), f"{path}: the package has no folder {folder}"
         place = places.get(path.stem.removeprefix("test_"))
         assert place is None or place == folder, f"{path}: its module is in {place}"
+
+
+def test_a_unit_test_uses_what_its_folder_holds() -> None:
+    """A test of several modules lies in a folder that holds one of them, at whatever depth."""
+    tests = ROOT / "tests" / "unit"
+    strangers = []
+    for path in sorted(tests.rglob("test_*.py")):
+        folder = path.parent.relative_to(tests)
+        if folder.parts[:1] in ((), ("docs",)):
+            continue
+        inside = ".".join(("git_theta", *folder.parts))
+        used = imported(ast.parse(path.read_text(encoding="utf-8")))
+        if not any(name == inside or name.startswith(f"{inside}.") for name in used):
+            strangers.append(str(path.relative_to(tests)))
+    assert strangers == []
+
+
+def test_a_test_module_name_stands_once() -> None:
+    """Pytest imports tests and their helpers by their bare names."""
+    paths = [path for path in (ROOT / "tests").rglob("*.py") if path.stem != "conftest"]
+    stems = Counter(path.stem for path in paths)
+    assert [stem for stem, count in stems.items() if count > 1] == []

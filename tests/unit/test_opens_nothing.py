@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-DATA = Path(__file__).parents[2] / "data"
+DATA = Path(__file__).parents[1] / "data"
 FOLDERS = ("formats", "torch", "tensorflow", "dcp", "dcp-sharded")
 FILES = sorted(path for folder in FOLDERS for path in (DATA / folder).iterdir() if path.is_file())
 
