@@ -85,7 +85,7 @@ def resolve(
 
     Finished means: in the index without conflict, and written to the working tree, and so are the
     statistics that follow the model. A file of statistics that is in conflict itself is merged as
-    such (see :func:`~git_theta.workflows.merge_statistics.rules_for`).
+    such (see :func:`~git_theta.workflows.merging.auxiliary.rules_for`).
     """
     base, ours, theirs = versions
     beside = tracked_for(session, path)

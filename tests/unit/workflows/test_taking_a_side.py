@@ -17,7 +17,7 @@ from git_theta.workflows.merging.merge_rules import MergeRule, Rules, literal, r
 from git_theta.workflows.merging.outcome import Merged
 from git_theta.workflows.session import Session
 
-MODELS = 3000  # each of some forty kinds of tensors some hundred and fifty times
+MODELS = 10_000
 PICKS = ("ours", "theirs", "base")
 Piece = Mapping[str, Spec]
 
