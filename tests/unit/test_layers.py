@@ -18,21 +18,22 @@ PACKAGE = Path(git_theta.__file__).parent
 ROOT = PACKAGE.parent
 
 # From the top down: a module imports from its own package and from layers below.
-LAYERS = (
-    ("start",),
-    ("__main__",),
-    ("cli", "training"),
-    ("drivers", "api", "testing"),
-    ("reports",),
-    ("workflows",),
-    ("store", "plugins"),
-    ("git",),
-    ("settings",),
-    ("checkpoints", "updates", "merges"),
-    ("core",),
-    ("errors", "isolation"),
-)
+LAYERS = {
+    ("start",): "how the programs start, apart from Python's settings",
+    ("__main__",): "which program was asked for",
+    ("cli", "training"): "commands; the saver that commits while training goes on",
+    ("drivers", "api", "testing"): "the programs that git starts; the Python API; contract suites",
+    ("reports",): "comparisons as tables, data, Markdown and pages",
+    ("workflows",): "the verbs: clean, smudge, checkout, merge, fetch, …",
+    ("store", "plugins"): "objects on disk and elsewhere; the registry",
+    ("git",): "git's protocols, commands, configuration and history",
+    ("settings",): "every `theta.*` key",
+    ("checkpoints", "updates", "merges"): "formats, updates and merge strategies; no git, no disk",
+    ("core",): "manifest, layout, skeleton, names, element types, contracts",
+    ("errors", "isolation"): "every error raised on purpose; the words that start Python apart",
+}
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+DESIGN = ROOT / "docs" / "design.md"
 PURE = ("core", "checkpoints", "updates", "merges")
 # What knows of processes, the network, terminals and git is not for the pure layers.
 FOREIGN = {
@@ -76,6 +77,19 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
             assert node.level == 0, f"{path}:{node.lineno}: imports are absolute"
             assert node.module is not None
             yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def layer_table() -> str:
+    rows = [
+        f"| {', '.join(f'`{name}`' for name in names)} | {use} |" for names, use in LAYERS.items()
+    ]
+    return "\n".join(["| layer | holds |", "|---|---|", *rows])
+
+
+def test_the_design_shows_these_layers() -> None:
+    text = DESIGN.read_text(encoding="utf-8")
+    shown = text.partition("<!-- layers -->\n")[2].partition("\n<!-- end of layers -->")[0]
+    assert shown == layer_table(), f"put this between the comments:\n{layer_table()}"
 
 
 def test_every_part_has_a_layer() -> None:
