@@ -44,7 +44,7 @@ def hold(folder: Path) -> int | None:
 def _locked(folder: Path, alone: bool) -> int | None:
     """A descriptor that holds ``folder``, together with others or ``alone``.
 
-    None if there is no such folder, or its file system has no locks.
+    None if the folder is missing, or its file system has no locks.
     """
     try:
         descriptor = _opened(folder)

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import urllib.request
-import xml.etree.ElementTree as ElementTree
+from xml.etree import ElementTree
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
