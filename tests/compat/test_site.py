@@ -105,9 +105,9 @@ def test_commands_and_names_are_there(site: Path) -> None:
         assert f'id="{name}"' in commands
     python = (site / "reference" / "python.html").read_text("utf-8")
     for name in (
-        "git_theta.api.reading.load",
+        "git_theta.api.loading.load",
         "git_theta.errors.ObjectMissing",
-        "git_theta.api.reading.Checkpoint.specs",
+        "git_theta.api.loading.Checkpoint.specs",
     ):
         assert f'id="{name}"' in python
     assert ":class:" not in python

@@ -9,6 +9,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import git_theta
+from git_theta import training
 
 PACKAGE = Path(git_theta.__file__).parent
 ROOT = PACKAGE.parent
@@ -113,3 +114,10 @@ def test_unit_tests_mirror_the_package() -> None:
         assert (PACKAGE / folder).is_dir(), f"{path}: the package has no folder {folder}"
         place = places.get(path.stem.removeprefix("test_"))
         assert place is None or place == folder, f"{path}: its module is in {place}"
+
+
+def test_every_public_name_can_be_imported() -> None:
+    """They are imported by their module's name when they are asked for."""
+    for package in (git_theta, training):
+        for name in package.__all__:
+            assert getattr(package, name) is not None
