@@ -16,12 +16,13 @@ endif
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 CONSTRAINTS := constraints.txt
 
-.PHONY: help demo test unit lint format docs bench clean
+.PHONY: help demo test unit lint format docs bench coverage clean
 
 help:
 	@echo "make demo    train a small classifier and version it (half a minute)"
 	@echo "make test    everything that must hold: lint and all tests"
 	@echo "make unit    the fast tests alone"
+	@echo "make coverage  which lines the tests run: a table, and htmlcov/index.html"
 	@echo "make lint    ruff, mypy and zizmor alone"
 	@echo "make format  put the source into its form"
 	@echo "make docs    the documentation as a site: site/index.html"
@@ -49,6 +50,10 @@ format: $(STAMPS)/test
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
 
+# The programs that git starts are measured too: coverage hands itself on to every Python process.
+coverage: $(STAMPS)/test
+	$(BIN)/python -m pytest $(PYTEST_ARGS) --cov --cov-report=term --cov-report=html
+
 docs: $(STAMPS)/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --config-file docs/mkdocs/mkdocs.yml
 
@@ -56,7 +61,7 @@ bench: $(STAMPS)/install
 	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
 
 clean:
-	rm -rf $(VENV) $(STAMPS) dist build site .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(STAMPS) dist build site .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage htmlcov
 
 # Each stamp says that a step was done and is older than nothing it depends on.
 

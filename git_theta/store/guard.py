@@ -1,12 +1,15 @@
 """Keeping a deletion and the commands that store objects apart.
 
 Who stores objects holds the store for as long as its command runs, together with all others who do;
-who deletes needs it alone. Where the system has no such locks, only the age of objects protects
+who deletes needs it alone. POSIX systems lock the folder itself (``flock``), Windows bytes of the
+file :data:`LOCK_FILE` in it. If the file system has no such locks, only the age of objects protects
 them (see ``workflows/maintenance/prune.py``).
 """
 
 from __future__ import annotations
 
+import errno
+import importlib
 import os
 import threading
 import time
@@ -23,34 +26,76 @@ _WAIT = (
 )
 
 
+LOCK_FILE = "git-theta.lock"  # on Windows, where a folder cannot be locked
+# Windows locks a byte for one holder only: who shares takes any free byte of these, who wants to be
+# alone takes all.
+_BYTES = 256
+_PAUSE = 0.05  # seconds between two attempts
+
+
 def hold(folder: Path) -> int | None:
     """Hold the store in ``folder`` until the returned descriptor is closed.
 
-    None where that is not possible: then nobody is kept out.
-
-    The lock is on the folder itself, so that nothing is written for it.
+    None if that is not possible: then nobody is kept out.
     """
     return _locked(folder, alone=False)
 
 
 def _locked(folder: Path, alone: bool) -> int | None:
-    """A descriptor of ``folder`` that is locked, together with others or ``alone``; None where that
-    is not possible.
+    """A descriptor that holds ``folder``, together with others or ``alone``.
+
+    None if the folder is missing, or its file system has no locks.
     """
     try:
-        import fcntl
-    except ImportError:  # Windows
-        return None
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
+        descriptor = _opened(folder)
     except OSError:  # not there, or not readable
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        while not _attempt(descriptor, alone):
+            time.sleep(_PAUSE)
     except OSError:  # a file system without locks
         os.close(descriptor)
         return None
     return descriptor
+
+
+def _opened(folder: Path) -> int:
+    """A descriptor to lock: of the folder, or on Windows of a file in it."""
+    try:
+        import fcntl  # noqa: F401
+    except ImportError:
+        return os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0))
+    return os.open(folder, os.O_RDONLY)
+
+
+def _attempt(descriptor: int, alone: bool) -> bool:
+    """Lock what :func:`_opened` returned, without waiting; False if others hold it.
+
+    :class:`OSError` if the file system has no locks. Closing the descriptor ends the lock.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return _attempt_bytes(descriptor, alone)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_NB | (fcntl.LOCK_EX if alone else fcntl.LOCK_SH))
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _attempt_bytes(descriptor: int, alone: bool) -> bool:
+    msvcrt = importlib.import_module("msvcrt")  # typed for Windows alone
+    for position in range(1 if alone else _BYTES):
+        os.lseek(descriptor, position, os.SEEK_SET)
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, _BYTES if alone else 1)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+                raise
+        else:
+            return True
+    return False
 
 
 def keep(descriptors: Sequence[int], process: int) -> None:
@@ -76,6 +121,14 @@ def keep(descriptors: Sequence[int], process: int) -> None:
             os.set_inheritable(descriptor, False)
 
 
+def _possibly(descriptor: int) -> bool:
+    """Whether nobody else holds the store, as far as the file system can tell."""
+    try:
+        return _attempt(descriptor, alone=True)
+    except OSError:  # a file system without locks
+        return True
+
+
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
     """Have the store in ``folder``, which must exist, alone.
@@ -83,32 +136,19 @@ def exclusive(folder: Path) -> Iterator[None]:
     :class:`StoreError` when others use it for longer than a few seconds.
     """
     try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
+        descriptor = _opened(folder)
     except OSError as error:
         raise StoreError(f"the store {folder} cannot be read: {error.strerror or error}") from None
     try:
         until = time.monotonic() + _PATIENCE
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    raise StoreError(
-                        "another git command is using the store; try again when it has finished"
-                    ) from None
-                time.sleep(0.05)
-            except OSError:  # a file system without locks
-                break
+        while not _possibly(descriptor):
+            if time.monotonic() > until:
+                raise StoreError(
+                    "another git command is using the store; try again when it has finished"
+                )
+            time.sleep(_PAUSE)
         yield
     finally:
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 
 
@@ -119,20 +159,14 @@ def if_alone(folder: Path) -> Iterator[bool | None]:
     None if the system has no locks to tell.
     """
     try:
-        import fcntl
-
-        descriptor = os.open(folder, os.O_RDONLY)
-    except (ImportError, OSError):
+        descriptor = _opened(folder)
+    except OSError:
         yield None
         return
     alone: bool | None = None
     try:
         with suppress(OSError):  # a file system without locks
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                alone = True
-            except BlockingIOError:
-                alone = False
+            alone = _attempt(descriptor, alone=True)
         yield alone
     finally:
         os.close(descriptor)

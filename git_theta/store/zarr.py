@@ -221,7 +221,7 @@ def paths(names: Iterable[str]) -> list[str]:
 
 
 def _is_reserved(text: str) -> bool:
-    stem = text.split(".")[0].lower()
+    stem = text.split(".", maxsplit=1)[0].lower()
     return (
         stem in ("c", "zarr", "con", "prn", "aux", "nul")
         or re.fullmatch(r"(com|lpt)\d", stem) is not None

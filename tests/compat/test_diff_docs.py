@@ -108,7 +108,7 @@ def repository(folder: Path, environment: Mapping[str, str]) -> Repo:
         repo.git("add", MODEL)
         who = {
             "GIT_AUTHOR_NAME": author,
-            "GIT_AUTHOR_EMAIL": f"{author.split()[0].lower()}@example.com",
+            "GIT_AUTHOR_EMAIL": f"{author.split(maxsplit=1)[0].lower()}@example.com",
         }
         repo.git("commit", "-qm", message, GIT_AUTHOR_DATE=date, GIT_COMMITTER_DATE=date, **who)
         repo.git("tag", tag)

@@ -9,6 +9,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import git_theta
+from git_theta import training
 
 PACKAGE = Path(git_theta.__file__).parent
 ROOT = PACKAGE.parent
