@@ -51,8 +51,7 @@ def _locked(folder: Path, alone: bool) -> int | None:
     except OSError:  # not there, or not readable
         return None
     try:
-        while not _attempt(descriptor, alone):
-            time.sleep(_PAUSE)
+        _wait(descriptor, alone)
     except OSError:  # a file system without locks
         os.close(descriptor)
         return None
@@ -66,6 +65,20 @@ def _opened(folder: Path) -> int:
     except ImportError:
         return os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0))
     return os.open(folder, os.O_RDONLY)
+
+
+def _wait(descriptor: int, alone: bool) -> None:
+    """Lock what :func:`_opened` returned as soon as nobody else's lock is in the way.
+
+    POSIX systems wake the next one who waits; Windows has to be asked again and again.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        while not _attempt_bytes(descriptor, alone):
+            time.sleep(_PAUSE)
+    else:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
 
 
 def _attempt(descriptor: int, alone: bool) -> bool:

@@ -9,7 +9,6 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import git_theta
-from git_theta import training
 
 PACKAGE = Path(git_theta.__file__).parent
 ROOT = PACKAGE.parent

@@ -111,19 +111,6 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
 
 
-def layer_table() -> str:
-    rows = [
-        f"| {', '.join(f'`{name}`' for name in names)} | {use} |" for names, use in LAYERS.items()
-    ]
-    return "\n".join(["| layer | holds |", "|---|---|", *rows])
-
-
-def test_the_design_shows_these_layers() -> None:
-    text = DESIGN.read_text(encoding="utf-8")
-    shown = text.partition("<!-- layers -->\n")[2].partition("\n<!-- end of layers -->")[0]
-    assert shown == layer_table(), f"put this between the comments:\n{layer_table()}"
-
-
 def test_every_part_has_a_layer() -> None:
     parts = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in MODULES}
     assert parts - {"__init__"} <= RANK.keys()
