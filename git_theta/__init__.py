@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 __version__ = "1.0.0.dev0"
 
 _PLACES = {
-    **dict.fromkeys(("Checkpoint", "load", "load_from_git", "open"), "reading"),
+    **dict.fromkeys(("Checkpoint", "load", "load_from_git", "open"), "loading"),
     **dict.fromkeys(("save", "save_files", "save_to_git"), "saving"),
-    **dict.fromkeys(("diff", "log", "merge", "record_metrics"), "comparing"),
+    **dict.fromkeys(("diff", "log", "merge", "record_metrics"), "model_history"),
     "ThetaWarning": "sessions",
 }
 __all__ = ["__version__", *_PLACES]
