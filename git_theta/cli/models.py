@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from git_theta.core.manifest import Entry, Manifest
-from git_theta.workflows.restoring.tracked_models import TrackedModel
+from git_theta.workflows.comparing.tracked_models import TrackedModel
 
 
 def model_data(model: TrackedModel, long: bool) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import sys
 from importlib import import_module
 from typing import Any
 
-from git_theta.api.sessions import RepoLike, StrPath
+from git_theta.api.sessions import RepoLike
 from git_theta.training.background import BackgroundSaver, default_branch, numbers
 
 

@@ -17,8 +17,8 @@ from git_theta.core.source import FileSource
 from git_theta.errors import StoreError, UsageError
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import discover
+from git_theta.workflows.comparing import tracked_models
 from git_theta.workflows.exchange import convert as conversion
-from git_theta.workflows.restoring import tracked_models
 
 _LISTED = 20
 

@@ -12,7 +12,7 @@ from git_theta.cli.commands.share.transfers import open_session
 from git_theta.cli.output import Command, path, plural, size, warn
 from git_theta.core.names import display
 from git_theta.errors import UsageError
-from git_theta.workflows.restoring import tracked_models
+from git_theta.workflows.comparing import tracked_models
 
 _LISTED = 5
 

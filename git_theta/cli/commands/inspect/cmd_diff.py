@@ -30,9 +30,9 @@ from git_theta.reports.report import ModelReport, Report, ordered
 from git_theta.workflows.comparing import versions
 from git_theta.workflows.comparing.compare import select
 from git_theta.workflows.comparing.statistics import Options, Result, measure_all, read_size
+from git_theta.workflows.comparing.tracked_models import as_one
 from git_theta.workflows.comparing.versions import ModelDiff
 from git_theta.workflows.progress import Progress
-from git_theta.workflows.restoring.tracked_models import as_one
 from git_theta.workflows.session import Session
 
 _NAMED = 20  # tensors of a model that --check names

@@ -27,8 +27,8 @@ from git_theta.git.config.config_file import load_settings
 from git_theta.git.history import changes
 from git_theta.git.repository import Repository, discover
 from git_theta.git.writing import index
-from git_theta.workflows.restoring import tracked_models
-from git_theta.workflows.restoring.tracked_models import TrackedModel
+from git_theta.workflows.comparing import tracked_models
+from git_theta.workflows.comparing.tracked_models import TrackedModel
 from git_theta.workflows.session import Session
 
 _PATHS = "git_theta.paths"

@@ -15,7 +15,7 @@ from git_theta.core.manifest import Manifest
 from git_theta.core.names import display
 from git_theta.git.repository import discover
 from git_theta.store.local import LocalStore
-from git_theta.workflows.restoring import tracked_models
+from git_theta.workflows.comparing import tracked_models
 
 _HEADER = 400  # characters
 

@@ -26,9 +26,10 @@ from git_theta.git.config import programs
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import discover
 from git_theta.git.writing import merge_trees
+from git_theta.workflows.comparing import tracked_models
 from git_theta.workflows.merging import merge_branches, merge_rules, resolve
 from git_theta.workflows.merging.merge import describe
-from git_theta.workflows.restoring import smudge, tracked_models
+from git_theta.workflows.restoring import smudge
 from git_theta.workflows.session import Session
 from git_theta.workflows.sharing.fetch import fetch_missing
 
