@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from git_theta.api import arrays, sessions
 from git_theta.api.arrays import Framework
-from git_theta.api.sessions import StrPath
+from git_theta.api.sessions import RepoLike, Revision, StrPath
 from git_theta.core.names import display
 from git_theta.core.tensors import Spec, Tensor
 from git_theta.errors import UsageError
@@ -23,44 +23,44 @@ Params = str | Sequence[str]
 
 @overload
 def load(
-    rev: str,
+    rev: Revision,
     path: StrPath,
     params: Params = ...,
     framework: Literal["numpy"] = ...,
     *,
-    repo: StrPath | None = ...,
+    repo: RepoLike | None = ...,
 ) -> dict[str, np.ndarray]: ...
 
 
 @overload
 def load(
-    rev: str,
+    rev: Revision,
     path: StrPath,
     params: Params = ...,
     *,
     framework: Literal["safetensors"],
-    repo: StrPath | None = ...,
+    repo: RepoLike | None = ...,
 ) -> bytes: ...
 
 
 @overload
 def load(
-    rev: str,
+    rev: Revision,
     path: StrPath,
     params: Params = ...,
     framework: str = ...,
     *,
-    repo: StrPath | None = ...,
+    repo: RepoLike | None = ...,
 ) -> Any: ...
 
 
 def load(
-    rev: str,
+    rev: Revision,
     path: StrPath,
     params: Params = "*",
     framework: str = "numpy",
     *,
-    repo: StrPath | None = None,
+    repo: RepoLike | None = None,
 ) -> Any:
     """The tensors of the model at ``path`` in revision ``rev``, as a dict of arrays in the file's
     order; nothing is checked out.
@@ -89,14 +89,14 @@ def load(
 
 
 def load_from_git(
-    rev: str, path: StrPath, framework: str = "numpy", *, repo: StrPath | None = None
+    rev: Revision, path: StrPath, framework: str = "numpy", *, repo: RepoLike | None = None
 ) -> Any:
     """:func:`load` under the name it had in the first Git-Theta."""
     return load(rev, path, framework=framework, repo=repo)
 
 
 def open(  # noqa: A001 - as gzip.open
-    rev: str, path: StrPath, framework: Framework = "numpy", *, repo: StrPath | None = None
+    rev: Revision, path: StrPath, framework: Framework = "numpy", *, repo: RepoLike | None = None
 ) -> Checkpoint:
     """The model at ``path`` in revision ``rev`` as a mapping whose tensors are read when they are
     accessed; arguments as of :func:`load`.
@@ -115,13 +115,19 @@ class Checkpoint(Mapping[str, Any]):
     """
 
     def __init__(
-        self, rev: str, path: StrPath, framework: Framework = "numpy", repo: StrPath | None = None
+        self,
+        rev: Revision,
+        path: StrPath,
+        framework: Framework = "numpy",
+        repo: RepoLike | None = None,
     ) -> None:
         self._framework = framework
         self._session = sessions.session(repo)
         try:
             self.path = sessions.from_top(self._session.repository, path)
-            self._reader = Reader(self._session, manifest_at(self._session, rev, self.path))
+            self._reader = Reader(
+                self._session, manifest_at(self._session, sessions.revision(rev), self.path)
+            )
         except BaseException:
             self.close()
             raise

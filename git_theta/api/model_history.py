@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 from git_theta.api import sessions
-from git_theta.api.sessions import StrPath
+from git_theta.api.sessions import RepoLike, Revision, StrPath
 from git_theta.errors import UsageError
 from git_theta.git.history import changes
 from git_theta.workflows.comparing import log as history
@@ -20,7 +20,11 @@ from git_theta.workflows.merging.merge_commits import merge_commits
 
 
 def diff(
-    old: str, new: str | None = None, path: StrPath | None = None, *, repo: StrPath | None = None
+    old: Revision,
+    new: Revision | None = None,
+    path: StrPath | None = None,
+    *,
+    repo: RepoLike | None = None,
 ) -> list[ModelDiff]:
     """The models that differ between the revisions ``old`` and ``new`` (None: the files of the
     working tree), each with its tensors.
@@ -30,7 +34,8 @@ def diff(
     manifests, no tensor is read, but files of the working tree are hashed.
     """
     with sessions.session(repo) as session, ExitStack() as stack:
-        asked = changes.resolve([old] if new is None else [old, new], False, session.cwd)
+        words = [sessions.revision(word) for word in (old, new) if word is not None]
+        asked = changes.resolve(words, False, session.cwd)
         paths = (
             [] if path is None else [f":(top,literal){sessions.from_top(session.repository, path)}"]
         )
@@ -39,11 +44,11 @@ def diff(
 
 def log(
     path: StrPath,
-    rev: str = "HEAD",
+    rev: Revision = "HEAD",
     params: str | Sequence[str] = (),
     count: int | None = None,
     *,
-    repo: StrPath | None = None,
+    repo: RepoLike | None = None,
 ) -> list[Step]:
     """The commits that changed the model at ``path``, newest first: what each did to its tensors,
     what that costs, and its metrics.
@@ -51,6 +56,7 @@ def log(
     ``rev`` is a revision or a range such as ``v1.0..main``. With ``params`` (globs) only commits
     that changed such a tensor; ``count`` is how many commits are looked at.
     """
+    rev = sessions.revision(rev)
     with sessions.session(repo) as session:
         if not changes.is_revision(rev, session.cwd):
             raise UsageError(f"there is no revision {rev!a}")
@@ -61,14 +67,14 @@ def log(
 
 
 def merge(
-    *branches: str,
+    *branches: Revision,
     strategy: str | None = None,
     options: Mapping[str, object] | None = None,
     params: str = "*",
     by_name: bool = False,
     message: str | None = None,
     into: str | None = None,
-    repo: StrPath | None = None,
+    repo: RepoLike | None = None,
 ) -> str:
     """Merge ``branches`` into the branch ``into`` (default: the current one) and return the commit
     that it then has.
@@ -93,14 +99,14 @@ def merge(
         def rules(path: str) -> merge_rules.Rules:
             return merge_rules.complete(session, path, given, into or "HEAD")
 
-        return merge_commits(session, branches, rules, message, into)
+        return merge_commits(session, list(map(sessions.revision, branches)), rules, message, into)
 
 
 def record_metrics(
-    commit: str, values: Mapping[str, float], *, repo: StrPath | None = None
+    commit: Revision, values: Mapping[str, float], *, repo: RepoLike | None = None
 ) -> None:
     """Note numbers, such as the loss of the model it holds, on ``commit``; ``git theta log`` shows
     them. They replace earlier ones.
     """
     with sessions.session(repo) as session:
-        metrics.record(session, commit, values)
+        metrics.record(session, sessions.revision(commit), values)

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from git_theta.api import arrays, sessions
-from git_theta.api.sessions import StrPath
+from git_theta.api.sessions import RepoLike, StrPath
 from git_theta.core.contracts import BuildsFiles, BuildsPieces
 from git_theta.core.names import display
 from git_theta.core.source import BytesSource, FileSource, PiecesSource, Source
@@ -35,7 +35,7 @@ def save(
     message: str | None = None,
     branch: str | None = None,
     worktree: bool = True,
-    repo: StrPath | None = None,
+    repo: RepoLike | None = None,
 ) -> str:
     """Commit ``state_dict`` as the model at ``path`` to ``branch``, straight from memory, and
     return the commit's id.
@@ -77,7 +77,7 @@ def save_to_git(
     message: str | None = None,
     *,
     tag: str | None = None,
-    repo: StrPath | None = None,
+    repo: RepoLike | None = None,
 ) -> str:
     """:func:`save` to the current branch, under the name it had in the first Git-Theta, and as that
     did it.
@@ -105,7 +105,7 @@ def save_to_git(
                 " same commit says so"
             )
         if tag is not None:
-            plumbing.set_tag(tag, made, commit.folder(session))
+            plumbing.set_tag(session.repository, tag, made)
         return made
 
 
@@ -115,7 +115,7 @@ def save_files(
     message: str,
     branch: str | None = None,
     worktree: bool = True,
-    repo: StrPath | None = None,
+    repo: RepoLike | None = None,
 ) -> str:
     """As :func:`save`, for several files in one commit.
 

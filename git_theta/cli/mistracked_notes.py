@@ -7,8 +7,7 @@ from functools import partial
 
 import click
 
-from git_theta.cli.output import path, plural, warn
-from git_theta.cli.patterns import from_here
+from git_theta.cli.output import from_here, path, plural, warn
 from git_theta.git.repository import Repository
 from git_theta.workflows.restoring import mistracked
 from git_theta.workflows.restoring.checkout import CheckoutOutcome, Plan

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -18,7 +19,8 @@ import click
 from git_theta.core.manifest import Entry
 from git_theta.core.names import display
 from git_theta.errors import GitError
-from git_theta.git.command import run
+from git_theta.git.config import config_file
+from git_theta.git.repository import Repository
 from git_theta.workflows.progress import size
 
 __all__ = [
@@ -90,6 +92,16 @@ def path(text: object) -> str:
     return plain if re.fullmatch("[ -~]*", plain) else display(plain)
 
 
+def from_here(repository: Repository, name: str) -> str:
+    """A path from the top of the working tree, as seen from the current folder."""
+    if repository.worktree is None:
+        return name
+    here = os.path.relpath(
+        Path(os.path.realpath(repository.worktree)) / name, os.path.realpath(Path.cwd())
+    )
+    return here.replace(os.sep, "/")
+
+
 def plural(count: int, what: str) -> str:
     """For example ``1 file``, ``3 files``, ``12,000 objects``."""
     return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
@@ -151,7 +163,7 @@ def page(lines: Sequence[str]) -> None:
     """Print ``lines``, through git's pager if they do not fit the terminal."""
     if os.name != "nt" and sys.stdout.isatty() and len(lines) >= shutil.get_terminal_size().lines:
         try:
-            pager = run(["var", "GIT_PAGER"]).decode("utf-8", "surrogateescape").strip()
+            pager = config_file.pager()
         except GitError:
             pager = ""
         if pager not in ("", "cat") and _through(pager, lines):

@@ -136,13 +136,3 @@ def warn_unmatched(glob: str, names: Collection[str]) -> None:
     """Warn that ``glob`` matches none of the tensors' ``names``; suggest the likely one."""
     if glob != "*" and names and not any(fnmatchcase(name, glob) for name in names):
         warn(f"no tensor is called '{path(glob)}'{did_you_mean(glob, names)}")
-
-
-def from_here(repository: Repository, name: str) -> str:
-    """A path from the top of the working tree, as seen from the current folder."""
-    if repository.worktree is None:
-        return name
-    here = os.path.relpath(
-        Path(os.path.realpath(repository.worktree)) / name, os.path.realpath(Path.cwd())
-    )
-    return here.replace(os.sep, "/")

@@ -13,13 +13,13 @@ driver that will read it is ours; in every case of doubt the content is given.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 
+from git_theta.drivers import ancestors
 from git_theta.errors import GitError
-from git_theta.git.command import find, run
+from git_theta.git.config import attributes, config_file
 
 DRIVER = "diff-driver"
 _SHOWING = {"diff", "diff-files", "diff-index", "diff-tree", "log", "show", "whatchanged"}
@@ -48,6 +48,7 @@ _WITHOUT_VALUE = {
     "--noglob-pathspecs",
     "--icase-pathspecs",
 }
+_DRIVERS = r"^diff\.theta\.(command|textconv)$"
 _SHELLS = {"sh", "bash", "dash", "zsh", "ksh"}
 _HOPS = 4  # processes between git and us: a shell, a wrapper script or two
 
@@ -111,38 +112,16 @@ def asker() -> tuple[str, ...]:
         if sys.platform == "linux":
             return _by_pipe()
         return _by_parents() if os.name == "posix" else ()
-    except (OSError, ValueError, subprocess.SubprocessError):
+    except ancestors.FAULTS:
         return ()
 
 
 def _by_pipe() -> tuple[str, ...]:
-    pipe, process = os.readlink("/proc/self/fd/0"), os.getppid()
-    for _ in range(_HOPS if pipe.startswith("pipe:") else 0):
-        if process <= 1:
-            break
-        if _writes_to(process, pipe):
-            with open(f"/proc/{process}/cmdline", "rb") as file:
-                return tuple(map(os.fsdecode, file.read().split(b"\0")[:-1]))
-        process = _parent(process)
+    pipe = os.readlink("/proc/self/fd/0")
+    for ancestor in ancestors.upwards(_HOPS if pipe.startswith("pipe:") else 0):
+        if ancestors.writes_to(ancestor.process, pipe):
+            return ancestors.arguments(ancestor.process)
     return ()
-
-
-def _writes_to(process: int, pipe: str) -> bool:
-    for number in os.listdir(f"/proc/{process}/fd"):
-        try:
-            if os.readlink(f"/proc/{process}/fd/{number}") == pipe:
-                with open(f"/proc/{process}/fdinfo/{number}", encoding="ascii") as file:
-                    flags = next(line for line in file if line.startswith("flags:"))
-                if int(flags.split()[1], 8) & os.O_ACCMODE == os.O_WRONLY:
-                    return True
-        except (FileNotFoundError, StopIteration):  # closed meanwhile
-            continue
-    return False
-
-
-def _parent(process: int) -> int:
-    with open(f"/proc/{process}/stat", "rb") as file:
-        return int(file.read().rpartition(b")")[2].split()[1])
 
 
 def _by_parents() -> tuple[str, ...]:
@@ -150,22 +129,14 @@ def _by_parents() -> tuple[str, ...]:
 
     ``ps`` joins arguments with blanks, so those that could hold one are doubt.
     """
-    process = os.getppid()
-    for _ in range(_HOPS):
-        text = subprocess.run(
-            [find("ps") or "/bin/ps", "-o", "ppid=,args=", "-p", str(process)],
-            capture_output=True,
-            check=True,
-            timeout=5,
-        ).stdout
-        parent, *words = os.fsdecode(text).split()
-        if os.path.basename(words[0]).lstrip("-") not in _SHELLS:
+    for ancestor in ancestors.upwards(_HOPS):
+        words = ancestor.words
+        if ancestor.name.lstrip("-") not in _SHELLS:
             plain = next(
                 (number for number, word in enumerate(words[1:], 1) if word not in _WITHOUT_VALUE),
                 len(words),
             )
-            return () if plain == len(words) or words[plain].startswith("-") else tuple(words)
-        process = int(parent)
+            return () if plain == len(words) or words[plain].startswith("-") else words
     return ()
 
 
@@ -175,22 +146,14 @@ def _driver_is_ours() -> bool:
     the content instead.
     """
     try:
-        text = run(
-            ["config", "--null", "--get-regexp", r"^diff\.theta\.(command|textconv)$"],
-            allowed=(0, 1),
-        )
+        found = {item.key: item.text or "" for item in config_file.values(_DRIVERS)}
     except GitError:
         return False
-    found = dict(record.partition(b"\n")[::2] for record in text.split(b"\0") if record)
-    return (
-        DRIVER.encode() in found.get(b"diff.theta.command", b"")
-        and b"diff.theta.textconv" not in found
-    )
+    return DRIVER in found.get("diff.theta.command", "") and "diff.theta.textconv" not in found
 
 
 def _diffed_by_us(path: str) -> bool:
     try:
-        answer = run(["check-attr", "-z", "diff", "--", path])
+        return attributes.value("diff", path) == "theta"
     except GitError:
         return False
-    return answer.split(b"\0")[2:3] == [b"theta"]

@@ -22,8 +22,8 @@ from git_theta.core.manifest import is_manifest
 from git_theta.core.names import display
 from git_theta.drivers import blas, screen
 from git_theta.errors import FormatError, ThetaError, damaged
-from git_theta.git.command import run_code
 from git_theta.git.config.config_file import load_settings
+from git_theta.git.history import blobs, changes
 from git_theta.git.history.changes import FileChange
 from git_theta.git.repository import discover
 from git_theta.reports import table
@@ -219,15 +219,7 @@ def _as_text(call: DiffRequest, colour: bool) -> list[str]:
             file = Path(folder, name)
             file.write_bytes(_text_of(side))
             files.append(str(file))
-        words = [
-            "--no-pager",
-            "diff",
-            "--no-index",
-            "--no-ext-diff",
-            "--no-textconv",
-            "--color=always" if colour else "--no-color",
-        ]
-        _, raw = run_code([*words[1:], "--", *files], allowed=(0, 1))
+        raw = changes.of_two_files(files[0], files[1], colour)
     lines = raw.decode("utf-8", "backslashreplace").splitlines()
     start = next(
         (
@@ -261,8 +253,8 @@ def _text_of(side: Side) -> bytes:
             if is_manifest(file.read(_HEAD)):
                 return Path(side.file).read_bytes()
         if side.stored:
-            text = run_code(["cat-file", "blob", side.blob], allowed=(0, 128))[1]
-            if is_manifest(text):
+            text = blobs.if_any(side.blob)
+            if text is not None and is_manifest(text):
                 return text
         return f"(a checkpoint of {os.path.getsize(side.file)} bytes)\n".encode()
     except (OSError, ThetaError) as error:

@@ -14,8 +14,8 @@ from pathlib import Path
 from git_theta.core.manifest import Manifest, is_manifest, parse
 from git_theta.core.names import display
 from git_theta.errors import ThetaError
-from git_theta.git.command import run_code
 from git_theta.git.config.config_file import load_settings
+from git_theta.git.history import revisions
 from git_theta.git.repository import discover
 from git_theta.git.writing.merge_trees import common_bases
 from git_theta.merges.plan import MergePlan, plan
@@ -198,10 +198,8 @@ def _identity(manifest: Manifest | None) -> str:
 
 def stopped_siblings(session: Session, path: str) -> OfCommits:
     """As :func:`siblings`, with the common ancestor's, when git has stopped at a conflict."""
-    code, _ = run_code(
-        ["rev-parse", "--verify", "--quiet", "MERGE_HEAD"], cwd=session.cwd, allowed=(0, 1)
-    )
-    merged = common_bases(["HEAD", "MERGE_HEAD"], session.cwd)[:1] if code == 0 else []
+    merging = revisions.find("MERGE_HEAD", where=session.cwd) is not None
+    merged = common_bases(["HEAD", "MERGE_HEAD"], session.cwd)[:1] if merging else []
     return replace(
         siblings(session, path), bases=(*merged, "CHERRY_PICK_HEAD^", "REBASE_HEAD^", "REVERT_HEAD")
     )

@@ -18,10 +18,9 @@ from git_theta.drivers import text_merge
 from git_theta.drivers.encoding import ensure_utf8
 from git_theta.drivers.merge_driver import find_rules, given_rules
 from git_theta.errors import ThetaError
-from git_theta.git.command import run
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import discover
-from git_theta.git.writing import merge_trees
+from git_theta.git.writing import merge_trees, staging
 from git_theta.workflows.merging import merge_rules
 from git_theta.workflows.merging.merge import describe
 from git_theta.workflows.merging.merge_branches import (
@@ -109,7 +108,7 @@ def _merge(session: Session, commits: Sequence[str]) -> int:
     files.update(statistics(session, commits, outcomes, rules))
     session.store.flush()
     tree = merged_tree(session, commits, files)
-    run(["read-tree", "-m", "-u", commits[0], tree], cwd=session.repository.worktree)
+    staging.switch(commits[0], tree, session.repository.worktree)
     return 0
 
 

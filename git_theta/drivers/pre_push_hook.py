@@ -4,17 +4,17 @@ push fails.
 
 from __future__ import annotations
 
-import os
-import subprocess
+import contextlib
 import sys
 from collections.abc import Callable, Sequence
 
+from git_theta.drivers import ancestors
 from git_theta.errors import TransferError
-from git_theta.git.command import call, find, run, run_code
+from git_theta.git import lfs_program
 from git_theta.git.config import consent, push_hook, remotes
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.config.remotes import Remote
-from git_theta.git.history import manifest_scan
+from git_theta.git.history import listing, manifest_scan
 from git_theta.git.repository import Repository, discover
 from git_theta.workflows.session import Session
 from git_theta.workflows.sharing import push
@@ -61,35 +61,12 @@ def git_process() -> int | None:
     """The git command that we run for: the outermost ancestor that is git; None if there is none,
     or it cannot be found.
     """
-    found, process = None, os.getppid()
-    try:
-        for _ in range(_ANCESTORS):
-            if process <= 1:
-                break
-            name, parent = _name_and_parent(process)
-            if name == "git":
-                found = process
-            process = parent
-    except (OSError, ValueError, subprocess.SubprocessError):
-        pass
+    found = None
+    with contextlib.suppress(*ancestors.FAULTS):
+        for ancestor in ancestors.upwards(_ANCESTORS):
+            if ancestor.name == "git":
+                found = ancestor.process
     return found
-
-
-def _name_and_parent(process: int) -> tuple[str, int]:
-    if sys.platform == "linux":
-        with open(f"/proc/{process}/stat", "rb") as file:
-            head, _, rest = file.read().rpartition(b")")
-        return os.fsdecode(head.partition(b"(")[2]), int(rest.split()[1])
-    if os.name != "posix":
-        return "", 0
-    listed = subprocess.run(
-        [find("ps") or "/bin/ps", "-o", "ppid=,comm=", "-p", str(process)],
-        capture_output=True,
-        check=True,
-        timeout=5,
-    ).stdout
-    parent, name = os.fsdecode(listed).split(maxsplit=1)
-    return os.path.basename(name.strip()), int(parent)
 
 
 def _has_lfs_files(repository: Repository, tips: Sequence[str]) -> bool:
@@ -98,7 +75,7 @@ def _has_lfs_files(repository: Repository, tips: Sequence[str]) -> bool:
     """
     if push_hook.look(repository).state is not push_hook.State.OURS or repository.worktree is None:
         return False
-    if run(["ls-files", "-z", "--", ":(top,attr:filter=lfs)"], cwd=repository.worktree):
+    if listing.names([":(top,attr:filter=lfs)"], repository.worktree):
         return True
     commits = manifest_scan.commits(repository, tips)
     return bool(commits) and manifest_scan.mentioned(
@@ -112,9 +89,9 @@ def _git_lfs(repository: Repository, remote: Remote, name: str, url: str, stdin:
     Its server, too, waits for the user's word where only the repository names it.
     """
     consent.read(repository).agreed_lfs(remote, push=True)
-    if run_code(["lfs", "version"], allowed=range(256))[0]:
+    if not lfs_program.works():
         raise TransferError(
             "this repository has Git LFS files, but git-lfs is not installed; install it from"
             " https://git-lfs.com"
         )
-    return call(["lfs", "pre-push", name, url], input=stdin).returncode
+    return lfs_program.pre_push(name, url, stdin)

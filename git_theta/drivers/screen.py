@@ -8,7 +8,7 @@ import shutil
 import sys
 
 from git_theta.errors import GitError
-from git_theta.git.command import run
+from git_theta.git.config import config_file
 from git_theta.reports.table import Style
 
 
@@ -46,11 +46,6 @@ def _wants_colour(slot: str, terminal: bool) -> bool:
     if os.environ.get("NO_COLOR"):
         return False
     try:
-        return (
-            run(
-                ["config", "--get-colorbool", slot, "true" if terminal else "false"], allowed=(0, 1)
-            ).strip()
-            == b"true"
-        )
+        return config_file.wants_colour(slot, terminal)
     except GitError:
         return False

@@ -19,9 +19,9 @@ from git_theta.core.digest import HEX
 from git_theta.core.manifest import ObjectRef
 from git_theta.errors import ThetaError, TransferError, UsageError
 from git_theta.git.config.config_file import load_settings
+from git_theta.git.lfs_program import lfs_folder
 from git_theta.git.repository import discover
 from git_theta.store import kvstore
-from git_theta.store.lfs import lfs_folder
 from git_theta.workflows.session import Session
 from git_theta.workflows.sharing.routes import Routes
 

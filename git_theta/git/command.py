@@ -44,6 +44,12 @@ def git() -> str:
     return found
 
 
+def version() -> str:
+    """What git calls its release, such as ``2.39.5``."""
+    said = run(["--version"]).decode("utf-8", "replace").strip()
+    return said.removeprefix("git version ")
+
+
 def launch(arguments: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
     """``git ARGUMENTS`` as a running process; options as for :class:`subprocess.Popen`.
 

@@ -75,6 +75,17 @@ def discover(start: Path | None = None) -> Repository:
     return Repository(Path(answers[0]), common_dir, worktree, 64 if answers[2] == "sha256" else 40)
 
 
+def is_inside() -> bool:
+    """Whether the current folder is in a repository that git can use."""
+    return run_code(["rev-parse", "--git-dir"], allowed=range(256))[0] == 0
+
+
+def prefix() -> str:
+    """The current folder from the top of the working tree: ``sub/folder/``, at the top empty."""
+    _, said = run_code(["rev-parse", "--show-prefix"])
+    return os.fsdecode(said).rstrip("\n")
+
+
 def _require_current_folder() -> None:
     try:
         os.getcwd()

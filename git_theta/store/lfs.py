@@ -14,7 +14,6 @@ import hashlib
 import os
 import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,8 +30,8 @@ from git_theta.errors import (
     ThetaError,
     TransferError,
 )
-from git_theta.git import pktline
-from git_theta.git.command import call, launch, run, run_code
+from git_theta.git import lfs_program, pktline
+from git_theta.git.config import config_file
 from git_theta.git.config.remotes import BY_URL, Remote, base_folder, current_branch, local_path
 from git_theta.git.repository import Repository
 from git_theta.store.local import LocalStore
@@ -58,26 +57,22 @@ class GitLfs:
     @classmethod
     def find(cls, repository: Repository) -> GitLfs:
         """:class:`TransferError`, saying how to get it, where git-lfs is not installed."""
-        code, words = run_code(["lfs", "version"], cwd=base_folder(repository), allowed=range(256))
-        match = re.match(rb"git-lfs/(\d+)\.(\d+)", words)
-        if code or not match:
+        version = lfs_program.version(base_folder(repository))
+        if version is None:
             raise TransferError(f"git-lfs is not installed; {INSTALL}")
-        named = run(
-            ["config", "--show-scope", "--type=path", "--get", "lfs.storage"],
-            cwd=base_folder(repository),
-            allowed=(0, 1),
-        )
-        scope, _, storage = named.decode("utf-8", "surrogateescape").rstrip("\n").partition("\t")
+        where = base_folder(repository)
+        storage = config_file.get("lfs.storage", where, "path")
+        given = config_file.values(r"^lfs\.storage$", where=where)
         # Git-lfs would hand it on to the other side of a file:// transfer, deliver nothing and
         # report success
-        if scope == "command":
+        if any(value.scope == "command" for value in given[-1:]):
             raise TransferError(
                 "lfs.storage cannot be given on the command line; 'git config lfs.storage' sets it"
                 " for the repository"
             )
         return cls(
             repository,
-            (int(match[1]), int(match[2])),
+            version,
             repository.common_dir / (storage or "lfs") / "objects",
         )
 
@@ -232,34 +227,21 @@ class LfsPlace:
     def _push(self, oids: Sequence[str]) -> None:
         name, environment = self._addressed({"lfs.allowincompletepush": "false"})
         if self._lfs.version >= _IDS_FROM_STDIN:
-            self._run_push(
-                ["lfs", "push", "--object-id", name, "--stdin"], "\n".join(oids) + "\n", environment
-            )
+            self._run_push(name, oids, True, environment)
             return
         for start in range(0, len(oids), _IDS_AT_ONCE):
-            self._run_push(
-                ["lfs", "push", "--object-id", name, *oids[start : start + _IDS_AT_ONCE]],
-                "",
-                environment,
-            )
+            self._run_push(name, oids[start : start + _IDS_AT_ONCE], False, environment)
 
     def _run_push(
-        self, arguments: Sequence[str], stdin: str, environment: Mapping[str, str]
+        self, name: str, oids: Sequence[str], from_stdin: bool, environment: Mapping[str, str]
     ) -> None:
         # git-lfs shows its own progress, on standard output; that belongs on standard error, where
         # a terminal is.
         watched = os.isatty(2)
         with tempfile.TemporaryFile() as words:
             target = 2 if watched else words
-            done = call(
-                arguments,
-                cwd=base_folder(self._lfs.repository),
-                input=stdin.encode("ascii"),
-                stdout=target,
-                stderr=target,
-                env=self._environment(environment),
-            )
-            if done.returncode:
+            folder, full = base_folder(self._lfs.repository), self._environment(environment)
+            if lfs_program.push(name, oids, from_stdin, target, folder, full):
                 said = "" if watched else _reason(words)
                 raise TransferError(
                     "git-lfs could not deliver to"
@@ -273,14 +255,9 @@ class LfsPlace:
         settings = {"lfs.fetchinclude": "", "lfs.fetchexclude": ""}
         _, environment = self._addressed(settings, fetch=True)
         with tempfile.TemporaryFile() as words:
-            process = launch(
-                ["lfs", "filter-process"],
-                cwd=base_folder(self._lfs.repository),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=words,
-                env=self._environment({**environment, "GIT_LFS_SKIP_SMUDGE": "0"}),
-            )
+            full = self._environment({**environment, "GIT_LFS_SKIP_SMUDGE": "0"})
+            folder = base_folder(self._lfs.repository)
+            process = lfs_program.filter_process(words, folder, full)
             stdin, stdout = cast(IO[bytes], process.stdin), cast(IO[bytes], process.stdout)
             try:
                 _converse(stdin, stdout, refs, take)
@@ -310,7 +287,7 @@ class LfsPlace:
             if worktree is not None and (worktree / ".git").exists()
             else ()
         )
-        return {**{key: value for key, value in os.environ.items() if key not in hidden}, **more}
+        return lfs_program.environment(more, hidden)
 
     def _addressed(
         self, settings: Mapping[str, str], fetch: bool = False
@@ -331,29 +308,7 @@ class LfsPlace:
             settings["remote.lfsdefault"] = name
             if branch:
                 settings[f"branch.{branch}.remote"] = name
-        return name, configured(settings)
-
-
-def configured(settings: Mapping[str, str]) -> dict[str, str]:
-    """The environment that gives git (and git-lfs) further settings, beside those that the
-    environment gives already.
-    """
-    count = os.environ.get("GIT_CONFIG_COUNT", "")
-    first = int(count) if count.isdigit() else 0
-    environment = {"GIT_CONFIG_COUNT": str(first + len(settings))}
-    for number, (key, value) in enumerate(settings.items(), first):
-        environment[f"GIT_CONFIG_KEY_{number}"] = key
-        environment[f"GIT_CONFIG_VALUE_{number}"] = value
-    return environment
-
-
-def lfs_folder(git_dir: Path) -> Path:
-    """Where a repository on this machine keeps its Git LFS objects."""
-    named = run(
-        ["--git-dir", str(git_dir), "config", "--type=path", "--get", "lfs.storage"],
-        allowed=(0, 1, 128),
-    )
-    return git_dir / (named.decode("utf-8", "surrogateescape").rstrip("\n") or "lfs") / "objects"
+        return name, lfs_program.configured(settings)
 
 
 class _Arrivals:

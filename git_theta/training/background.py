@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from git_theta.api import arrays, saving, sessions
-from git_theta.api.sessions import StrPath
+from git_theta.api.sessions import RepoLike, StrPath
 from git_theta.core.names import display
 from git_theta.core.source import FileSource
 from git_theta.errors import NotCheckedOut, UsageError
@@ -38,11 +38,15 @@ class BackgroundSaver:
     """
 
     def __init__(
-        self, branch: str | None = None, *, repo: StrPath | None = None, best_tag: str | None = None
+        self,
+        branch: str | None = None,
+        *,
+        repo: RepoLike | None = None,
+        best_tag: str | None = None,
     ) -> None:
         self.branch = branch
         # The loop may change the current directory
-        self.repo = Path.cwd() if repo is None else Path(repo).absolute()
+        self.repo = Path.cwd() if repo is None else Path(sessions.place(repo)).absolute()
         self._best_tag = best_tag
         self.commits: list[str] = []
         self.errors: list[str] = []
@@ -200,7 +204,7 @@ class BackgroundSaver:
 
     def _tag(self, made: str, _: Mapping[str, float]) -> None:
         with sessions.session(self.repo) as session:
-            plumbing.set_tag(self.best_tag, made, session.cwd or session.repository.git_dir)
+            plumbing.set_tag(session.repository, self.best_tag, made)
 
 
 def copied(value: Any, known: dict[Any, Any] | None = None) -> Any:

@@ -8,7 +8,7 @@ import sys
 from importlib import import_module
 from typing import Any
 
-from git_theta.api.sessions import StrPath
+from git_theta.api.sessions import RepoLike
 from git_theta.training.background import BackgroundSaver, default_branch, numbers
 
 
@@ -48,7 +48,7 @@ class ThetaCheckpoint(_model_checkpoint()):  # type: ignore[misc]
         *arguments: Any,
         path: str = "model.ckpt",
         branch: str | None = None,
-        repo: StrPath | None = None,
+        repo: RepoLike | None = None,
         best_tag: str | None = None,
         **options: Any,
     ) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from git_theta.api.sessions import StrPath
+from git_theta.api.sessions import RepoLike, StrPath
 from git_theta.training.background import BackgroundSaver, default_branch, numbers
 
 FILES = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin", "*config.json", "*.index.json")
@@ -35,7 +35,7 @@ class ThetaCallback(TrainerCallback):  # type: ignore[misc]  # transformers is n
         folder: str = "model",
         branch: str | None = None,
         *,
-        repo: StrPath | None = None,
+        repo: RepoLike | None = None,
         files: Sequence[str] = FILES,
         best_tag: str | None = None,
     ) -> None:

@@ -743,3 +743,35 @@ def test_a_repository_that_does_not_exist_is_named(tmp_path: Path) -> None:
     for url in ("https://example.com/a/b.git", "ssh://git@example.com/a"):
         with pytest.raises(UsageError, match=r"is a URL, not a folder: 'git clone' it first"):
             git_theta.load("HEAD", MODEL, repo=url)
+
+
+# GitPython
+
+
+def test_repositories_and_commits_of_gitpython(repo: Repo) -> None:
+    """``git.Repo`` and ``git.Commit`` are taken, and what is returned GitPython takes."""
+    import git
+
+    opened = git.Repo(repo.path)
+    one, two = model(1), model(2)
+    first = opened.commit(git_theta.save(one, MODEL, message="One", repo=opened))
+    second = opened.commit(git_theta.save(two, MODEL, message="Two", repo=opened))
+    assert same(git_theta.load(first, MODEL, repo=opened), one)
+    assert [item.change.new_path for item in git_theta.diff(first, second, repo=opened)] == [MODEL]
+    git_theta.record_metrics(second, {"loss": 0.5}, repo=opened)
+    steps = git_theta.log(MODEL, rev=second, repo=opened)
+    assert [opened.commit(step.commit.hexsha) for step in steps] == [second, first]
+    assert same(git_theta.load(steps[1].commit, MODEL, repo=opened), one)
+    assert steps[0].metrics == {"loss": 0.5}
+
+
+def test_gitpython_runs_our_git_and_keeps_the_users_own(repo: Repo) -> None:
+    from git_theta.git.command import git as our_git
+    from git_theta.git.gitpython import open_repo
+    from git_theta.git.repository import discover
+
+    before = os.environ.get("GIT_PYTHON_GIT_EXECUTABLE")
+    with open_repo(discover(repo.path)) as opened:
+        assert our_git() == opened.git.GIT_PYTHON_GIT_EXECUTABLE
+        assert Path(our_git()).is_absolute()
+    assert os.environ.get("GIT_PYTHON_GIT_EXECUTABLE") == before

@@ -215,6 +215,68 @@ def test_nothing_unpickles_evaluates_or_runs_a_shell(path: Path) -> None:
                 ), f"{path}:{node.lineno}: {node.func.id}"
 
 
+# Git's commands, and what surrounds a process
+
+RUNS_GIT = {"run", "run_code", "call", "launch"}
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if layer_of(name_of(path)) != "git"], ids=name_of
+)
+def test_git_is_run_below_git_only(path: Path) -> None:
+    """Everything above asks for values: it knows neither git's options nor what git prints."""
+    for line, target in imports(path):
+        module, _, name = target.rpartition(".")
+        runs = target == "git_theta.git.command" or (
+            module == "git_theta.git.command" and name in RUNS_GIT
+        )
+        assert not runs, f"{path}:{line}: {target}; a function of git_theta.git should do this"
+
+
+SURROUNDINGS = {
+    "os": {"environ", "environb", "getenv", "putenv", "getcwd", "getcwdb"},
+    "sys": {"stdin", "argv"},
+    "Path": {"cwd"},
+}
+SEE_THEIR_SURROUNDINGS = ("cli", "drivers", "settings")
+ALSO_SEE = {
+    "git_theta.__main__": "the program's start",
+    "git_theta.start": "the program's start",
+    "git_theta.git.command": "PATH, and the environment that git is given",
+    "git_theta.git.repository": "what git itself tells its children: GIT_INDEX_FILE and the like",
+    "git_theta.git.lfs_program": "the environment that git-lfs is given",
+    "git_theta.git.gitpython": "GitPython asks the environment which git to run",
+    "git_theta.git.writing.rewrite": "the environment that git is given",
+    "git_theta.store.kvstore": "TensorStore and cloud credentials are set by the environment",
+    "git_theta.training.background": "a saver keeps the folder that it was made in",
+    "git_theta.workflows.restoring.checkout": "pathspecs count from the current folder",
+    "git_theta.workflows.session": "paths of a bare repository count from the current folder",
+}
+
+
+def surroundings(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Where a module looks at environment, standard input, arguments or the current folder."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            if node.attr in SURROUNDINGS.get(node.value.id, ()):
+                yield node.lineno, f"{node.value.id}.{node.attr}"
+        elif isinstance(node, ast.ImportFrom) and node.module in SURROUNDINGS:
+            for alias in node.names:
+                if alias.name in SURROUNDINGS[node.module]:
+                    yield node.lineno, f"{node.module}.{alias.name}"
+
+
+def test_the_surroundings_are_for_those_who_are_started() -> None:
+    found = {
+        name_of(path): list(surroundings(ast.parse(path.read_text(encoding="utf-8"))))
+        for path in MODULES
+        if layer_of(name_of(path)) not in SEE_THEIR_SURROUNDINGS
+    }
+    looking = {name: places for name, places in found.items() if places}
+    assert {name: places for name, places in looking.items() if name not in ALSO_SEE} == {}
+    assert ALSO_SEE.keys() - looking.keys() == set(), "these need not be listed any more"
+
+
 # Start-up
 
 HEAVY = {

@@ -354,6 +354,11 @@ def check(
     return found
 
 
+def value(name: str, path: str) -> str:
+    """What git says of the attribute ``name`` of ``path``, seen from the current folder."""
+    return os.fsdecode(run(["check-attr", "-z", name, "--", path]).split(b"\0")[2])
+
+
 def matches(
     repository: Repository, patterns: Sequence[tuple[str, str]], paths: Iterable[str]
 ) -> list[list[str]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from git_theta import settings
-from git_theta.git.command import run
+from git_theta.git.command import run, run_code
 from git_theta.git.repository import Repository
 
 Scope = Literal["local", "worktree", "global", "system"]
@@ -79,14 +80,67 @@ def set_value(scope: Scope, key: str, text: str, where: Repository | Path | None
     run(["config", f"--{scope}", "--replace-all", key, text], cwd=_folder(where))
 
 
-def unset(scope: Scope, value: Value, where: Repository | Path | None = None) -> None:
-    """Remove ``value`` from ``scope``; other values of its key stay, and one that is gone already
-    is no error.
+def get(
+    key: str, where: Repository | Path | None = None, kind: Literal["bool", "path"] | None = None
+) -> str | None:
+    """The value of ``key`` in force, with ``kind`` as git reads it (``true`` or ``false``, a whole
+    path); None if there is none.
     """
-    exactly = [] if value.text is None else ["--fixed-value"]
-    pattern = [] if value.text is None else [value.text]
+    return _one(["config", *_typed(kind), "--null", "--get", key], _folder(where))
+
+
+def of_git_dir(git_dir: Path, key: str, kind: Literal["bool", "path"] | None = None) -> str | None:
+    """As :func:`get`, in the repository ``git_dir``; None where there is no repository."""
+    asked = ["--git-dir", str(git_dir), "config", *_typed(kind), "--null", "--get", key]
+    return _one(asked, None)
+
+
+def _typed(kind: str | None) -> list[str]:
+    return [] if kind is None else [f"--type={kind}"]
+
+
+def _one(asked: list[str], cwd: Path | None) -> str | None:
+    code, raw = run_code(asked, cwd=cwd, allowed=(0, 1, 128))
+    return None if code else os.fsdecode(raw).removesuffix("\0")
+
+
+def wants_colour(slot: str, terminal: bool) -> bool:
+    """Whether git would colour what the setting ``slot`` (``color.diff``) is about."""
+    asked = ["config", "--get-colorbool", slot, "true" if terminal else "false"]
+    return run(asked, allowed=(0, 1)).strip() == b"true"
+
+
+def pager() -> str:
+    """The command line of the pager that git would use."""
+    return os.fsdecode(run(["var", "GIT_PAGER"])).strip()
+
+
+def add_value(scope: Scope, key: str, text: str, where: Repository | Path | None = None) -> None:
+    """Give ``key`` the value ``text`` in ``scope``, beside those it has there."""
+    run(["config", f"--{scope}", "--add", key, text], cwd=_folder(where))
+
+
+def write_file(file: Path, key: str, text: str, *, beside: bool = False) -> None:
+    """Give ``key`` the value ``text`` in a config file of its own; with ``beside``, one more."""
+    how = "--add" if beside else "--replace-all"
+    run(["config", "--file", str(file), how, key, text])
+
+
+def remove_section(scope: Scope, section: str, where: Repository | Path | None = None) -> None:
+    """Remove a section from ``scope``; one that is not there is no error."""
+    run(["config", f"--{scope}", "--remove-section", section], cwd=_folder(where), allowed=(0, 128))
+
+
+def unset(
+    scope: Scope, key: str, text: str | None = None, where: Repository | Path | None = None
+) -> None:
+    """Remove the value ``text`` of ``key`` (None: all of them) from ``scope``; one that is gone
+    already is no error.
+    """
+    exactly = [] if text is None else ["--fixed-value"]
+    pattern = [] if text is None else [text]
     run(
-        ["config", f"--{scope}", *exactly, "--unset-all", value.key, *pattern],
+        ["config", f"--{scope}", *exactly, "--unset-all", key, *pattern],
         cwd=_folder(where),
         allowed=(0, 5),
     )

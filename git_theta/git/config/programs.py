@@ -250,7 +250,7 @@ def plan_uninstall(present: Sequence[Value]) -> ConfigChange:
 def apply(change: ConfigChange, scope: Scope, force: bool = False) -> None:
     """Carry out a plan; with ``force`` what is in the way is removed first."""
     for value in (*change.remove, *(change.foreign if force else ())):
-        config_file.unset(scope, value)
+        config_file.unset(scope, value.key, value.text)
     for key, text in change.write:
         config_file.set_value(scope, key, text)
 

@@ -113,6 +113,12 @@ class BlobReader:
         self._process = None
 
 
+def if_any(blob: str) -> bytes | None:
+    """The bytes of a blob of the current repository; None if it is not there."""
+    code, data = run_code(["cat-file", "blob", blob], allowed=(0, 128))
+    return None if code else data
+
+
 def write(repository: Repository, blob: str, path: Path) -> None:
     """Write a blob of any size to the new file ``path``.
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from git_theta.core.names import display
 from git_theta.errors import GitError, UsageError
-from git_theta.git.command import run, run_code
+from git_theta.git.command import run
+from git_theta.git.history import revisions
 
 _COMMON = ["--raw", "-z", "--no-abbrev", "--no-ext-diff", "--no-textconv", "--ignore-submodules"]
 
@@ -82,12 +83,7 @@ def commit(word: str, cwd: Path | None = None) -> str | None:
     """The commit or tree that ``word`` names; None if there is none."""
     if word.startswith("-"):
         return None
-    code, text = run_code(
-        ["rev-parse", "--quiet", "--verify", "--end-of-options", f"{word}^{{tree}}"],
-        cwd=cwd,
-        allowed=(0, 1, 128),
-    )
-    return text.decode("ascii").strip() if code == 0 else None
+    return revisions.find(word, "tree", cwd)
 
 
 def _tree(word: str, cwd: Path | None) -> str:
@@ -122,6 +118,13 @@ def changed(
     else:
         raw = run(["diff-files", *_COMMON, *tail], cwd=cwd)
     return parse(raw)
+
+
+def of_two_files(old: str, new: str, colour: bool) -> bytes:
+    """Git's own line by line diff of two files, which need not be in a repository."""
+    how = ["--no-index", "--no-ext-diff", "--no-textconv"]
+    shown = "--color=always" if colour else "--no-color"
+    return run(["diff", *how, shown, "--", old, new], allowed=(0, 1))
 
 
 _EMPTY_SHA256 = "6ef19b41225c5369f1c104d45d8d85efa9b057b53b14b4b9b939dd74decc5321"

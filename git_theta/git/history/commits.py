@@ -36,6 +36,11 @@ class Commit:
     old_blob: str | None
     blob: str | None
 
+    @property
+    def hexsha(self) -> str:
+        """The commit's id, under GitPython's name for it."""
+        return self.oid
+
 
 def of_file(
     path: str, revisions: Sequence[str] = (), cwd: Path | None = None, count: int | None = None
@@ -143,6 +148,28 @@ def parse(raw: bytes, path: str) -> Iterator[Commit]:
             old,
             new,
         )
+
+
+def blobs(
+    revision: str, pathspecs: Sequence[str], count: int, cwd: Path | None = None
+) -> list[str]:
+    """The blobs, old and new, that the last ``count`` commits up to ``revision`` changed at
+    ``pathspecs``, the newest first.
+    """
+    asked = ["log", f"--max-count={count}", "-m", "--format=", "--raw", "--no-renames"]
+    more = ["--no-abbrev", "-z", "--end-of-options", revision, "--", *pathspecs]
+    return list(dict.fromkeys(_blobs(run([*asked, *more], cwd=cwd))))
+
+
+def _blobs(log: bytes) -> Iterator[str]:
+    """The blobs, old and new, in the output of ``git log --raw -z``."""
+    fields = iter(log.decode("utf-8", "surrogateescape").split("\0"))
+    for field in fields:
+        if field.lstrip("\n").startswith(":"):
+            next(fields, "")  # the path, which may begin like this too
+            for mode, blob in zip(field.lstrip("\n:").split()[:2], field.split()[2:4], strict=True):
+                if blob.strip("0") and mode != "160000":
+                    yield blob
 
 
 def _origin(commit: Commit, cwd: Path | None) -> str | None:

@@ -4,7 +4,6 @@ size.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,26 +20,6 @@ HEAD = 1024
 # Blobs up to this size come through one process; of larger ones, which git would send whole, the
 # head is read alone
 _WHOLE = 16 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class TrackedFile:
-    """A file that git has at ``path`` (from the top): its mode and its blob.
-
-    ``unmerged``: the index holds several sides of it. ``left_out``: a sparse checkout does not
-    write it.
-    """
-
-    path: str
-    mode: str
-    blob: str
-    unmerged: bool = False
-    left_out: bool = False
-
-    @property
-    def is_link(self) -> bool:
-        """Whether it is a symbolic link."""
-        return self.mode == "120000"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,33 +45,6 @@ class BlobContent:
     def is_lfs_pointer(self) -> bool:
         """Whether Git LFS wrote it."""
         return lfs_pointer.is_pointer(self.size, self.data)
-
-
-def in_index(listing: bytes) -> list[TrackedFile]:
-    """The ordinary files in ``git ls-files --stage -z``, one entry for each path (of an unmerged
-    one: our side's).
-    """
-    return [entry for entry in with_links(listing) if not entry.is_link]
-
-
-def with_links(listing: bytes) -> list[TrackedFile]:
-    """As :func:`in_index`, with symbolic links.
-
-    The listing may be one of ``ls-files -t``, which tells what is left out.
-    """
-    found: dict[str, TrackedFile] = {}
-    for tag, mode, blob, stage, path in _split(listing):
-        if mode.startswith(("100", "120")) and (stage in ("0", "2") or path not in found):
-            found[path] = TrackedFile(path, mode, blob, stage != "0", tag in ("S", "s"))
-    return list(found.values())
-
-
-def _split(listing: bytes) -> Iterator[tuple[str, str, str, str, str]]:
-    for item in listing.split(b"\0"):
-        head, tab, path = item.partition(b"\t")
-        if tab:
-            *tag, mode, blob, stage = head.decode("ascii").split(" ")
-            yield "".join(tag), mode, blob, stage, os.fsdecode(path)
 
 
 def read(repository: Repository, blobs: Iterable[str]) -> Iterator[tuple[str, BlobContent]]:

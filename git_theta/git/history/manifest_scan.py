@@ -19,6 +19,7 @@ from typing import IO, cast
 from git_theta.core.manifest import MAGIC, is_manifest
 from git_theta.errors import GitError
 from git_theta.git.command import launch, run, run_code
+from git_theta.git.history import listing, revisions
 from git_theta.git.history.blobs import SIZE_LIMIT
 from git_theta.git.repository import Repository
 
@@ -59,9 +60,9 @@ def blobs(
         "--filter=object:type=blob",
         "--filter-provided-objects",
     ]
-    listing = git(repository, [*arguments, *options, "--stdin"], wanted, grafted)
+    listed = git(repository, [*arguments, *options, "--stdin"], wanted, grafted)
     found: dict[str, str] = {}
-    for line in listing.split(b"\n"):
+    for line in listed.split(b"\n"):
         oid, _, path = line.partition(b" ")
         if oid:
             found.setdefault(oid.decode("ascii"), path.decode("utf-8", "surrogateescape"))
@@ -86,10 +87,8 @@ def manifests(repository: Repository, named: dict[str, str]) -> Iterator[Found]:
 
 def tree_blobs(repository: Repository, revision: str) -> dict[str, str]:
     """Blob → path of the files in the tree of one revision."""
-    asked = ["ls-tree", "-r", "-z", "--full-tree", f"{revision}^{{tree}}"]
     # As 'git checkout' would have it, replacements included
-    listing = run(["--git-dir", str(repository.git_dir), *asked])
-    return _listed(listing, 2)
+    return listing.by_blob(listing.tree(f"{revision}^{{tree}}", where=repository))
 
 
 def index_blobs(repository: Repository, index: Path | None = None) -> dict[str, str]:
@@ -98,17 +97,12 @@ def index_blobs(repository: Repository, index: Path | None = None) -> dict[str, 
     """
     if repository.worktree is None:
         return {}
-    chosen = None if index is None else {"GIT_INDEX_FILE": str(index)}
-    return _listed(
-        run(["ls-files", "--stage", "-z"], cwd=repository.worktree, environment=chosen), 1
-    )
+    return listing.by_blob(listing.index((), repository.worktree, file=index))
 
 
 def resolve(repository: Repository, revision: str) -> str | None:
     """The object that a revision names; None when there is none."""
-    asked = ["rev-parse", "-q", "--verify", "--end-of-options", f"{revision}^{{object}}"]
-    code, name = run_code(["--git-dir", str(repository.git_dir), *asked], allowed=(0, 1, 128))
-    return None if code else name.decode("ascii").strip()
+    return revisions.find(revision, "object", repository)
 
 
 def count(repository: Repository, include: Iterable[str], exclude: Iterable[str]) -> int:
@@ -267,19 +261,6 @@ def replaced(
 
 def _range(include: Iterable[str], exclude: Iterable[str]) -> bytes:
     return ("\n".join([*include, *(f"^{oid}" for oid in exclude)]) + "\n").encode("ascii")
-
-
-def _listed(listing: bytes, column: int) -> dict[str, str]:
-    """Blob → path of the ordinary files in what ``ls-tree`` or ``ls-files --stage`` printed, whose
-    blob stands in ``column``.
-    """
-    found: dict[str, str] = {}
-    for item in listing.split(b"\0"):
-        head, tab, path = item.partition(b"\t")
-        words = head.decode("ascii").split(" ")
-        if tab and words[0].startswith("100"):
-            found.setdefault(words[column], path.decode("utf-8", "surrogateescape"))
-    return found
 
 
 def git(

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from git_theta.errors import GitError
-from git_theta.git.command import run, run_code
+from git_theta.git.history import listing, revisions
 from git_theta.git.repository import Repository
 
 _STAT = struct.Struct(">10I")
@@ -162,34 +162,15 @@ def settle(newest_ns: int) -> None:
         time.sleep(wait / 1e9)
 
 
-def stages(listing: bytes) -> dict[str, dict[int, tuple[str, str]]]:
-    """Path → stage → (mode, blob) in what ``git ls-files --stage -z`` or ``--unmerged`` prints."""
-    found: dict[str, dict[int, tuple[str, str]]] = {}
-    for item in listing.split(b"\0"):
-        head, _, path = item.partition(b"\t")
-        if path:
-            mode, blob, stage = head.decode("ascii").split(" ")
-            found.setdefault(os.fsdecode(path), {})[int(stage)] = (mode, blob)
-    return found
-
-
-def entries(listing: bytes) -> dict[str, tuple[str, str]]:
-    """Path → (mode, blob) of the stage-0 entries in the output of ``git ls-files --stage -z``."""
-    return {path: blobs[0] for path, blobs in stages(listing).items() if 0 in blobs}
-
-
 def unfinished(repository: Repository, cwd: Path | None = None) -> str:
     """What to do when nothing is checked out though HEAD has files, as after a clone whose checkout
     failed; empty when that is not so.
     """
-    if repository.worktree is None:
+    if repository.worktree is None or not listing.is_empty(cwd):
         return ""
-    if run(["--no-literal-pathspecs", "ls-files", "-z", "--", ":/"], cwd=cwd):
+    if revisions.find("HEAD", "commit", repository) is None:
         return ""
-    code, listed = run_code(
-        ["--git-dir", str(repository.git_dir), "ls-tree", "--name-only", "HEAD"], allowed=(0, 128)
-    )
-    if code or not listed:
+    if not listing.tree("HEAD", where=repository, recursive=False):
         return ""
     return (
         "nothing is checked out: the index is empty, but HEAD has files, as after a clone whose"

@@ -8,18 +8,18 @@ from pathlib import Path
 
 from git_theta.errors import GitError, UsageError
 from git_theta.git.command import call, run, run_code
+from git_theta.git.history import listing, revisions
+from git_theta.git.writing import staging
 
 
 def commit(revision: str, cwd: Path | None = None) -> str:
     """The commit that ``revision`` names; :class:`UsageError` when there is none."""
     if revision.startswith("-"):
         raise UsageError(f"{revision!a} is not a branch or commit")
-    code, out = run_code(
-        ["rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"], cwd=cwd, allowed=(0, 1, 128)
-    )
-    if code:
+    found = revisions.find(revision, "commit", cwd)
+    if found is None:
         raise UsageError(f"{revision!a} is not a branch or commit of this repository")
-    return out.decode("ascii").strip()
+    return found
 
 
 def to_merge(ours: str, heads: Sequence[str], cwd: Path | None = None) -> list[str]:
@@ -46,13 +46,11 @@ def merged_mode(base: tuple[str, str] | None, sides: Sequence[tuple[str, str]]) 
 
 def blobs(tree: str, cwd: Path | None = None) -> dict[str, tuple[str, str]]:
     """Path → (mode, blob) of every file of a commit or tree."""
-    found = {}
-    for item in run(["ls-tree", "-r", "-z", "--full-tree", tree], cwd=cwd).split(b"\0"):
-        head, _, path = item.partition(b"\t")
-        words = head.decode("ascii").split()
-        if path and words[1] == "blob":
-            found[path.decode("utf-8", "surrogateescape")] = (words[0], words[2])
-    return found
+    return {
+        entry.path: (entry.mode, entry.blob)
+        for entry in listing.tree(tree, where=cwd)
+        if entry.is_blob
+    }
 
 
 def with_blobs(
@@ -65,16 +63,9 @@ def with_blobs(
 
     ``scratch_index`` is a file of the caller's to work in.
     """
-    environment = {"GIT_INDEX_FILE": str(scratch_index)}
-    run(["read-tree", tree or "--empty"], cwd=cwd, environment=environment)
-    lines = "".join(f"{mode} {blob}\t{path}\0" for path, (mode, blob) in changes.items())
-    run(
-        ["update-index", "-z", "--index-info"],
-        cwd=cwd,
-        stdin=lines.encode("utf-8", "surrogateescape"),
-        environment=environment,
-    )
-    return run(["write-tree"], cwd=cwd, environment=environment).decode("ascii").strip()
+    staging.read_into(scratch_index, tree, cwd)
+    staging.put(changes, cwd, index=scratch_index)
+    return staging.write_tree(scratch_index, cwd)
 
 
 def scratch_commit(tree: str, parents: Sequence[str], cwd: Path | None = None) -> str:
@@ -112,6 +103,11 @@ def merge_trees(ours: str, theirs: str, cwd: Path | None = None) -> tuple[str, l
             break
         conflicts.append(field)
     return fields[0], conflicts if code else []
+
+
+def merge(words: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
+    """Hand the terminal to ``git merge WORDS``; its exit code."""
+    return call(["merge", *words], env=environment).returncode
 
 
 def merge_recursive(words: Sequence[str]) -> int:

@@ -11,7 +11,10 @@ from pathlib import Path
 
 from git_theta.core.names import display
 from git_theta.errors import GitError, UsageError
+from git_theta.git import gitpython
 from git_theta.git.command import run, run_code
+from git_theta.git.config import config_file
+from git_theta.git.history import listing, revisions
 from git_theta.git.repository import Repository
 
 
@@ -65,9 +68,7 @@ def branch(repository: Repository, name: str | None, cwd: Path) -> Branch:
 
 def commit(revision: str, cwd: Path) -> str | None:
     """The commit that ``revision`` names; None if there is none."""
-    asked = ["rev-parse", "-q", "--verify", "--end-of-options", f"{revision}^{{commit}}"]
-    code, out = run_code(asked, cwd=cwd, allowed=(0, 1, 128))
-    return None if code else out.decode("ascii").strip()
+    return revisions.find(revision, "commit", cwd)
 
 
 def blob(data: bytes, cwd: Path | None, path: str | None = None) -> str:
@@ -81,10 +82,7 @@ def commit_tree(tree: str, parents: Sequence[str], message: str, cwd: Path) -> s
     says so.
     """
     words = [word for parent in parents for word in ("-p", parent)]
-    signed = (
-        run(["config", "--type=bool", "--get", "commit.gpgSign"], cwd=cwd, allowed=(0, 1)).strip()
-        == b"true"
-    )
+    signed = config_file.get("commit.gpgSign", cwd, "bool") == "true"
     text = message.strip("\n") + "\n"
     return (
         run(
@@ -124,15 +122,15 @@ def check_new_tag(name: str, cwd: Path) -> None:
         )
 
 
-def set_tag(name: str, target: str, cwd: Path) -> None:
+def set_tag(repository: Repository, name: str, target: str) -> None:
     """Let the tag ``name`` name the commit ``target``, whatever it named before."""
     ref = f"refs/tags/{name}"
-    if run_code(["check-ref-format", ref], cwd=cwd, allowed=(0, 1))[0]:
+    if run_code(["check-ref-format", ref], cwd=repository.git_dir, allowed=(0, 1))[0]:
         raise UsageError(
             f"'{display(name, 100)}' cannot be a tag's name ('git help check-ref-format' tells the"
             " rules)"
         )
-    run(["update-ref", ref, target], cwd=cwd)
+    gitpython.set_tag(repository, name, target)
 
 
 def set_note(namespace: str, target: str, text: str, cwd: Path) -> None:
@@ -148,14 +146,5 @@ def set_note(namespace: str, target: str, text: str, cwd: Path) -> None:
 
 def notes(namespace: str, cwd: Path | None) -> Mapping[str, str]:
     """Object → blob of its note in ``refs/notes/<namespace>``; empty when there are none."""
-    code, listing = run_code(
-        ["ls-tree", "-r", "-z", "--full-tree", f"refs/notes/{namespace}"], cwd=cwd, allowed=(0, 128)
-    )
-    found = {}
-    for item in listing.split(b"\0") if code == 0 else ():
-        head, tab, path = item.partition(b"\t")
-        if tab:
-            found[path.replace(b"/", b"").decode("ascii", "replace")] = head.decode("ascii").split(
-                " "
-            )[2]
-    return found
+    listed = listing.tree_if_any(f"refs/notes/{namespace}", cwd)
+    return {entry.path.replace("/", ""): entry.blob for entry in listed}

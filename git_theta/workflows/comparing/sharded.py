@@ -12,7 +12,7 @@ from git_theta.core.digest import digest
 from git_theta.core.layout import unique_names
 from git_theta.core.manifest import Entry, Link, Manifest
 from git_theta.core.shards import groups
-from git_theta.git.command import run
+from git_theta.git.history import listing
 from git_theta.git.history.changes import FileChange, Range
 from git_theta.workflows.comparing.values import Absent
 
@@ -133,13 +133,7 @@ def _version(parts: Sequence[Version], more: bool) -> Version:
 def _unchanged(session: Session, asked: Range, changed: set[str]) -> dict[str, str]:
     """Path → blob of the files that both sides have alike."""
     if asked.new is not None:
-        listing = run(["ls-tree", "-r", "-z", "--full-tree", asked.new], cwd=session.cwd)
+        entries = listing.tree(asked.new, where=session.cwd)
     else:
-        listing = run(["ls-files", "--stage", "-z", "--full-name", ":/"], cwd=session.cwd)
-    found = {}
-    for line in listing.decode("utf-8", "surrogateescape").split("\0"):
-        head, tab, path = line.partition("\t")
-        if tab and path not in changed:
-            fields = head.split(" ")
-            found[path] = fields[2] if asked.new is not None else fields[1]
-    return found
+        entries = listing.index([":/"], session.cwd)
+    return {entry.path: entry.blob for entry in entries if entry.path not in changed}

@@ -20,8 +20,7 @@ from git_theta.core.names import display
 from git_theta.core.source import FileSource, stamp
 from git_theta.core.tensors import Encoded, Spec, Tensor
 from git_theta.errors import FileChanged, FormatError, ThetaError, UsageError
-from git_theta.git.command import run
-from git_theta.git.writing.index import entries as index_entries
+from git_theta.git.history import listing
 from git_theta.plugins import registry
 from git_theta.workflows import chains
 from git_theta.workflows.restoring.checkout import Target, stage
@@ -365,22 +364,19 @@ def _is_meant(session: Session, file: Entry, before: Entry, after: Entry) -> boo
 def _staged(session: Session, path: str) -> tuple[str, Manifest, FileSource | None]:
     """Mode and manifest in the index, and the working file if it holds something else."""
     cwd = session.repository.worktree
-    found = index_entries(
-        run(["ls-files", "--stage", "-z", "--", f":(top,literal){path}"], cwd=cwd)
-    )
-    if path not in found:
+    entry = listing.staged(path, cwd)
+    if entry is None:
         raise UsageError(f"{display(path)} is not in the index; 'git add' it first")
-    mode, blob = found[path]
-    manifest = session.manifest(blob)
+    mode, manifest = entry.mode, session.manifest(entry.blob)
     if manifest is None:
         raise UsageError(
             f"{display(path)} is not stored by Git-Theta; 'git theta track' it and 'git add"
             " --renormalize' it first"
         )
-    status = run(["status", "--porcelain", "-z", "--", f":(top,literal){path}"], cwd=cwd)
-    if status[1:2] in (b"", b" "):
+    letters = [item.worktree for item in listing.status([listing.literal(path)], cwd)]
+    if letters in ([], [" "]):
         return mode, manifest, None
-    if status[1:2] != b"M":
+    if letters != ["M"]:
         raise UsageError(
             f"{display(path)} has changes that are not staged; 'git add' or 'git restore' it first"
         )

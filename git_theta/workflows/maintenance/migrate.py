@@ -25,14 +25,13 @@ from git_theta.core.names import display
 from git_theta.core.references import References
 from git_theta.core.source import BytesSource, FileSource, Source
 from git_theta.errors import GitError, ObjectMissing, ThetaError, UsageError
-from git_theta.git.command import run
 from git_theta.git.config import attributes, push_hook
-from git_theta.git.history import blobs, contents, manifest_scan
+from git_theta.git.history import blobs, changes, contents, listing, manifest_scan
+from git_theta.git.lfs_program import lfs_folder
 from git_theta.git.repository import Repository
-from git_theta.git.writing import rewrite
+from git_theta.git.writing import rewrite, staging
 from git_theta.git.writing.rewrite import BlobChange, CommitChanges, Ref, RewriteScratch, Rewritten
 from git_theta.plugins import registry, tables
-from git_theta.store.lfs import lfs_folder
 from git_theta.store.local import LocalStore
 from git_theta.workflows import chains
 from git_theta.workflows.maintenance import rewrite_attributes
@@ -667,9 +666,11 @@ def _differences(session: Session, old: str, new: str) -> list[_PathDifference]:
         session.repository,
         ["diff-tree", "-r", "-z", "--raw", "--no-renames", "--no-abbrev", old, new],
     )
-    fields = iter(listed.decode("utf-8", "surrogateescape").split("\0")[:-1])
-    rows = [(head.lstrip(":").split(" "), next(fields)) for head in fields]
-    return [_PathDifference(path, words[1], words[3], words[4] == "A") for words, path in rows]
+    none = "0" * session.repository.hash_length
+    return [
+        _PathDifference(item.new_path, item.new_mode, item.new_blob or none, item.status == "A")
+        for item in changes.parse(listed)
+    ]
 
 
 def _check_in_the_way(session: Session, head: str | None, rewritten: Rewritten) -> None:
@@ -689,25 +690,16 @@ def _refresh(session: Session, old: str, new: str) -> None:
     """
     worktree, differences = session.repository.worktree, _differences(session, old, new)
     unwritten = _skipped(session)
-    feed = "".join(f"{item.mode} {item.blob}\t{item.path}\0" for item in differences)
-    run(
-        ["update-index", "-z", "--index-info"],
-        cwd=worktree,
-        stdin=feed.encode("utf-8", "surrogateescape"),
-    )
+    staging.put({item.path: (item.mode, item.blob) for item in differences}, worktree)
     skipped = [item.path for item in differences if item.path in unwritten and item.blob.strip("0")]
     if skipped:
-        run(
-            ["update-index", "-z", "--skip-worktree", "--stdin"],
-            cwd=worktree,
-            stdin=_joined(skipped),
-        )
+        staging.leave_out(skipped, worktree)
     present = [item for item in differences if item.path not in unwritten]
     small = [item for item in present if item.path.rpartition("/")[2] == attributes.FILE]
     for item in small:
         if not item.blob.strip("0"):
             session.full_path(item.path).unlink(missing_ok=True)
-    _write(session, [item.path for item in small if item.blob.strip("0")])
+    staging.write_out([item.path for item in small if item.blob.strip("0")], worktree)
     models = [item for item in present if item not in small]
     held = dict(contents.read(session.repository, [item.blob for item in models]))
     manifests = {blob: parse(content.data) for blob, content in held.items() if content.is_manifest}
@@ -717,7 +709,7 @@ def _refresh(session: Session, old: str, new: str) -> None:
     kept = [
         item for item in models if session.full_path(item.path).lstat().st_size == sizes[item.blob]
     ]
-    _write(session, [item.path for item in models if item not in kept])
+    staging.write_out([item.path for item in models if item not in kept], worktree)
     stats = {item.path: session.full_path(item.path).lstat() for item in kept}
     known = [(item, manifests[item.blob]) for item in kept if item.blob in manifests]
     written = tuple(
@@ -728,26 +720,8 @@ def _refresh(session: Session, old: str, new: str) -> None:
 
 def _skipped(session: Session) -> set[str]:
     """The files of the index that a sparse checkout leaves out."""
-    listed = (
-        run(["ls-files", "-t", "-z"], cwd=session.repository.worktree)
-        .decode("utf-8", "surrogateescape")
-        .split("\0")
-    )
-    return {line[2:] for line in listed if line.startswith("S ")}
-
-
-def _write(session: Session, paths: Sequence[str]) -> None:
-    """Have git write files of the index."""
-    if paths:
-        run(
-            ["checkout-index", "-f", "-u", "-z", "--stdin"],
-            cwd=session.repository.worktree,
-            stdin=_joined(paths),
-        )
-
-
-def _joined(paths: Sequence[str]) -> bytes:
-    return "".join(f"{path}\0" for path in paths).encode("utf-8", "surrogateescape")
+    entries = listing.index((), session.repository.worktree)
+    return {entry.path for entry in entries if entry.left_out}
 
 
 def _at_head(session: Session, paths: set[str]) -> list[str]:

@@ -17,8 +17,7 @@ from git_theta.core.manifest import ObjectRef
 from git_theta.core.names import display
 from git_theta.core.references import References
 from git_theta.errors import ManifestError, ManifestVersionError, TransferError, UsageError
-from git_theta.git.command import run
-from git_theta.git.config import remotes
+from git_theta.git.config import config_file, remotes
 from git_theta.git.config.remotes import Remote
 from git_theta.git.history import manifest_scan, roots
 from git_theta.git.repository import Repository
@@ -102,20 +101,7 @@ def prune(session: Session, now: bool = False, verified_at: Remote | None = None
     (``extensions.preciousObjects``).
     """
     repository = session.repository
-    if (
-        run(
-            [
-                "--git-dir",
-                str(repository.git_dir),
-                "config",
-                "--type=bool",
-                "--get",
-                "extensions.preciousObjects",
-            ],
-            allowed=(0, 1),
-        )
-        == b"true\n"
-    ):
+    if config_file.of_git_dir(repository.git_dir, "extensions.preciousObjects", "bool") == "true":
         raise UsageError(
             "extensions.preciousObjects is set: other repositories borrow from this one, so nothing"
             " is deleted"

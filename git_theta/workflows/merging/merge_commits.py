@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from git_theta.core.manifest import Manifest
 from git_theta.core.names import display
 from git_theta.errors import GitError, MergeError, UsageError
-from git_theta.git.command import run, run_code
-from git_theta.git.writing import merge_trees, plumbing
+from git_theta.git.history import revisions
+from git_theta.git.writing import merge_trees, plumbing, staging
 from git_theta.store.guard import turn
 from git_theta.workflows.merging.merge import describe
 from git_theta.workflows.merging.merge_branches import merge_model, merged_tree, models, statistics
@@ -43,10 +43,7 @@ def merge_commits(
     new = merge_trees.to_merge(ours, heads, cwd)
     if not new:
         return ours
-    if (
-        len(new) == 1
-        and not run_code(["merge-base", "--is-ancestor", ours, new[0]], cwd=cwd, allowed=(0, 1))[0]
-    ):
+    if len(new) == 1 and revisions.is_ancestor(ours, new[0], cwd):
         made, reason = new[0], f"merge {names[0]}: Fast-forward (git-theta)"
     else:
         tree = _tree(session, [ours, *new], rules)
@@ -58,10 +55,10 @@ def merge_commits(
     with turn(session.repository.common_dir):
         moved = plumbing.commit(branch.name, cwd) != ours
         if branch.here and not moved:
-            run(["read-tree", "-m", "-u", ours, made], cwd=session.repository.worktree)
+            staging.switch(ours, made, session.repository.worktree)
         if moved or not plumbing.move(branch.name, made, ours, reason, cwd):
             if branch.here and not moved:
-                run(["read-tree", "-m", "-u", made, ours], cwd=session.repository.worktree)
+                staging.switch(made, ours, session.repository.worktree)
             raise GitError(f"{branch.shown} was moved by somebody else meanwhile; merge again")
     return made
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from git_theta.core.manifest import Manifest
 from git_theta.core.names import display
 from git_theta.errors import UsageError
-from git_theta.git.command import run, run_code
-from git_theta.git.writing.index import stages
+from git_theta.git.history import listing
 from git_theta.git.writing.merge_trees import merged_mode
 from git_theta.workflows.merging.auxiliary import OfCommits, left_behind, rules_for, tracked_for
 from git_theta.workflows.merging.merge import merge, planned
@@ -27,14 +26,11 @@ def conflicted(
 
     :class:`UsageError` when there is none.
     """
-    listing = run(
-        ["ls-files", "--unmerged", "-z", "--full-name", "--", *(pathspecs or [":/"])], cwd=cwd
-    )
     found: dict[str, tuple[Manifest | None, Manifest, Manifest]] = {}
     others = []
-    for path, blobs in stages(listing).items():
+    for path, blobs in listing.unmerged(pathspecs or [":/"], cwd).items():
         base, ours, theirs = (
-            session.manifest(blobs[stage][1]) if stage in blobs else None for stage in (1, 2, 3)
+            session.manifest(blobs[stage].blob) if stage in blobs else None for stage in (1, 2, 3)
         )
         if ours is not None and theirs is not None:
             found[path] = (base, ours, theirs)
@@ -117,37 +113,24 @@ def _stage_statistics(session: Session, files: Mapping[str, Manifest]) -> None:
     """
     session.store.flush()
     for place, manifest in files.items():
-        entry = stages(
-            run(
-                ["ls-files", "--stage", "-z", "--", f":(top,literal){place}"],
-                cwd=session.repository.worktree,
-            )
-        ).get(place, {})
-        if 0 in entry and _modified(session, place):
+        entry = listing.staged(place, session.repository.worktree)
+        if entry is not None and listing.is_modified(place, session.repository.worktree):
             session.warn(
                 f"{display(place)} was changed in the working tree, so it does not follow the"
                 " model; 'git add' it as it is"
             )
             continue
-        mode = entry[0][0] if 0 in entry else "100644"
+        mode = entry.mode if entry is not None else "100644"
         checkout.stage(session, checkout.Target(place, manifest, mode == "100755"), mode)
-
-
-def _modified(session: Session, path: str) -> bool:
-    """Whether the file in the working tree is not what the index has."""
-    words = ["diff-files", "--quiet", "--", f":(top,literal){path}"]
-    return run_code(words, cwd=session.repository.worktree, allowed=(0, 1))[0] == 1
 
 
 def finish(session: Session, path: str, manifest: Manifest) -> None:
     """Put ``manifest`` into the index as the resolved version of ``path``, and the model into the
     working tree.
     """
-    listing = stages(run(["ls-files", "--unmerged", "-z"], cwd=session.repository.worktree)).get(
-        path, {}
-    )
+    held = listing.unmerged([listing.literal(path)], session.repository.worktree).get(path, {})
+    sides = {stage: (entry.mode, entry.blob) for stage, entry in held.items()}
     mode = (
-        merged_mode(listing.get(1), [listing[stage] for stage in (2, 3) if stage in listing])
-        or "100644"
+        merged_mode(sides.get(1), [sides[stage] for stage in (2, 3) if stage in sides]) or "100644"
     )
     checkout.stage(session, checkout.Target(path, manifest, mode == "100755"), mode)

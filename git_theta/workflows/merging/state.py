@@ -16,7 +16,7 @@ from pathlib import Path
 from git_theta.core.digest import digest
 from git_theta.core.manifest import Entry, Manifest, dump, parse
 from git_theta.errors import ThetaError
-from git_theta.git.command import run
+from git_theta.git.history import listing
 from git_theta.git.history.roots import SETTLED
 from git_theta.git.repository import Repository
 from git_theta.merges.plan import MergePlan
@@ -116,13 +116,7 @@ class MergeState:
 
 def unmerged_paths(repository: Repository) -> list[str]:
     """The paths that the index holds in conflict."""
-    listing = run(["ls-files", "--unmerged", "-z"], cwd=repository.worktree)
-    paths = [
-        item.partition(b"\t")[2].decode("utf-8", "surrogateescape")
-        for item in listing.split(b"\0")
-        if item
-    ]
-    return list(dict.fromkeys(paths))
+    return list(listing.unmerged((), repository.worktree))
 
 
 def _inputs(plan: MergePlan) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from git_theta.core.contracts import is_reproducible
 from git_theta.core.manifest import Entry, Manifest
 from git_theta.core.tensors import Tensor
 from git_theta.errors import GitError, ThetaError, UsageError
-from git_theta.git.command import run
+from git_theta.git.history import commits, listing, revisions
 from git_theta.git.writing.merge_trees import commit, common_bases
 from git_theta.workflows import chains
 from git_theta.workflows.merging.auxiliary import sibling
@@ -43,17 +43,11 @@ def verify(session: Session, revision: str) -> list[Verdict]:
     """Verify every model of commit ``revision`` whose manifest records a merge; empty when none
     does.
     """
-    listing = run(["ls-tree", "-r", "-z", "--full-tree", commit(revision)])
     verdicts = []
-    for line in listing.split(b"\0"):
-        head, _, path = line.partition(b"\t")
-        words = head.decode("ascii", "replace").split()
-        if len(words) == 3 and words[1] == "blob":
-            manifest = session.manifest(words[2])
-            if manifest is not None and "merge" in manifest.headers:
-                verdicts.append(
-                    _verify(session, revision, path.decode("utf-8", "surrogateescape"), manifest)
-                )
+    for entry in listing.tree(commit(revision)):
+        manifest = session.manifest(entry.blob) if entry.is_blob else None
+        if manifest is not None and "merge" in manifest.headers:
+            verdicts.append(_verify(session, revision, entry.path, manifest))
     return verdicts
 
 
@@ -108,11 +102,7 @@ def _joined_ancestors(
 
     Git may have taken them in the other order, and before anybody chose a strategy.
     """
-    parents = (
-        run(["rev-list", "--parents", "--max-count=1", commit(revision)])
-        .decode("ascii")
-        .split()[1:]
-    )
+    parents = revisions.parents(commit(revision))
     bases = common_bases(parents) if len(parents) > 1 else []
     ways = (
         [(order, chosen) for chosen in (rules, Rules()) for order in (bases, bases[::-1])]
@@ -181,19 +171,8 @@ def _inputs(
     """
     found: dict[str, Manifest] = {}
     # Under this name, or another one: a side may have renamed the file
-    for paths in ([f":(top,literal){path}"], []):
-        asked = [
-            "log",
-            f"--max-count={_CANDIDATES}",
-            "-m",
-            "--format=",
-            "--raw",
-            "--no-renames",
-            "--no-abbrev",
-            "-z",
-        ]
-        log = run([*asked, "--end-of-options", revision, "--", *paths])
-        for blob in dict.fromkeys(_blobs(log)):
+    for paths in ([listing.literal(path)], []):
+        for blob in commits.blobs(revision, paths, _CANDIDATES):
             if all(identity in found for identity in wanted):
                 return found
             manifest = session.manifest(blob)
@@ -204,14 +183,3 @@ def _inputs(
             "its inputs are not in the history any more (a squash or rebase may have dropped them)"
         )
     return found
-
-
-def _blobs(log: bytes) -> Iterator[str]:
-    """The blobs, old and new, in the output of ``git log --raw -z``."""
-    fields = iter(log.decode("utf-8", "surrogateescape").split("\0"))
-    for field in fields:
-        if field.lstrip("\n").startswith(":"):
-            next(fields, "")  # the path, which may begin like this too
-            for mode, blob in zip(field.lstrip("\n:").split()[:2], field.split()[2:4], strict=True):
-                if blob.strip("0") and mode != "160000":
-                    yield blob

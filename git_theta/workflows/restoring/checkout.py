@@ -22,9 +22,9 @@ from git_theta.core.manifest import (
 )
 from git_theta.core.names import display, shell_word
 from git_theta.errors import GitError, ManifestError, ThetaError, UsageError
-from git_theta.git.command import run
+from git_theta.git.history import listing
 from git_theta.git.history.changes import is_revision
-from git_theta.git.writing import index
+from git_theta.git.writing import index, plumbing, staging
 from git_theta.workflows import chains
 from git_theta.workflows.restoring import mistracked, smudge
 from git_theta.workflows.restoring.mistracked import Mistracked
@@ -199,26 +199,13 @@ def stage(session: Session, target: Target, mode: str) -> None:
     """Write ``target`` into the working tree and put its manifest into the index, as resolved and
     unchanged; or neither.
     """
-    cwd, path = session.repository.worktree, target.path.encode("utf-8", "surrogateescape")
-    blob = (
-        run(
-            ["hash-object", "-w", "--stdin", "--no-filters"],
-            cwd=cwd,
-            stdin=session.hand_out(target.manifest),
-        )
-        .decode("ascii")
-        .strip()
-    )
-    before = run(["ls-files", "--stage", "-z", "--", f":(top,literal){target.path}"], cwd=cwd)
-    run(
-        ["update-index", "--add", "-z", "--index-info"],
-        cwd=cwd,
-        stdin=b"%s %s\t%s\0" % (mode.encode(), blob.encode(), path),
-    )
+    cwd = session.repository.worktree
+    blob = plumbing.blob(session.hand_out(target.manifest), cwd)
+    before = listing.index([listing.literal(target.path)], cwd)
+    staging.put({target.path: (mode, blob)}, cwd)
     outcome = write_all(session, [target])
     if outcome.failed:
-        removal = b"0 %s\t%s\0" % (b"0" * len(blob), path)
-        run(["update-index", "-z", "--index-info"], cwd=cwd, stdin=removal + before)
+        staging.restore(target.path, len(blob), before, cwd)
         raise outcome.failed[0][1]
     mark(session, outcome)
 
@@ -237,11 +224,7 @@ def mark(session: Session, outcome: CheckoutOutcome) -> None:
     for target in outcome.written:
         cache.put(target.path, written[target.path], now(), dump(target.manifest))
     if not index.refresh(session.repository, written):
-        run(
-            ["update-index", "-q", "--refresh"],
-            cwd=session.repository.worktree,
-            allowed=(0, 1, 128),
-        )
+        staging.look_again(session.repository.worktree)
 
 
 def _write(

@@ -12,7 +12,7 @@ import os
 import posixpath
 import stat
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -21,11 +21,12 @@ from git_theta.core import earlier_release, lfs_pointer
 from git_theta.core.manifest import parse
 from git_theta.core.names import display, shell_word
 from git_theta.errors import ThetaError
-from git_theta.git.command import run, run_code
-from git_theta.git.config import attributes
-from git_theta.git.history import contents
-from git_theta.git.history.contents import BlobContent, TrackedFile
+from git_theta.git.config import attributes, config_file
+from git_theta.git.history import contents, listing, revisions
+from git_theta.git.history.contents import BlobContent
+from git_theta.git.history.listing import TrackedFile
 from git_theta.git.repository import Repository
+from git_theta.git.writing import staging
 from git_theta.workflows.progress import size
 from git_theta.workflows.session import Session
 
@@ -95,21 +96,11 @@ def survey(
     repository, cwd = session.repository, session.cwd
     if revision is None and repository.worktree is None:
         revision = "HEAD"
-        if run_code(
-            ["rev-parse", "-q", "--verify", "HEAD^{tree}"],
-            cwd=cwd or repository.git_dir,
-            allowed=(0, 1, 128),
-        )[0]:
+        if revisions.find("HEAD", "tree", cwd or repository.git_dir) is None:
             return IndexSurvey({}, {}, (), False)
     with _index_of(revision, cwd) as index:
-        environment = {"GIT_INDEX_FILE": str(index)} if index is not None else None
         paths = list(pathspecs) or ([":/"] if repository.worktree is not None else [])
-        listed = run(
-            ["ls-files", "-t", "--stage", "-z", "--full-name", "--", *paths],
-            cwd=cwd,
-            environment=environment,
-        )
-        entries = contents.with_links(listed)
+        entries = listing.one_each(listing.index(paths, cwd, file=index))
         values = attributes.check(
             repository, (entry.path for entry in entries), ["filter"], index=index
         )
@@ -137,7 +128,7 @@ def survey(
             for e in wanted
             if e.is_link and e.blob in held
         }
-        fine = _tracked_at(repository, links.values(), index, environment)
+        fine = _tracked_at(repository, links.values(), index)
         found = []
         for entry in wanted:
             content = held.get(entry.blob)
@@ -197,22 +188,13 @@ def _index_of(revision: str | None, cwd: Path | None) -> Iterator[Path | None]:
         return
     with tempfile.TemporaryDirectory(prefix="git-theta-") as folder:
         index = Path(folder, "index")
-        asked = [
-            "-c",
-            "core.splitIndex=false",
-            "-c",
-            "index.sparse=false",
-            "read-tree",
-            f"{revision}^{{tree}}",
-        ]
-        run(asked, cwd=cwd, environment={"GIT_INDEX_FILE": str(index)})
+        staging.read_into(index, f"{revision}^{{tree}}", cwd)
         yield index
 
 
 def _is_partial(repository: Repository) -> bool:
     """Whether git may lack blobs, and would fetch each that is asked for."""
-    asked = ["--git-dir", str(repository.git_dir), "config", "--get", "extensions.partialClone"]
-    return run_code(asked, allowed=(0, 1))[0] == 0
+    return config_file.of_git_dir(repository.git_dir, "extensions.partialClone") is not None
 
 
 def _interesting(
@@ -258,24 +240,14 @@ def _holds_pointer(session: Session, content: BlobContent) -> bool:
     return lfs_pointer.is_pointer(manifest.size, head)
 
 
-def _tracked_at(
-    repository: Repository,
-    paths: Iterable[str],
-    index: Path | None,
-    environment: Mapping[str, str] | None,
-) -> set[str]:
+def _tracked_at(repository: Repository, paths: Iterable[str], index: Path | None) -> set[str]:
     """Those of ``paths`` at which the index has a tracked file that is no link."""
-    specs = [f":(top,literal){path}" for path in paths if not path.startswith(("/", "../"))]
+    specs = [listing.literal(path) for path in paths if not path.startswith(("/", "../"))]
     if not specs:
         return set()
-    listed = run(
-        ["ls-files", "--stage", "-z", "--full-name", "--", *specs],
-        cwd=repository.worktree,
-        environment=environment,
-    )
-    values = attributes.check(
-        repository, (entry.path for entry in contents.in_index(listed)), ["filter"], index=index
-    )
+    listed = listing.one_each(listing.index(specs, repository.worktree, file=index))
+    files = (entry.path for entry in listed if not entry.is_link)
+    values = attributes.check(repository, files, ["filter"], index=index)
     return {path for path, found in values.items() if attributes.is_tracked(found)}
 
 
@@ -293,12 +265,9 @@ def _unstaged(repository: Repository, paths: set[str]) -> dict[str, tuple[str, .
     if not lacking:
         return {}
     # 'ls-files --modified' would have every file looked into
-    where = ["-z", "--", f":(top,glob)**/{attributes.FILE}"]
-    names = [
-        run([*asked, *where], cwd=repository.worktree)
-        for asked in (["ls-files", "--others"], ["diff-files", "--name-only"])
-    ]
-    files = sorted({os.fsdecode(name) for name in b"".join(names).split(b"\0") if name})
+    where = [f":(top,glob)**/{attributes.FILE}"]
+    top = repository.worktree
+    files = sorted({*listing.untracked(where, top), *listing.modified(where, top)})
     return {
         path: tuple(f for f in files if path.startswith(f.removesuffix(attributes.FILE)))
         for path in lacking

@@ -11,9 +11,8 @@ from git_theta.core.manifest import Manifest, ObjectRef, parse
 from git_theta.core.names import display
 from git_theta.core.references import References
 from git_theta.errors import ManifestError, UsageError
-from git_theta.git.command import run_code
 from git_theta.git.config.remotes import Remote
-from git_theta.git.history import manifest_scan
+from git_theta.git.history import manifest_scan, revisions
 from git_theta.workflows import chains
 from git_theta.workflows.session import Session
 from git_theta.workflows.sharing import routes
@@ -146,12 +145,9 @@ def _objects(session: Session, blobs: dict[str, str], glob: str | None) -> Neede
 def _resolve(session: Session, revision: str) -> list[str]:
     if revision.startswith("-"):
         raise UsageError(f"{display(revision, 60)!r} is not a revision")
-    code, names = run_code(
-        ["--git-dir", str(session.repository.git_dir), "rev-parse", "--revs-only", revision],
-        allowed=(0, 128),
-    )
-    if code or not names.strip():
+    names = revisions.in_range(revision, session.repository)
+    if not names:
         raise UsageError(
             f"there is no revision {display(revision, 80)!r}; 'git fetch' brings those of a remote"
         )
-    return names.decode("ascii").split()
+    return names

@@ -129,7 +129,7 @@ class Routes:
         git_dir = remotes.git_dir_of(path) if path is not None else None
         if git_dir is None or (alone and self._offer.server_named(remote)):
             return None
-        from git_theta.store.lfs import lfs_folder
+        from git_theta.git.lfs_program import lfs_folder
 
         own = git_dir / "theta" / "objects"
         return FolderPlace(

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from git_theta.core.manifest import Manifest
 from git_theta.core.names import display
 from git_theta.core.source import FileSource, Source
 from git_theta.errors import FileChanged, GitError, NotCheckedOut, ThetaError, UsageError
-from git_theta.git.command import run
 from git_theta.git.config import attributes
-from git_theta.git.writing import merge_trees, plumbing
+from git_theta.git.history import listing, revisions
+from git_theta.git.writing import merge_trees, plumbing, staging
 from git_theta.git.writing.plumbing import Branch
 from git_theta.store.guard import turn
 from git_theta.workflows.restoring import checkout
@@ -93,23 +93,18 @@ def _check_unchanged(
                 f"{branch.shown} is checked out and in the middle of something (see 'git status');"
                 " finish that first"
             )
-    specs = [f":(top,literal){path}" for path in paths]
-    fields = run(
-        ["status", "--porcelain", "-z", "--no-renames", "-uall", "--", *specs], cwd=folder(session)
-    ).split(b"\0")
-    for field in filter(None, fields):
-        staged = field[:1] not in b" ?"
-        if staged or worktree:
-            path = display(field[3:].decode("utf-8", "surrogateescape"))
+    for item in listing.status(list(map(listing.literal, paths)), folder(session)):
+        if item.is_staged or worktree:
             what = (
                 "is staged"
-                if staged
+                if item.is_staged
                 else "has changes"
-                if field[:1] != b"?"
+                if not item.is_untracked
                 else "is there, but not committed"
             )
             raise UsageError(
-                f"{path} {what} in the working tree, where {branch.shown} is checked out; commit"
+                f"{display(item.path)} {what} in the working tree, where {branch.shown} is"
+                " checked out; commit"
                 " it, or save to another branch"
             )
 
@@ -123,11 +118,7 @@ def _tracked(session: Session, branch: Branch, paths: Sequence[str]) -> frozense
     else:
         index = scratch_index(session)
         try:
-            run(
-                ["read-tree", branch.start or "--empty"],
-                cwd=folder(session),
-                environment={"GIT_INDEX_FILE": str(index)},
-            )
+            staging.read_into(index, branch.start, folder(session))
             found = attributes.check(session.repository, paths, ["filter"], index=index)
         finally:
             index.unlink(missing_ok=True)
@@ -178,16 +169,12 @@ def _versions(
 ) -> dict[str, tuple[str, str | None]]:
     """Path → (mode, blob) as the commit ``start`` has it; of a new file no blob."""
     found: dict[str, tuple[str, str | None]] = dict.fromkeys(paths, ("100644", None))
-    listing = run(["ls-tree", "-z", "--full-tree", start, "--", *paths], cwd=cwd) if start else b""
-    for item in filter(None, listing.split(b"\0")):
-        head, _, path = item.partition(b"\t")
-        mode, _, blob = head.decode("ascii").split(" ")
-        if not mode.startswith("100"):
+    for entry in listing.tree(start, paths, cwd, recursive=False) if start else ():
+        if not entry.is_ordinary:
             raise UsageError(
-                f"{display(path.decode('utf-8', 'surrogateescape'))} is no ordinary file in"
-                f" {start[:12] if start else ''}"
+                f"{display(entry.path)} is no ordinary file in {start[:12] if start else ''}"
             )
-        found[path.decode("utf-8", "surrogateescape")] = mode, blob
+        found[entry.path] = entry.mode, entry.blob
     return found
 
 
@@ -225,11 +212,7 @@ def _on_top(
             tree = merge_trees.with_blobs(start, blobs, index, cwd)
         finally:
             index.unlink(missing_ok=True)
-        if (
-            start is not None
-            and tip == start
-            and run(["rev-parse", f"{start}^{{tree}}"], cwd=cwd).decode("ascii").strip() == tree
-        ):
+        if start is not None and tip == start and revisions.find(start, "tree", cwd) == tree:
             return start
         made = plumbing.commit_tree(tree, [start] if start else [], message, cwd)
         if plumbing.move(branch.name, made, tip, f"commit (git-theta): {message}", cwd):
@@ -251,11 +234,8 @@ def _follow(
 ) -> None:
     """Let the index, and the files of the working tree, follow the branch that is checked out."""
     cwd = folder(session)
-    lines = "".join(f"{mode} {blob}\t{path}\0" for path, (mode, blob) in blobs.items()).encode(
-        "utf-8", "surrogateescape"
-    )
     try:
-        _with_index(["update-index", "--add", "-z", "--index-info"], cwd, lines)
+        _with_index(lambda: staging.put(blobs, cwd))
         if worktree:
             _write(session, blobs, tracked)
     except ThetaError as error:
@@ -267,14 +247,14 @@ def _follow(
         ) from error
 
 
-def _with_index(words: Sequence[str], cwd: Path, stdin: bytes) -> None:
-    """Run a git command that writes the index, when no other one does: the branch has moved, so it
+def _with_index(write: Callable[[], None]) -> None:
+    """Do what writes the index, when no other command does: the branch has moved, so it
     is late to give up.
     """
     until = time.monotonic() + _PATIENCE
     while True:
         try:
-            run(words, cwd=cwd, stdin=stdin)
+            write()
         except GitError as error:
             if "index.lock" not in str(error) or time.monotonic() > until:
                 raise
@@ -284,13 +264,9 @@ def _with_index(words: Sequence[str], cwd: Path, stdin: bytes) -> None:
 
 
 def _write(session: Session, blobs: Blobs, tracked: frozenset[str]) -> None:
-    others = "".join(f"{path}\0" for path in blobs if path not in tracked)
+    others = [path for path in blobs if path not in tracked]
     if others:  # first, since attributes may be among them
-        _with_index(
-            ["checkout-index", "-f", "-u", "-z", "--stdin"],
-            folder(session),
-            others.encode("utf-8", "surrogateescape"),
-        )
+        _with_index(lambda: staging.write_out(others, folder(session)))
     manifests = {
         path: session.manifest(blob) for path, (_, blob) in blobs.items() if path in tracked
     }

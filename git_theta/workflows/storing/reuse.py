@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 from git_theta.core.manifest import Entry, Manifest, dump_chain, parse_chain
 from git_theta.core.tensors import Spec
 from git_theta.errors import ManifestError, ThetaError
-from git_theta.git.command import run
-from git_theta.git.writing import index
+from git_theta.git.history import listing
 
 if TYPE_CHECKING:
     import sqlite3
@@ -88,14 +87,12 @@ class Elsewhere:
             return self._models
 
     def _read(self) -> list[Manifest]:
-        listing = run(
-            ["ls-files", "--stage", "-z", "--", ":(top,attr:filter=theta)"], cwd=self._session.cwd
-        )
-        found = index.entries(listing)
+        entries = listing.index([":(top,attr:filter=theta)"], self._session.cwd)
+        found = {entry.path: entry.blob for entry in entries if not entry.stage}
         paths = [path for path in found if path != self._path]
         base = self._named_base() if paths else None
         paths.sort(key=lambda path: (path != base, _distance(path, self._path), path))
-        models = [self._session.manifest(found[path][1]) for path in paths[:_MODELS]]
+        models = [self._session.manifest(found[path]) for path in paths[:_MODELS]]
         return [model for model in models if model is not None]
 
     def _named_base(self) -> str | None:

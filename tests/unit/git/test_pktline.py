@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from git_theta.errors import GitError
 from git_theta.git import pktline
-from git_theta.git.writing import index
 
 LINES = st.text(st.characters(codec="utf-8", exclude_characters="\n"), max_size=30)
 
@@ -90,23 +89,6 @@ def test_heads(head: bytes, size: int) -> None:
 def test_a_stream_that_ends_within_a_packet() -> None:
     with pytest.raises(GitError, match="ended within a packet"):
         pktline.read_packet(io.BytesIO(b"0010abc"))
-
-
-def test_entries_of_ls_files() -> None:
-    lines = [
-        b"100644 aa 0\ta b",
-        b"100755 bb 0\tline\nbreak",
-        b"100644 cc 1\tx",
-        b"100644 dd 2\tx",
-        b"120000 ee 0\t\xff",
-    ]
-    listing = b"".join(line + b"\0" for line in lines)
-    assert index.entries(listing) == {
-        "a b": ("100644", "aa"),
-        "line\nbreak": ("100755", "bb"),
-        "\udcff": ("120000", "ee"),
-    }
-    assert index.entries(b"") == {}
 
 
 def test_a_list_that_does_not_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

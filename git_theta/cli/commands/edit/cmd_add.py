@@ -10,12 +10,11 @@ import click
 from git_theta.cli.mistracked_notes import warn_of_links
 from git_theta.cli.output import Command, path, plural, size, warn
 from git_theta.errors import GitError, UsageError
-from git_theta.git.command import call, run
 from git_theta.git.config import attributes
 from git_theta.git.config.config_file import load_settings
-from git_theta.git.history import contents
+from git_theta.git.history import listing
 from git_theta.git.repository import discover
-from git_theta.git.writing import index
+from git_theta.git.writing import index, staging
 from git_theta.workflows.restoring import mistracked
 
 
@@ -56,7 +55,7 @@ def add(paths: tuple[str, ...], update_type: str | None, data: Path | None) -> i
         if update_type is not None:
             raise click.UsageError("--update-type needs --update-data")
         sys.stdout.flush()
-        return call(["add", "--", *paths]).returncode or _check_links(paths)
+        return staging.add(paths) or _check_links(paths)
     if len(paths) != 1:
         raise click.UsageError("an update changes one model: name just that")
     from git_theta.workflows.exchange import peft_adapters, supplied
@@ -105,8 +104,8 @@ def add(paths: tuple[str, ...], update_type: str | None, data: Path | None) -> i
 def _check_links(paths: tuple[str, ...]) -> int:
     """1, with a warning, when symbolic links were staged that stand where models should; else 0."""
     repository = discover()
-    listed = run(["ls-files", "--stage", "-z", "--full-name", "--", *paths])
-    names = [entry.path for entry in contents.with_links(listed) if entry.is_link]
+    listed = listing.one_each(listing.index(paths))
+    names = [entry.path for entry in listed if entry.is_link]
     values = attributes.check(repository, names, ["filter"])
     tracked = [name for name in names if attributes.is_tracked(values[name])]
     links = mistracked.not_models(repository, tracked).links if tracked else ()

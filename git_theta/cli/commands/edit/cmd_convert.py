@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import click
 
-from git_theta.cli import models, targets
+from git_theta.cli import targets
 from git_theta.cli.output import Command, path, plural, size, warn
 from git_theta.core.manifest import is_manifest, parse
 from git_theta.core.names import display
@@ -17,6 +17,7 @@ from git_theta.core.source import FileSource
 from git_theta.errors import StoreError, UsageError
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import discover
+from git_theta.workflows.comparing import tracked_models
 from git_theta.workflows.exchange import convert as conversion
 
 _LISTED = 20
@@ -121,7 +122,7 @@ def _open(name: str, beside: Path, stack: ExitStack) -> FileSource:
 
     repository = discover()
     session = stack.enter_context(Session(repository, load_settings(repository), warn))
-    manifest = parse(text) if text else models.named(repository, name)
+    manifest = parse(text) if text else tracked_models.named(repository, name)
     if chains.missing(session.store, manifest):
         fetch_missing(session, [manifest])
     chains.require(session.store, manifest)

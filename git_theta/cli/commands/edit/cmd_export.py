@@ -7,11 +7,12 @@ from pathlib import Path
 
 import click
 
-from git_theta.cli import models, targets
+from git_theta.cli import targets
 from git_theta.cli.commands.share.transfers import open_session
 from git_theta.cli.output import Command, path, plural, size, warn
 from git_theta.core.names import display
 from git_theta.errors import UsageError
+from git_theta.workflows.comparing import tracked_models
 
 _LISTED = 5
 
@@ -41,7 +42,7 @@ def export(source: str, target: str) -> None:
     targets.check(target, "DEST is a new folder or a URL")
     place, progress = ArrayFolder(target, os.environ), Progress()
     with open_session() as session:
-        manifest = models.named(session.repository, source)
+        manifest = tracked_models.named(session.repository, source)
         progress.begin("Exporting", manifest.size)
         try:
             done = zarr_export.export(session, manifest, place, source, progress.advance)

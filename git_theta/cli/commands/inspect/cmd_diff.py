@@ -15,22 +15,22 @@ from typing import Any
 import click
 
 from git_theta.cli import output, targets
-from git_theta.cli.models import as_one
 from git_theta.cli.output import path, plural, warn
 from git_theta.core import shards
 from git_theta.core.manifest import Entry
 from git_theta.drivers import blas, screen
 from git_theta.errors import GitError, UsageError
-from git_theta.git.command import run
 from git_theta.git.config.config_file import load_settings
+from git_theta.git.history import listing
 from git_theta.git.history.changes import FileChange, Range, is_revision, resolve
-from git_theta.git.repository import discover
+from git_theta.git.repository import discover, is_inside
 from git_theta.git.writing import index
 from git_theta.reports import health
 from git_theta.reports.report import ModelReport, Report, ordered
 from git_theta.workflows.comparing import versions
 from git_theta.workflows.comparing.compare import select
 from git_theta.workflows.comparing.statistics import Options, Result, measure_all, read_size
+from git_theta.workflows.comparing.tracked_models import as_one
 from git_theta.workflows.comparing.versions import ModelDiff
 from git_theta.workflows.progress import Progress
 from git_theta.workflows.session import Session
@@ -196,7 +196,7 @@ def _asked(words: Sequence[str], paths: Sequence[str] | None, chosen: dict[str, 
     Words that are revisions come first; the first that is a file instead, and all behind it, are
     paths.
     """
-    inside = _inside_git()
+    inside = is_inside()
     if paths is None:
         count = 0
         while inside and count < len(words) and _revision(words[count]):
@@ -255,23 +255,15 @@ def _revision(word: str) -> bool:
     return True
 
 
-def _inside_git() -> bool:
-    try:
-        run(["rev-parse", "--git-dir"])
-    except GitError:
-        return False
-    return True
-
-
 def _are_plain_files(words: Sequence[str], paths: Sequence[str]) -> bool:
     """Two files of which git does not know one."""
     if words or len(paths) != 2 or not all(os.path.isfile(name) for name in paths):
         return False
     try:
-        known = run(["ls-files", "-z", "--", *(f":(literal){name}" for name in paths)])
+        known = listing.names([f":(literal){name}" for name in paths])
     except GitError:  # outside of the working tree
         return True
-    return known.count(b"\0") < 2
+    return len(known) < 2
 
 
 def _report(asked: _Asked, chosen: dict[str, Any], stack: ExitStack) -> Report:
@@ -366,7 +358,7 @@ def _mode(mode: str) -> str | None:
 
 def _files(files: tuple[Path, Path], stack: ExitStack) -> ModelDiff:
     session = None
-    if _inside_git():
+    if is_inside():
         session = stack.enter_context(Session(discover(), load_settings(), warn))
     with ThreadPoolExecutor(max(1, os.cpu_count() or 1)) as pool:
         old, new = (versions.file(name, session, pool, stack) for name in files)

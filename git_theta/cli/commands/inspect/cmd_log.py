@@ -10,10 +10,10 @@ from git_theta.cli import output, targets
 from git_theta.cli.output import Command, path, warn
 from git_theta.drivers import screen
 from git_theta.errors import UsageError
-from git_theta.git.command import run
 from git_theta.git.config.config_file import load_settings
+from git_theta.git.history import listing
 from git_theta.git.history.changes import is_revision
-from git_theta.git.repository import discover
+from git_theta.git.repository import discover, prefix
 from git_theta.workflows.session import Session
 
 
@@ -135,14 +135,9 @@ def _split(words: Sequence[str]) -> tuple[list[str], str]:
     for word in revisions:
         if not is_revision(word):
             raise UsageError(f"'{path(word)}' is no revision of this repository")
-    prefix = run(["rev-parse", "--show-prefix"]).decode("utf-8", "surrogateescape").rstrip("\n")
-    listing = (
-        run(["ls-files", "-z", "--full-name", "--", f":(literal){file}"])
-        .decode("utf-8", "surrogateescape")
-        .split("\0")
-    )
-    if len(listing) == 2 and listing[0]:
-        return revisions, listing[0]
+    found = listing.names([f":(literal){file}"])
+    if len(found) == 1:
+        return revisions, found[0]
     import posixpath
 
-    return revisions, posixpath.normpath(f"{prefix}{file}")
+    return revisions, posixpath.normpath(f"{prefix()}{file}")

@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import click
 
 from git_theta.cli import models
-from git_theta.cli.models import TrackedModel
-from git_theta.cli.output import Command, bold, detail, page, path, plural, size, table
-from git_theta.cli.patterns import from_here
+from git_theta.cli.output import (
+    Command,
+    bold,
+    detail,
+    from_here,
+    page,
+    path,
+    plural,
+    size,
+    table,
+    warn,
+)
 from git_theta.core import shards
 from git_theta.errors import GitError, UsageError
-from git_theta.git.command import run_code
+from git_theta.git.config.config_file import load_settings
+from git_theta.git.history import changes
 from git_theta.git.repository import Repository, discover
 from git_theta.git.writing import index
+from git_theta.workflows.comparing import tracked_models
+from git_theta.workflows.comparing.tracked_models import TrackedModel
+from git_theta.workflows.session import Session
 
 _PATHS = "git_theta.paths"
 
@@ -73,9 +87,12 @@ def ls_files(
         unfinished = index.unfinished(repository)
         if unfinished:
             raise GitError(unfinished)
-    found = list(models.find(repository, revision, shards.pathspecs(paths)))
-    if group or models.as_one(paths):
-        found = models.grouped(found)
+    here = partial(from_here, repository)
+    with Session(repository, load_settings(repository), warn) as session:
+        specs = shards.pathspecs(paths)
+        found = list(tracked_models.find(session, revision, specs, here))
+    if group or tracked_models.as_one(paths):
+        found = tracked_models.grouped(found)
     if as_json:
         import json
 
@@ -113,8 +130,7 @@ def _split(
 
 
 def _is_revision(text: str) -> bool:
-    asked = ["rev-parse", "--verify", "--quiet", "--end-of-options", f"{text}^{{tree}}"]
-    return not text.startswith("-") and run_code(asked, allowed=(0, 1, 128))[0] == 0
+    return changes.commit(text) is not None
 
 
 def _short(repository: Repository, found: Sequence[TrackedModel]) -> Iterator[str]:

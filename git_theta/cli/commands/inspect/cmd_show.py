@@ -15,6 +15,7 @@ from git_theta.core.manifest import Manifest
 from git_theta.core.names import display
 from git_theta.git.repository import discover
 from git_theta.store.local import LocalStore
+from git_theta.workflows.comparing import tracked_models
 
 _HEADER = 400  # characters
 
@@ -39,14 +40,16 @@ def show(name: str, as_json: bool) -> None:
     show REV:PATH' prints the manifest itself.
     """
     repository = discover()
-    manifest = models.named(repository, name)
-    lacking = models.missing(LocalStore(repository.objects, repository.alternates()), manifest)
+    manifest = tracked_models.named(repository, name)
+    lacking = tracked_models.missing(
+        LocalStore(repository.objects, repository.alternates()), manifest
+    )
     if as_json:
-        earlier = models.before(repository, name)
+        earlier = tracked_models.before(repository, name)
         new = sum(count for oid, count in manifest.objects().items() if oid not in earlier)
         click.echo(json.dumps({**models.manifest_data(manifest, lacking), "new": new}, indent=2))
     else:
-        page(list(text(manifest, name, len(lacking), models.before(repository, name))))
+        page(list(text(manifest, name, len(lacking), tracked_models.before(repository, name))))
 
 
 def text(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from git_theta.cli.output import Command
-from git_theta.git.command import call
+from git_theta.git.writing.merge_trees import merge as git_merge
 
 
 @click.command(
@@ -110,7 +110,7 @@ def merge(
     names = [word for word in branches if not word.startswith("-")]
     passed = [word for word in branches if word.startswith("-")]
     if not names and not {"--abort", "--continue", "--quit"}.isdisjoint(passed):
-        return call(["merge", *passed]).returncode
+        return git_merge(passed)
     passed += [word for option in side_options for word in ("-X", option)] + (
         ["-F", file] if file is not None else []
     )

@@ -17,17 +17,16 @@ from pathlib import Path
 
 import click
 
-from git_theta.cli import models
 from git_theta.cli.output import path, table, warn
 from git_theta.cli.patterns import warn_unmatched
 from git_theta.core.names import display, shell_word
 from git_theta.drivers.merge_driver import ENVIRONMENT
 from git_theta.errors import ThetaError, UsageError
-from git_theta.git.command import call
 from git_theta.git.config import programs
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import discover
 from git_theta.git.writing import merge_trees
+from git_theta.workflows.comparing import tracked_models
 from git_theta.workflows.merging import merge_branches, merge_rules, resolve
 from git_theta.workflows.merging.merge import describe
 from git_theta.workflows.restoring import smudge
@@ -75,11 +74,9 @@ def run_merge(request: Request, dry_run: bool) -> int:
     """Let git merge, with the chosen strategy in the environment of our merge driver."""
     rules = request.rules(request.strategies[0] if request.strategies else None, request.words)
     if request.strategies and request.params != "*":
-        tracked = [
-            model.manifest
-            for model in models.find(discover(), "HEAD", ())
-            if model.manifest is not None
-        ]
+        with _session() as session:
+            found = list(tracked_models.find(session, "HEAD", ()))
+        tracked = [model.manifest for model in found if model.manifest is not None]
         warn_unmatched(request.params, {name for manifest in tracked for name in manifest.by_name})
     with _session() as session:
         if dry_run:
@@ -90,7 +87,7 @@ def run_merge(request: Request, dry_run: bool) -> int:
     passed = [*message, *request.passed, *request.branches]
     sys.stdout.flush()
     if len(request.branches) == 1 and not ours:
-        return call(["merge", *passed], env=environment).returncode
+        return merge_trees.merge(passed, environment)
     place = session.repository.git_dir
     with tempfile.TemporaryDirectory(
         prefix="git-theta-", dir=None if os.pathsep in str(place) else place
@@ -98,7 +95,7 @@ def run_merge(request: Request, dry_run: bool) -> int:
         environment["PATH"] = (
             f"{programs.strategy_program(Path(folder))}{os.pathsep}{environment.get('PATH', '')}"
         )
-        return call(["merge", "-s", "theta", *passed], env=environment).returncode
+        return merge_trees.merge(["-s", "theta", *passed], environment)
 
 
 def _tracks_statistics(session: Session, request: Request) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
@@ -19,7 +18,8 @@ from git_theta.cli.mistracked_notes import lines
 from git_theta.cli.output import Command, bold, page, path, plural, table
 from git_theta.core.names import did_you_mean
 from git_theta.errors import GitError, ThetaError, UsageError
-from git_theta.git.command import find, run
+from git_theta.git import lfs_program
+from git_theta.git.command import version as version_of_git
 from git_theta.git.config import config_file, consent, programs, push_hook
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import Repository, discover
@@ -130,7 +130,7 @@ def _versions(problems: list[str]) -> Iterator[tuple[str, str]]:
 
 def _git(problems: list[str]) -> Iterator[tuple[str, str]]:
     try:
-        said = run(["--version"]).decode("utf-8", "replace").strip().removeprefix("git version ")
+        said = version_of_git()
     except GitError as error:
         problems.append(str(error))
         yield "git", "not installed"
@@ -144,8 +144,8 @@ def _git(problems: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def _git_lfs() -> Iterator[tuple[str, str]]:
-    program = find("git-lfs")
-    if program is None:
+    release = lfs_program.release()
+    if release is None:
         yield (
             "git-lfs",
             (
@@ -154,9 +154,7 @@ def _git_lfs() -> Iterator[tuple[str, str]]:
             ),
         )
         return
-    done = subprocess.run([program, "version"], capture_output=True, check=False)
-    words = done.stdout.decode("utf-8", "replace").split()
-    yield "git-lfs", words[0].removeprefix("git-lfs/") if words else "does not work"
+    yield "git-lfs", release or "does not work"
 
 
 def _repository(repository: Repository | None) -> Iterator[tuple[str, str]]:

@@ -11,15 +11,15 @@ from pathlib import Path, PurePosixPath
 import click
 
 from git_theta.cli.mistracked_notes import warn_of_links
-from git_theta.cli.output import Command, bold, page, path, plural, size, table, warn
-from git_theta.cli.patterns import PatternPlace, from_here, inside, matched, resolve
+from git_theta.cli.output import Command, bold, from_here, page, path, plural, size, table, warn
+from git_theta.cli.patterns import PatternPlace, inside, matched, resolve
 from git_theta.core.names import meant, shell_word
 from git_theta.errors import UsageError
-from git_theta.git.command import run
 from git_theta.git.config import attributes, programs, push_hook
 from git_theta.git.config.attributes import BASE, TRACKING, AttributeRule
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.history import contents
+from git_theta.git.history import listing as listed
 from git_theta.git.repository import Repository, discover
 from git_theta.plugins import registry
 from git_theta.workflows.restoring import mistracked
@@ -181,8 +181,7 @@ def listing(repository: Repository) -> list[str]:
 
 def working_tree(top: Path) -> set[str]:
     """The files of the working tree that git knows or could add, from its top."""
-    raw = run(["ls-files", "--cached", "--others", "--exclude-standard", "-z"], cwd=top)
-    return {os.fsdecode(name) for name in raw.split(b"\0") if name}
+    return set(listed.names((), top, others=True))
 
 
 def _with_worktree() -> tuple[Repository, Path]:
@@ -199,9 +198,7 @@ def _base(given: str, top: Path) -> str:
     absolute = Path(os.path.realpath(Path.cwd())) / given
     where = inside(absolute.parent, top, given)
     name = f"{where}/{absolute.name}" if where else absolute.name
-    if not absolute.is_file() and not run(
-        ["ls-files", "-z", "--", f":(literal,top){name}"], cwd=top
-    ):
+    if not absolute.is_file() and not listed.names([listed.literal(name)], top):
         raise UsageError(f"the base '{path(given)}' is no file of this repository")
     return name
 
@@ -384,8 +381,8 @@ def _warn_raw(repository: Repository, tracked: set[str]) -> None:
     """Tell which of the files that are tracked now are in the index as they are."""
     if not tracked:
         return
-    listed = contents.in_index(run(["ls-files", "--stage", "-z"], cwd=repository.worktree))
-    entries = [entry for entry in listed if entry.path in tracked]
+    entries = listed.one_each(listed.index((), repository.worktree))
+    entries = [entry for entry in entries if entry.path in tracked and not entry.is_link]
     held = dict(contents.read(repository, (entry.blob for entry in entries)))
     raw = [
         (entry.path, held[entry.blob])
@@ -413,10 +410,7 @@ def _warn_raw(repository: Repository, tracked: set[str]) -> None:
 
 
 def _advise(repository: Repository, changed: Iterable[str], tracked: set[str]) -> None:
-    known = {
-        os.fsdecode(name) for name in run(["ls-files", "-z"], cwd=repository.worktree).split(b"\0")
-    }
-    new = sorted(tracked - known)
+    new = sorted(tracked.difference(listed.names((), repository.worktree)))
     words = [from_here(repository, name) for name in (*changed, *new[:_SHOWN])]
     if words:
         click.echo(f"Now: git add {_shell(words)}{' ...' if len(new) > _SHOWN else ''}")

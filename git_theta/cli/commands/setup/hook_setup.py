@@ -8,9 +8,9 @@ import click
 
 from git_theta.cli.output import path
 from git_theta.errors import GitError
-from git_theta.git.command import run
 from git_theta.git.config import push_hook
 from git_theta.git.config.config_file import Scope
+from git_theta.git.history import listing
 from git_theta.git.repository import Repository, discover
 
 
@@ -52,5 +52,5 @@ def _has_models(repository: Repository) -> bool:
     if repository.objects.is_dir():
         return True
     return repository.worktree is not None and bool(
-        run(["ls-files", "-z", "--", ":(top,attr:filter=theta)"], cwd=repository.worktree)
+        listing.names([":(top,attr:filter=theta)"], repository.worktree)
     )

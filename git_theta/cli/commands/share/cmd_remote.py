@@ -9,12 +9,12 @@ import click
 
 from git_theta.cli.output import Command, CommandGroup, path, table
 from git_theta.errors import UsageError
-from git_theta.git.command import run
-from git_theta.git.config import consent, programs, remotes
+from git_theta.git.config import config_file, consent, programs, remotes
 from git_theta.git.config.remotes import Remote, without_secret
 from git_theta.git.repository import Repository, discover
 
 _LFS_AGENT = consent.AGENT[1]
+_AGENT_KEY = "lfs.standalonetransferagent"
 
 
 @click.group(
@@ -125,21 +125,14 @@ def set_(name: str, url: str, mirror: bool, share: bool, with_lfs: bool) -> None
         )
     key = "thetaMirror" if mirror else "thetaUrl"
     if not mirror or url not in target.values(key):
-        run(
-            [
-                "config",
-                "--local",
-                "--add" if mirror else "--replace-all",
-                f"remote.{target.name}.{key}",
-                url,
-            ]
-        )
+        give = config_file.add_value if mirror else config_file.set_value
+        give("local", f"remote.{target.name}.{key}", url)
     if share:
         _share(repository, "mirror" if mirror else "url", url)
     if with_lfs:
         for key, text in zip(("path", "args"), programs.agent(programs.program()), strict=True):
-            run(["config", "--local", f"lfs.customtransfer.{_LFS_AGENT}.{key}", text])
-        run(["config", "--local", "lfs.standalonetransferagent", _LFS_AGENT])
+            config_file.set_value("local", f"lfs.customtransfer.{_LFS_AGENT}.{key}", text)
+        config_file.set_value("local", _AGENT_KEY, _LFS_AGENT)
     if mirror:
         click.echo(
             f"Objects of {target.title} are looked for at {path(without_secret(url))} first."
@@ -188,26 +181,13 @@ def remove(name: str, url: str | None) -> None:
             " remote' lists what there is"
         )
     for key, text in found:
-        run(
-            [
-                "config",
-                "--local",
-                "--fixed-value",
-                "--unset-all",
-                f"remote.{target.name}.{key}",
-                text,
-            ],
-            allowed=(0, 5),
-        )
+        config_file.unset("local", f"remote.{target.name}.{key}", text)
         click.echo(f"{target.title} no longer uses {path(without_secret(text))}.")
     if _agent() == _LFS_AGENT and not any(
         item.values("thetaUrl") for item in remotes.read(repository).every
     ):
-        run(["config", "--local", "--unset", "lfs.standalonetransferagent"], allowed=(0, 5))
-        run(
-            ["config", "--local", "--remove-section", f"lfs.customtransfer.{_LFS_AGENT}"],
-            allowed=(0, 128),
-        )
+        config_file.unset("local", _AGENT_KEY)
+        config_file.remove_section("local", f"lfs.customtransfer.{_LFS_AGENT}")
 
 
 @remote.command("confirm", cls=Command)
@@ -264,11 +244,7 @@ def _existing(repository: Repository, name: str) -> Remote:
 
 def _agent() -> str:
     """The program that moves Git LFS's files in place of a server; empty where none does."""
-    return (
-        run(["config", "--get", "lfs.standalonetransferagent"], allowed=(0, 1))
-        .decode("utf-8", "surrogateescape")
-        .strip()
-    )
+    return config_file.get(_AGENT_KEY) or ""
 
 
 def _share(repository: Repository, key: str, url: str) -> None:
@@ -279,15 +255,6 @@ def _share(repository: Repository, key: str, url: str) -> None:
         raise UsageError(f"{consent.FILE} is a symbolic link; it is not written")
     offer = consent.read(repository)
     if url not in (*offer.mirrors, offer.storage):
-        run(
-            [
-                "config",
-                "--file",
-                str(file),
-                "--add" if key == "mirror" else "--replace-all",
-                f"theta.{key}",
-                url,
-            ]
-        )
+        config_file.write_file(file, f"theta.{key}", url, beside=key == "mirror")
     if url not in offer.confirmed:
         consent.confirm(repository, url)

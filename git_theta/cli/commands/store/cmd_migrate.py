@@ -9,7 +9,7 @@ import click
 from git_theta.cli.commands.share.transfers import open_session
 from git_theta.cli.output import Command, path, plural, size, warn
 from git_theta.errors import UsageError
-from git_theta.git.command import run
+from git_theta.git.config import config_file
 from git_theta.workflows.maintenance.migrate import Summary
 
 
@@ -79,11 +79,7 @@ def migrate(
         finally:
             progress.end()
     _report(summary, dry_run)
-    if (
-        lfs
-        and summary.kept
-        and not run(["config", "--get-regexp", r"^filter\.lfs\.(process|smudge)$"], allowed=(0, 1))
-    ):
+    if lfs and summary.kept and not config_file.values(r"^filter\.lfs\.(process|smudge)$"):
         warn(
             "the models are Git LFS pointers now, and Git LFS is not set up here: 'git lfs"
             " install', then 'git lfs checkout'"
