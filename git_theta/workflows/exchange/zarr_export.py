@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import json
 import os
-import zlib
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from git_theta.core import dtypes
 from git_theta.core import skeleton as skeletons
-from git_theta.core.digest import HEX, digest
+from git_theta.core.digest import HEX, digest, digest_of_blocks
 from git_theta.core.manifest import Entry, Manifest
 from git_theta.core.names import display, escape, unescape
 from git_theta.core.resources.futures import abandon
@@ -336,15 +335,14 @@ def _pour(
     """Write a tensor's bytes at the file's position; their digest, and their CRC-32 where that is
     needed.
     """
-    import blake3
 
-    hasher, crc = blake3.blake3(), 0
-    for slab in place.slabs(_array(place, item)):
-        block = _bytes_of(slab)
-        hasher.update(block)
-        crc = zlib.crc32(block, crc) if summed else 0
-        file.write(block)
-    return hasher.hexdigest(), crc if summed else None
+    def written() -> Iterator[memoryview]:
+        for slab in place.slabs(_array(place, item)):
+            block = _bytes_of(slab)
+            file.write(block)
+            yield block
+
+    return digest_of_blocks(written(), summed)
 
 
 def _bytes_of(array: np.ndarray) -> memoryview:

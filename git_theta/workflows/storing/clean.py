@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 
 from git_theta.core import dtypes, earlier_release, lfs_pointer
 from git_theta.core import skeleton as skeletons
-from git_theta.core.digest import digest
+from git_theta.core.digest import digest, digest_of_range
 from git_theta.core.layout import Extent, Layout, PartlyBrokenError
 from git_theta.core.manifest import (
     INLINE_LIMIT,
@@ -40,7 +40,6 @@ HEAD = 4096
 # Tensors up to this size are read once and held; larger ones are read twice, in blocks
 _HELD = 64 << 20
 _BATCH = 4 << 20  # small tensors are handed to a thread together
-_BLOCK = 1 << 20
 _MANIFEST_LIMIT = 256 << 20
 
 
@@ -308,7 +307,9 @@ class _CleanWork:
 
     def _in_store(self, extent: Extent, covered: bool, take: Take) -> _CutTensor:
         held = take(extent.length) if extent.length <= _HELD else None
-        identity, crc = self._hash(extent, covered, held)
+        identity, crc = digest_of_range(
+            self.source, extent.offset, extent.length, covered, held, self.job.advance
+        )
         notices: list[str] = []
         chain = self._known_chain(extent, identity)
         if chain is None:
@@ -331,23 +332,6 @@ class _CleanWork:
             crc,
             notices,
         )
-
-    def _hash(
-        self, extent: Extent, covered: bool, held: memoryview | None
-    ) -> tuple[str, int | None]:
-        import blake3
-
-        hasher, crc = blake3.blake3(), 0
-        block = memoryview(bytearray(min(_BLOCK, extent.length))) if held is None else held[:_BLOCK]
-        for start in range(0, extent.length, _BLOCK):
-            size = min(_BLOCK, extent.length - start)
-            block = block[:size] if held is None else held[start : start + size]
-            self.source.read_into(extent.offset + start, block)
-            hasher.update(block)
-            if covered:
-                crc = zlib.crc32(block, crc)
-            self.job.advance(size)
-        return hasher.hexdigest(), crc if covered else None
 
     def _known_chain(self, extent: Extent, identity: str) -> tuple[Link, ...] | None:
         """How the same bytes are stored already: under the same name, else under any."""

@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 
 from git_theta.core import skeleton as skeletons
-from git_theta.core.digest import digest
+from git_theta.core.digest import digest, digest_of_range
 from git_theta.core.layout import Extent, Layout
 from git_theta.core.manifest import INLINE_LIMIT, Entry, Manifest
 from git_theta.core.source import Source
 
-_BLOCK = 1 << 20
 _RUN = 16 << 20  # bytes that a task hashes
 
 
@@ -72,17 +71,8 @@ def _hash(source: Source, extent: Extent, covered: bool) -> tuple[str, bytes | N
     if extent.length <= INLINE_LIMIT:
         data = source.read(extent.offset, extent.length)
         return digest(data), data, zlib.crc32(data) if covered else None
-    import blake3
-
-    hasher, crc = blake3.blake3(), 0
-    block = memoryview(bytearray(min(_BLOCK, extent.length)))
-    for start in range(0, extent.length, _BLOCK):
-        block = block[: extent.length - start]
-        source.read_into(extent.offset + start, block)
-        hasher.update(block)
-        if covered:
-            crc = zlib.crc32(block, crc)
-    return hasher.hexdigest(), None, crc if covered else None
+    identity, crc = digest_of_range(source, extent.offset, extent.length, covered)
+    return identity, None, crc
 
 
 def _entry(extent: Extent, identity: str, inline: bytes | None, known: Sequence[Manifest]) -> Entry:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from git_theta.core import skeleton as skeletons
 from git_theta.core import varint
+from git_theta.core.digest import digest_of_range
 from git_theta.core.layout import Extent, Layout
 from git_theta.errors import ThetaError
 from git_theta.workflows import chains
@@ -61,12 +62,8 @@ def describing(session: Session, manifest: Manifest, source: Source) -> Layout |
 
 def _same(source: Source, manifest: Manifest, skeleton: Skeleton, piece: Piece) -> bool:
     if piece.tensor >= 0:
-        import blake3
-
-        hasher = blake3.blake3()
-        for start in range(piece.offset, piece.end, _BLOCK):
-            hasher.update(source.read(start, min(_BLOCK, piece.end - start)))
-        return hasher.hexdigest() == manifest.entries[piece.tensor].digest
+        identity, _ = digest_of_range(source, piece.offset, piece.length)
+        return identity == manifest.entries[piece.tensor].digest
     if piece.checksum >= 0:
         field, crc = skeleton.checksums[piece.checksum], 0
         for start in range(field.start, field.start + field.length, _BLOCK):

@@ -16,6 +16,7 @@ import safetensors.numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from git_theta.core import digest as digest_module
 from git_theta.core import lfs_pointer, objects
 from git_theta.core.layout import Extent
 from git_theta.core.manifest import Entry, Link, Manifest, ObjectRef, dump, parse
@@ -198,7 +199,7 @@ LIMITS = {
     "_BATCH": (clean, 500),
     "_RUN": (smudge, 300),
     "_AHEAD": (smudge, 200),
-    "_BLOCK": (clean, 700),
+    "BLOCK": (digest_module, 700),
 }
 
 
