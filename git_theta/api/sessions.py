@@ -11,6 +11,7 @@ from git_theta.core.names import display
 from git_theta.errors import UsageError
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import Repository, discover
+from git_theta.terminal.progress import Bars
 from git_theta.workflows.session import Session
 
 StrPath = str | os.PathLike[str]
@@ -36,7 +37,11 @@ def session(repo: StrPath | None) -> Session:
         )
     repository = discover(None if repo is None else Path(repo))
     return Session(
-        repository, load_settings(repository), _warn, cwd=repository.worktree or repository.git_dir
+        repository,
+        load_settings(repository),
+        _warn,
+        cwd=repository.worktree or repository.git_dir,
+        progress=Bars(),
     )
 
 

@@ -22,6 +22,7 @@ from git_theta.git.history import contents
 from git_theta.git.history.contents import BlobContent
 from git_theta.git.repository import Repository
 from git_theta.store.local import LocalStore
+from git_theta.terminal.progress import Bars
 from git_theta.workflows.comparing.sharded import joined
 from git_theta.workflows.restoring import mistracked
 from git_theta.workflows.restoring.mistracked import Mistracked
@@ -55,7 +56,7 @@ def find(
     So are manifests that no attribute tracks, and tracked links; ``problem`` says what is wrong
     with these.
     """
-    with Session(repository, load_settings(repository), warn) as session:
+    with Session(repository, load_settings(repository), warn, progress=Bars()) as session:
         held = mistracked.survey(
             session, revision, paths or ["."] if repository.worktree is not None else paths
         )

@@ -10,16 +10,18 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from git_theta.core.manifest import Entry
 from git_theta.core.names import display
+from git_theta.core.numbers import plural, size
 from git_theta.errors import GitError
 from git_theta.git.command import run
-from git_theta.workflows.progress import size
+from git_theta.terminal import colour
+from git_theta.terminal.tables import table
 
 __all__ = [
     "Command",
@@ -60,21 +62,14 @@ def write_verbatim(formatter: click.HelpFormatter, title: str, text: str) -> Non
             formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
 
 
-def on_terminal() -> bool:
-    """Whether standard output is a terminal that wants colour."""
-    return (
-        sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    )
-
-
 def bold(text: str) -> str:
     """``text``, bold on a terminal."""
-    return click.style(text, bold=True) if on_terminal() else text
+    return click.style(text, bold=True) if colour.taken(sys.stdout) else text
 
 
 def yellow(text: str) -> str:
     """``text``, yellow on a terminal."""
-    return click.style(text, fg="yellow") if on_terminal() else text
+    return click.style(text, fg="yellow") if colour.taken(sys.stdout) else text
 
 
 def warn(message: str) -> None:
@@ -88,36 +83,6 @@ def path(text: object) -> str:
     """
     plain = str(text)
     return plain if re.fullmatch("[ -~]*", plain) else display(plain)
-
-
-def plural(count: int, what: str) -> str:
-    """For example ``1 file``, ``3 files``, ``12,000 objects``."""
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
-
-
-def table(
-    rows: Sequence[Sequence[str]],
-    header: Sequence[str] = (),
-    right: Iterable[int] = (),
-    indent: str = "",
-) -> list[str]:
-    """Lines with aligned columns; the columns ``right`` are aligned to the right.
-
-    The last column is not padded.
-    """
-    every = [header, *rows] if header else rows
-    if not every:
-        return []
-    widths = [max(len(row[column]) for row in every) for column in range(len(every[0]))]
-    aligned = set(right)
-    lines = []
-    for row in every:
-        cells = [
-            cell.rjust(width) if column in aligned else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append((indent + "  ".join(cells)).rstrip())
-    return [bold(lines[0]), *lines[1:]] if header else lines
 
 
 def chain(entry: Entry) -> str:

@@ -22,6 +22,7 @@ from git_theta.git.command import run
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import discover
 from git_theta.git.writing import merge_trees
+from git_theta.terminal.progress import Bars
 from git_theta.workflows.merging import merge_rules
 from git_theta.workflows.merging.merge import describe
 from git_theta.workflows.merging.merge_branches import (
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     split = words.index("--")
     heads = words[split + 1 :]
     try:
-        with Session(discover(), load_settings(), _say) as session:
+        with Session(discover(), load_settings(), _say, progress=Bars()) as session:
             commits = [merge_trees.commit(head) for head in heads]
             code = (
                 _merge_one(session, commits, words[:split])

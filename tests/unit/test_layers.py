@@ -23,6 +23,7 @@ LAYERS = (
     ("__main__",),
     ("cli", "training"),
     ("drivers", "api", "testing"),
+    ("terminal",),
     ("reports",),
     ("workflows",),
     ("store", "plugins"),
