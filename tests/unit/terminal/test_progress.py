@@ -41,9 +41,18 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     return found
 
 
+def on(screen: Terminal, wanted: bool = True) -> Bars:
+    """Bars there. pytest has put its own stream in place since the fixture was made."""
+    sys.stderr = screen
+    return Bars(wanted)
+
+
 def seen(screen: Terminal, text: str) -> None:
-    while text not in screen.text():
+    for _ in range(400):
+        if text in screen.text():
+            return
         time.sleep(0.005)
+    raise AssertionError(f"{text} not in {screen.text()[-400:]}")
 
 
 def test_the_numbers() -> None:
@@ -64,7 +73,7 @@ def test_nothing_where_nobody_watches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nothing_where_it_is_not_wanted(screen: Terminal) -> None:
     before = threading.active_count()
-    with Bars(wanted=False).begin("x", 100):
+    with on(screen, wanted=False).begin("x", 100):
         assert threading.active_count() == before
     assert screen.getvalue() == ""
 
@@ -86,7 +95,7 @@ print(repr(sys.stderr.getvalue()), "rich" in sys.modules)
 
 
 def test_long_work_is_shown_and_ended(screen: Terminal) -> None:
-    bars = Bars()
+    bars = on(screen)
     with bars.begin("Adding x", 1000) as bar:
         bar.advance(500)
         seen(screen, "50 % (500 B of 1.0 kB")
@@ -99,7 +108,7 @@ def test_long_work_is_shown_and_ended(screen: Terminal) -> None:
 
 
 def test_a_part_counts_for_the_whole_and_goes_when_it_ends(screen: Terminal) -> None:
-    with Bars().begin("Writing models", 1000) as whole:
+    with on(screen).begin("Writing models", 1000) as whole:
         part = whole.begin("one.safetensors", 400)
         part.advance(300)
         seen(screen, "30 % (300 B of 1.0 kB")
@@ -117,7 +126,7 @@ def test_a_part_counts_for_the_whole_and_goes_when_it_ends(screen: Terminal) -> 
 
 def test_what_failed_is_not_shown_as_complete(screen: Terminal) -> None:
     def fail() -> None:
-        with Bars().begin("Fetching", 1000) as bar:
+        with on(screen).begin("Fetching", 1000) as bar:
             bar.advance(100)
             seen(screen, "10 %")
             raise ValueError
@@ -128,13 +137,13 @@ def test_what_failed_is_not_shown_as_complete(screen: Terminal) -> None:
 
 
 def test_names_are_no_markup_and_the_cursor_is_never_hidden(screen: Terminal) -> None:
-    with Bars().begin("Adding [red]w[/red] [/] :smile:", 1000):
+    with on(screen).begin("Adding [red]w[/red] [/] :smile:", 1000):
         seen(screen, "Adding [red]w[/red] [/] :smile:")
     assert "\x1b[?25l" not in screen.getvalue()
 
 
 def test_messages_of_the_work_stay_whole(screen: Terminal) -> None:
-    with Bars().begin("Fetching", 1000):
+    with on(screen).begin("Fetching", 1000):
         seen(screen, "Fetching")
         print("git-theta: warning: [b]slow[/b]", file=sys.stderr)
     assert "git-theta: warning: [b]slow[/b]" in screen.text()
@@ -146,7 +155,7 @@ def test_lines_fit_the_screen(
 ) -> None:
     monkeypatch.setenv("COLUMNS", width)
     monkeypatch.setenv("NO_COLOR", "1")
-    with Bars().begin("Adding " + "x" * 200, 10**9, lambda: 10**8):
+    with on(screen).begin("Adding " + "x" * 200, 10**9, lambda: 10**8):
         seen(screen, "10 %" if width != "20" else "Add")
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
     assert max(map(len, re.split(r"[\r\n]", plain))) <= int(width)
