@@ -11,7 +11,7 @@ from git_theta.core.names import display
 from git_theta.errors import UsageError
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import Repository, discover
-from git_theta.terminal.progress import Bars
+from git_theta.terminal.bars import Bars
 from git_theta.workflows.session import Session
 
 StrPath = str | os.PathLike[str]

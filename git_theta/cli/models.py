@@ -22,7 +22,7 @@ from git_theta.git.history import contents
 from git_theta.git.history.contents import BlobContent
 from git_theta.git.repository import Repository
 from git_theta.store.local import LocalStore
-from git_theta.terminal.progress import Bars
+from git_theta.terminal.bars import Bars
 from git_theta.workflows.comparing.sharded import joined
 from git_theta.workflows.restoring import mistracked
 from git_theta.workflows.restoring.mistracked import Mistracked

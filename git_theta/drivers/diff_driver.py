@@ -29,7 +29,7 @@ from git_theta.git.repository import discover
 from git_theta.reports import table
 from git_theta.reports.report import ModelReport
 from git_theta.terminal import screen
-from git_theta.terminal.progress import Bars
+from git_theta.terminal.bars import Bars
 from git_theta.workflows.comparing import versions
 from git_theta.workflows.comparing.compare import compare
 from git_theta.workflows.comparing.statistics import Options, measure_all, read_size

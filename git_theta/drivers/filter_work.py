@@ -18,7 +18,7 @@ from git_theta.core.tensors import Buffer
 from git_theta.drivers import asker, drain, text_merge
 from git_theta.errors import FileChanged, ObjectMissing, ThetaError
 from git_theta.git import pktline
-from git_theta.terminal.progress import Bars
+from git_theta.terminal.bars import Bars
 from git_theta.workflows.progress import Bar
 from git_theta.workflows.restoring.statcache import StatCache
 from git_theta.workflows.session import Session

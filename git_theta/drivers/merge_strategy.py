@@ -22,7 +22,7 @@ from git_theta.git.command import run
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import discover
 from git_theta.git.writing import merge_trees
-from git_theta.terminal.progress import Bars
+from git_theta.terminal.bars import Bars
 from git_theta.workflows.merging import merge_rules
 from git_theta.workflows.merging.merge import describe
 from git_theta.workflows.merging.merge_branches import (

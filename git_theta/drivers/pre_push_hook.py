@@ -16,7 +16,7 @@ from git_theta.git.config.config_file import load_settings
 from git_theta.git.config.remotes import Remote
 from git_theta.git.history import manifest_scan
 from git_theta.git.repository import Repository, discover
-from git_theta.terminal.progress import Bars
+from git_theta.terminal.bars import Bars
 from git_theta.workflows.session import Session
 from git_theta.workflows.sharing import push
 

@@ -22,7 +22,7 @@ from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import discover
 from git_theta.store import kvstore
 from git_theta.store.lfs import lfs_folder
-from git_theta.terminal.progress import Bars
+from git_theta.terminal.bars import Bars
 from git_theta.workflows.session import Session
 from git_theta.workflows.sharing.routes import Routes
 

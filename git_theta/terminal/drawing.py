@@ -17,16 +17,16 @@ from git_theta.terminal import colour
 
 
 class Row(Protocol):
-    """A task to draw: ``done`` bytes of ``total``, under way since ``begun`` (monotonic, seconds)."""
+    """A task to draw: ``done`` bytes of ``total``, since ``begun`` (monotonic, seconds)."""
 
     @property
-    def what(self) -> str: ...
+    def what(self) -> str: ...  # noqa: D102
     @property
-    def total(self) -> int: ...
+    def total(self) -> int: ...  # noqa: D102
     @property
-    def done(self) -> int: ...
+    def done(self) -> int: ...  # noqa: D102
     @property
-    def begun(self) -> float: ...
+    def begun(self) -> float: ...  # noqa: D102
 
 
 class Drawing:

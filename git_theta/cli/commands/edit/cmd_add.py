@@ -59,7 +59,7 @@ def add(paths: tuple[str, ...], update_type: str | None, data: Path | None) -> i
         return call(["add", "--", *paths]).returncode or _check_links(paths)
     if len(paths) != 1:
         raise click.UsageError("an update changes one model: name just that")
-    from git_theta.terminal.progress import Bars
+    from git_theta.terminal.bars import Bars
     from git_theta.workflows.session import Session
     from git_theta.workflows.storing import peft_adapters, supplied
 

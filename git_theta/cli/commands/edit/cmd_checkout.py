@@ -33,7 +33,7 @@ def checkout(paths: tuple[str, ...], quiet: bool) -> int:
     A model at a path that no .gitattributes tracks is not written. The exit code is 1 if a model is
     not in place.
     """
-    from git_theta.terminal.progress import Bars
+    from git_theta.terminal.bars import Bars
     from git_theta.workflows.restoring import checkout as work
     from git_theta.workflows.session import Session
 

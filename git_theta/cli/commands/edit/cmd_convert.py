@@ -114,7 +114,7 @@ def _open(name: str, beside: Path, stack: ExitStack) -> FileSource:
         raise UsageError(f"there is no file {path(name)}; name a version in git as REV:PATH")
     else:
         text = b""
-    from git_theta.terminal.progress import Bars
+    from git_theta.terminal.bars import Bars
     from git_theta.workflows import chains
     from git_theta.workflows.restoring import smudge
     from git_theta.workflows.session import Session

@@ -73,7 +73,7 @@ def import_(source: str, target: Path, changed: bool, force: bool) -> None:
     that were written to since are taken as they are.
     """
     from git_theta.store.zarr import ArrayFolder
-    from git_theta.terminal.progress import Bars
+    from git_theta.terminal.bars import Bars
     from git_theta.workflows.exchange import zarr_export
 
     targets.check(str(target), "FILE is the new file's name")

@@ -29,7 +29,7 @@ from git_theta.git.writing import index
 from git_theta.reports import health
 from git_theta.reports.report import ModelReport, Report, ordered
 from git_theta.terminal import screen
-from git_theta.terminal.progress import Bars
+from git_theta.terminal.bars import Bars
 from git_theta.workflows.comparing import versions
 from git_theta.workflows.comparing.compare import select
 from git_theta.workflows.comparing.statistics import Options, Result, measure_all, read_size

@@ -14,7 +14,7 @@ from git_theta.git.config.config_file import load_settings
 from git_theta.git.history.changes import is_revision
 from git_theta.git.repository import discover
 from git_theta.terminal import screen
-from git_theta.terminal.progress import Bars
+from git_theta.terminal.bars import Bars
 from git_theta.workflows.session import Session
 
 

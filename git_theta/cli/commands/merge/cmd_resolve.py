@@ -65,7 +65,7 @@ def resolve(
     if words and not strategy:
         raise click.UsageError("-o belongs to -s")
     from git_theta.drivers.merge_driver import stopped_siblings
-    from git_theta.terminal.progress import Bars
+    from git_theta.terminal.bars import Bars
     from git_theta.workflows.merging import merge_rules
     from git_theta.workflows.merging import resolve as work
     from git_theta.workflows.merging.auxiliary import tracked_for

@@ -23,14 +23,14 @@ class Bars:
 
     def __init__(self, wanted: bool = True) -> None:
         self._watched = wanted and sys.stderr is not None and sys.stderr.isatty()
-        self._bars: list[Bar] = []
+        self._bars: list[ScreenBar] = []
         self._lock = threading.Lock()
         self._stop: threading.Event | None = None
         self._thread: threading.Thread | None = None
 
-    def begin(self, what: str, total: int, done: Callable[[], int] | None = None) -> Bar:
+    def begin(self, what: str, total: int, done: Callable[[], int] | None = None) -> ScreenBar:
         """Start to show ``what``, below the bars that are shown already."""
-        bar = Bar(self, what, total, done)
+        bar = ScreenBar(self, what, total, done)
         if self._watched and total > 0:
             with self._lock:
                 self._bars.append(bar)
@@ -61,7 +61,7 @@ class Bars:
             thread.join()
             self._bars.clear()
 
-    def _shown(self) -> list[Bar]:
+    def _shown(self) -> list[ScreenBar]:
         """The first bar, and what is under way besides."""
         return [bar for bar in list(self._bars) if bar is self._bars[0] or not bar.ended]
 
@@ -76,7 +76,7 @@ class Bars:
             drawing.draw(self._shown())
 
 
-class Bar:
+class ScreenBar:
     """One task that :class:`Bars` shows."""
 
     def __init__(
@@ -85,11 +85,12 @@ class Bar:
         what: str,
         total: int,
         done: Callable[[], int] | None = None,
-        whole: Bar | None = None,
+        whole: ScreenBar | None = None,
     ) -> None:
         self.what, self.total, self.ended = what, total, False
         self.begun = time.monotonic()
         self._bars, self._told, self._whole = bars, done, whole
+        self._parts: list[ScreenBar] = []
         self._counted, self._lock = 0, threading.Lock()
 
     @property
@@ -97,10 +98,11 @@ class Bar:
         """How many bytes are done, never more than there are."""
         return min(self.total, self._counted if self._told is None else self._told())
 
-    def begin(self, what: str, total: int) -> Bar:
+    def begin(self, what: str, total: int) -> ScreenBar:
         """Start a part of this task: what it counts, this task counts too."""
         part = self._bars.begin(what, total)
         part._whole = self
+        self._parts.append(part)
         return part
 
     def advance(self, count: int, /) -> None:
@@ -114,9 +116,11 @@ class Bar:
         """The task is over, complete or not. Later calls do nothing."""
         if not self.ended:
             self.ended = True
+            for part in self._parts:
+                part.end()
             self._bars.over()
 
-    def __enter__(self) -> Bar:
+    def __enter__(self) -> ScreenBar:
         return self
 
     def __exit__(
