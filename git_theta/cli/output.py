@@ -17,11 +17,11 @@ import click
 
 from git_theta.core.manifest import Entry
 from git_theta.core.names import display
-from git_theta.core.numbers import plural, size
+from git_theta.core.readable.numbers import plural, size
 from git_theta.errors import GitError
 from git_theta.git.command import run
 from git_theta.terminal import colour
-from git_theta.terminal.tables import table
+from git_theta.terminal.columns import table
 
 __all__ = [
     "Command",

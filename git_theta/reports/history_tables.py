@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from git_theta.core import numbers
 from git_theta.core.names import display
-from git_theta.core.numbers import size
+from git_theta.core.readable import numbers
+from git_theta.core.readable.numbers import size
 from git_theta.reports.folding import fold, types, updates, whole
 from git_theta.reports.table import COLOURS, MARKS, Style, cut, wrap
 from git_theta.workflows.comparing.blame import Origin

@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from git_theta.core import numbers
 from git_theta.core.names import display
-from git_theta.core.numbers import plural, size
+from git_theta.core.readable import numbers
+from git_theta.core.readable.numbers import plural, size
 from git_theta.reports import health
 from git_theta.reports.folding import Folded, Row, flat, fold, types, updates
 from git_theta.reports.report import ModelReport

@@ -12,11 +12,11 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID
 from rich.table import Column
 from rich.text import Text
 
-from git_theta.core import numbers
+from git_theta.core.readable import numbers
 from git_theta.terminal import colour
 
 
-class Row(Protocol):
+class Drawn(Protocol):
     """A task to draw: ``done`` bytes of ``total``, since ``begun`` (monotonic, seconds)."""
 
     @property
@@ -59,7 +59,7 @@ class Drawing:
     ) -> None:
         self._progress.stop()
 
-    def draw(self, bars: Sequence[Row]) -> None:
+    def draw(self, bars: Sequence[Drawn]) -> None:
         """Show ``bars`` as they are now, and none else."""
         for gone in self._tasks.keys() - {id(bar) for bar in bars}:
             self._progress.remove_task(self._tasks.pop(gone))
@@ -93,7 +93,7 @@ class _Amount(ProgressColumn):
     """For example ``43 % (900 MB of 2.1 GB, 410 MB/s)``."""
 
     def render(self, task: Task) -> Text:
-        bar: Row = task.fields["bar"]
+        bar: Drawn = task.fields["bar"]
         return Text(amount(bar.done, bar.total, time.monotonic() - bar.begun))
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from git_theta.core import earlier_release, lfs_pointer
 from git_theta.core.manifest import parse
 from git_theta.core.names import display, shell_word
-from git_theta.core.numbers import size
+from git_theta.core.readable.numbers import size
 from git_theta.errors import ThetaError
 from git_theta.git.command import run, run_code
 from git_theta.git.config import attributes

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from git_theta.core import numbers
+from git_theta.core.readable import numbers
 
 
 @pytest.mark.parametrize(
