@@ -69,6 +69,7 @@ def _drawn(
         file=io.StringIO(),
         force_terminal=True,
         width=max(_GAP, width - len(indent)),
+        height=40,  # without one rich takes 80 columns where TERM=dumb
         no_color=colour.refused(),
         color_system=None if colour.refused() else "standard",
         legacy_windows=False,
