@@ -12,6 +12,7 @@ from git_theta.core.names import display
 from git_theta.errors import UsageError
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import Repository, discover
+from git_theta.terminal.bars import Bars
 from git_theta.workflows.session import Session
 
 StrPath = str | os.PathLike[str]
@@ -74,7 +75,11 @@ def session(repo: RepoLike | None) -> Session:
         )
     repository = discover(None if folder is None else Path(folder))
     return Session(
-        repository, load_settings(repository), _warn, cwd=repository.worktree or repository.git_dir
+        repository,
+        load_settings(repository),
+        _warn,
+        cwd=repository.worktree or repository.git_dir,
+        progress=Bars(),
     )
 
 

@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,12 @@ import click
 
 from git_theta.core.manifest import Entry
 from git_theta.core.names import display
+from git_theta.core.readable.numbers import plural, size
 from git_theta.errors import GitError
 from git_theta.git.config import config_file
 from git_theta.git.repository import Repository
-from git_theta.workflows.progress import size
+from git_theta.terminal import colour
+from git_theta.terminal.columns import table
 
 __all__ = [
     "Command",
@@ -62,21 +64,14 @@ def write_verbatim(formatter: click.HelpFormatter, title: str, text: str) -> Non
             formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
 
 
-def on_terminal() -> bool:
-    """Whether standard output is a terminal that wants colour."""
-    return (
-        sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    )
-
-
 def bold(text: str) -> str:
     """``text``, bold on a terminal."""
-    return click.style(text, bold=True) if on_terminal() else text
+    return click.style(text, bold=True) if colour.taken(sys.stdout) else text
 
 
 def yellow(text: str) -> str:
     """``text``, yellow on a terminal."""
-    return click.style(text, fg="yellow") if on_terminal() else text
+    return click.style(text, fg="yellow") if colour.taken(sys.stdout) else text
 
 
 def warn(message: str) -> None:
@@ -100,36 +95,6 @@ def from_here(repository: Repository, name: str) -> str:
         Path(os.path.realpath(repository.worktree)) / name, os.path.realpath(Path.cwd())
     )
     return here.replace(os.sep, "/")
-
-
-def plural(count: int, what: str) -> str:
-    """For example ``1 file``, ``3 files``, ``12,000 objects``."""
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
-
-
-def table(
-    rows: Sequence[Sequence[str]],
-    header: Sequence[str] = (),
-    right: Iterable[int] = (),
-    indent: str = "",
-) -> list[str]:
-    """Lines with aligned columns; the columns ``right`` are aligned to the right.
-
-    The last column is not padded.
-    """
-    every = [header, *rows] if header else rows
-    if not every:
-        return []
-    widths = [max(len(row[column]) for row in every) for column in range(len(every[0]))]
-    aligned = set(right)
-    lines = []
-    for row in every:
-        cells = [
-            cell.rjust(width) if column in aligned else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append((indent + "  ".join(cells)).rstrip())
-    return [bold(lines[0]), *lines[1:]] if header else lines
 
 
 def chain(entry: Entry) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from pathlib import Path
 from git_theta.core import earlier_release
 from git_theta.core.manifest import is_manifest
 from git_theta.core.names import display
-from git_theta.drivers import blas, screen
+from git_theta.drivers import blas
 from git_theta.errors import FormatError, ThetaError, damaged
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.history import blobs, changes
@@ -28,11 +28,12 @@ from git_theta.git.history.changes import FileChange
 from git_theta.git.repository import discover
 from git_theta.reports import table
 from git_theta.reports.report import ModelReport
+from git_theta.terminal import screen
+from git_theta.terminal.bars import Bars
 from git_theta.workflows.comparing import versions
 from git_theta.workflows.comparing.compare import compare
 from git_theta.workflows.comparing.statistics import Options, measure_all, read_size
 from git_theta.workflows.comparing.version import NOTHING, Version
-from git_theta.workflows.progress import Progress
 from git_theta.workflows.session import Session
 
 _HEAD = 64
@@ -142,36 +143,26 @@ def header(call: DiffRequest) -> list[str]:
 
 
 def _summary(call: DiffRequest, style: table.Style, stack: ExitStack) -> list[str]:
-    session = stack.enter_context(Session(discover(), load_settings(), _warn))
-    progress = _Progress()
-    stack.callback(progress.close)
-    old = _version(session, call.old, call.path, NOTHING, stack, progress)
-    new = _version(session, call.new, call.new_path, old, stack, progress)
+    bars = Bars(wanted=not os.environ.get("GIT_PAGER_IN_USE"))  # a pager has the screen
+    session = stack.enter_context(Session(discover(), load_settings(), _warn, progress=bars))
+    old = _version(session, call.old, call.path, NOTHING, stack)
+    new = _version(session, call.new, call.new_path, old, stack)
     change = FileChange(call.path, call.new_path, call.old.mode, call.new.mode, None, None, "M")
     found = versions.model_diff(change, old, new)
     if found.comparison is None:
         raise ThetaError(found.problem)
     changes = found.comparison.changes
     limit, added = session.settings.diff_limit, found.comparison.old is not None
-    progress.begin("Comparing", min(limit, sum(read_size(change, added) for change in changes)))
-    results = list(
-        measure_all(
-            changes,
-            found.reader,
-            session.pool(),
-            Options(limit=limit, added=added),
-            progress.advance,
-        )
-    )
-    progress.end()
+    total = min(limit, sum(read_size(change, added) for change in changes))
+    with session.progress.begin("Comparing", total) as bar:
+        options = Options(limit=limit, added=added)
+        results = list(measure_all(changes, found.reader, session.pool(), options, bar.advance))
     return table.model(
         ModelReport(call.new_path, found.comparison, changes, tuple(results)), style, headed=False
     )
 
 
-def _version(
-    session: Session, side: Side, path: str, other: Version, stack: ExitStack, progress: Progress
-) -> Version:
+def _version(session: Session, side: Side, path: str, other: Version, stack: ExitStack) -> Version:
     if side.absent or side.file == os.devnull:
         return NOTHING
     text = _manifest_text(session, side)
@@ -181,13 +172,11 @@ def _version(
     with file.open("rb") as opened:
         if earlier_release.is_metadata(opened.read(_HEAD)):
             raise FormatError(earlier_release.ADVICE)
-    progress.begin(f"Reading {display(path, 40)}", file.stat().st_size)
-    try:
+    shown = f"Reading {display(path, 40)}"
+    with session.progress.begin(shown, file.stat().st_size) as bar:
         if side.stored:  # a checkpoint that was committed as it is
-            return versions.file(file, session, session.pool(), stack, progress.advance)
-        return versions.working_tree(session, path, other, stack, progress.advance, file)
-    finally:
-        progress.end()
+            return versions.file(file, session, session.pool(), stack, bar.advance)
+        return versions.working_tree(session, path, other, stack, bar.advance, file)
 
 
 def _manifest_text(session: Session, side: Side) -> bytes | None:
@@ -197,14 +186,6 @@ def _manifest_text(session: Session, side: Side) -> bytes | None:
             return Path(side.file).read_bytes()
     text = session.blobs.read(side.blob) if side.stored else None
     return text if text is not None and is_manifest(text) else None
-
-
-class _Progress(Progress):
-    """Not shown where a pager has the screen."""
-
-    def begin(self, what: str, total: int, done: Callable[[], int] | None = None) -> None:
-        """As :meth:`Progress.begin`."""
-        super().begin(what, 0 if os.environ.get("GIT_PAGER_IN_USE") else total, done)
 
 
 def _warn(message: str) -> None:
@@ -265,7 +246,7 @@ def _unmerged(path: str) -> list[str]:
     """What an unresolved merge did to the model, by the manifests of its three sides."""
     lines = [f"* Unmerged path {display(path)}"]
     try:
-        with Session(discover(), load_settings(), _warn) as session:
+        with Session(discover(), load_settings(), _warn, progress=Bars()) as session:
             base, ours, theirs = (session.manifest(f":{stage}:{path}") for stage in (1, 2, 3))
             if ours is None or theirs is None:
                 return lines

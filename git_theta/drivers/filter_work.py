@@ -18,7 +18,8 @@ from git_theta.core.tensors import Buffer
 from git_theta.drivers import asker, drain, text_merge
 from git_theta.errors import FileChanged, ObjectMissing, ThetaError
 from git_theta.git import pktline
-from git_theta.workflows.progress import Progress
+from git_theta.terminal.bars import Bars
+from git_theta.workflows.progress import Bar
 from git_theta.workflows.restoring.statcache import StatCache
 from git_theta.workflows.session import Session
 from git_theta.workflows.storing import clean
@@ -55,12 +56,12 @@ class FilterWork:
         self._stdout = stdout
         self._skip = skip
         self._say = say
-        self._session = Session(repository, settings, say)
+        self._progress = Bars()
+        self._session = Session(repository, settings, say, progress=self._progress)
         self._cache = StatCache(repository.cache)
         self._delayed: dict[str, _Delayed] = {}
         self._listed: set[str] = set()
         self._failed: list[str] = []
-        self._progress = Progress()
         self._merging = bool(text_merge.heads(os.environ))
 
     def close(self) -> None:
@@ -176,12 +177,12 @@ class FilterWork:
         spool = self._session.store.temporary_path()
         worker.start()
         try:
-            self._progress.begin(f"Adding {display(path, 40)}", file.size, lambda: job.done)
-            same = _take(content, file, spool, begun)
-            if not same:
-                job.cancelled = True
-            worker.join()
-            self._progress.end()
+            shown = f"Adding {display(path, 40)}"
+            with self._progress.begin(shown, file.size, lambda: job.done):
+                same = _take(content, file, spool, begun)
+                if not same:
+                    job.cancelled = True
+                worker.join()
             self._check_at_rest(path, file, asked_at, lambda: same)
             if not same:
                 self._session.store.discard()
@@ -305,11 +306,11 @@ class FilterWork:
             if not fetched and chains.missing(store, manifest):
                 fetch(session, [manifest])
             chains.require(store, manifest)
-            self._progress.begin(f"Checking out {display(path, 40)}", manifest.size)
+            bar = self._progress.begin(f"Checking out {display(path, 40)}", manifest.size)
             chunks = smudge.stream(store, manifest, session.pool(), session.threads)
             first = _first_of(chunks)
         except ThetaError as error:
-            self._progress.end()
+            self._progress.close()
             if isinstance(error, ObjectMissing) and session.settings.on_missing == "manifest":
                 self._leave(path, manifest, error)
             else:
@@ -317,12 +318,11 @@ class FilterWork:
             return
         self._status("success")
         try:
-            self._send(self._counted(first))
+            with bar:
+                self._send(_counted(first, bar))
         except ThetaError as error:
-            self._progress.end()
             self._source_failed_midway(path, error)
             return
-        self._progress.end()
         self._status("")
 
     def _leave(self, path: str, manifest: Manifest, error: ObjectMissing) -> None:
@@ -336,11 +336,6 @@ class FilterWork:
         self._status("success")
         self._send([dump(manifest)])
         self._status("")
-
-    def _counted(self, chunks: Iterable[Buffer]) -> Iterator[Buffer]:
-        for chunk in chunks:
-            yield chunk
-            self._progress.advance(len(chunk))
 
     def _source_failed_midway(self, path: str, error: ThetaError) -> None:
         """End content that is already under way, and let the status after it declare it void."""
@@ -437,6 +432,12 @@ def fetch(session: Session, manifests: list[Manifest]) -> None:
     from git_theta.workflows.sharing.fetch import fetch_missing
 
     fetch_missing(session, manifests)
+
+
+def _counted(chunks: Iterable[Buffer], bar: Bar) -> Iterator[Buffer]:
+    for chunk in chunks:
+        yield chunk
+        bar.advance(len(chunk))
 
 
 def _first_of(chunks: Iterator[Buffer]) -> Iterator[Buffer]:

@@ -19,6 +19,7 @@ from git_theta.git.history import revisions
 from git_theta.git.repository import discover
 from git_theta.git.writing.merge_trees import common_bases
 from git_theta.merges.plan import MergePlan, plan
+from git_theta.terminal.bars import Bars
 from git_theta.workflows.merging import merge_rules
 from git_theta.workflows.merging.auxiliary import OfCommits, merge_file, rules_for, tracked_for
 from git_theta.workflows.merging.merge import ancestor, describe, merge
@@ -38,7 +39,7 @@ def main(base: str, ours: str, theirs: str, path: str, *, ancestors: bool = Fals
     goes wrong is a conflict, with a line that says why.
     """
     try:
-        with Session(discover(), load_settings(), _say) as session:
+        with Session(discover(), load_settings(), _say, progress=Bars()) as session:
             versions = [_read(file) for file in (base, ours, theirs)]
             return (_merge_ancestors if ancestors else _merge)(session, path, versions, Path(ours))
     except ThetaError as error:

@@ -21,6 +21,7 @@ from git_theta.errors import ThetaError
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import discover
 from git_theta.git.writing import merge_trees, staging
+from git_theta.terminal.bars import Bars
 from git_theta.workflows.merging import merge_rules
 from git_theta.workflows.merging.merge import describe
 from git_theta.workflows.merging.merge_branches import (
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     split = words.index("--")
     heads = words[split + 1 :]
     try:
-        with Session(discover(), load_settings(), _say) as session:
+        with Session(discover(), load_settings(), _say, progress=Bars()) as session:
             commits = [merge_trees.commit(head) for head in heads]
             code = (
                 _merge_one(session, commits, words[:split])

@@ -16,6 +16,7 @@ from git_theta.git.config.config_file import load_settings
 from git_theta.git.config.remotes import Remote
 from git_theta.git.history import listing, manifest_scan
 from git_theta.git.repository import Repository, discover
+from git_theta.terminal.bars import Bars
 from git_theta.workflows.session import Session
 from git_theta.workflows.sharing import push
 
@@ -47,7 +48,7 @@ def pre_push(name: str, url: str, stdin: bytes, say: Callable[[str], None]) -> i
             return code
     if not tips:
         return 0
-    with Session(repository, load_settings(), say) as session:
+    with Session(repository, load_settings(), say, progress=Bars()) as session:
         plan = push.plan_update(session, remote, updates, subtract=True)
         push.deliver(session, plan)
         pushing = git_process()

@@ -22,6 +22,7 @@ from git_theta.git.config.config_file import load_settings
 from git_theta.git.lfs_program import lfs_folder
 from git_theta.git.repository import discover
 from git_theta.store import kvstore
+from git_theta.terminal.bars import Bars
 from git_theta.workflows.session import Session
 from git_theta.workflows.sharing.routes import Routes
 
@@ -41,7 +42,7 @@ def serve(
 ) -> int:
     """Serve git-lfs until it says 'terminate'; the exit code."""
     repository = discover()
-    with Session(repository, load_settings(repository), say) as session:
+    with Session(repository, load_settings(repository), say, progress=Bars()) as session:
 
         def place_of(name: str) -> FileTransport:
             return storage_of(session, name)

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 from git_theta.core.manifest import Entry
 from git_theta.core.names import display
-from git_theta.reports import health, numbers
+from git_theta.core.readable import numbers
+from git_theta.reports import health
 from git_theta.reports.naming import place
 from git_theta.workflows.comparing.compare import TensorChange
 from git_theta.workflows.comparing.movement import Statistics, together

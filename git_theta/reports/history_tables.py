@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from git_theta.core.names import display
-from git_theta.reports import numbers
+from git_theta.core.readable import numbers
+from git_theta.core.readable.numbers import size
 from git_theta.reports.folding import fold, types, updates, whole
 from git_theta.reports.table import COLOURS, MARKS, Style, cut, wrap
 from git_theta.workflows.comparing.blame import Origin
 from git_theta.workflows.comparing.log import Step
-from git_theta.workflows.progress import size
 
 _ROWS = 8  # lines of a commit's changes before they are cut short
 

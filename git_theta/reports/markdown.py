@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 
 from git_theta.core.names import display
-from git_theta.reports import health, numbers
+from git_theta.core.readable import numbers
+from git_theta.reports import health
 from git_theta.reports.folding import Folded, Row, fold, types, updates, whole
 from git_theta.reports.report import ModelReport, Report
 from git_theta.reports.table import Style, notes, summary

@@ -24,7 +24,8 @@ from git_theta import __version__
 from git_theta.core import dtypes
 from git_theta.core.manifest import Entry
 from git_theta.core.names import display
-from git_theta.reports import health, numbers
+from git_theta.core.readable import numbers
+from git_theta.reports import health
 from git_theta.reports.folding import noted, types
 from git_theta.reports.naming import KINDS, ModelPlace, place
 from git_theta.reports.report import ModelReport, Report

@@ -11,7 +11,8 @@ from typing import Any
 
 from git_theta.core.manifest import Entry
 from git_theta.core.names import display
-from git_theta.reports import health, numbers
+from git_theta.core.readable import numbers
+from git_theta.reports import health
 from git_theta.reports.naming import place
 from git_theta.reports.report import ModelReport, Report
 from git_theta.workflows.comparing.blame import Origin

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from git_theta.core.names import display
-from git_theta.reports import health, numbers
+from git_theta.core.readable import numbers
+from git_theta.core.readable.numbers import plural, size
+from git_theta.reports import health
 from git_theta.reports.folding import Folded, Row, flat, fold, types, updates
 from git_theta.reports.report import ModelReport
 from git_theta.workflows.comparing.compare import KINDS
 from git_theta.workflows.comparing.movement import Statistics
 from git_theta.workflows.comparing.statistics import Unknown
-from git_theta.workflows.progress import size
 
 MARKS = {
     "added": "+",
@@ -103,7 +104,7 @@ def summary(report: ModelReport, style: Style) -> list[str]:
         for kind, count in found.counts.items()
         if count
     ]
-    many = f"of {_plural(found.tensors, 'tensor')}"
+    many = f"of {plural(found.tensors, 'tensor')}"
     lines = [
         (
             f"{', '.join(counts)} {many}, {found.unchanged:,} unchanged"
@@ -132,7 +133,7 @@ def alarm(report: ModelReport, style: Style) -> list[str]:
     if not report.alarming:
         return []
     found = health.lines(report.changes, report.results, _ALARMS, *_signs(style))
-    every = [f"findings in {_plural(report.alarming, 'tensor')}:", *(f"  {line}" for line in found)]
+    every = [f"findings in {plural(report.alarming, 'tensor')}:", *(f"  {line}" for line in found)]
     return [style.paint(piece, _ALARM) for line in every for piece in wrap(line, style)]
 
 
@@ -175,12 +176,12 @@ def notes(report: ModelReport, style: Style) -> list[str]:
     others = [item for item in report.unknown if item not in missing and item not in unread]
     if missing:
         found.append(
-            f"{_plural(len(missing), 'tensor')} not measured: objects are not here ('git theta"
+            f"{plural(len(missing), 'tensor')} not measured: objects are not here ('git theta"
             " fetch' may bring them)"
         )
     if unread:
         found.append(
-            f"{_plural(len(unread), 'tensor')} not measured here, for they are large: 'git theta"
+            f"{plural(len(unread), 'tensor')} not measured here, for they are large: 'git theta"
             " diff' measures all"
         )
     found += [f"not measured: {display(item.reason, 200)}" for item in others[:3]]
@@ -190,7 +191,7 @@ def notes(report: ModelReport, style: Style) -> list[str]:
     bad = sum(result.nonfinite for result in statistics)
     if bad:
         found.append(
-            f"{_plural(bad, 'element')} NaN or infinite: counted in 'changed' if the bytes differ,"
+            f"{plural(bad, 'element')} NaN or infinite: counted in 'changed' if the bytes differ,"
             " left out of all other numbers"
         )
     if any(result.partial for result in statistics):
@@ -258,7 +259,7 @@ def _lines(folded: Folded, style: Style, measured: bool) -> list[str]:
             number += 1
     if folded.left_out:
         lines.append(
-            f"    {style.word('…', '...')} {_plural(folded.left_out, 'more tensor')} (--all shows"
+            f"    {style.word('…', '...')} {plural(folded.left_out, 'more tensor')} (--all shows"
             " them)"
         )
     return lines
@@ -482,7 +483,3 @@ def wrap(line: str, style: Style) -> list[str]:
             lines[-1] += f" {word}" if used else word
             used += length + bool(used)
     return lines
-
-
-def _plural(count: int, what: str) -> str:
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"

@@ -17,6 +17,7 @@ from git_theta.core.resources.memory import keep_buffers
 from git_theta.git.history.blobs import BlobReader
 from git_theta.git.repository import Repository
 from git_theta.store.local import LocalStore
+from git_theta.workflows.progress import Progress, Unwatched
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -30,8 +31,8 @@ class Session:
     """One command's view of a repository.
 
     ``executor`` spreads the work on tensors; by default threads of this process. ``warn`` receives
-    one-line messages for the user. ``cwd`` is where git is run; None: the current directory (for
-    git's own children it has set everything up there).
+    one-line messages for the user, ``progress`` how far long work is. ``cwd`` is where git is run;
+    None: the current directory (for git's own children it has set everything up there).
     """
 
     repository: Repository
@@ -39,6 +40,7 @@ class Session:
     warn: Callable[[str], None]
     executor: Executor | None = None
     cwd: Path | None = None
+    progress: Progress = field(default_factory=Unwatched)
     _own: list[Executor] = field(default_factory=list)
     _others: list[LocalStore] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)

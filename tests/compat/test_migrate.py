@@ -21,7 +21,7 @@ from sharing import changed, model
 from small_models import torch_file
 
 from git_theta.core.manifest import is_manifest
-from git_theta.workflows.progress import size
+from git_theta.core.readable.numbers import size
 
 pytest.importorskip("git_filter_repo", reason="git-filter-repo is not installed")
 

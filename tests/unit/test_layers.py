@@ -30,6 +30,10 @@ LAYERS: dict[tuple[str, ...], tuple[str, str]] = {
         "the programs that git starts; the Python API; contract suites for plugins",
         "environment, standard input",
     ),
+    ("terminal",): (
+        "bars, tables, width and colour for a screen; imports rich once there is something to show",
+        "the terminal",
+    ),
     ("reports",): ("diffs and histories as tables, pages, Markdown, JSON and CSV", "nothing"),
     ("workflows",): ("the verbs, see below", "repositories and stores, given to them"),
     ("store", "plugins"): (

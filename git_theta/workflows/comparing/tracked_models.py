@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from git_theta.core import earlier_release, shards
 from git_theta.core.manifest import Manifest, parse
 from git_theta.core.names import display
+from git_theta.core.readable.numbers import size
 from git_theta.errors import ManifestError, UsageError
 from git_theta.git.history import contents, revisions
 from git_theta.git.history.contents import BlobContent
@@ -17,7 +18,6 @@ from git_theta.git.history.listing import TrackedFile
 from git_theta.git.repository import Repository, prefix
 from git_theta.store.local import LocalStore
 from git_theta.workflows.comparing.sharded import joined
-from git_theta.workflows.progress import size
 from git_theta.workflows.restoring import mistracked
 from git_theta.workflows.restoring.mistracked import Mistracked
 from git_theta.workflows.session import Session

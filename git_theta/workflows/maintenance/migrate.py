@@ -17,7 +17,6 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Protocol
 
 from git_theta.core import earlier_release
 from git_theta.core.manifest import Manifest, is_manifest, parse
@@ -76,15 +75,8 @@ class Summary:
     left: tuple[str, ...] = ()
 
 
-class Show(Protocol):
-    """Shows progress."""
-
-    def __call__(self, what: str, total: int) -> Callable[[int], None]:
-        """Begin to show ``what`` of ``total`` bytes; what it returns counts them."""
-
-
 def import_history(
-    session: Session, include: Sequence[str], names: Sequence[str], dry: bool, show: Show
+    session: Session, include: Sequence[str], names: Sequence[str], dry: bool
 ) -> Summary:
     """Have the files that ``include`` (patterns of .gitattributes) matches stored by Git-Theta in
     all commits of the refs ``names``.
@@ -112,17 +104,18 @@ def import_history(
         )
     versions = {(path, blob) for path, blob in found if path in paths}
     held.require({blob: path for path, blob in sorted(versions)})
-    with _scratch(session, not dry) as (scratch, store):
+    total = sum(held.whole(blob) for blob in {blob for _, blob in versions})
+    with (
+        _scratch(session, not dry) as (scratch, store),
+        session.progress.begin("Migrating", total) as bar,
+    ):
         working = session if store is None else _with_store(session, store)
-        advance = show(
-            "Migrating", sum(held.whole(blob) for blob in {blob for _, blob in versions})
-        )
         work = _Import(
             working,
             scratch,
             held,
             rewrite_attributes.Tracking(repository, patterns, sorted(paths)),
-            advance,
+            bar.advance,
         )
         rewritten = scratch.rewrite(chosen, work.change)
         working.store.flush()
@@ -149,9 +142,7 @@ def import_history(
     return summary
 
 
-def export_history(
-    session: Session, names: Sequence[str], lfs: bool, dry: bool, show: Show
-) -> Summary:
+def export_history(session: Session, names: Sequence[str], lfs: bool, dry: bool) -> Summary:
     """Have git store whole models again (or, with ``lfs``, Git LFS) in all commits of the refs
     ``names``; without any, of all refs.
 
@@ -180,9 +171,12 @@ def export_history(
         references.objects.update(manifest.objects())
     whole = sum(manifest.size for manifest in texts.values())
     summary = Summary((), len(paths), len(texts), whole, sum(references.objects.values()))
-    with _scratch(session, not dry) as (scratch, _):
+    with (
+        _scratch(session, not dry) as (scratch, _),
+        session.progress.begin("Migrating", whole) as bar,
+    ):
         dock = lfs_folder(repository.common_dir) if lfs and not dry else None
-        work = _Export(session, scratch, texts, lfs, dock, show("Migrating", whole))
+        work = _Export(session, scratch, texts, lfs, dock, bar.advance)
         rewritten = scratch.rewrite(chosen, work.change)
         summary.after = whole if lfs else scratch.kept_bytes(work.files.values())
         _finish(session, summary, rewritten, "export", dry)
@@ -224,7 +218,13 @@ def _scratch(session: Session, keep: bool) -> Iterator[tuple[RewriteScratch, Loc
 
 def _with_store(session: Session, store: LocalStore) -> Session:
     """The session with another store; the threads are shared."""
-    other = Session(session.repository, session.settings, session.warn, session.pool())
+    other = Session(
+        session.repository,
+        session.settings,
+        session.warn,
+        session.pool(),
+        progress=session.progress,
+    )
     other.__dict__["store"] = store
     return other
 

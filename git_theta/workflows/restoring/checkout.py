@@ -164,30 +164,36 @@ def _is_other_manifest(path: Path) -> bool:
         return False
 
 
-def checkout(
-    session: Session, targets: Sequence[Target], advance: Callable[[int], None] | None = None
-) -> CheckoutOutcome:
+def checkout(session: Session, targets: Sequence[Target]) -> CheckoutOutcome:
     """Write ``targets``: each appears complete and verified, or stays as it was.
 
     The index then knows them as unchanged.
     """
-    outcome = write_all(session, targets, advance)
+    outcome = write_all(session, targets)
     mark(session, outcome)
     return outcome
 
 
-def write_all(
-    session: Session, targets: Sequence[Target], advance: Callable[[int], None] | None = None
-) -> CheckoutOutcome:
+def write_all(session: Session, targets: Sequence[Target]) -> CheckoutOutcome:
     """Write ``targets`` and leave the index alone."""
     if any(chains.missing(session.store, target.manifest) for target in targets):
         fetch_missing(session, [target.manifest for target in targets])
     done, failed = [], []
-    for target in targets:
-        try:
-            done.append((target, _write(session, target, advance)))
-        except ThetaError as error:
-            failed.append((target.path, error))
+    total = sum(target.manifest.size for target in targets)
+    with session.progress.begin("Writing models", total) as whole:
+        for target in targets:
+            bar = whole
+            if len(targets) > 1:
+                bar = whole.begin(f"  {display(target.path)}", target.manifest.size)
+            try:
+                done.append((target, _write(session, target, bar.advance)))
+            except ThetaError as error:
+                failed.append((target.path, error))
+            finally:
+                if bar is not whole:
+                    bar.end()
+        if failed:
+            whole.end()  # as far as it got
     return CheckoutOutcome(
         tuple(target for target, _ in done),
         tuple(failed),
@@ -227,9 +233,7 @@ def mark(session: Session, outcome: CheckoutOutcome) -> None:
         staging.look_again(session.repository.worktree)
 
 
-def _write(
-    session: Session, target: Target, advance: Callable[[int], None] | None
-) -> os.stat_result:
+def _write(session: Session, target: Target, advance: Callable[[int], None]) -> os.stat_result:
     path = session.full_path(target.path)
     _check_parents(session, target.path)
     chains.require(session.store, target.manifest)

@@ -20,6 +20,7 @@ from pathlib import Path
 from git_theta.core import earlier_release, lfs_pointer
 from git_theta.core.manifest import parse
 from git_theta.core.names import display, shell_word
+from git_theta.core.readable.numbers import size
 from git_theta.errors import ThetaError
 from git_theta.git.config import attributes, config_file
 from git_theta.git.history import contents, listing, revisions
@@ -27,7 +28,6 @@ from git_theta.git.history.contents import BlobContent
 from git_theta.git.history.listing import TrackedFile
 from git_theta.git.repository import Repository
 from git_theta.git.writing import staging
-from git_theta.workflows.progress import size
 from git_theta.workflows.session import Session
 
 

@@ -20,7 +20,6 @@ from git_theta.git.config.remotes import Remote
 from git_theta.git.history import manifest_scan
 from git_theta.git.repository import Repository
 from git_theta.store.folder import FolderPlace
-from git_theta.workflows.progress import Progress
 from git_theta.workflows.session import Session
 from git_theta.workflows.sharing import routes
 
@@ -155,15 +154,13 @@ def deliver(session: Session, plan: PushPlan, thorough: bool = False) -> int:
     _complete(session, plan, refs)
     if not place.verifies:
         _verify(session, plan, refs)
-    progress = Progress()
-    progress.begin(f"Sending objects to {plan.remote.title}", sum(ref.size for ref in refs))
-    try:
-        place.send(session.store, refs, progress.advance)
-    except ObjectDamaged:
-        _verify(session, plan, refs)  # to say whose it is
-        raise
-    finally:
-        progress.end()
+    what, total = f"Sending objects to {plan.remote.title}", sum(ref.size for ref in refs)
+    with session.progress.begin(what, total) as bar:
+        try:
+            place.send(session.store, refs, bar.advance)
+        except ObjectDamaged:
+            _verify(session, plan, refs)  # to say whose it is
+            raise
     return len(refs)
 
 

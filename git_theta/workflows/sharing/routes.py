@@ -16,7 +16,6 @@ from git_theta.git.config.remotes import Remote, Remotes
 from git_theta.git.repository import borrowed
 from git_theta.store.folder import FolderPlace
 from git_theta.store.local import LocalStore
-from git_theta.workflows.progress import Progress
 from git_theta.workflows.session import Session
 
 _REASONS = 3
@@ -202,20 +201,24 @@ def bring(
         return []
     routes = Routes(session)
     reasons: list[str] = []
-    progress = Progress()
-    progress.begin(what, sum(ref.size for ref in wanted))
-    try:
-        for remote in (only,) if only is not None else routes.remotes.every:
+    asked = (only,) if only is not None else routes.remotes.every
+    with session.progress.begin(what, sum(ref.size for ref in wanted)) as whole:
+        for remote in asked:
             for place in routes.sources(remote):
+                bar = whole
+                if len(asked) > 1:
+                    bar = whole.begin(f"  from {remote.title}", sum(ref.size for ref in wanted))
                 try:
-                    place.bring(session.store, wanted, progress.advance)
+                    place.bring(session.store, wanted, bar.advance)
                 except TransferError as error:
                     reasons.append(str(error))
+                finally:
+                    if bar is not whole:
+                        bar.end()
                 wanted = session.store.missing(wanted)
                 if not wanted:
                     return []
-    finally:
-        progress.end()
+        whole.end()  # as far as it got
     for reason in list(dict.fromkeys(reasons))[:_REASONS]:
         session.warn(display(reason))
     return wanted

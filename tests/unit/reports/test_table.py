@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from making import HOSTILE, entry, manifest, modified, report, statistics, transformer
 
-from git_theta.reports import numbers, table
+from git_theta.core.readable import numbers
+from git_theta.reports import table
 from git_theta.reports.report import ModelReport
 from git_theta.reports.table import Style
 from git_theta.workflows.comparing.compare import compare

@@ -58,6 +58,7 @@ def add(paths: tuple[str, ...], update_type: str | None, data: Path | None) -> i
         return staging.add(paths) or _check_links(paths)
     if len(paths) != 1:
         raise click.UsageError("an update changes one model: name just that")
+    from git_theta.terminal.bars import Bars
     from git_theta.workflows.exchange import peft_adapters, supplied
     from git_theta.workflows.session import Session
 
@@ -65,7 +66,7 @@ def add(paths: tuple[str, ...], update_type: str | None, data: Path | None) -> i
     if repository.worktree is None:
         raise UsageError("this repository has no working tree")
     name = _from_top(paths[0], repository.worktree)
-    with Session(repository, load_settings(repository), warn) as session:
+    with Session(repository, load_settings(repository), warn, progress=Bars()) as session:
         before = session.manifest(f":{name}")
         if before is None:
             unfinished = index.unfinished(repository)

@@ -33,19 +33,14 @@ def checkout(paths: tuple[str, ...], quiet: bool) -> int:
     A model at a path that no .gitattributes tracks is not written. The exit code is 1 if a model is
     not in place.
     """
-    from git_theta.workflows.progress import Progress
+    from git_theta.terminal.bars import Bars
     from git_theta.workflows.restoring import checkout as work
     from git_theta.workflows.session import Session
 
     repository = discover()
-    with Session(repository, load_settings(repository), warn) as session:
+    with Session(repository, load_settings(repository), warn, progress=Bars()) as session:
         plan = work.plan(session, paths)
-        progress = Progress()
-        progress.begin("Writing models", sum(target.manifest.size for target in plan.targets))
-        try:
-            outcome = work.checkout(session, plan.targets, progress.advance)
-        finally:
-            progress.end()
+        outcome = work.checkout(session, plan.targets)
     failed = mistracked_notes.report_outcome(repository, plan, outcome)
     if outcome.written and not quiet:
         total = sum(target.manifest.size for target in outcome.written)

@@ -115,13 +115,16 @@ def _open(name: str, beside: Path, stack: ExitStack) -> FileSource:
         raise UsageError(f"there is no file {path(name)}; name a version in git as REV:PATH")
     else:
         text = b""
+    from git_theta.terminal.bars import Bars
     from git_theta.workflows import chains
     from git_theta.workflows.restoring import smudge
     from git_theta.workflows.session import Session
     from git_theta.workflows.sharing.fetch import fetch_missing
 
     repository = discover()
-    session = stack.enter_context(Session(repository, load_settings(repository), warn))
+    session = stack.enter_context(
+        Session(repository, load_settings(repository), warn, progress=Bars())
+    )
     manifest = parse(text) if text else tracked_models.named(repository, name)
     if chains.missing(session.store, manifest):
         fetch_missing(session, [manifest])

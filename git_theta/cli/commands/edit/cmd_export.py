@@ -37,17 +37,13 @@ def export(source: str, target: str) -> None:
     """
     from git_theta.store.zarr import ArrayFolder
     from git_theta.workflows.exchange import zarr_export
-    from git_theta.workflows.progress import Progress
 
     targets.check(target, "DEST is a new folder or a URL")
-    place, progress = ArrayFolder(target, os.environ), Progress()
+    place = ArrayFolder(target, os.environ)
     with open_session() as session:
         manifest = tracked_models.named(session.repository, source)
-        progress.begin("Exporting", manifest.size)
-        try:
-            done = zarr_export.export(session, manifest, place, source, progress.advance)
-        finally:
-            progress.end()
+        with session.progress.begin("Exporting", manifest.size) as bar:
+            done = zarr_export.export(session, manifest, place, source, bar.advance)
     total = sum(item.spec.nbytes for item in done.tensors)
     click.echo(f"Exported {plural(len(done.tensors), 'tensor')}, {size(total)}, to {place.title}.")
     raw = [item for item in done.tensors if item.raw]
@@ -78,19 +74,16 @@ def import_(source: str, target: Path, changed: bool, force: bool) -> None:
     that were written to since are taken as they are.
     """
     from git_theta.store.zarr import ArrayFolder
+    from git_theta.terminal.bars import Bars
     from git_theta.workflows.exchange import zarr_export
-    from git_theta.workflows.progress import Progress
 
     targets.check(str(target), "FILE is the new file's name")
     if os.path.lexists(target) and not force:
         raise UsageError(f"{path(target)} exists already; --force replaces it")
-    place, progress = ArrayFolder(source, os.environ), Progress()
+    place = ArrayFolder(source, os.environ)
     exported = zarr_export.read(place)
-    progress.begin("Importing", exported.size)
-    try:
-        others = zarr_export.restore(place, exported, target, changed, progress.advance, force)
-    finally:
-        progress.end()
+    with Bars().begin("Importing", exported.size) as bar:
+        others = zarr_export.restore(place, exported, target, changed, bar.advance, force)
     click.echo(
         f"Wrote {path(target)}: {exported.format}, {plural(len(exported.tensors), 'tensor')},"
         f" {size(exported.size)}."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +18,7 @@ from git_theta.cli import output, targets
 from git_theta.cli.output import path, plural, warn
 from git_theta.core import shards
 from git_theta.core.manifest import Entry
-from git_theta.drivers import blas, screen
+from git_theta.drivers import blas
 from git_theta.errors import GitError, UsageError
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.history import listing
@@ -27,12 +27,13 @@ from git_theta.git.repository import discover, is_inside
 from git_theta.git.writing import index
 from git_theta.reports import health
 from git_theta.reports.report import ModelReport, Report, ordered
+from git_theta.terminal import screen
+from git_theta.terminal.bars import Bars
 from git_theta.workflows.comparing import versions
 from git_theta.workflows.comparing.compare import select
 from git_theta.workflows.comparing.statistics import Options, Result, measure_all, read_size
 from git_theta.workflows.comparing.tracked_models import as_one
 from git_theta.workflows.comparing.versions import ModelDiff
-from git_theta.workflows.progress import Progress
 from git_theta.workflows.session import Session
 
 _NAMED = 20  # tensors of a model that --check names
@@ -272,12 +273,11 @@ def _report(asked: _Asked, chosen: dict[str, Any], stack: ExitStack) -> Report:
         Thread(
             target=import_module, args=("git_theta.workflows.comparing.measure",), daemon=True
         ).start()  # numpy is read while git answers
-    progress = stack.enter_context(closing(Progress()))
     if asked.files is not None:
         found: Iterator[ModelDiff] = iter([_files(asked.files, stack)])
         pool = stack.enter_context(ThreadPoolExecutor(max(1, os.cpu_count() or 1)))
     else:
-        session = stack.enter_context(Session(discover(), load_settings(), warn))
+        session = stack.enter_context(Session(discover(), load_settings(), warn, progress=Bars()))
         pool = session.pool()  # type: ignore[assignment]  # an executor of any kind
         assert asked.range is not None
         grouped = chosen["group"] or as_one(asked.paths)
@@ -301,12 +301,12 @@ def _report(asked: _Asked, chosen: dict[str, Any], stack: ExitStack) -> Report:
     total = sum(
         read_size(change, wanted(item).added) for item, changes in compared for change in changes
     )
-    progress.begin("Comparing", total if measuring else 0)
+    bar = stack.enter_context(Bars().begin("Comparing", total if measuring else 0))
     models = []
     for item, changes in compared:
         results: list[Result] = [None] * len(changes)
         if measuring and changes:
-            results = list(measure_all(changes, item.reader, pool, wanted(item), progress.advance))
+            results = list(measure_all(changes, item.reader, pool, wanted(item), bar.advance))
         entries = _entries(item) if chosen["html"] else ()
         models.append(
             replace(
@@ -359,7 +359,7 @@ def _mode(mode: str) -> str | None:
 def _files(files: tuple[Path, Path], stack: ExitStack) -> ModelDiff:
     session = None
     if is_inside():
-        session = stack.enter_context(Session(discover(), load_settings(), warn))
+        session = stack.enter_context(Session(discover(), load_settings(), warn, progress=Bars()))
     with ThreadPoolExecutor(max(1, os.cpu_count() or 1)) as pool:
         old, new = (versions.file(name, session, pool, stack) for name in files)
     change = FileChange(str(files[0]), str(files[1]), "100644", "100644", "", "", "M")

@@ -8,12 +8,13 @@ import click
 
 from git_theta.cli import output, targets
 from git_theta.cli.output import Command, path, warn
-from git_theta.drivers import screen
 from git_theta.errors import UsageError
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.history import listing
 from git_theta.git.history.changes import is_revision
 from git_theta.git.repository import discover, prefix
+from git_theta.terminal import screen
+from git_theta.terminal.bars import Bars
 from git_theta.workflows.session import Session
 
 
@@ -83,7 +84,7 @@ def log(
             html, f"'--html {path(html)} {' '.join(map(path, what))}' shows its history"
         )
     revisions, name = _split(what)
-    with Session(discover(), load_settings(), warn) as session:
+    with Session(discover(), load_settings(), warn, progress=Bars()) as session:
         steps = workflow.log(session, name, revisions, globs, count)
     if not steps and not globs:
         raise UsageError(f"no commit changed '{path(name)}'")
@@ -119,7 +120,7 @@ def blame(what: tuple[str, ...], globs: tuple[str, ...], as_json: bool) -> None:
     from git_theta.workflows.comparing import blame as workflow
 
     revisions, name = _split(what)
-    with Session(discover(), load_settings(), warn) as session:
+    with Session(discover(), load_settings(), warn, progress=Bars()) as session:
         origins = workflow.blame(session, name, revisions, globs)
     if as_json:
         from git_theta.reports import records

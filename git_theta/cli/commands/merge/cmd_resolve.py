@@ -65,6 +65,7 @@ def resolve(
     if words and not strategy:
         raise click.UsageError("-o belongs to -s")
     from git_theta.drivers.merge_driver import stopped_siblings
+    from git_theta.terminal.bars import Bars
     from git_theta.workflows.merging import merge_rules
     from git_theta.workflows.merging import resolve as work
     from git_theta.workflows.merging.auxiliary import tracked_for
@@ -79,7 +80,7 @@ def resolve(
         (merge_rules.from_words(chosen, words, params),) if chosen else (), by_name=by_name
     )
     still_open, names = 0, set[str]()
-    with Session(repository, load_settings(repository), warn) as session:
+    with Session(repository, load_settings(repository), warn, progress=Bars()) as session:
         for name, versions in work.conflicted(session, paths, Path.cwd()).items():
             if not chosen and _interactive() and tracked_for(session, name) is None:
                 from git_theta.cli.commands.merge.resolve_terminal import ask

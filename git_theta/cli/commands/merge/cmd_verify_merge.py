@@ -30,11 +30,12 @@ def verify_merge(revision: str, as_json: bool) -> int:
     identities of its inputs. The exit code is 0 when every recorded merge of REV gives the same
     bytes, 1 when one does not or cannot be computed any more.
     """
+    from git_theta.terminal.bars import Bars
     from git_theta.workflows.merging.verify import verify
     from git_theta.workflows.session import Session
 
     repository = discover()
-    with Session(repository, load_settings(repository), warn) as session:
+    with Session(repository, load_settings(repository), warn, progress=Bars()) as session:
         verdicts = verify(session, revision)
     if as_json:
         rows = [

@@ -26,6 +26,7 @@ from git_theta.git.config import programs
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import discover
 from git_theta.git.writing import merge_trees
+from git_theta.terminal.bars import Bars
 from git_theta.workflows.comparing import tracked_models
 from git_theta.workflows.merging import merge_branches, merge_rules, resolve
 from git_theta.workflows.merging.merge import describe
@@ -305,4 +306,4 @@ def _commits(request: Request) -> list[str]:
 
 def _session() -> Session:
     repository = discover()
-    return Session(repository, load_settings(repository), warn)
+    return Session(repository, load_settings(repository), warn, progress=Bars())

@@ -98,7 +98,6 @@ def pull(remote: str | None, quiet: bool) -> int:
     A model at a path that no .gitattributes tracks is not written. The exit code is 1 if a model is
     not in place.
     """
-    from git_theta.workflows.progress import Progress
     from git_theta.workflows.restoring import checkout
     from git_theta.workflows.sharing import fetch as work
 
@@ -106,12 +105,7 @@ def pull(remote: str | None, quiet: bool) -> int:
         chosen = remote_or_default(session.repository, remote) if remote is not None else None
         outcome = work.fetch(session, work.of_checkout(session).objects, chosen)
         plan = checkout.plan(session, ())
-        progress = Progress()
-        progress.begin("Writing models", sum(target.manifest.size for target in plan.targets))
-        try:
-            written = checkout.checkout(session, plan.targets, progress.advance)
-        finally:
-            progress.end()
+        written = checkout.checkout(session, plan.targets)
     failed = mistracked_notes.report_outcome(session.repository, plan, written)
     if outcome.lacking:
         click.echo(

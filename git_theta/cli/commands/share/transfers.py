@@ -13,13 +13,14 @@ from git_theta.git.config import remotes
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.config.remotes import Remote
 from git_theta.git.repository import Repository, discover
+from git_theta.terminal.bars import Bars
 from git_theta.workflows.session import Session
 
 
 def open_session() -> Session:
     """The current repository's, with warnings on standard error."""
     repository = discover()
-    return Session(repository, load_settings(repository), warn)
+    return Session(repository, load_settings(repository), warn, progress=Bars())
 
 
 def remote_or_default(repository: Repository, name: str | None) -> Remote:

@@ -58,18 +58,13 @@ def fsck(
     Git-Theta. Each is listed with the command that mends it.
     """
     from git_theta.workflows.maintenance import fsck as work
-    from git_theta.workflows.progress import Progress
 
     if everything and revisions:
         raise UsageError("--all means every revision; name none beside it")
     with open_session() as session:
         found = work.survey(session, revisions, everything)
-        progress = Progress()
-        progress.begin("Checking", sum(found.objects.values()))
-        try:
-            report = work.check(session, found, progress.advance)
-        finally:
-            progress.end()
+        with session.progress.begin("Checking", sum(found.objects.values())) as bar:
+            report = work.check(session, found, bar.advance)
         if repair:
             report = work.repair(session, found, report)
         problems, elsewhere = list(report.problems), list[work.Problem]()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import click
 
 from git_theta.cli.commands.share.transfers import open_session
@@ -55,7 +53,6 @@ def migrate(
     """
     from git_theta.git.config import programs
     from git_theta.workflows.maintenance import migrate as work
-    from git_theta.workflows.progress import Progress
 
     importing = direction == "import"
     if include and not importing:
@@ -64,20 +61,11 @@ def migrate(
         raise click.UsageError("--lfs goes with export; import sees by itself what Git LFS has")
     if importing and not programs.is_set_up(programs.in_force()):
         raise UsageError("git is not configured to use Git-Theta; run 'git theta install' first")
-    progress = Progress()
-
-    def show(what: str, total: int) -> Callable[[int], None]:
-        progress.begin(what, total)
-        return progress.advance
-
     with open_session() as session:
-        try:
-            if importing:
-                summary = work.import_history(session, include, refs, dry_run, show)
-            else:
-                summary = work.export_history(session, refs, lfs, dry_run, show)
-        finally:
-            progress.end()
+        if importing:
+            summary = work.import_history(session, include, refs, dry_run)
+        else:
+            summary = work.export_history(session, refs, lfs, dry_run)
     _report(summary, dry_run)
     if lfs and summary.kept and not config_file.values(r"^filter\.lfs\.(process|smudge)$"):
         warn(

@@ -11,6 +11,21 @@ from git_theta.core.names import display
 _BARS = "▁▂▃▄▅▆▇█"
 
 
+def size(count: int) -> str:
+    """A number of bytes for a person, in decimal units as disks and forges count them."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 999.5 or unit == "GB":
+            break
+        value /= 1000
+    return f"{value:.0f} {unit}" if unit == "B" or value >= 99.95 else f"{value:.1f} {unit}"
+
+
+def plural(count: int, what: str) -> str:
+    """For example ``1 file``, ``3 files``, ``12,000 objects``."""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
 def percent(fraction: float) -> str:
     """A share: ``0``, ``0.50 %``, ``12.3 %``, ``100 %``; what is nearly nothing or nearly all says
     so.

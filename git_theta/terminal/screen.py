@@ -10,6 +10,7 @@ import sys
 from git_theta.errors import GitError
 from git_theta.git.config import config_file
 from git_theta.reports.table import Style
+from git_theta.terminal import colour
 
 
 def style(colour_slot: str, folded: bool = True) -> Style:
@@ -43,7 +44,7 @@ def _size() -> tuple[int, int]:
 
 
 def _wants_colour(slot: str, terminal: bool) -> bool:
-    if os.environ.get("NO_COLOR"):
+    if colour.refused():
         return False
     try:
         return config_file.wants_colour(slot, terminal)

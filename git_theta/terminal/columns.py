@@ -1,0 +1,79 @@
+"""Tables of text: drawn by rich for a screen, which long cells are folded to; elsewhere plain."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+
+from git_theta.terminal import colour
+
+_GAP = 2  # columns of space between two columns
+
+
+def table(
+    rows: Sequence[Sequence[str]],
+    header: Sequence[str] = (),
+    right: Iterable[int] = (),
+    indent: str = "",
+) -> list[str]:
+    """Lines with aligned columns; the columns ``right`` are aligned to the right.
+
+    For a terminal, cells are folded so that the table fits. For a pipe or a file each row is one
+    line, however long, without colour: programs read it.
+    """
+    every = [header, *rows] if header else rows
+    if not every:
+        return []
+    aligned = set(right)
+    if sys.stdout.isatty():
+        return _drawn(rows, header, aligned, indent)
+    # Not by rich: it would take 0.3 ms for each row, and a model has thousands
+    widths = [max(len(row[column]) for row in every) for column in range(len(every[0]))]
+    lines = []
+    for row in every:
+        cells = [
+            cell.rjust(width) if column in aligned else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append((indent + (" " * _GAP).join(cells)).rstrip())
+    return lines
+
+
+def _drawn(
+    rows: Sequence[Sequence[str]], header: Sequence[str], right: set[int], indent: str
+) -> list[str]:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(
+        box=None,
+        show_header=bool(header),
+        header_style="bold",
+        pad_edge=False,
+        padding=(0, _GAP, 0, 0),
+    )
+    for column in range(len(header or rows[0])):
+        drawn.add_column(
+            Text(header[column]) if header else "",
+            justify="right" if column in right else "left",
+            no_wrap=column in right,
+            overflow="fold",
+        )
+    for row in rows:
+        drawn.add_row(*map(Text, row))  # Text: what stands in brackets is no markup
+    width = shutil.get_terminal_size().columns
+    console = Console(
+        file=io.StringIO(),
+        force_terminal=True,
+        width=max(_GAP, width - len(indent)),
+        height=40,  # without one rich takes 80 columns where TERM=dumb
+        no_color=colour.refused(),
+        color_system=None if colour.refused() else "standard",
+        legacy_windows=False,
+    )
+    with console.capture() as captured:
+        console.print(drawn)
+    return [(indent + line).rstrip() for line in captured.get().splitlines()]
