@@ -313,7 +313,7 @@ def test_an_interrupted_export_is_none(
     killed(
         repo,
         "git_theta.store.zarr",
-        f"Place.{function}",
+        f"ArrayFolder.{function}",
         calls,
         "export",
         "HEAD:model.safetensors",

@@ -737,7 +737,7 @@ sys.exit(process.main([]))
 """
 MOMENTS = {
     "before the filter has opened it": "(process, '_start', True, False)",
-    "while its content comes in": "(drain.Content, 'collect', False, True)",
+    "while its content comes in": "(drain.IncomingFile, 'collect', False, True)",
     "while it is compared": "(drain, 'compare', False, True)",
 }
 

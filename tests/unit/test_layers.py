@@ -242,7 +242,7 @@ SURROUNDINGS = {
     "sys": {"stdin", "argv"},
     "Path": {"cwd"},
 }
-SEE_THEIR_SURROUNDINGS = ("cli", "drivers", "settings")
+SEE_THEIR_SURROUNDINGS = ("terminal", "cli", "drivers", "settings")
 ALSO_SEE = {
     "git_theta.__main__": "the program's start",
     "git_theta.start": "the program's start",
