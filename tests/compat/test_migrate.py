@@ -499,7 +499,8 @@ def test_a_detached_head_follows(tmp_path: Path, environment: Mapping[str, str])
 
 @pytest.mark.skipif(os.name == "nt", reason="kill")
 @pytest.mark.parametrize(
-    ("function", "calls"), [("_Import.change", 1), ("_Import.change", 5), ("Scratch.rewrite", 1)]
+    ("function", "calls"),
+    [("_Import.change", 1), ("_Import.change", 5), ("RewriteScratch.rewrite", 1)],
 )
 def test_a_run_that_is_killed_has_changed_nothing(
     tmp_path: Path, environment: Mapping[str, str], function: str, calls: int
