@@ -922,8 +922,8 @@ def test_values_of_all_scopes(fresh: Repo, monkeypatch: pytest.MonkeyPatch) -> N
         ("c", "local"),
         ("d*", "local"),
     ]
-    config_file.unset("local", found[2], fresh.path)
-    config_file.unset("local", found[2], fresh.path)
+    for _ in range(2):
+        config_file.unset("local", found[2].key, found[2].text, fresh.path)
     assert [value.text for value in config_file.values(r"^theta\.x$", "local", fresh.path)] == ["c"]
     config_file.set_value("local", "theta.x", "e", fresh.path)
     assert [value.text for value in config_file.values(r"^theta\.x$", "local", fresh.path)] == ["e"]

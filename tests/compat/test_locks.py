@@ -395,7 +395,8 @@ def test_savers_of_two_processes_keep_each_others_metrics(
     world: World, one: Repo, window: Callable[[str, str], Window]
 ) -> None:
     script = (
-        "import sys; from git_theta.api import sessions; from git_theta.workflows import metrics\n"
+        "import sys; from git_theta.api import sessions\n"
+        "from git_theta.workflows.comparing import metrics\n"
     )
     script += (
         "with sessions.session(None) as session: metrics.record(session, sys.argv[1], {'loss':"
