@@ -319,7 +319,7 @@ def test_an_interrupted_export_is_none(
         "HEAD:model.safetensors",
         str(out),
     )
-    assert list(out.glob("tensors/*/c"))
+    assert list(out.rglob("c"))  # of a tensor or of the file's other bytes, whichever came first
     assert not (out / "zarr.json").exists()
     done = repo.theta_run("import", str(out), "back.tmp")
     assert done.returncode == 1
