@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import ml_dtypes
@@ -115,11 +116,8 @@ def manifests(folder: Path, runs: int) -> list[Row]:
             (["blame", MODEL], 3 * bound),
         ):
             command = [sys.executable, "-m", "git_theta", *words]
-            seconds = median(
-                in_turn(
-                    runs, it=Side(lambda: None, lambda c=command, r=repository: run(c, r, settings))
-                )["it"]
-            ).wall  # type: ignore[misc]
+            side = Side(lambda: None, partial(run, command, repository, settings))
+            seconds = median(in_turn(runs, it=side)["it"]).wall
             what = " ".join(words[:2] if words[0] == "diff" else [words[0], "of 3 commits"])
             rows.append((f"`git theta {what}`, {count:,} tensors", seconds, "s", limit))
     return rows

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from measuring import Side, Timing, in_turn, median
@@ -66,7 +67,7 @@ def to_torch(values: dict[str, np.ndarray], path: Path) -> None:
     torch.save({name: torch.from_numpy(array) for name, array in values.items()}, path)
 
 
-WRITERS: dict[str, Callable[[dict[str, np.ndarray], Path], object]] = {
+WRITERS: dict[str, Callable[[dict[str, Any], Path], object]] = {
     "model.gguf": to_gguf,
     "model.npz": lambda values, path: np.savez(path, **values),
     "model.h5": to_hdf5,

@@ -24,7 +24,7 @@ def environment_with_packages(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
-    ask = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    ask = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
     site = Path(subprocess.run(ask, check=True, capture_output=True, text=True).stdout.strip())
     (site / "outer.pth").write_text(f"{sysconfig.get_path('purelib')}\n{_repository()}\n")
     for number in range(PACKAGES):

@@ -149,11 +149,11 @@ def prepared(folder: Path, mebibytes: int) -> tuple[Path, Mapping[str, str]]:
         ("all", "main", set(range(TENSORS, 2 * TENSORS))),
     ):
         git("checkout", "-q", "-b", branch, start)
-        write(
-            repository / MODEL,
-            lambda i, c=changed: trained(TENSORS + i) if TENSORS + i in c else base[i],
-            elements,
-        )  # type: ignore[misc]
+
+        def stored(i: int, changed: set[int] = changed) -> np.ndarray:
+            return trained(TENSORS + i) if TENSORS + i in changed else base[i]
+
+        write(repository / MODEL, stored, elements)
         git("commit", "-qam", branch)
         if branch == "all":
             shutil.copyfile(repository / MODEL, folder / "theirs")

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import checkpoints
@@ -97,8 +98,8 @@ def status(bench: Bench) -> Iterator[Result]:
     both = _committed(bench, bench.model("1g-bf16", "bf16", 32, 32 * MIB))
     sides = {
         name: Side(
-            lambda r=repository: os.utime(r.path / "model.safetensors"),
-            lambda r=repository: r.git("status"),
+            partial(os.utime, repository.path / "model.safetensors"),
+            partial(repository.git, "status"),
         )
         for name, repository in both.items()
     }
@@ -269,9 +270,7 @@ def finetune(bench: Bench) -> Iterator[Result]:
         repository.git("add", "model.safetensors")
         if name == "theta":
             ours, size = repository.stored() - before, tuned.stat().st_size
-        sides[name] = Side(
-            repository.restore, lambda r=repository: r.git("add", "model.safetensors")
-        )
+        sides[name] = Side(repository.restore, partial(repository.git, "add", "model.safetensors"))
     yield from _compared(bench, "i-finetune", "`git add` of a fine-tune, 1 GiB, bf16", 0.6, sides)
     yield Result(
         "i-stored", "bytes stored for it / file", f"{ours:,} B", f"{size:,} B", ours / size, 0.12
@@ -304,7 +303,7 @@ def chain(bench: Bench) -> Iterator[Result]:
     sides = {
         name: Side(
             (repository.path / "model.safetensors").unlink,
-            lambda r=repository: r.git("checkout", "--", "model.safetensors"),
+            partial(repository.git, "checkout", "--", "model.safetensors"),
         )
         for name, repository in repositories.items()
     }

@@ -91,7 +91,7 @@ def _draw_some(
     ink = _ink(strokes.astype(np.float32), random.uniform(0.03, 0.06, count).astype(np.float32))
     ink *= random.uniform(0.6, 1.0, (count, 1)).astype(np.float32)
     ink += noise * random.standard_normal(ink.shape, dtype=np.float32)
-    return np.clip(ink, 0, 1)
+    return np.asarray(np.clip(ink, 0, 1))
 
 
 def _resampled(stroke: list[tuple[float, float]]) -> np.ndarray:
@@ -119,4 +119,4 @@ def _ink(strokes: np.ndarray, widths: np.ndarray) -> np.ndarray:
             (right**2)[:, None, :] + (down**2)[:, :, None] - place * (2 * product - place * length),
             out=nearest,
         )
-    return np.exp(-nearest / widths[:, None, None] ** 2).reshape(len(strokes), -1)
+    return np.asarray(np.exp(-nearest / widths[:, None, None] ** 2)).reshape(len(strokes), -1)

@@ -13,7 +13,7 @@ import git_theta
 from git_theta.training import ThetaCallback
 
 
-class Counting(torch.utils.data.Dataset):
+class Counting(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     """Texts that count up from some number: learned in a moment."""
 
     def __init__(self, first: int, count: int) -> None:

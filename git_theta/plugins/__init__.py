@@ -6,6 +6,13 @@ it is asked for.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from git_theta.plugins.hookspecs import hookimpl
+
+__all__ = ["hookimpl"]
+
 
 def __getattr__(name: str) -> object:
     if name == "hookimpl":

@@ -79,7 +79,7 @@ def encode_given(
     data: np.ndarray,
     indices: np.ndarray,
     indptr: np.ndarray,
-    shape: Sequence[int],
+    shape: Sequence[int] | np.ndarray,
     level: Level = "default",
 ) -> tuple[Tensor, Encoded]:
     """Code ``base`` plus a sparse matrix in compressed rows (as scipy's ``csr_matrix``) of as many
@@ -119,7 +119,7 @@ def encode_given(
 
 
 def _flat_places(
-    indices: np.ndarray, indptr: np.ndarray, shape: Sequence[int], count: int
+    indices: np.ndarray, indptr: np.ndarray, shape: Sequence[int] | np.ndarray, count: int
 ) -> np.ndarray:
     columns, ends = np.asarray(indices).reshape(-1), np.asarray(indptr).reshape(-1)
     size = [int(n) for n in np.asarray(shape).reshape(-1)]

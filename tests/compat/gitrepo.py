@@ -88,6 +88,10 @@ class Repo:
         """Another working tree, in the same environment."""
         return Repo(path, self.environment)
 
+    def under(self, environment: Mapping[str, str]) -> Repo:
+        """The same working tree, with more variables set."""
+        return Repo(self.path, {**self.environment, **environment})
+
     def run(
         self, words: Sequence[str], stdin: bytes | None = None, **environment: str
     ) -> subprocess.CompletedProcess[bytes]:
@@ -120,7 +124,7 @@ class Repo:
 
     def theta_run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
         """``git theta ARGUMENTS``, whatever its exit code."""
-        return self.run([sys.executable, "-m", "git_theta", *arguments], **environment)
+        return self.under(environment).run([sys.executable, "-m", "git_theta", *arguments])
 
     def theta(self, *arguments: str, **environment: str) -> bytes:
         """What ``git theta ARGUMENTS`` prints; it must succeed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,16 @@ def moved(tensors: Tensors, seed: int, *names: str) -> Tensors:
         )
         for name, value in tensors.items()
     }
+
+
+def total(arrays: Iterable[np.ndarray]) -> np.ndarray:
+    """The sum in float64, in the order given."""
+    return sum((array.astype(np.float64) for array in arrays), np.zeros(()))
+
+
+def average(*arrays: np.ndarray) -> np.ndarray:
+    """The mean in float64, rounded once to the first one's type."""
+    return (total(arrays) / len(arrays)).astype(arrays[0].dtype)
 
 
 def programs(folder: Path) -> Path:
@@ -109,7 +119,7 @@ class Branches(Repo):
 
     def fails(self, *words: str, code: int = 1, **environment: str) -> str:
         """What ``git WORDS`` says, which must end with ``code``."""
-        return self._said(self.run(["git", *words], **environment), code)
+        return self._said(self.under(environment).run(["git", *words]), code)
 
     def told(self, *words: str, code: int = 0, **environment: str) -> str:
         """What ``git theta WORDS`` says."""

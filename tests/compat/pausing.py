@@ -90,11 +90,13 @@ def _begin(began: float, command: str) -> None:
     """
     from git_theta.store import local
 
-    local.time = SimpleNamespace(time=lambda: began + local._FRESH, monotonic=time.monotonic)  # type: ignore[attr-defined]
+    clock = SimpleNamespace(time=lambda: began + local._FRESH, monotonic=time.monotonic)
+    vars(local)["time"] = clock
     if _PRUNE not in _UNUSED.get(command, ()):
         from git_theta.workflows.maintenance import prune
 
-        prune.time = SimpleNamespace(time=lambda: began + prune.GRACE, monotonic=time.monotonic)  # type: ignore[attr-defined]
+        clock = SimpleNamespace(time=lambda: began + prune.GRACE, monotonic=time.monotonic)
+        vars(prune)["time"] = clock
 
 
 def main() -> int:

@@ -60,7 +60,7 @@ def bare(path: Path, environment: Mapping[str, str], *options: str) -> str:
 
 def clone(url: str, path: Path, environment: Mapping[str, str], *options: str, **more: str) -> Repo:
     """A clone, which must succeed."""
-    Repo(path.parent, environment).git("clone", "-q", *options, url, str(path), **more)
+    Repo(path.parent, environment).under(more).git("clone", "-q", *options, url, str(path))
     return Repo(path, environment)
 
 

@@ -82,7 +82,7 @@ def every_type() -> bytes:
     ]
     names += ["F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F4", "F6_E2M3"]
     sizes = {"BOOL": 1, "F4": 0.5, "F6_E2M3": 0.75, "C64": 8, "BF16": 2}
-    found = {}
+    found: dict[str, tuple[str, tuple[int, ...], bytes]] = {}
     for name in names:
         size = sizes.get(name) or (1 if name.startswith("F8") else int(name[1:]) // 8)
         data = random.bytes(int(size * 240))  # every bit pattern: payloads of NaN, minus zero

@@ -213,7 +213,7 @@ def test_a_program_that_was_moved(fresh: Repo, tmp_path: Path) -> None:
     assert report["Filter"]["it answers"] == "no"
     assert "git-theta was moved or removed" in report["problems"][0]
     on_path = {"PATH": f"{elsewhere.parent}{os.pathsep}{fresh.environment['PATH']}"}
-    fresh.git("add", "model.safetensors", **on_path)
+    fresh.under(on_path).git("add", "model.safetensors")
     assert fresh.blob(":model.safetensors").startswith(b"git-theta manifest")
     assert fresh.run([str(elsewhere), "install"]).returncode == 0
     fresh.git("theta", "ls-files")

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 DATA = Path(__file__).parents[1] / "data"
-PLAIN = {
+PLAIN: dict[str, np.ndarray] = {
     "block.0.weight": np.arange(12, dtype=np.float32).reshape(3, 4),
     "block.0.bias": np.arange(4, dtype=np.float16),
     "steps": np.arange(3, dtype=np.int64),

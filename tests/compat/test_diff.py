@@ -910,7 +910,7 @@ def test_piped_it_is_plain(seen: Repo, locale: str) -> None:
     first, second, _ = story(seen)
     # Python's own variables have no effect on programs that git starts.
     ascii_only = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
-    output = seen.git("diff", first, second, LC_ALL=locale, **ascii_only)
+    output = seen.under(ascii_only).git("diff", first, second, LC_ALL=locale)
     assert b"\x1b" not in output
     assert "‖Δ‖/‖W‖" in output.decode("utf-8")
     assert b"\x1b[" in seen.git("-c", "color.ui=always", "diff", first, second)

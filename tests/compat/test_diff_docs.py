@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import re
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -107,10 +106,12 @@ def repository(folder: Path, environment: Mapping[str, str]) -> Repo:
         repo.write(MODEL, file(tensors))
         repo.git("add", MODEL)
         who = {
+            "GIT_AUTHOR_DATE": date,
+            "GIT_COMMITTER_DATE": date,
             "GIT_AUTHOR_NAME": author,
             "GIT_AUTHOR_EMAIL": f"{author.split(maxsplit=1)[0].lower()}@example.com",
         }
-        repo.git("commit", "-qm", message, GIT_AUTHOR_DATE=date, GIT_COMMITTER_DATE=date, **who)
+        repo.under(who).git("commit", "-qm", message)
         repo.git("tag", tag)
 
     commit(3, "Ada Ames", "Base model", "v1", first)
@@ -174,9 +175,8 @@ def filled(document: str, repo: Repo) -> str:
         assert document.count(marker) == 1, title
         block = "\n".join([marker, example(repo, title), "<!-- end -->"])
         pattern = re.escape(marker) + r"(?:\n.*?<!-- end -->)?"
-        document = re.sub(
-            pattern, lambda match, block=block: block, document, count=1, flags=re.DOTALL
-        )  # type: ignore[misc]
+        before, _, after = re.split(f"({pattern})", document, maxsplit=1, flags=re.DOTALL)
+        document = before + block + after
     return document
 
 
@@ -196,4 +196,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

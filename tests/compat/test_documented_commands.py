@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -169,7 +170,7 @@ def shards(world: World, values: dict[str, np.ndarray]) -> None:
     """A model of two files and an index."""
     halves = [dict(list(values.items())[:3]), dict(list(values.items())[3:])]
     names = [f"sharded/model-0000{number}-of-00002.safetensors" for number in (1, 2)]
-    where = {}
+    where: dict[str, str] = {}
     for name, half in zip(names, halves, strict=True):
         write(world, name, safetensors_file(half))
         where |= dict.fromkeys(half, name.rpartition("/")[2])
@@ -358,7 +359,7 @@ def adapter(world: World) -> None:
     (world.here / "factors.safetensors").write_bytes(
         safetensors_file({f"{module}.weight/R": left, f"{module}.weight/C": right})
     )
-    parts = {
+    parts: dict[str, Any] = {
         "data": np.ones(2, np.float32),
         "indices": np.array([3, 4]),
         "indptr": np.array([0, *[1] * 31, 2]),
@@ -392,7 +393,8 @@ def free_name(world: World) -> None:
 @upon(models)
 def files(world: World) -> None:
     """Checkpoints that are in no repository."""
-    np.savez(world.here / "weights.npz", **tensors())
+    weights: dict[str, Any] = {**tensors()}
+    np.savez(world.here / "weights.npz", **weights)
     write(world, "a.safetensors", safetensors_file(tensors()))
     write(world, "b.safetensors", safetensors_file(moved(tensors(), 4)))
 

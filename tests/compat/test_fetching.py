@@ -84,7 +84,7 @@ def test_recent_leaves_old_history_out(world: World, manifests: Repo) -> None:
     manifests.git("config", "theta.recentDays", "2")
     old = {"GIT_COMMITTER_DATE": "2020-01-01T00:00:00", "GIT_AUTHOR_DATE": "2020-01-01T00:00:00"}
     manifests.git("checkout", "-q", "--orphan", "ancient", GIT_THETA_SKIP_SMUDGE="1")
-    manifests.git("commit", "-qm", "old", **old)
+    manifests.under(old).git("commit", "-qm", "old")
     manifests.git("checkout", "-q", "--detach", "v1", GIT_THETA_SKIP_SMUDGE="1")
     manifests.git("remote", "remove", "origin")
     manifests.git("tag", "-d", "v1")

@@ -130,7 +130,7 @@ def test_what_onnx_writes(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     from onnx import helper, numpy_helper
 
-    held = {
+    held: dict[str, np.ndarray] = {
         "weight": np.arange(12, dtype=np.float32).reshape(3, 4),
         "half": np.arange(5, dtype=np.float16),
         "brain": np.arange(6).astype(ml_dtypes.bfloat16),

@@ -102,7 +102,7 @@ def everything_is_old(world: World) -> dict[str, str]:
 
 
 def program(repo: Repo, *words: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
-    return repo.run([*racing.PROGRAM, *words], **environment)
+    return repo.under(environment).run([*racing.PROGRAM, *words])
 
 
 def pruned(repo: Repo, *words: str, **environment: str) -> str:
@@ -251,9 +251,9 @@ def test_what_a_manifest_needs_that_is_handed_out_is_young(
     needed = needed_by(one, "HEAD")
     old = everything_is_old(world)
     if how == "index-file":
-        environment = {**old, "GIT_INDEX_FILE": str(world.folder / "other-index")}
-        one.git("add", "model.safetensors", **environment)
-        blob = one.git("rev-parse", ":model.safetensors", **environment).decode().strip()
+        there = one.under({**old, "GIT_INDEX_FILE": str(world.folder / "other-index")})
+        there.git("add", "model.safetensors")
+        blob = there.git("rev-parse", ":model.safetensors").decode().strip()
     else:
         name = "copy.safetensors" if how == "other-name" else "model.safetensors"
         given = one.blob("HEAD:model.safetensors") if how == "manifest" else data

@@ -11,11 +11,12 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from gitrepo import PATIENCE
-from merging import MODEL, Branches, Tensors, model, moved, same
+from merging import MODEL, Branches, Tensors, average, model, moved, same, total
 from small_models import safetensors_file, torch_file
 from terminal import interruptible
 
@@ -39,10 +40,6 @@ def conflict(repo: Branches) -> tuple[Tensors, Tensors]:
     )
     ours = repo.save("ours", moved(BASE, 2, "layer0", "layer1"), a__txt=b"a\nours\n")
     return ours, theirs
-
-
-def average(*arrays: np.ndarray) -> np.ndarray:
-    return (sum(array.astype(np.float64) for array in arrays) / len(arrays)).astype(arrays[0].dtype)
 
 
 # What merges by itself
@@ -491,7 +488,7 @@ def test_a_strategy_for_one_merge(repo: Branches, conflict: tuple[Tensors, Tenso
         repo.tensors()["layer1.weight"], average(ours["layer1.weight"], theirs["layer1.weight"])
     )
     assert repo.git("log", "-1", "--format=%s %p").decode().split()[0] == "averaged"
-    recipe = repo.manifest(f"HEAD:{MODEL}").headers["merge"]
+    recipe: Any = repo.manifest(f"HEAD:{MODEL}").headers["merge"]
     assert [rule["strategy"] for rule in recipe["rules"]] == ["average"]
     assert '"params": "*", "strategy": "average"}' in repo.told("show", f"HEAD:{MODEL}")
     assert "verified, the same bytes" in repo.told("verify-merge")
@@ -927,7 +924,7 @@ def test_every_strategy_that_needs_nothing_more_verifies(repo: Branches) -> None
     assert np.array_equal(merged["ours"], ours["ours"])
     assert np.array_equal(merged["theirs"], theirs["theirs"])
     assert np.array_equal(merged["base"], base["base"])
-    recipe = repo.manifest("HEAD:all.safetensors").headers["merge"]
+    recipe: Any = repo.manifest("HEAD:all.safetensors").headers["merge"]
     assert {rule["strategy"] for rule in recipe["rules"]} == set(names)
     # Regmean is among them
     assert "verified, to two units in the last place" in repo.told("verify-merge")
@@ -971,7 +968,7 @@ def test_diloco_keeps_its_velocity_beside_the_model(repo: Branches, three: list[
     base, *sides = [BASE["layer0.weight"].astype(np.float64)] + [
         side["layer0.weight"].astype(np.float64) for side in three
     ]
-    gradient = sum(base - side for side in sides) / 3
+    gradient = total(base - side for side in sides) / 3
     velocity = repo.tensors("model.velocity.safetensors")
     assert np.array_equal(velocity["layer0.weight"], gradient.astype(np.float32))
     merged = repo.tensors()
@@ -1071,7 +1068,7 @@ def test_the_best_of_a_sweep_is_merged(
         "swept",
     )
     assert said.count("task_arithmetic") >= 5
-    recipe = repo.manifest(f"HEAD:{MODEL}").headers["merge"]
+    recipe: Any = repo.manifest(f"HEAD:{MODEL}").headers["merge"]
     assert recipe["rules"][0]["options"]["lambda"] == 0.5
     assert "verified" in repo.told("verify-merge")
     repo.settled()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from merging import Branches, Tensors, model, moved, same
+from merging import Branches, Tensors, average, model, moved, same
 from small_models import safetensors_file, torch_file
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the programs are POSIX scripts")
@@ -144,8 +144,8 @@ def test_several_branches_in_two_formats(repo: Branches) -> None:
     assert CONFLICT in repo.told("merge", "b1", "b2", "-s", "average", code=2)
     assert repo.head() == before
     repo.told("merge", "b1", "b2", "-s", "average", "--by-name", "-m", "merged")
-    wanted = sum(side["layer2.weight"].astype(np.float64) for side in sides) / 3
-    assert np.array_equal(repo.tensors("n.safetensors")["layer2.weight"], wanted.astype(np.float32))
+    wanted = average(*(side["layer2.weight"] for side in sides))
+    assert np.array_equal(repo.tensors("n.safetensors")["layer2.weight"], wanted)
     assert "verified, the same bytes" in repo.told("verify-merge")
     repo.settled()
 

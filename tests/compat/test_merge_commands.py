@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from merging import MODEL, Branches, Tensors, model, moved, same
+from merging import MODEL, Branches, Tensors, average, model, moved, same
 from small_models import safetensors_file
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the programs are POSIX scripts")
@@ -34,10 +34,6 @@ def sides(repo: Branches) -> dict[str, Tensors]:
     one = repo.branch("s1", moved(BASE, 11, "layer0", "layer1"))
     two = repo.branch("s2", moved(BASE, 12, "layer0", "layer2"))
     return {"main": repo.save("ours", moved(BASE, 10, "layer0")), "s1": one, "s2": two}
-
-
-def average(*arrays: np.ndarray) -> np.ndarray:
-    return (sum(array.astype(np.float64) for array in arrays) / len(arrays)).astype(arrays[0].dtype)
 
 
 def parents(repo: Branches) -> int:

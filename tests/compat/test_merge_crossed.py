@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from merging import Branches, Tensors, model, moved, same
+from merging import Branches, Tensors, average, model, moved, same
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the programs are POSIX scripts")
 BASE = model()
@@ -88,9 +88,7 @@ def test_without_a_working_tree_and_many_at_once(
     three = repo.save("three", moved(BASE, 13, "layer0", "layer3"))
     assert "layer0.weight: changed on 3 sides" in repo.told("merge", "one", "two", code=2)
     repo.told("merge", "one", "two", "-s", "average", "-m", "all")
-    mean = (sum(side["layer0.weight"].astype(np.float64) for side in (three, one, two)) / 3).astype(
-        np.float32
-    )
+    mean = average(*(side["layer0.weight"] for side in (three, one, two)))
     assert np.array_equal(repo.tensors()["layer0.weight"], mean)
     assert "verified, the same bytes" in repo.told("verify-merge")
     repo.settled()

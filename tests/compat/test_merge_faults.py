@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gitrepo import PATIENCE
-from merging import MODEL, Branches, Tensors, model, moved, same
+from merging import MODEL, Branches, Tensors, average, model, moved, same
 from terminal import interruptible
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the programs are POSIX scripts")
@@ -37,9 +37,7 @@ def sides(repo: Branches) -> list[Tensors]:
 
 
 def middle(sides: list[Tensors]) -> np.ndarray:
-    return (sum(side["layer1.weight"].astype(np.float64) for side in sides) / len(sides)).astype(
-        np.float32
-    )
+    return average(*(side["layer1.weight"] for side in sides))
 
 
 def test_objects_are_fetched_by_whatever_merges(

@@ -8,6 +8,7 @@ import io
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ BASE: Tensors = {
 }
 
 
-def npz_file(tensors: Tensors) -> bytes:
+def npz_file(tensors: Mapping[str, Any]) -> bytes:
     target = io.BytesIO()
     np.savez(target, **tensors)
     return target.getvalue()

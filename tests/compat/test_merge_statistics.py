@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from merging import Branches, Tensors, moved
+from merging import Branches, Tensors, moved, total
 from small_models import safetensors_file
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the programs are POSIX scripts")
@@ -34,7 +34,7 @@ MAKE = {"fisher": fisher, "gram": gram}
 
 def add_up(*arrays: np.ndarray) -> np.ndarray:
     """The sum in float64, rounded once."""
-    return sum(array.astype(np.float64) for array in arrays).astype(np.float32)
+    return total(arrays).astype(np.float32)
 
 
 class Sides:
@@ -90,7 +90,8 @@ def sides(tmp_path: Path, environment: Mapping[str, str], bin_folder: Path) -> S
 def merged_by_fisher(sides: Sides, *which: int) -> np.ndarray:
     trust = [sides.statistics[i]["a"].astype(np.float64) for i in which]
     values = [sides.models[i]["a"] for i in which]
-    return (sum(f * w for f, w in zip(trust, values, strict=True)) / sum(trust)).astype(np.float32)
+    mean: np.ndarray = total(f * w for f, w in zip(trust, values, strict=True)) / total(trust)
+    return mean.astype(np.float32)
 
 
 @pytest.mark.parametrize(

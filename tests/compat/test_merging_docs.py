@@ -30,8 +30,8 @@ def test_the_example_runs(tmp_path: Path, environment: Mapping[str, str]) -> Non
     assert done.returncode == 0, done.stderr
     scores = {}
     for line in done.stdout.splitlines()[1:]:
-        label, *values = re.split(r"\s{2,}", line.strip())
-        scores[label] = [float(value.rstrip("%")) for value in values]
+        label, *shares = re.split(r"\s{2,}", line.strip())
+        scores[label] = [float(share.rstrip("%")) for share in shares]
     right, left = scores["fine-tuned: right"], scores["fine-tuned: left"]
     merged = [values for label, values in scores.items() if label.startswith("git theta merge")]
     assert len(merged) == 4

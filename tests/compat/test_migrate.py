@@ -51,7 +51,7 @@ def commit(repo: Repo, message: str, files: Mapping[str, bytes] = {}, **environm
     for name, data in files.items():
         repo.write(name, data)
     repo.git("add", "-A")
-    repo.git("commit", "-q", "--allow-empty", "-m", message, **environment)
+    repo.under(environment).git("commit", "-q", "--allow-empty", "-m", message)
     return repo.head()
 
 
@@ -275,7 +275,7 @@ def busy(repo: Repo) -> None:
         "-",
         stdin="gr\xfc\xdfe\n".encode("latin-1"),
     )
-    repo.git("tag", "-a", "-m", "first\n\nlines", "v1", **PEOPLE[1])
+    repo.under(PEOPLE[1]).git("tag", "-a", "-m", "first\n\nlines", "v1")
     repo.git("tag", "-a", "-m", "nested", "v1-nested", "v1")
     repo.git("checkout", "-q", "main")
     (repo.path / "sub" / "link").symlink_to("../a.safetensors")

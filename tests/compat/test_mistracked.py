@@ -112,7 +112,7 @@ def test_a_clone_whose_checkout_failed(
     objects, aside = world.remote / "theta", world.remote / "aside"
     if cause == "objects":
         objects.rename(aside)
-    broken = (
+    broken: dict[str, str] = (
         {}
         if cause == "objects"
         else {
@@ -121,9 +121,8 @@ def test_a_clone_whose_checkout_failed(
             "GIT_CONFIG_VALUE_0": "no",
         }
     )
-    Repo(world.folder, world.environment).git_fails(
-        "clone", "-q", world.url, str(two.path), **broken
-    )
+    outside = Repo(world.folder, world.environment).under(broken)
+    outside.git_fails("clone", "-q", world.url, str(two.path))
     assert not (two.path / "model.safetensors").exists()
     assert two.git("ls-files") == b""  # git writes the index last
     assert said(two, "fetch")[0] == (1 if cause == "objects" else 0)

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,7 +45,7 @@ def other_plugin(site: Path, name: str, body: str) -> None:
     (site / f"{name}.py").write_text(body)
 
 
-def written(repo: Repo, name: str, **arrays: np.ndarray) -> bytes:
+def written(repo: Repo, name: str, **arrays: Any) -> bytes:
     """The file that the plugin's own command writes."""
     np.savez(repo.path / "in.npz", **arrays)
     repo.theta("json-weights", "in.npz", name)

@@ -9,10 +9,11 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -76,7 +77,7 @@ def test_importing_takes_nothing_along() -> None:
         assert repr(name).encode() in done.stdout
         assert getattr(git_theta, name) is not None
     with pytest.raises(AttributeError, match="nothing_such"):
-        _ = git_theta.nothing_such  # type: ignore[attr-defined]
+        _ = git_theta.nothing_such
 
 
 # Loading
@@ -154,7 +155,7 @@ def test_open_reads_on_access_and_slices(repo: Repo) -> None:
         for name in ("word.weight", "layer.0.weight", "mask", "empty"):
             part = found.get_slice(name)
             assert part.shape == values[name].shape
-            indexes = [
+            indexes: list[Any] = [
                 np.s_[3:9],
                 np.s_[:],
                 np.s_[-5:],
@@ -197,7 +198,11 @@ def test_damage_is_told(repo: Repo) -> None:
     data[-20] ^= 1
     path.write_bytes(data)
     with git_theta.open("HEAD", MODEL, repo=repo.path) as found:
-        for read in (lambda: found["word.weight"], lambda: found.get_slice("word.weight")[:2]):
+        ways: list[Callable[[], object]] = [
+            lambda: found["word.weight"],
+            lambda: found.get_slice("word.weight")[:2],
+        ]
+        for read in ways:
             with pytest.raises(git_theta.errors.ObjectDamaged, match=r"word\.weight"):
                 read()
 
@@ -276,7 +281,7 @@ def test_changes_that_are_not_committed_are_never_lost(repo: Repo) -> None:
 
 def test_save_refuses_what_it_cannot_do(repo: Repo) -> None:
     torch = pytest.importorskip("torch")
-    for content, path, said in (
+    cases: list[tuple[Any, str, str]] = [
         (
             model(),
             "model.h6",
@@ -289,7 +294,8 @@ def test_save_refuses_what_it_cannot_do(repo: Repo) -> None:
         ({"a": torch.zeros(2, 2).to_sparse()}, MODEL, "dense"),
         (3, MODEL, "a state dict, bytes or a file's path can be saved, not int"),
         (Path("nowhere"), MODEL, "nowhere cannot be read"),
-    ):
+    ]
+    for content, path, said in cases:
         with pytest.raises(UsageError, match=said):
             git_theta.save(content, path, repo=repo.path)
     with pytest.raises(UsageError, match="cannot be a branch's name"):
@@ -372,7 +378,7 @@ def test_a_bare_repository_and_a_first_commit(repo: Repo, tmp_path: Path) -> Non
 
 def test_other_files_go_along(repo: Repo) -> None:
     repo.write("on-disk.bin", safetensors_file(model(4)))
-    files = {
+    files: dict[str | os.PathLike[str], Any] = {
         MODEL: model(),
         "config.json": b'{"a": 1}\n',
         "sub/copy.safetensors": repo.path / "on-disk.bin",
@@ -665,7 +671,7 @@ def test_a_merge_into_a_branch_that_moves_meanwhile_changes_nothing(
     git_theta.save({**model(), "mask": model()["mask"] ^ True}, MODEL, repo=repo.path)
     before, moved = repo.head(), list[str]()
 
-    def somebody(*_: object) -> None:
+    def somebody(*arguments: object) -> object:
         if not moved:
             made = (
                 repo.git("commit-tree", f"{before}^{{tree}}", "-p", before, "-m", "meanwhile")
@@ -674,10 +680,11 @@ def test_a_merge_into_a_branch_that_moves_meanwhile_changes_nothing(
             )
             repo.git("update-ref", "refs/heads/main", made)
             moved.append(made)
+        return real(*arguments)
 
     name = "commit_tree" if when == "while it merges" else "move"
     real = getattr(plumbing, name)
-    monkeypatch.setattr(plumbing, name, lambda *arguments: somebody() or real(*arguments))
+    monkeypatch.setattr(plumbing, name, somebody)
     with pytest.raises(GitError, match="moved by somebody else meanwhile; merge again"):
         git_theta.merge("side", repo=repo.path)
     assert [repo.head()] == moved
@@ -703,9 +710,8 @@ def test_log_tells_metrics(repo: Repo) -> None:
     first = git_theta.save(model(), MODEL, message="one", repo=repo.path)
     second = git_theta.save(model(1), MODEL, message="two", repo=repo.path)
     git_theta.record_metrics(second, {"loss": 9.0}, repo=repo.path)
-    git_theta.record_metrics(
-        second, {"loss": np.float32(0.25), "epoch": 3, "worst": float("inf")}, repo=repo.path
-    )
+    metrics: dict[str, Any] = {"loss": np.float32(0.25), "epoch": 3, "worst": float("inf")}
+    git_theta.record_metrics(second, metrics, repo=repo.path)
     steps = git_theta.log(MODEL, repo=repo.path)
     assert [step.commit.oid for step in steps] == [second, first]
     assert [step.metrics for step in steps] == [

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from merging import MODEL, Branches, Tensors, model, moved, same
+from merging import MODEL, Branches, Tensors, average, model, moved, same
 from small_models import safetensors_file, torch_file
 
 pytest.importorskip("pty", reason="there are no pseudo terminals here")
@@ -39,10 +39,6 @@ def resolve(repo: Branches, *answers: tuple[str, str]) -> Played:
     return play(
         [sys.executable, "-m", "git_theta", "resolve"], repo.path, repo.environment, answers
     )
-
-
-def middle(*arrays: np.ndarray) -> np.ndarray:
-    return (sum(array.astype(np.float64) for array in arrays) / len(arrays)).astype(arrays[0].dtype)
 
 
 def test_groups_are_shown_with_how_far_they_moved_and_one_choice_is_for_many(
@@ -130,7 +126,7 @@ def test_stopping_keeps_what_was_chosen_for_the_next_time(
     ours, theirs = conflict
     assert np.array_equal(repo.tensors()["layer3.bias"], ours["layer3.bias"])
     assert np.array_equal(
-        repo.tensors()["layer0.weight"], middle(ours["layer0.weight"], theirs["layer0.weight"])
+        repo.tensors()["layer0.weight"], average(ours["layer0.weight"], theirs["layer0.weight"])
     )
     repo.git("commit", "-qm", "merged")
     repo.settled()

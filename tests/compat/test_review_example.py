@@ -68,9 +68,8 @@ def test_the_steps(repo: Repo, tmp_path: Path) -> None:
     assert list(steps) == ["Install Git-Theta", "Compare the models", "Post the comment"]
 
     def run(step: str, **more: str) -> str:
-        done = repo.run(
-            ["bash", "-e", "-o", "pipefail", "-c", steps[step]], **{**variables, **more}
-        )
+        words = ["bash", "-e", "-o", "pipefail", "-c", steps[step]]
+        done = repo.under({**variables, **more}).run(words)
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout.decode()
 

@@ -11,7 +11,7 @@ import shutil
 import stat
 import sys
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -389,10 +389,11 @@ def test_executable_bit(repo: Repo) -> None:
     repo.git("add", ".")
     repo.git("commit", "-qm", "executable")
     assert repo.git("ls-files", "-s", "model.safetensors").startswith(b"100755 ")
-    for restore in (
+    ways: list[Callable[[], bytes]] = [
         lambda: repo.git("checkout", "-q", "--", "."),
         lambda: repo.theta("checkout", "model.safetensors"),
-    ):
+    ]
+    for restore in ways:
         (repo.path / "model.safetensors").unlink()
         restore()
         assert (repo.path / "model.safetensors").stat().st_mode & 0o111
@@ -608,16 +609,16 @@ def test_separate_git_dir_and_environment(history: History, tmp_path: Path) -> N
     )
     there = history.repo.at(tree)
     assert_holds(there, history.versions["trim"])
-    outside = history.repo.at(tmp_path)
     variables = {"GIT_DIR": str(folder), "GIT_WORK_TREE": str(tree)}
-    outside.git("checkout", "-q", "dense", **variables)
+    outside = history.repo.at(tmp_path).under(variables)
+    outside.git("checkout", "-q", "dense")
     assert_holds(there, history.versions["dense"])
     new = safetensors_file(trained(weights(), 80))
     there.write("new.safetensors", new)
-    outside.git("add", "-A", **variables)
-    assert outside.git("status", "--porcelain", **variables) == b"A  new.safetensors\n"
+    outside.git("add", "-A")
+    assert outside.git("status", "--porcelain") == b"A  new.safetensors\n"
     (tree / "new.safetensors").unlink()
-    outside.git("checkout", "--", "new.safetensors", **variables)
+    outside.git("checkout", "--", "new.safetensors")
     assert there.read("new.safetensors") == new
     assert not (tmp_path / "theta").exists()
 
@@ -913,10 +914,10 @@ def test_torch_reads_what_comes_back(repo: Repo) -> None:
     manifest = repo.manifest("HEAD:state.pt")
     assert manifest.format == "torch-zip"
     assert {"model.0.weight", "optimizer.state.0.exp_avg"} <= manifest.by_name.keys()
-    for epoch in ("0", "1", "0"):
-        repo.git("checkout", "-q", epoch)
-        assert_holds(repo, {"state.pt": files[epoch]})
-        assert torch.load(repo.path / "state.pt", weights_only=True)["epoch"] == int(epoch)
+    for tag in ("0", "1", "0"):
+        repo.git("checkout", "-q", tag)
+        assert_holds(repo, {"state.pt": files[tag]})
+        assert torch.load(repo.path / "state.pt", weights_only=True)["epoch"] == int(tag)
 
 
 def test_every_stored_torch_file(repo: Repo) -> None:

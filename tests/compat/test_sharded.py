@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,8 +47,8 @@ def commit(repo: Repo, message: str) -> None:
     repo.git("commit", "-qm", message)
 
 
-def compared(repo: Repo, *words: str) -> list[dict[str, object]]:
-    models: list[dict[str, object]] = json.loads(repo.theta("diff", "--json", *words))["models"]
+def compared(repo: Repo, *words: str) -> list[dict[str, Any]]:
+    models: list[dict[str, Any]] = json.loads(repo.theta("diff", "--json", *words))["models"]
     return models
 
 
@@ -102,7 +103,7 @@ def test_one_tensor_of_one_shard(sharded: Repo) -> None:
     (model,) = compared(sharded, "HEAD~1", "HEAD", "--group")
     assert [
         (item["name"], item["kind"], item["statistics"]["changed"]) for item in model["changes"]
-    ] == [("layers.4.weight", "modified", 1)]  # type: ignore[attr-defined]
+    ] == [("layers.4.weight", "modified", 1)]
     assert b"1 modified of 6 tensors, 5 unchanged" in sharded.theta(
         "diff", "HEAD~1", "HEAD", "--group"
     )
@@ -111,11 +112,11 @@ def test_one_tensor_of_one_shard(sharded: Repo) -> None:
 
 def test_added_and_deleted_as_one(sharded: Repo) -> None:
     (model,) = compared(sharded, "HEAD~1", "HEAD", "--group")
-    assert [item["kind"] for item in model["changes"]] == ["added"] * 6  # type: ignore[attr-defined]
+    assert [item["kind"] for item in model["changes"]] == ["added"] * 6
     for file in sharded.path.glob("model*"):
         file.unlink()
     (model,) = compared(sharded, "HEAD", "--group")
-    assert [item["kind"] for item in model["changes"]] == ["removed"] * 6  # type: ignore[attr-defined]
+    assert [item["kind"] for item in model["changes"]] == ["removed"] * 6
 
 
 def test_ls_files_lists_it_as_one(sharded: Repo) -> None:

@@ -240,8 +240,8 @@ def test_the_trainers_callback_on_every_rank_and_without_a_checkpoint(
     assert callback.saver.commits == branch(repo, "runs/out")
     (error,) = callback.saver.errors
     assert error.startswith("'Step 4': ")
-    (step,) = git_theta.log("model/model.safetensors", "runs/out", repo=repo.path)
-    assert step.metrics == {"step": 3, "loss": 0.5}
+    (saved,) = git_theta.log("model/model.safetensors", "runs/out", repo=repo.path)
+    assert saved.metrics == {"step": 3, "loss": 0.5}
     assert repo.git("rev-parse", "best/runs/out").decode().strip() == callback.saver.commits[0]
 
 
@@ -285,7 +285,7 @@ def test_only_what_is_named_is_imported() -> None:
         [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True
     )
     with pytest.raises(AttributeError):
-        _ = git_theta.training.nothing_such  # type: ignore[attr-defined]
+        _ = git_theta.training.nothing_such
 
 
 # The examples, which are what the frameworks are tried with

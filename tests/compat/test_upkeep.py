@@ -160,17 +160,8 @@ def test_prune_keeps_what_anything_needs(world: World, one: Repo, state: str) ->
             if state != "rebase-todo"
             else "sed -i -e '1i break'"
         }
-        one.run(
-            [
-                "git",
-                "rebase",
-                "-q",
-                "-i",
-                "--autostash",
-                "HEAD~1" if state == "autostash" else "HEAD~2",
-            ],
-            **editor,
-        )
+        onto = "HEAD~1" if state == "autostash" else "HEAD~2"
+        one.under(editor).run(["git", "rebase", "-q", "-i", "--autostash", onto])
         assert (one.common / "rebase-merge").is_dir()
         one.git("update-ref", "-d", "refs/heads/topic")
         if state == "rebase-todo":
@@ -181,8 +172,7 @@ def test_prune_keeps_what_anything_needs(world: World, one: Repo, state: str) ->
         one.git("branch", "b", second)
         one.git("replace", second, "main")
     elif state == "manifest-in-worktree":
-        text = one.blob(f"{second}:model.safetensors")
-        one.write("copy.safetensors", text)
+        one.write("copy.safetensors", one.blob(f"{second}:model.safetensors"))
     elif state == "remote-branch":
         one.git("update-ref", "refs/remotes/origin/x", second)
     if state not in ("reflog", "worktree-reflog", "dropped-stash-in-reflog", "stash"):

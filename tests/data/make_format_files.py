@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -70,7 +71,7 @@ def numpy_files() -> None:
         np.save(file, ramp((1, 2), "int64"))
     with (HERE / "version3.npy").open("wb") as file:
         np.lib.format.write_array(file, ramp((2, 2), "uint16"), version=(3, 0))
-    arrays = {
+    arrays: dict[str, Any] = {
         "w": ramp((4, 3)),
         "layer/b": ramp((3,), "float64"),
         "n": np.int64(7),
@@ -138,9 +139,10 @@ def flax_file() -> None:
     import msgpack
 
     def array(values: np.ndarray) -> bytes:
-        return msgpack.packb((values.shape, values.dtype.name, values.tobytes()), use_bin_type=True)
+        parts = (values.shape, values.dtype.name, values.tobytes())
+        return bytes(msgpack.packb(parts, use_bin_type=True))
 
-    def pack(value: object) -> object:
+    def pack(value: Any) -> object:
         if isinstance(value, np.ndarray):
             return msgpack.ExtType(1, array(value))
         if isinstance(value, np.generic):

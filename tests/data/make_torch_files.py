@@ -54,7 +54,8 @@ class Net(torch.nn.Module):
         self.head.weight = self.embed.weight
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.norm(self.embed(x)))
+        scores: torch.Tensor = self.head(self.norm(self.embed(x)))
+        return scores
 
 
 def training() -> dict[str, Any]:

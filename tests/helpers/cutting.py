@@ -7,7 +7,7 @@ from __future__ import annotations
 import random
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from git_theta.core import skeleton
 from git_theta.core.layout import Layout, PartlyBrokenError
@@ -88,15 +88,14 @@ def mutants(seeds: Sequence[bytes], count: int, seed: int = 0) -> Iterator[bytes
                         draw.randrange(1 << 20),
                     )
                 )
-                data[at : at + width] = (value % (1 << 8 * width)).to_bytes(
-                    width, draw.choice(("little", "big"))
-                )  # type: ignore[arg-type]
+                order: Literal["little", "big"] = draw.choice(("little", "big"))
+                data[at : at + width] = (value % (1 << 8 * width)).to_bytes(width, order)
             elif kind == 4:
                 del data[at : at + draw.randrange(1, 40)]
             elif kind == 5:
                 part = data[at : at + draw.randrange(1, 40)]
-                other = draw.randrange(reach)
-                data[other:other] = part * draw.choice((1, 1, 2, 50))
+                place = draw.randrange(reach)
+                data[place:place] = part * draw.choice((1, 1, 2, 50))
             elif kind == 6:
                 other = seeds[draw.randrange(len(seeds))]
                 start = draw.randrange(max(1, len(other)))

@@ -94,7 +94,7 @@ def karcher(base: Array, sides: list[Array], o: dict[str, Any]) -> Array:
     norms = np.array([np.linalg.norm(s) for s in sides])
     used = [i for i in range(len(sides)) if norms[i] > 0]
     if not used:
-        return sum(sides) * 0.0
+        return np.zeros_like(sides[0])
     u = [sides[i] / norms[i] for i in used]
     share = w[used] / w[used].sum()
     m = sum(x * d for x, d in zip(share, u, strict=True))
@@ -201,7 +201,7 @@ def _ranked_probability(d: Array, density: float, epsilon: float) -> Array:
 def task_vectors(
     sparsify: Callable[[Array, int, dict[str, Any]], Array],
     combine: Callable[[list[Array], dict[str, Any]], Array],
-):
+) -> Callable[[Array, list[Array], dict[str, Any]], Array]:
     def reference(base: Array, sides: list[Array], o: dict[str, Any]) -> Array:
         deltas = [sparsify(s - base, i, o) for i, s in enumerate(sides)]
         return base + o.get("lambda", 1.0) * combine(deltas, o)
@@ -239,7 +239,7 @@ def sce(base: Array, sides: list[Array], o: dict[str, Any]) -> Array:
         # n^2 times the variance, and free of rounding for values of few bits, so that ties are
         # ties.
         variance = sum((d[i] - d[j]) ** 2 for i in range(len(d)) for j in range(i))
-        varying = np.count_nonzero(variance)
+        varying = int(np.count_nonzero(variance))
         if varying:
             d = np.where(
                 variance >= np.sort(variance.ravel())[base.size - _kept(topk, varying)], d, 0.0

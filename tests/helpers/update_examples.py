@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from git_theta.core import dtypes
-from git_theta.core.contracts import Encoded, Update
+from git_theta.core.contracts import Encoded, Level, Update
 from git_theta.core.tensors import Tensor
 
 FLOATS = ("f16", "bf16", "f32", "f64")
@@ -20,10 +20,10 @@ def payload(encoded: Encoded | None) -> memoryview:
 
 
 def round_trip(
-    update: Update, tensor: Tensor, base: Tensor | None, level: str = "default"
+    update: Update, tensor: Tensor, base: Tensor | None, level: Level = "default"
 ) -> Encoded:
     """Encode, check that decoding gives the same bytes, and return the payload."""
-    encoded = update.encode(tensor, base, level)  # type: ignore[arg-type]
+    encoded = update.encode(tensor, base, level)
     assert encoded is not None
     decoded = update.decode(payload(encoded), tensor.spec, base)
     assert bytes(memoryview(decoded).cast("B")) == bytes(tensor.data)

@@ -1,4 +1,4 @@
-"""The fuzzer of ``tests/fuzz.py``, at a small count: it knows every parser, and none falls over."""
+"""``tests/helpers/fuzz.py`` at a small count: it knows every parser, and none falls over."""
 
 from __future__ import annotations
 

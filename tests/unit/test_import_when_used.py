@@ -26,7 +26,7 @@ def test_nothing_is_imported_before_it_is_used() -> None:
     assert colorsys.rgb_to_hsv(1, 0, 0) == (0.0, 1.0, 1.0)
     assert type(sys.modules["colorsys"]) is types.ModuleType
     with pytest.raises(AttributeError, match="nothing_of_that_name"):
-        _ = colorsys.nothing_of_that_name
+        _ = colorsys.nothing_of_that_name  # type: ignore[attr-defined]
 
 
 @pytest.mark.usefixtures("without_colorsys")

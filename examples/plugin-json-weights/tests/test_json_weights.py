@@ -71,9 +71,12 @@ def test_what_is_not_as_described_is_refused(change: tuple[bytes, bytes]) -> Non
 def test_the_update_keeps_its_contract() -> None:
     pairs = []
     for dtype in (np.float16, np.float32, np.float64):
-        base = RANDOM.standard_normal((40, 8)).astype(dtype)
+        base: np.ndarray = RANDOM.standard_normal((40, 8)).astype(dtype)
         pairs += [
-            (Tensor.from_array((base * dtype(factor)).astype(dtype)), Tensor.from_array(base))
+            (
+                Tensor.from_array((base * np.array(factor, dtype)).astype(dtype)),
+                Tensor.from_array(base),
+            )
             for factor in (0.5, -2.0, 0.0)
         ]
     check_update(Scaled(), pairs)

@@ -34,7 +34,9 @@ def cases(draw: st.DrawFn) -> Case:
             max_size=12,
         )
     )
-    data, extents, checksums = bytearray(), [], []
+    data = bytearray()
+    extents: list[Extent] = []
+    checksums: list[Checksum] = []
     for kind, length in runs:
         if kind == "tensor":
             extents.append(Extent(f"t{len(extents)}", "u8", (length,), len(data), length))

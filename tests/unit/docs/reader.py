@@ -189,7 +189,8 @@ class Reader:
     def signed(self, count: int, width: int) -> np.ndarray:
         """Signed integers, shifted with the sign in the lowest bit."""
         stored = self.planes(count, width)
-        return ((stored >> 1) ^ (0 - (stored & 1)).astype(stored.dtype)).view(f"<i{width}")
+        values: np.ndarray = (stored >> 1) ^ (0 - (stored & 1)).astype(stored.dtype)
+        return values.view(f"<i{width}")
 
     def residual(self, prediction: np.ndarray, group: str = "") -> np.ndarray:
         """The values that were predicted.
@@ -202,9 +203,8 @@ class Reader:
             difference = self.signed(len(guess), guess.itemsize).view(guess.dtype)
             if group:
                 shift, bits = EXPONENT[group]
-                order = sorted(
-                    range(len(guess)), key=lambda i, g=guess: int(g[i]) >> shift & (1 << bits) - 1
-                )
+                fields = [int(value) >> shift & (1 << bits) - 1 for value in guess]
+                order = sorted(range(len(guess)), key=fields.__getitem__)
                 sorted_, difference = difference, np.empty_like(difference)
                 difference[order] = sorted_
             parts.append(guess + difference)

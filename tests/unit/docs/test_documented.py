@@ -256,10 +256,10 @@ def test_a_callback_has_a_docstring(name: str) -> None:
         for node in ast.parse(source.read_text("utf-8")).body
         if isinstance(node, ast.ClassDef) and node.name == name
     )
-    for node in (
-        found := next(classes),
-        *(part for part in found.body if isinstance(part, ast.FunctionDef)),
-    ):
+    found = next(classes)
+    methods = [part for part in found.body if isinstance(part, ast.FunctionDef)]
+    nodes: list[ast.ClassDef | ast.FunctionDef] = [found, *methods]
+    for node in nodes:
         assert node.name.startswith("_") or ast.get_docstring(node), f"{name}: {node.name}"
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import re
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from git_theta.checkpoints.containers.stored_zip import StoredZipFormat
 from git_theta.checkpoints.safetensors import SafetensorsFormat
 from git_theta.core import dtypes, manifest, names, objects, skeleton
+from git_theta.core.contracts import Encoded, Level
 from git_theta.core.digest import digest, object_id
 from git_theta.core.source import BytesSource
 from git_theta.core.tensors import Spec, Tensor
@@ -131,7 +133,7 @@ def decoded(update: str, tensor: Tensor, payload: bytes, base: Tensor | None) ->
     return reader.DECODERS[update](reader.Reader(payload), tensor.dtype, tensor.shape, old)
 
 
-def joined(encoded: object) -> bytes:
+def joined(encoded: Encoded | None) -> bytes:
     assert encoded is not None
     return b"".join(bytes(chunk) for chunk in encoded.chunks)
 
@@ -182,7 +184,7 @@ def test_dense_over_several_blocks() -> None:
 @pytest.mark.parametrize(
     "dtype", ["f16", "bf16", "f32", "f64", "c64", "i32", "u8", "bool", "f8_e4m3fn", "q4_0"]
 )
-def test_delta_in_place(dtype: str, level: str) -> None:
+def test_delta_in_place(dtype: str, level: Level) -> None:
     base = a_tensor(dtype, (640, 512))
     tensor = changed(base, 0.9)
     assert decoded("delta", tensor, joined(Delta().encode(tensor, base, level)), base) == bytes(
@@ -300,7 +302,7 @@ def test_skeletons_with_derived_checksums(entries: list[tuple[str, bytes, bool]]
     source = BytesSource(file)
     layout = StoredZipFormat().scan(source)
     tensors = [source.read(extent.offset, extent.length) for extent in layout.extents]
-    cut = skeleton.cut(layout, source, [reader.zlib.crc32(data) for data in tensors])
+    cut = skeleton.cut(layout, source, [zlib.crc32(data) for data in tensors])
     assert reader.splice(cut, len(file), tensors) == file
     stored_entries = sum(1 for _, data, deflated in entries if data and not deflated)
     assert len(skeleton.parse(cut, len(file), list(map(len, tensors))).checksums) >= stored_entries

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from git_theta.drivers import ancestors, asker
+from git_theta.drivers import asker
 
 SHOWING = [
     ["git", "diff"],
@@ -226,9 +226,9 @@ def test_the_parents_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
     def ps(words: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
         return subprocess.CompletedProcess(words, 0, lines[int(words[-1])].encode() + b"\n", b"")
 
-    monkeypatch.setattr(ancestors.os, "getppid", lambda: 10)
-    monkeypatch.setattr(ancestors.subprocess, "run", ps)
-    monkeypatch.setattr(ancestors.sys, "platform", "darwin")
+    monkeypatch.setattr(os, "getppid", lambda: 10)
+    monkeypatch.setattr(subprocess, "run", ps)
+    monkeypatch.setattr(sys, "platform", "darwin")
     assert asker._by_parents() == ("/usr/bin/git", "diff", "HEAD")
     lines[9] = "8 git --no-pager -p diff"
     assert asker.only_shows(asker._by_parents())

@@ -238,7 +238,7 @@ def test_dropping_from_a_real_pipe() -> None:
     reading, writing = os.pipe()
     with open(reading, "rb", buffering=0) as source, open(writing, "wb", buffering=0) as target:
         target.write(sent(bytes(30_000)) + b"0005x")
-        stream = Input(source)  # type: ignore[arg-type]  # opened without a buffer
+        stream = Input(source)  # opened without a buffer
         content = drain.IncomingFile(stream)
         assert content.drop() == 30_000
         assert stream.read(5) == b"0005x"
@@ -246,7 +246,7 @@ def test_dropping_from_a_real_pipe() -> None:
         with pytest.raises(EOFError):
             stream.drop(1)
     with open(os.devnull, "rb", buffering=0) as file, pytest.raises(EOFError):
-        Input(file).drop(1)  # type: ignore[arg-type]
+        Input(file).drop(1)
 
 
 @pytest.mark.skipif(not hasattr(os, "pipe"), reason="no pipes")
@@ -278,7 +278,7 @@ def test_whatever_git_writes_is_read_in_order(
     writer, position = threading.Thread(target=write), 0
     writer.start()
     with open(reading, "rb", buffering=0) as source:
-        stream = Input(source)  # type: ignore[arg-type]
+        stream = Input(source)
         stream._movable = stream._movable and spliced
         for kind, count in reads:
             left = len(data) - position

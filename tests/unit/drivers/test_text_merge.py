@@ -24,14 +24,16 @@ def test_heads_are_named_in_the_order_in_which_they_were_given() -> None:
 def test_it_is_said_when_git_merges_one_file_and_at_no_other_time() -> None:
     assert "octopus" in text_merge.before(SMUDGE, THREE)
     assert "-s resolve" in text_merge.before(SMUDGE, {"GITHEAD_00": "a"})
-    for asker in (
+    askers: list[tuple[str, ...]] = [
         (),
         ("git",),
         ("git", "merge", "a"),
         ("git", "checkout-index", "-f", "m.pt"),
         CLEAN,
-    ):
+    ]
+    for asker in askers:
         assert text_merge.before(asker, THREE) == ""
     assert text_merge.after("my model.pt", CLEAN).endswith("git theta checkout 'my model.pt'")
-    for asker in ((), ("git", "add", "m.pt"), SMUDGE):
+    others: list[tuple[str, ...]] = [(), ("git", "add", "m.pt"), SMUDGE]
+    for asker in others:
         assert text_merge.after("m.pt", asker) == ""

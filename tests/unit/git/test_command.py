@@ -71,8 +71,8 @@ def test_every_start_names_the_program_by_its_absolute_path(
     name = "git.exe" if os.name == "nt" else "git"
     right = program(tmp_path / "bin", name)
     monkeypatch.setenv("PATH", os.pathsep.join(["", ".", str(right.parent)]))
-    monkeypatch.setattr(command.subprocess, "run", note)
-    monkeypatch.setattr(command.subprocess, "Popen", note)
+    monkeypatch.setattr(subprocess, "run", note)
+    monkeypatch.setattr(subprocess, "Popen", note)
     command.run(["status"])
     command.call(["status"])
     command.launch(["status"])

@@ -127,13 +127,14 @@ def test_formula_on_eight_bits(name: str, dtype: np.dtype) -> None:
 def test_all_zeros(name: str, dtype: np.dtype) -> None:
     zeros = np.zeros((4, 5), dtype)
     base, sides = values((4, 5), dtype, 2)
-    for case in (
+    cases: list[tuple[np.ndarray, tuple[np.ndarray, ...]]] = [
         (zeros, (zeros, zeros)),
         (zeros, sides),
         (base, (zeros, sides[1])),
         (base, (zeros, zeros)),
         (base, (base, sides[0])),
-    ):
+    ]
+    for case in cases:
         if (
             name in ("model_stock", "karcher", "multislerp")
             and case[1][0] is zeros
@@ -353,7 +354,7 @@ def test_spherical_means_with_no_direction_fall_back_to_the_average() -> None:
     _, (ours, _) = values((5, 4), F32, 2)
     karcher = STRATEGIES["karcher"]
     assert not karcher.merge(MergeCase("w", None, (ours, -ours)), {}).any()
-    scalars = tuple(np.float32(x).reshape(()) for x in (1.0, 1.0, -4.0))
+    scalars = tuple(np.array(x, np.float32) for x in (1.0, 1.0, -4.0))
     assert karcher.merge(MergeCase("w", None, scalars), {}) == np.float32(-2.0 / 3.0)
     zeros = np.zeros_like(ours)
     assert not karcher.merge(MergeCase("w", None, (zeros, zeros)), {}).any()

@@ -114,13 +114,8 @@ def test_what_was_negative_before_is_left_to_the_strategy() -> None:
 
 def test_a_plugins_strategy_cannot_make_it_negative_either() -> None:
     class Negate:
-        name, summary, needs_base, min_sides, max_sides = (
-            "negate",
-            "the first side's negative",
-            False,
-            1,
-            None,
-        )
+        name, summary, needs_base, min_sides = "negate", "the first side's negative", False, 1
+        max_sides: int | None = None
         options: tuple[Option, ...] = ()
 
         def merge(self, case: MergeCase, options: Mapping[str, object]) -> np.ndarray:

@@ -35,7 +35,8 @@ def test_every_case_of_two_sides() -> None:
         "0-1": "removed-changed",
         "-11": "added", "-1-": "added", "--1": "added", "-12": "added-apart",
     }  # fmt: skip
-    for (b, o, t), kind in expected.items():
+    for values, kind in expected.items():
+        b, o, t = tuple(values)
         base, ours, theirs = (of(k="0", **({} if v == "-" else {"x": v})) for v in (b, o, t))
         decided = plan(base, [ours, theirs])
         found = item(decided, "x")

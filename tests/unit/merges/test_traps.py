@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from merge_references import BF16, F16, F32, F64
 
-from git_theta.core.contracts import MergeCase, SurveysModel
+from git_theta.core.contracts import MergeCase, MergeStrategy, Option, SurveysModel
 from git_theta.errors import MergeError
 from git_theta.merges.apply import apply
 from git_theta.merges.builtin_strategies import strategies
@@ -141,8 +141,9 @@ def test_one_weight_for_two_sides_is_an_error_and_not_a_ratio(name: str) -> None
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint8, np.bool_])
-def test_integers_are_never_averaged(dtype: type) -> None:
-    ours, theirs = np.array([1, 0, 1], dtype), np.array([0, 0, 1], dtype)
+def test_integers_are_never_averaged(dtype: type[np.generic]) -> None:
+    ours: np.ndarray = np.array([1, 0, 1], dtype)
+    theirs: np.ndarray = np.array([0, 0, 1], dtype)
     for strategy in strategies():
         if strategy.name in ("ours", "theirs", "base"):
             assert strategy.merge(case(ours, theirs, base=ours), {}).dtype == dtype
@@ -258,7 +259,7 @@ def test_nan_has_one_bit_pattern_in_results() -> None:
     [s for s in strategies() if s.name not in ("ours", "theirs", "base")],
     ids=lambda s: s.name,
 )
-def test_tables_of_different_rows_are_an_error_unless_asked_for(strategy) -> None:  # type: ignore[no-untyped-def]
+def test_tables_of_different_rows_are_an_error_unless_asked_for(strategy: MergeStrategy) -> None:
     base, ours = sides(2)
     theirs = np.concatenate([base, ours])
     with pytest.raises(
@@ -434,7 +435,9 @@ def test_ties_over_the_whole_model() -> None:
 class Broken:
     """A plugin's strategy that misbehaves."""
 
-    name, summary, options, needs_base, min_sides, max_sides = "broken", "", (), False, 1, None
+    name, summary, needs_base, min_sides = "broken", "", False, 1
+    options: tuple[Option, ...] = ()
+    max_sides: int | None = None
 
     def __init__(self, result: object) -> None:
         self.result = result

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import pytest
 from plan_examples import item, manifest, tensor
 
+from git_theta.core.contracts import UnitKind
 from git_theta.core.manifest import Entry, Manifest
 from git_theta.core.tensors import Spec
 from git_theta.errors import MergeError
@@ -155,7 +156,7 @@ def found(tensors: Mapping[str, Spec]) -> set[frozenset[str]]:
 
 
 @pytest.mark.parametrize("kind", units.KINDS, ids=lambda kind: kind.name)
-def test_each_kind_finds_what_programs_write(kind: units.UnitKind) -> None:
+def test_each_kind_finds_what_programs_write(kind: UnitKind) -> None:
     check_unit_kind(kind, UNITS[kind.name], NOT_UNITS)
 
 
@@ -215,8 +216,8 @@ def test_a_unit_that_several_sides_changed_is_one_conflict() -> None:
     """Also if each side changed another part: no value of the merge would be that of codes with
     their scale.
     """
-    for ours, theirs in (("11", "22"), ("10", "02"), ("11", "02"), ("12", "11"), ("10", "20")):
-        base, one, other = quantised("0", "0"), quantised(*ours, weight="1"), quantised(*theirs)
+    for (a, b), (c, d) in (("11", "22"), ("10", "02"), ("11", "02"), ("12", "11"), ("10", "20")):
+        base, one, other = quantised("0", "0"), quantised(a, b, "1"), quantised(c, d)
         decided = plan(base, [one, other])
         (conflict,) = decided.conflicts
         assert conflict.kind == "unit"

@@ -10,7 +10,7 @@ import types
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 import pytest
@@ -127,9 +127,9 @@ def made(*offers: tuple[str, Any]) -> tuple[Registry, list[str]]:
     """A registry with plugins (distribution, module or error), and the warnings it will give."""
     warnings: list[str] = []
     found = [
-        OfferedPlugin(provider, Point(f"p{number}", value))
+        OfferedPlugin(provider, cast(EntryPoint, Point(f"p{number}", value)))
         for number, (provider, value) in enumerate(offers)
-    ]  # type: ignore[arg-type]
+    ]
     return Registry(lambda: found, warnings.append), warnings
 
 

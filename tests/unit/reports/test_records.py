@@ -147,7 +147,10 @@ def test_sorting() -> None:
         )
         for c in found.changes
     ]
-    names = lambda by: [change.name for change in ordered(found.changes, results, by)[0]]  # noqa: E731
+
+    def names(by: str) -> list[str]:
+        return [change.name for change in ordered(found.changes, results, by)[0]]
+
     assert names("name") == ["a", "b", "gone", "new"]
     assert names("change") == ["gone", "new", "a", "b"]
     assert names("size")[-1] == "new"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -105,7 +106,10 @@ def test_nothing_changed() -> None:
 
 def test_titles() -> None:
     found = compare(manifest([entry("w")]), manifest([entry("w", 1)]))
-    make = lambda **more: table.title(ModelReport("b.pt", found, **more), Style(unicode=False))[0]  # noqa: E731
+
+    def make(**more: Any) -> str:
+        return table.title(ModelReport("b.pt", found, **more), Style(unicode=False))[0]
+
     assert make() == "b.pt"
     assert make(former_path="a.pt") == "a.pt -> b.pt"
     assert make(modes=(None, "100644")) == "b.pt (new)"

@@ -8,7 +8,7 @@ import hashlib
 import json
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -286,16 +286,13 @@ def test_a_place_where_nobody_answers_is_one_line_and_no_waiting(
     monkeypatch.setattr(zarr, "context", kvstore.context)
     place, exports = kvstore.place(url, {}), zarr.ArrayFolder(url, {})
     ref = object_of(b"x")
-    attempts = [
+    attempts: list[Callable[[], object]] = [
         lambda: place.lacking([ref]),
         lambda: place.bring(store, [ref], nothing),
         lambda: list(place.audit([ref])),
     ]
-    for attempt in (
-        *attempts,
-        lambda: exports.read("zarr.json"),
-        lambda: exports.array("tensors/w"),
-    ):
+    attempts += [lambda: exports.read("zarr.json"), lambda: exports.array("tensors/w")]
+    for attempt in attempts:
         with pytest.raises(
             TransferError, match=r"nobody.*: 127\.0\.0\.1:1 cannot be reached: Connection refused"
         ):

@@ -175,4 +175,4 @@ def changing(self: Any, case: MergeCase, options: Any) -> Any:
 )
 def test_what_is_wrong_with_a_strategy_is_found(changes: Mapping[str, Any], said: str) -> None:
     with pytest.raises(AssertionError, match=said):
-        check_merge_strategy(type("Broken", (Larger,), changes)())
+        check_merge_strategy(type("Broken", (Larger,), dict(changes))())

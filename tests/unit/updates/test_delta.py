@@ -9,18 +9,19 @@ from hypothesis import strategies as st
 from update_examples import FLOATS, pairs, payload, random_tensor, round_trip, tensor, weights
 
 from git_theta.core import dtypes
+from git_theta.core.contracts import Level
 from git_theta.core.tensors import Tensor
 from git_theta.errors import PayloadError
 from git_theta.updates import planes
 from git_theta.updates.delta import Delta
 from git_theta.updates.dense import Dense
 
-LEVELS = ("fast", "default", "best")
+LEVELS: tuple[Level, ...] = ("fast", "default", "best")
 
 
 @settings(deadline=None, max_examples=200)
 @given(pairs(), st.sampled_from(LEVELS))
-def test_any_bits_come_back(pair, level):
+def test_any_bits_come_back(pair: tuple[Tensor, Tensor], level: Level) -> None:
     one, other = pair
     for target, base in ((one, other), (other, one)):
         if dtypes.count(target.shape):
@@ -29,7 +30,7 @@ def test_any_bits_come_back(pair, level):
 
 @pytest.mark.parametrize("dtype", dtypes.names())
 @pytest.mark.parametrize("level", LEVELS)
-def test_every_type_at_every_level(dtype, level):
+def test_every_type_at_every_level(dtype: str, level: Level) -> None:
     block = dtypes.get(dtype).block_elements
     shape = (30, 7 * block)
     round_trip(Delta(), random_tensor(dtype, shape, 1), random_tensor(dtype, shape, 2), level)
@@ -41,7 +42,7 @@ def test_every_type_at_every_level(dtype, level):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_special_values(dtype):
+def test_special_values(dtype: str) -> None:
     kind = dtypes.numpy_dtype(dtype)
     special = np.array(
         [0.0, -0.0, np.inf, -np.inf, np.nan, -np.nan, 1e-45, -1e-45, 1.0, 65504.0], np.float32
@@ -53,7 +54,7 @@ def test_special_values(dtype):
 @pytest.mark.parametrize(
     ("dtype", "limit"), [("bf16", 0.30), ("f16", 0.52), ("f32", 0.65), ("f64", 0.82)]
 )
-def test_a_fine_tune_costs_what_it_changes(dtype, limit):
+def test_a_fine_tune_costs_what_it_changes(dtype: str, limit: float) -> None:
     base = weights((400, 500)).astype(np.float64)
     changed = base + weights((400, 500), 1, 1e-4)
     encoded = round_trip(Delta(), tensor(changed, dtype), tensor(base, dtype))
@@ -64,7 +65,7 @@ def test_a_fine_tune_costs_what_it_changes(dtype, limit):
     assert not payload(encoded)[0] & 1
 
 
-def test_the_note_counts_changed_elements():
+def test_the_note_counts_changed_elements() -> None:
     base = weights((1000,))
     changed = base.copy()
     changed[[3, 5, 900]] += 1
@@ -75,7 +76,7 @@ def test_the_note_counts_changed_elements():
     ("source", "target", "limit"),
     [("f32", "bf16", 0.001), ("f32", "f16", 0.001), ("f64", "f32", 0.001), ("bf16", "f32", 0.51)],
 )
-def test_a_copy_in_another_precision(source, target, limit):
+def test_a_copy_in_another_precision(source: str, target: str, limit: float) -> None:
     wide = tensor(weights((500, 600)), source)
     copy = Tensor.from_array(wide.array().astype(dtypes.numpy_dtype(target)))
     if source == "bf16":
@@ -86,7 +87,7 @@ def test_a_copy_in_another_precision(source, target, limit):
 
 @pytest.mark.parametrize("source", dtypes.names())
 @pytest.mark.parametrize("target", ["f32", "bf16", "u8", "c64", "i16", "q4_0", "f8_e5m2"])
-def test_any_other_type_serves_or_is_declined(source, target):
+def test_any_other_type_serves_or_is_declined(source: str, target: str) -> None:
     block = max(dtypes.get(source).block_elements, dtypes.get(target).block_elements)
     one, base = random_tensor(target, (4, block), 1), random_tensor(source, (4, block), 2)
     encoded = Delta().encode(one, base, "default")
@@ -96,13 +97,13 @@ def test_any_other_type_serves_or_is_declined(source, target):
         assert source != target
 
 
-def test_another_shape_of_as_many_elements():
+def test_another_shape_of_as_many_elements() -> None:
     base = weights((60, 50))
     encoded = round_trip(Delta(), tensor(base.reshape(3000)), tensor(base))
     assert encoded.size < 300
 
 
-def test_more_than_one_block_and_window():
+def test_more_than_one_block_and_window() -> None:
     count = 4 * planes.BLOCK + 17
     base = weights((count,)).astype(np.float16)
     changed = (base.astype(np.float32) * 1.0001).astype(np.float16)
@@ -110,14 +111,14 @@ def test_more_than_one_block_and_window():
         round_trip(Delta(), Tensor.from_array(changed), Tensor.from_array(base), level)
 
 
-def test_rows_of_several_blocks_with_new_ones_between():
+def test_rows_of_several_blocks_with_new_ones_between() -> None:
     base = weights((5, planes.BLOCK // 2 + 3))
     changed = np.insert(np.delete(base, 3, axis=0), [0, 2], weights((2, base.shape[1]), 5), axis=0)
     encoded = round_trip(Delta(), tensor(changed), tensor(base))
     assert encoded.note == "kept=4,new=2"
 
 
-def test_declines_what_it_cannot_use():
+def test_declines_what_it_cannot_use() -> None:
     one = tensor(weights((20, 30)))
     assert Delta().encode(one, None, "default") is None
     assert Delta().encode(one, random_tensor("u8", (20, 30), 1), "default") is None
@@ -127,7 +128,7 @@ def test_declines_what_it_cannot_use():
     )
 
 
-def test_wrong_bases_and_payloads_are_refused():
+def test_wrong_bases_and_payloads_are_refused() -> None:
     base, one = tensor(weights((20, 30))), tensor(weights((20, 30)) + np.float32(1e-4))
     good = payload(Delta().encode(one, base, "default"))
     for wrong in (
@@ -150,7 +151,7 @@ def test_wrong_bases_and_payloads_are_refused():
             Delta().decode(memoryview(bytes(broken)), one.spec, base)
 
 
-def test_a_count_that_cannot_be_is_refused_before_memory_is_taken():
+def test_a_count_that_cannot_be_is_refused_before_memory_is_taken() -> None:
     base = Tensor("u8", (1, 0), b"")
     with pytest.raises(PayloadError):
         Delta().decode(memoryview(b"\x02\x01\x00\x00\x01"), tensor(weights((1, 1))).spec, base)

@@ -29,7 +29,7 @@ def patterns(dtype: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_widening_is_exact_except_for_denormals(dtype):
+def test_widening_is_exact_except_for_denormals(dtype: str) -> None:
     bits = patterns(dtype)
     values = bits.view(dtypes.numpy_dtype(dtype))
     with np.errstate(all="ignore"):
@@ -41,14 +41,14 @@ def test_widening_is_exact_except_for_denormals(dtype):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_narrowing_is_the_inverse_of_widening(dtype):
+def test_narrowing_is_the_inverse_of_widening(dtype: str) -> None:
     bits = patterns(dtype)
     finite = ~np.isnan(floats.widen(bits, dtype))
     normal = finite & ((floats.exponents(bits, dtype) > 2) | (dtype == "f16"))
     assert (floats.narrow(floats.widen(bits, dtype), dtype)[normal] == bits[normal]).all()
 
 
-def test_bf16_rounds_as_ml_dtypes_does():
+def test_bf16_rounds_as_ml_dtypes_does() -> None:
     bits = patterns("f32")
     values = bits.view(np.float32)
     fine = ~np.isnan(values)
@@ -58,7 +58,7 @@ def test_bf16_rounds_as_ml_dtypes_does():
 
 
 @pytest.mark.parametrize("dtype", ["f16", "f32"])
-def test_narrowing_rounds_to_nearest_even(dtype):
+def test_narrowing_rounds_to_nearest_even(dtype: str) -> None:
     random = np.random.default_rng(8)
     kind = dtypes.numpy_dtype(dtype)
     values = random.standard_normal(50000) * 2.0 ** random.integers(-10, 10, 50000)
@@ -71,7 +71,7 @@ def test_narrowing_rounds_to_nearest_even(dtype):
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "f32", "f64"])
-def test_no_result_is_denormal(dtype):
+def test_no_result_is_denormal(dtype: str) -> None:
     smallest = 2.0**-1022 if dtype == "f64" else 2.0**-126
     values = np.array([smallest, smallest * 0.75, 2.0**-1074, -smallest * 0.9, -0.0, 0.0])
     bits = floats.narrow(values, dtype)
@@ -87,7 +87,7 @@ def test_no_result_is_denormal(dtype):
         max_size=20,
     )
 )
-def test_settled_values_are_never_nan_unless_they_were(rows):
+def test_settled_values_are_never_nan_unless_they_were(rows: list[tuple[float, int, bool]]) -> None:
     values = np.array([row[0] for row in rows])
     before = np.array([row[1] for row in rows], np.uint32)
     keep = np.array([row[2] for row in rows])
@@ -99,7 +99,7 @@ def test_settled_values_are_never_nan_unless_they_were(rows):
 
 @pytest.mark.parametrize("source", FLOATS)
 @pytest.mark.parametrize("target", FLOATS)
-def test_converting_is_what_casting_does(source, target):
+def test_converting_is_what_casting_does(source: str, target: str) -> None:
     if source == target:
         return
     bits = patterns(source)

@@ -30,7 +30,9 @@ def scaled(base: Tensor, factors: np.ndarray) -> Tensor:
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize(("factors", "shape"), SHAPES)
-def test_finds_what_scaled_the_channels(dtype, factors, shape):
+def test_finds_what_scaled_the_channels(
+    dtype: str, factors: tuple[int, ...], shape: tuple[int, ...]
+) -> None:
     base = tensor(weights(shape), dtype)
     new = scaled(base, 1 + weights(factors, 1, 0.1))
     encoded = round_trip(IA3(), new, base)
@@ -39,14 +41,14 @@ def test_finds_what_scaled_the_channels(dtype, factors, shape):
 
 
 @pytest.mark.parametrize("step", [2, 3, 5])
-def test_pruned_channels(step):
+def test_pruned_channels(step: int) -> None:
     base = tensor(weights((64, 200)))
     mask = np.ones((64, 1), np.float32)
     mask[::step] = 0
     assert round_trip(IA3(), scaled(base, mask), base).size < 400
 
 
-def test_what_scaling_leaves_is_exact():
+def test_what_scaling_leaves_is_exact() -> None:
     base = tensor(weights((100, 100)))
     noise = scaled(base, 1 + weights((1, 100), 1, 0.1)).array() + weights((100, 100), 2, 1e-5)
     noise[3, 4], noise[5, 6], noise[7, 8] = np.nan, -0.0, np.inf
@@ -54,7 +56,7 @@ def test_what_scaling_leaves_is_exact():
     assert encoded.size < 0.85 * round_trip(Delta(), Tensor.from_array(noise), base).size
 
 
-def test_declines_other_changes():
+def test_declines_other_changes() -> None:
     base = tensor(weights((100, 100)))
     for new in (
         tensor(weights((100, 100)) + weights((100, 100), 1, 1e-3)),
@@ -73,7 +75,7 @@ def test_declines_other_changes():
 @pytest.mark.parametrize(
     "shape", [(6, 1, 1), (1, 7, 1), (1, 1, 8), (8,), (7, 1), (7, 8), (6, 7, 8), (), (1,), (6, 1, 8)]
 )
-def test_given_factors_broadcast(dtype, shape):
+def test_given_factors_broadcast(dtype: str, shape: tuple[int, ...]) -> None:
     base = tensor(weights((6, 7, 8)), dtype)
     factors = 1 + weights(shape, 1, 0.3)
     new, encoded = encode_given(None, base, factors)
@@ -89,7 +91,7 @@ def test_given_factors_broadcast(dtype, shape):
     assert bytes(IA3().decode(payload(encoded), new.spec, base)) == bytes(other.data)
 
 
-def test_any_base_can_be_scaled():
+def test_any_base_can_be_scaled() -> None:
     """NaN, infinity and factors of one leave the base's bits alone."""
     base = random_tensor("f32", (50, 40), 3)
     new, encoded = encode_given(None, base, np.array([[1.0] * 20 + [2.0] * 20]))
@@ -104,17 +106,17 @@ def test_any_base_can_be_scaled():
     "factors",
     [np.ones(5), np.ones((7, 1)), np.ones((1, 1, 8)), np.array([np.nan]), np.array([np.inf])],
 )
-def test_given_factors_that_do_not_fit(factors):
+def test_given_factors_that_do_not_fit(factors: np.ndarray) -> None:
     with pytest.raises(UsageError):
         encode_given(None, tensor(weights((6, 8))), factors)
 
 
-def test_given_to_a_type_that_has_no_products():
+def test_given_to_a_type_that_has_no_products() -> None:
     with pytest.raises(UsageError, match="float tensor"):
         encode_given(None, random_tensor("i8", (4,), 1), np.ones(4))
 
 
-def test_factors_that_are_not_finite_are_refused():
+def test_factors_that_are_not_finite_are_refused() -> None:
     base = tensor(weights((6, 8)))
     _, encoded = encode_given(None, base, np.full((1, 8), 3.0))
     data = bytearray(payload(encoded))

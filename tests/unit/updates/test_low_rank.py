@@ -24,15 +24,16 @@ from git_theta.updates.prediction import factors, residual
 
 def low(rows: int, columns: int, rank: int, size: float = 0.003) -> np.ndarray:
     random = np.random.default_rng(rank)
-    return (
+    product: np.ndarray = (
         random.standard_normal((rows, rank))
         @ random.standard_normal((rank, columns))
         * size
         / rank**0.5
-    ).astype(np.float32)
+    )
+    return product.astype(np.float32)
 
 
-def test_no_partial_sum_leaves_what_float64_holds_exactly():
+def test_no_partial_sum_leaves_what_float64_holds_exactly() -> None:
     largest = 2**factors.BITS - 1
     assert factors.MAX_RANK >= 128
     assert largest * largest * factors.MAX_RANK < 2**53
@@ -52,7 +53,7 @@ def extreme(rows: int, columns: int, rank: int, seed: int) -> factors.Factors:
 
 
 @pytest.mark.parametrize("rank", [1, 16, 128, factors.MAX_RANK])
-def test_the_product_is_exact_in_any_order(rank):
+def test_the_product_is_exact_in_any_order(rank: int) -> None:
     made = extreme(9, 11, rank, rank)
     exact = (made.left.astype(object) @ made.right.astype(object)).astype(np.float64) * 2.0**-70
     assert (factors.product(made, np.arange(9), np.arange(11)) == exact).all()
@@ -67,7 +68,9 @@ def test_the_product_is_exact_in_any_order(rank):
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 5), st.data())
-def test_any_stretch_is_predicted_alike(rows, columns, rank, data):
+def test_any_stretch_is_predicted_alike(
+    rows: int, columns: int, rank: int, data: st.DataObject
+) -> None:
     made = factors.fix(weights((rows, rank)), weights((rank, columns), 1))
     assert made is not None
     base = weights((rows, columns), 2).reshape(-1).view(np.uint32)
@@ -78,7 +81,7 @@ def test_any_stretch_is_predicted_alike(rows, columns, rank, data):
     assert (predict(start, stop) == whole[start:stop]).all()
 
 
-def test_fixed_point_is_close_and_bounded():
+def test_fixed_point_is_close_and_bounded() -> None:
     left, right = weights((50, 7)) * np.float32(1e6), weights((7, 60), 1)
     left[3], right[:, 5] = 0, 0
     made = factors.fix(left, right)
@@ -96,7 +99,7 @@ def test_fixed_point_is_close_and_bounded():
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(1, 30), st.integers(1, 30), st.data())
-def test_factors_are_parsed_as_dumped(rows, columns, data):
+def test_factors_are_parsed_as_dumped(rows: int, columns: int, data: st.DataObject) -> None:
     rank = data.draw(st.integers(1, min(rows, columns)))
     made = extreme(rows, columns, rank, 3)
     stored = memoryview(
@@ -112,7 +115,7 @@ def test_factors_are_parsed_as_dumped(rows, columns, data):
     ("dtype", "limit"), [("f32", 0.25), ("bf16", 0.35), ("f16", 0.25), ("f64", 0.85)]
 )
 @pytest.mark.parametrize("shape", [(256, 300), (128, 32, 3, 3)])
-def test_finds_a_merged_product(dtype, limit, shape):
+def test_finds_a_merged_product(dtype: str, limit: float, shape: tuple[int, ...]) -> None:
     base = weights(shape)
     added = low(shape[0], base.size // shape[0], 4).reshape(shape)
     old = tensor(base, dtype)
@@ -123,7 +126,7 @@ def test_finds_a_merged_product(dtype, limit, shape):
     round_trip(LowRank(), new, old, "best")
 
 
-def test_is_exact_where_single_elements_differ_from_the_product():
+def test_is_exact_where_single_elements_differ_from_the_product() -> None:
     base = weights((200, 200))
     base[0, :5] = [np.nan, np.inf, -np.inf, -0.0, 1e-40]
     new = base + low(200, 200, 3)
@@ -131,7 +134,7 @@ def test_is_exact_where_single_elements_differ_from_the_product():
     round_trip(LowRank(), tensor(new), tensor(base))
 
 
-def test_declines_what_is_not_of_low_rank():
+def test_declines_what_is_not_of_low_rank() -> None:
     base = weights((200, 200))
     few_rows = base.copy()
     few_rows[::20] += weights((10, 200), 3, 0.01)
@@ -154,7 +157,7 @@ def test_declines_what_is_not_of_low_rank():
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_given_factors_need_no_residual(dtype):
+def test_given_factors_need_no_residual(dtype: str) -> None:
     base = tensor(weights((150, 260)), dtype)
     left, right = weights((150, 8), 1, 0.01), weights((8, 260), 2, 0.1)
     new, encoded = encode_given(None, base, left, right, 2.0)
@@ -172,7 +175,7 @@ def test_given_factors_need_no_residual(dtype):
     assert bytes(LowRank().decode(payload(encoded), new.spec, base)) == bytes(near.data)
 
 
-def test_rows_the_factors_leave_alone_keep_their_bits():
+def test_rows_the_factors_leave_alone_keep_their_bits() -> None:
     base = random_tensor("f32", (40, 50), 5)
     left = weights((40, 2))
     left[::2] = 0
@@ -194,18 +197,18 @@ def test_rows_the_factors_leave_alone_keep_their_bits():
         (np.full((6, 2), 1e300), np.ones((2, 8)), 1.0),
     ],
 )
-def test_given_factors_that_do_not_fit(left, right, scale):
+def test_given_factors_that_do_not_fit(left: np.ndarray, right: np.ndarray, scale: float) -> None:
     with pytest.raises(UsageError):
         encode_given(None, tensor(weights((6, 8))), left, right, scale)
 
 
-def test_given_to_what_is_no_matrix():
+def test_given_to_what_is_no_matrix() -> None:
     for base in (tensor(weights((6,))), random_tensor("i32", (6, 8), 1), tensor(weights((0, 8)))):
         with pytest.raises(UsageError, match="matrix"):
             encode_given(None, base, np.ones((6, 1)), np.ones((1, 8)))
 
 
-def test_ranks_and_numbers_out_of_range_are_refused():
+def test_ranks_and_numbers_out_of_range_are_refused() -> None:
     base = tensor(weights((30, 40)))
     _, encoded = encode_given(None, base, weights((30, 3)), weights((3, 40)))
     good = bytes(payload(encoded))
@@ -256,7 +259,7 @@ def run_program(**variables: str) -> str:
     ).stdout
 
 
-def test_the_same_bytes_with_any_number_of_blas_threads():
+def test_the_same_bytes_with_any_number_of_blas_threads() -> None:
     names = (
         "OPENBLAS_NUM_THREADS",
         "MKL_NUM_THREADS",
@@ -269,12 +272,12 @@ def test_the_same_bytes_with_any_number_of_blas_threads():
     assert printed.pop().startswith("rank=12 ")
 
 
-def test_the_same_bytes_with_other_blas_kernels():
+def test_the_same_bytes_with_other_blas_kernels() -> None:
     """OpenBLAS then adds in another order; what comes out must not depend on it."""
     assert len({run_program(OPENBLAS_CORETYPE=kernel) for kernel in ("Haswell", "Prescott")}) == 1
 
 
-def test_the_digest_of_a_given_product_never_changes():
+def test_the_digest_of_a_given_product_never_changes() -> None:
     """These bytes are a tensor's identity: every machine and release must compute them."""
     steps = np.arange(1, 41, dtype=np.float64)
     left, right = (
@@ -300,7 +303,7 @@ DIGESTS = {
 }
 
 
-def test_the_sum_is_the_exact_one_rounded_to_float64_and_then_to_the_type():
+def test_the_sum_is_the_exact_one_rounded_to_float64_and_then_to_the_type() -> None:
     made = factors.fix(weights((6, 3), 1, 100.0), weights((3, 5), 2))
     assert made is not None
     base = weights((6, 5))

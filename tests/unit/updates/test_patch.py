@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from update_examples import payload, random_tensor, round_trip
 
+from git_theta.core.contracts import Level
 from git_theta.core.tensors import Spec, Tensor
 from git_theta.errors import PayloadError
 from git_theta.updates.patch import Patch
@@ -26,25 +27,25 @@ def text(data: bytes) -> Tensor:
 @given(
     st.binary(max_size=300), st.binary(max_size=300), st.sampled_from(["fast", "default", "best"])
 )
-def test_any_bytes_come_back(data, old, level):
+def test_any_bytes_come_back(data: bytes, old: bytes, level: Level) -> None:
     round_trip(Patch(), text(data), text(old), level)
     round_trip(Patch(), text(old + data + old), text(old), level)
 
 
-def test_what_moved_costs_little():
+def test_what_moved_costs_little() -> None:
     old = bytes(random_tensor("u8", (300_000,), 1).data)
     new = old[1000:200_000] + b"something new" + old[250_000:] + old[:1000]
     assert round_trip(Patch(), text(new), text(old)).size < 200
 
 
-def test_only_bytes_with_a_base():
+def test_only_bytes_with_a_base() -> None:
     assert Patch().encode(text(b"abc"), None, "default") is None
     assert Patch().encode(text(b"abc"), random_tensor("i8", (3,), 1), "default") is None
     with pytest.raises(PayloadError):
         Patch().decode(memoryview(b""), Spec("u8", (1,)), None)
 
 
-def test_the_size_is_checked_before_anything_is_expanded():
+def test_the_size_is_checked_before_anything_is_expanded() -> None:
     bomb = zstandard.compress(bytes(1 << 24))
     with pytest.raises(PayloadError, match="another size"):
         Patch().decode(memoryview(bomb), Spec("u8", (100,)), text(b"base"))
@@ -53,7 +54,7 @@ def test_the_size_is_checked_before_anything_is_expanded():
         Patch().decode(memoryview(unsized), Spec("u8", (100,)), text(b"base"))
 
 
-def test_a_wrong_base_is_no_crash():
+def test_a_wrong_base_is_no_crash() -> None:
     old, new = text(b"0123456789" * 50), text(b"0123456789" * 49 + b"end")
     good = payload(Patch().encode(new, old, "default"))
     for base in (text(b""), text(b"x" * 600), text(b"short")):
@@ -61,7 +62,7 @@ def test_a_wrong_base_is_no_crash():
             assert len(Patch().decode(good, new.spec, base)) == new.spec.nbytes
 
 
-def test_text_is_patched_without_numpy():
+def test_text_is_patched_without_numpy() -> None:
     """Adding a checkpoint whose header alone changed must not wait for numpy to load."""
     program = """
 import sys
@@ -82,7 +83,7 @@ print(update.name)
     assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "patch\n"
 
 
-def test_very_large_bytes_are_declined():
+def test_very_large_bytes_are_declined() -> None:
     big = Tensor("u8", (200 << 20,), bytes(200 << 20))
     assert Patch().encode(big, big, "default") is None
     with pytest.raises(PayloadError, match="as large"):

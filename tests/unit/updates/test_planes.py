@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import struct
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 
 import numpy as np
@@ -36,7 +37,7 @@ EDGES = [
 
 def values(kind: str, count: int, width: int) -> np.ndarray:
     random = np.random.default_rng(count)
-    raw = {
+    raw: dict[str, Callable[[], np.ndarray]] = {
         "zeros": lambda: np.zeros(count * width, np.uint8),
         "noise": lambda: np.frombuffer(random.bytes(count * width), np.uint8),
         "text": lambda: np.frombuffer(
@@ -51,8 +52,8 @@ def values(kind: str, count: int, width: int) -> np.ndarray:
             .astype(np.float32)
             .view(np.uint8)[: count * width]
         ),
-    }[kind]()
-    return raw.view(f"<u{width}")
+    }
+    return raw[kind]().view(f"<u{width}")
 
 
 def payload(bits: np.ndarray, level: Level = "default") -> bytes:

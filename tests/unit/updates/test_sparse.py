@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from update_examples import pairs, payload, random_tensor, round_trip, tensor, weights
 
 from git_theta.core import varint
+from git_theta.core.contracts import Level
 from git_theta.core.tensors import Tensor
 from git_theta.errors import PayloadError, UsageError
 from git_theta.updates import planes
@@ -18,7 +19,7 @@ from git_theta.updates.sparse import Sparse, encode_given
 
 @settings(deadline=None)
 @given(pairs())
-def test_any_bits_come_back(pair):
+def test_any_bits_come_back(pair: tuple[Tensor, Tensor]) -> None:
     one, other = pair
     encoded = Sparse().encode(one, other, "default")
     changed = int(np.count_nonzero(one.bits() != other.bits()))
@@ -31,7 +32,7 @@ def test_any_bits_come_back(pair):
 
 @pytest.mark.parametrize("share", [0.0, 1e-5, 0.001, 0.01, 0.05, 0.2])
 @pytest.mark.parametrize("level", ["fast", "default", "best"])
-def test_is_smaller_than_a_delta_where_few_elements_changed(share, level):
+def test_is_smaller_than_a_delta_where_few_elements_changed(share: float, level: Level) -> None:
     base = weights((2 * planes.BLOCK + 5,))
     changed = base.copy()
     where = np.random.default_rng(1).random(len(base)) < share
@@ -41,7 +42,7 @@ def test_is_smaller_than_a_delta_where_few_elements_changed(share, level):
     assert encoded.size < round_trip(Delta(), tensor(changed), tensor(base), level).size
 
 
-def test_changes_side_by_side_are_marked_by_bits():
+def test_changes_side_by_side_are_marked_by_bits() -> None:
     base = weights((400, 512))
     changed = base.copy()
     changed[:, ::4] += weights((400, 128), 2, 0.01)
@@ -50,7 +51,7 @@ def test_changes_side_by_side_are_marked_by_bits():
     assert encoded.size < 0.25 * tensor(base).spec.nbytes
 
 
-def test_many_changes_are_declined():
+def test_many_changes_are_declined() -> None:
     base = weights((1000,))
     changed = base.copy()
     changed[:251] += 1
@@ -68,7 +69,7 @@ def test_many_changes_are_declined():
         (1, np.array([2**64 - 1], "<u8")),
     ],
 )
-def test_places_outside_the_tensor_are_refused(form, places):
+def test_places_outside_the_tensor_are_refused(form: int, places: np.ndarray) -> None:
     base = random_tensor("f32", (9,), 1)
     coded = b"".join(bytes(chunk) for chunk in planes.encode(places))
     values = b"".join(bytes(chunk) for chunk in planes.encode(np.zeros(len(places), "<u4")))
@@ -78,7 +79,7 @@ def test_places_outside_the_tensor_are_refused(form, places):
 
 
 @pytest.mark.parametrize("dtype", ["f32", "bf16", "f16", "f64"])
-def test_given_as_compressed_rows(dtype):
+def test_given_as_compressed_rows(dtype: str) -> None:
     base = tensor(weights((40, 50)), dtype)
     added = scipy.sparse.random(40, 50, 0.05, format="csr", random_state=3, dtype=np.float32)
     new, encoded = encode_given(base, added.data, added.indices, added.indptr, added.shape)
@@ -90,7 +91,7 @@ def test_given_as_compressed_rows(dtype):
     assert encoded.note.startswith("changed=")
 
 
-def test_given_as_one_long_row_of_any_density():
+def test_given_as_one_long_row_of_any_density() -> None:
     base = tensor(weights((4, 5, 6)))
     added = scipy.sparse.csr_matrix(np.ones((1, 120)))
     new, encoded = encode_given(base, added.data, added.indices, added.indptr, added.shape)
@@ -99,7 +100,7 @@ def test_given_as_one_long_row_of_any_density():
 
 
 @pytest.mark.parametrize("shape", [(4, 30), (4, 5, 6), (120,), (120, 1)])
-def test_given_flattened_as_the_first_release_wrote_it(shape):
+def test_given_flattened_as_the_first_release_wrote_it(shape: tuple[int, ...]) -> None:
     """The flattened tensor as one compressed row, beside the tensor's own shape."""
     base = tensor(weights(shape))
     added = np.zeros(shape, np.float32)
@@ -112,7 +113,7 @@ def test_given_flattened_as_the_first_release_wrote_it(shape):
         encode_given(base, row.data, row.indices, row.indptr, (4, 29))
 
 
-def test_given_integers_and_untouched_nans():
+def test_given_integers_and_untouched_nans() -> None:
     base = Tensor.from_array(np.array([[1, 2], [3, 250]], np.uint8))
     new, _ = encode_given(base, np.array([10]), np.array([1]), np.array([0, 0, 1]), (2, 2))
     assert new.array().tolist() == [[1, 2], [3, 4]]
@@ -137,13 +138,15 @@ def test_given_integers_and_untouched_nans():
         ([np.nan], [0], [0, 1], (1, 4), "NaN"),
     ],
 )
-def test_given_matrices_that_do_not_fit(data, indices, indptr, shape, message):
+def test_given_matrices_that_do_not_fit(
+    data: list[float], indices: list[float], indptr: list[int], shape: tuple[int, ...], message: str
+) -> None:
     base = tensor(weights((2, 2)))
     with pytest.raises(UsageError, match=message):
         encode_given(base, np.array(data), np.array(indices), np.array(indptr), shape)
 
 
-def test_given_values_for_a_type_that_cannot_take_them():
+def test_given_values_for_a_type_that_cannot_take_them() -> None:
     with pytest.raises(UsageError, match="cannot be added"):
         encode_given(
             random_tensor("u8", (4,), 1), np.array([0.5]), np.array([0]), np.array([0, 1]), (1, 4)

@@ -77,7 +77,7 @@ def everything(dtype: str) -> list[bytes]:
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_predictions_do_not_depend_on_denormals(dtype):
+def test_predictions_do_not_depend_on_denormals(dtype: str) -> None:
     plain = everything(dtype)
     with flushing():
         smallest = np.array([2.0**-1074]) * np.array([1.0])

@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -39,18 +40,19 @@ from git_theta.workflows.session import Session
 from git_theta.workflows.storing import clean
 from git_theta.workflows.storing.reuse import Elsewhere
 
+Tensors = dict[str, np.ndarray]
 Make = Callable[..., "Bench"]
 
 
 class Bench:
     """A session over a folder that no git command ever sees, and the two verbs."""
 
-    def __init__(self, folder: Path, **chosen: object) -> None:
+    def __init__(self, folder: Path, **chosen: Any) -> None:
         git = folder / ".git"
         self.said: list[str] = []
         self.session = Session(
             Repository(git, git, folder, 40), Settings(**chosen), self.said.append
-        )  # type: ignore[arg-type]
+        )
 
     @property
     def store_objects(self) -> set[str]:
@@ -111,9 +113,11 @@ def safetensors_file(tensors: dict[str, np.ndarray]) -> bytes:
     return safetensors.numpy.save(tensors, {"format": "pt"})
 
 
-def model(seed: int = 0, dtype: object = np.float32, width: int = 64) -> dict[str, np.ndarray]:
+def model(
+    seed: int = 0, dtype: type[np.floating] = np.float32, width: int = 64
+) -> dict[str, np.ndarray]:
     random = np.random.default_rng(seed)
-    shapes = {
+    shapes: dict[str, tuple[int, ...]] = {
         "embed": (20 * width,),
         "a.weight": (width, width),
         "b.weight": (width, width),
@@ -254,7 +258,8 @@ def test_a_history(make: Make, tmp_path: Path, threads: int) -> None:
     within their bound.
     """
     bench, random = make(threads=threads, max_chain=3), np.random.default_rng(5)
-    tensors, versions = model(), []
+    tensors = model()
+    versions: list[tuple[bytes, Manifest]] = []
     for number in range(8):
         versions.append(
             (
@@ -286,7 +291,8 @@ def test_a_history(make: Make, tmp_path: Path, threads: int) -> None:
 def test_threads_change_nothing_in_a_history(make: Make) -> None:
     texts = []
     for threads in (1, 8):
-        bench, known = make(f"{threads}", threads=threads), []
+        bench = make(f"{threads}", threads=threads)
+        known: list[Manifest] = []
         for seed in range(3):
             tensors = {
                 name: value + np.float32(1e-4 * seed) if value.dtype == np.float32 else value
@@ -508,10 +514,11 @@ def test_any_damage_to_an_object_is_found(make: Make, tmp_path: Path, threads: i
             path.write_bytes(
                 kept[:place] + bytes([kept[place] ^ (1 << place % 8)]) + kept[place + 1 :]
             )
-            for attempt in (
+            attempts: list[Callable[[], bytes]] = [
                 lambda: bench.stream(manifest),
                 lambda: bench.write(manifest, tmp_path / "out"),
-            ):
+            ]
+            for attempt in attempts:
                 try:
                     result = attempt()
                 except ObjectDamaged as error:
@@ -658,9 +665,9 @@ def test_an_executor_of_the_callers(make: Make, tmp_path: Path) -> None:
 
         def submit(
             self, function: Callable[..., object], /, *arguments: object, **named: object
-        ) -> Future:
+        ) -> Future[Any]:
             self.count += 1
-            future: Future = Future()
+            future: Future[Any] = Future()
             try:
                 future.set_result(function(*arguments, **named))
             except BaseException as error:

@@ -116,7 +116,7 @@ def test_a_plugin_that_needs_a_base_is_not_asked_without_one(
     store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plugin = Constant()
-    plugin.needs_base = True  # type: ignore[misc]
+    plugin.needs_base = True
     offer(monkeypatch, plugin)
     assert [link.update for link in chains.encode(store, ONES, [], "default", 8)] == ["dense"]
     assert plugin.asked == 0

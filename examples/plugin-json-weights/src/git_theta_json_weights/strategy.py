@@ -19,7 +19,7 @@ class Largest:
 
     name = "largest"
     summary = "of each element, the value that moved farthest from the base"
-    options = (
+    options: tuple[Option, ...] = (
         Option(
             "at_least",
             "float",

@@ -48,7 +48,7 @@ def archive(
     comment: bytes = b"",
 ) -> bytes:
     target: io.RawIOBase | io.BytesIO = Pipe() if streamed else io.BytesIO()
-    with zipfile.ZipFile(target, "w", method) as file:  # type: ignore[arg-type]
+    with zipfile.ZipFile(target, "w", method) as file:
         file.comment = comment
         for name, data in (CONTENT if content is None else content).items():
             file.writestr(zipfile.ZipInfo(name), data, method)

@@ -42,7 +42,7 @@ def scan(data: bytes) -> Layout:
 
 def shown(data: bytes) -> dict[str, str]:
     """Type and shape by name, aliases with a star."""
-    result = {}
+    result: dict[str, str] = {}
     for extent in scan(data).extents:
         what = dtypes.describe(extent.dtype, extent.shape)
         result |= {extent.name: what} | dict.fromkeys(extent.aliases, what + "*")
@@ -504,8 +504,8 @@ def test_tiles_must_cover_their_storage_exactly() -> None:
     def tile(offset: int, *shape: int) -> _Call:
         return tensor("0", shape, (shape[1], 1) if len(shape) == 2 else (1,), offset, numel=10)
 
-    def split(*tiles: _Call) -> list[str]:
-        return list(shown(torch_zip(list(tiles), {"0": bytes(40)})).items())  # type: ignore[arg-type]
+    def split(*tiles: _Call) -> list[tuple[str, str]]:
+        return list(shown(torch_zip(list(tiles), {"0": bytes(40)})).items())
 
     assert split(tile(6, 4), tile(0, 3, 2)) == [("1", "f32[3,2]"), ("0", "f32[4]")]
     assert split(tile(0, 5), tile(5, 5), tile(0, 5)) == [

@@ -57,18 +57,18 @@ def test_any_stretch_is_a_stretch_of_the_whole(start: int, count: int) -> None:
 
 
 def test_labels_are_kept_apart() -> None:
-    labels = [
-        (0,),
-        (0, ""),
-        (0, "a"),
-        (0, "a", "b"),
-        (0, "ab"),
-        (1, "a"),
-        (0, "a\0b"),
-        (0, "\udcff"),
-        (10, "a"),
+    labels: list[tuple[int, list[str]]] = [
+        (0, []),
+        (0, [""]),
+        (0, ["a"]),
+        (0, ["a", "b"]),
+        (0, ["ab"]),
+        (1, ["a"]),
+        (0, ["a\0b"]),
+        (0, ["\udcff"]),
+        (10, ["a"]),
     ]
-    assert len({stream(*some).key for some in labels}) == len(labels)
+    assert len({stream(seed, *names).key for seed, names in labels}) == len(labels)
 
 
 def test_masks_depend_on_seed_name_and_side() -> None:

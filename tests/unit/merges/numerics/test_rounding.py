@@ -40,9 +40,8 @@ def nearest(value: float, dtype: np.dtype) -> int:
     even code.
     """
     if math.isnan(value):
-        return {BF16: 0x7FC0, F16: 0x7E00, **dict(zip(FP8, (0x7F, 0x7E, 0x80, 0x80), strict=True))}[
-            dtype
-        ]
+        eight = dict(zip(FP8, (0x7F, 0x7E, 0x80, 0x80), strict=True))
+        return int({BF16: 0x7FC0, F16: 0x7E00, **eight}[dtype])
     top = 1 << (8 * dtype.itemsize - 1)
     table = non_negative(dtype)
     last = int(np.flatnonzero(np.isfinite(table))[-1])

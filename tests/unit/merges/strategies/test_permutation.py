@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+from collections.abc import Mapping
 from itertools import pairwise
 
 import numpy as np
@@ -18,8 +19,8 @@ from git_theta.merges.strategies.permutation import match, reorder
 from git_theta.merges.strategies.permutation_spec import AxisGroup, TensorAxis, derive
 
 Tensors = dict[str, np.ndarray]
-PERMUTE = next(strategy for strategy in strategies() if strategy.name == "permute")
-assert isinstance(PERMUTE, WholeModel)
+PERMUTE = next(strategy for strategy in strategies() if isinstance(strategy, WholeModel))
+assert PERMUTE.name == "permute"
 
 
 def mlp(widths: list[int], names: str = "layers.{}", seed: int = 0, norms: bool = False) -> Tensors:
@@ -34,12 +35,12 @@ def mlp(widths: list[int], names: str = "layers.{}", seed: int = 0, norms: bool 
             for leaf in ("weight", "bias", "running_mean"):
                 tensors[f"{norm}.{leaf}"] = random.standard_normal(outputs).astype(np.float32)
             tensors[f"{norm}.running_var"] = (random.random(outputs) + 0.5).astype(np.float32)
-            tensors[f"{norm}.num_batches_tracked"] = np.int64(i)
+            tensors[f"{norm}.num_batches_tracked"] = np.array(i, np.int64)
     return tensors
 
 
 def run_mlp(
-    tensors: Tensors, x: np.ndarray, names: str = "layers.{}", norms: bool = False
+    tensors: Mapping[str, np.ndarray], x: np.ndarray, names: str = "layers.{}", norms: bool = False
 ) -> np.ndarray:
     number, step = 0, 3 if norms else 1
     while f"{names.format(number)}.weight" in tensors:

@@ -20,7 +20,7 @@ def bits(array: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
     ("factor", "steps"), [(1 - 2e-7, 5), (1 - 2e-7, 30), (0.999, 5), (0.9, 3), (0.5, 1), (1.25, 4)]
 )
-def test_finds_weight_decay(factor, steps):
+def test_finds_weight_decay(factor: float, steps: int) -> None:
     base = weights((20000,))
     target = base.copy()
     for _ in range(steps):
@@ -30,7 +30,7 @@ def test_finds_weight_decay(factor, steps):
     assert found == Decay(float(np.float32(factor)), steps)
 
 
-def test_finds_an_interpolation_towards_zero_by_fused_multiply_add():
+def test_finds_an_interpolation_towards_zero_by_fused_multiply_add() -> None:
     base = weights((20000,))
     target = base
     for _ in range(4):  # m + w (0 - m) rounded once
@@ -41,7 +41,7 @@ def test_finds_an_interpolation_towards_zero_by_fused_multiply_add():
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_finds_a_single_scaling_in_every_type(dtype):
+def test_finds_a_single_scaling_in_every_type(dtype: str) -> None:
     base = weights((20000,)).astype(dtypes.numpy_dtype(dtype))
     target = (base.astype(np.float64) * 0.75).astype(base.dtype)
     found = find(bits(target), bits(base), dtype)
@@ -49,7 +49,7 @@ def test_finds_a_single_scaling_in_every_type(dtype):
     assert (found.apply(bits(base), dtype) == bits(target)).mean() > 0.99
 
 
-def test_finds_nothing_in_an_ordinary_change():
+def test_finds_nothing_in_an_ordinary_change() -> None:
     base = weights((20000,))
     assert find(bits(base + weights((20000,), 1, 1e-4)), bits(base), "f32") is None
     assert find(bits(base), bits(base), "f32") is None
@@ -57,7 +57,7 @@ def test_finds_nothing_in_an_ordinary_change():
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_any_bits_can_be_decayed_and_odd_ones_stay(dtype):
+def test_any_bits_can_be_decayed_and_odd_ones_stay(dtype: str) -> None:
     one = random_tensor(dtype, (5000,), 1).bits()
     for decay in (
         Decay(0.999, 7),
@@ -79,7 +79,7 @@ def test_any_bits_can_be_decayed_and_odd_ones_stay(dtype):
             assert (out[plain] == bits(expected)).all()
 
 
-def test_native_and_wide_products_round_alike():
+def test_native_and_wide_products_round_alike() -> None:
     """A float32 product is rounded from the exact one, and so is one by way of float64, which holds
     it exactly.
     """
@@ -102,11 +102,11 @@ def test_native_and_wide_products_round_alike():
         (np.inf, 1),
     ],
 )
-def test_out_of_range(factor, steps):
+def test_out_of_range(factor: float, steps: int) -> None:
     assert not Decay(factor, steps).valid
 
 
-def test_decay_is_stored_and_checked():
+def test_decay_is_stored_and_checked() -> None:
     base = weights((300, 200))
     target = base * np.float32(0.9) * np.float32(0.9)
     encoded = round_trip(Delta(), tensor(target), tensor(base))
@@ -118,7 +118,7 @@ def test_decay_is_stored_and_checked():
         Delta().decode(memoryview(bytes(broken)), tensor(target).spec, tensor(base))
 
 
-def test_bf16_moments():
+def test_bf16_moments() -> None:
     base = weights((40000,)).astype(ml_dtypes.bfloat16)
     target = base
     for _ in range(5):

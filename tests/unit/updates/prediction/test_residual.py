@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from git_theta.core.contracts import Level
 from git_theta.errors import PayloadError
 from git_theta.updates import floats, planes
 from git_theta.updates.prediction import residual
@@ -19,7 +20,7 @@ def integers(width: int, count: int, seed: int) -> np.ndarray:
 
 
 @given(st.sampled_from(WIDTHS), st.integers(0, 2**31), st.integers(0, 40))
-def test_unfolding_is_the_inverse_of_folding(width, seed, count):
+def test_unfolding_is_the_inverse_of_folding(width: int, seed: int, count: int) -> None:
     target, prediction = integers(width, count, seed), integers(width, count, seed + 1)
     folded = np.empty_like(target)
     residual.fold(target, prediction, folded)
@@ -28,7 +29,7 @@ def test_unfolding_is_the_inverse_of_folding(width, seed, count):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_small_differences_of_either_sign_fold_to_small_numbers(width):
+def test_small_differences_of_either_sign_fold_to_small_numbers(width: int) -> None:
     kind = np.dtype(f"<u{width}")
     prediction = np.full(7, 100, kind)
     folded = np.empty_like(prediction)
@@ -37,7 +38,7 @@ def test_small_differences_of_either_sign_fold_to_small_numbers(width):
 
 
 @pytest.mark.parametrize("kind", [np.int16, np.int32, np.int64])
-def test_zigzag(kind):
+def test_zigzag(kind: type[np.signedinteger]) -> None:
     values = np.array([0, -1, 1, -2, np.iinfo(kind).min, np.iinfo(kind).max], kind)
     folded = residual.zigzag(values)
     assert folded.tolist()[:4] == [0, 1, 2, 3]
@@ -50,7 +51,9 @@ COUNTS = (0, 1, 1000, planes.BLOCK, planes.BLOCK + 1, residual.WINDOW + 3)
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize(("width", "group"), [(2, ""), (2, "bf16"), (1, "f8_e5m2"), (1, "")])
 @pytest.mark.parametrize("level", ["default", "best"])
-def test_coding_is_exact_at_every_block_edge(count, width, group, level):
+def test_coding_is_exact_at_every_block_edge(
+    count: int, width: int, group: str, level: Level
+) -> None:
     prediction = integers(width, count, 1)
     target = prediction + (integers(1, count, 2) % 5).astype(prediction.dtype)
     chunks = residual.encode(
@@ -63,7 +66,7 @@ def test_coding_is_exact_at_every_block_edge(count, width, group, level):
 
 
 @pytest.mark.parametrize("group", sorted(floats.EXPONENTS))
-def test_every_type_can_be_grouped(group):
+def test_every_type_can_be_grouped(group: str) -> None:
     width = {"f1": 2, "bf": 2, "c3": 2, "f3": 4, "c6": 4, "f6": 8, "c1": 8, "f8": 1}[group[:2]]
     target, prediction = integers(width, 5000, 3), integers(width, 5000, 4)
     payload = memoryview(
@@ -81,7 +84,7 @@ def test_every_type_can_be_grouped(group):
     assert (out == target).all()
 
 
-def test_grouping_makes_changes_of_one_size_smaller():
+def test_grouping_makes_changes_of_one_size_smaller() -> None:
     random = np.random.default_rng(0)
     base = random.standard_normal(200_000).astype(np.float32)
     target = (base + random.standard_normal(200_000).astype(np.float32) * np.float32(1e-3)).view(
@@ -95,12 +98,12 @@ def test_grouping_makes_changes_of_one_size_smaller():
     assert grouped < 0.95 * plain
 
 
-def test_nothing_is_allocated_for_a_count_the_payload_cannot_hold():
+def test_nothing_is_allocated_for_a_count_the_payload_cannot_hold() -> None:
     with pytest.raises(PayloadError, match="too small"):
         residual.allocate(memoryview(bytes(100)), 0, 1 << 40, 4)
 
 
-def test_chunks_do_not_share_memory_that_is_used_again():
+def test_chunks_do_not_share_memory_that_is_used_again() -> None:
     """Planes that do not shrink are passed on as they are; the next block must not touch them."""
     target, prediction = integers(1, planes.BLOCK * 2, 7), integers(1, planes.BLOCK * 2, 8)
     chunks = list(

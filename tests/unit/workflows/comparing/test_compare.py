@@ -62,7 +62,7 @@ def kinds(found: Comparison) -> list[tuple[str, str | None, str | None]]:
     return [
         (change.kind, change.old and change.old.name, change.new and change.new.name)
         for change in found.changes
-    ]  # type: ignore[misc]
+    ]
 
 
 def test_each_kind() -> None:

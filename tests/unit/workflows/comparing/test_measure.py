@@ -260,11 +260,8 @@ def test_no_overflow_and_no_underflow(
 ) -> None:
     found = measure(tensor(np.array(old)), tensor(np.array(new)))
     assert found is not None
-    assert (found.norm, found.moved, found.largest) == (
-        pytest.approx(norm, rel=1e-12),
-        pytest.approx(moved, rel=1e-12),
-        largest,
-    )
+    assert (found.norm, found.moved) == pytest.approx((norm, moved), rel=1e-12)
+    assert found.largest == largest
 
 
 def test_what_is_not_finite_is_counted_and_left_out() -> None:
@@ -273,7 +270,8 @@ def test_what_is_not_finite_is_counted_and_left_out() -> None:
     found = measure(tensor(old), tensor(new), histogram=True)
     assert found is not None
     assert (found.elements, found.changed, found.nonfinite) == (6, 4, 3)
-    assert (found.norm, found.moved, found.largest) == (pytest.approx(math.sqrt(5)), 1, 1)
+    assert found.norm == pytest.approx(math.sqrt(5))
+    assert (found.moved, found.largest) == (1, 1)
     assert found.histogram == ((0, 0, 1),)
 
 
@@ -302,7 +300,7 @@ def test_zero_norm() -> None:
 @pytest.mark.parametrize("kind", [np.complex64, np.complex128])
 def test_complex(kind: type) -> None:
     rng = np.random.default_rng(0)
-    old = (rng.standard_normal(70_000) + 1j * rng.standard_normal(70_000)).astype(kind)
+    old: np.ndarray = (rng.standard_normal(70_000) + 1j * rng.standard_normal(70_000)).astype(kind)
     new = old.copy()
     new[::2] += 3 - 4j
     found = measure(tensor(old), tensor(new))

@@ -48,13 +48,14 @@ class Numbers:
                 raise ObjectMissing("object 1 is not here")
             if new.name.startswith("damaged"):
                 raise ObjectDamaged("object 2 is damaged")
-            return tuple(
-                Tensor.from_array(np.full(e.shape, float(int(e.digest, 16)), np.float32))
-                for e in (old, new)
-            )  # type: ignore[return-value]
+            return self.single(old), self.single(new)
         finally:
             with self.lock:
                 self.reading -= old.nbytes + new.nbytes
+
+    def single(self, new: Entry) -> Tensor:
+        value = float(int(new.digest, 16))
+        return Tensor.from_array(np.full(new.shape, value, np.float32))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import ml_dtypes
 import numpy as np
@@ -73,6 +73,10 @@ def folder(path: Path, config: Mapping[str, Any], arrays: Mapping[str, np.ndarra
         )
     )
     return path
+
+
+def npz(target: Path | IO[bytes], arrays: dict[str, Any]) -> None:
+    np.savez_compressed(target, **arrays)
 
 
 def merged(path: Path, model: Mapping[str, np.ndarray] = MODEL) -> dict[str, np.ndarray]:
@@ -435,7 +439,7 @@ class TestFiles:
     """What an update's file may be."""
 
     def test_npz(self, tmp_path: Path) -> None:
-        np.savez_compressed(tmp_path / "x.npz", **{"w/R": A, "w/C": B})
+        npz(tmp_path / "x.npz", {"w/R": A, "w/C": B})
         assert set(supplied.read_tensors(tmp_path / "x.npz")) == {"w/R", "w/C"}
 
     def test_bf16_in_safetensors(self, tmp_path: Path) -> None:
@@ -455,13 +459,13 @@ class TestFiles:
         ],
     )
     def test_other_values_in_npz(self, tmp_path: Path, array: np.ndarray) -> None:
-        np.savez(tmp_path / "x.npz", **{"w/R": array})
+        npz(tmp_path / "x.npz", {"w/R": array})
         with pytest.raises(FormatError):
             supplied.read_tensors(tmp_path / "x.npz")
 
     def test_damaged_npz(self, tmp_path: Path) -> None:
         file = tmp_path / "x.npz"
-        np.savez_compressed(file, **{"w/R": normal(40, 40)})
+        npz(file, {"w/R": normal(40, 40)})
         good = file.read_bytes()
         for number, data in enumerate(
             (
@@ -481,7 +485,7 @@ class TestFiles:
     @given(st.data())
     def test_altered_npz_is_read_or_refused(self, data: st.DataObject) -> None:
         stream = io.BytesIO()
-        np.savez_compressed(stream, **{"w/R": A})
+        npz(stream, {"w/R": A})
         altered = bytearray(stream.getvalue())
         for _ in range(data.draw(st.integers(1, 3))):
             altered[data.draw(st.integers(0, len(altered) - 1))] = data.draw(st.integers(0, 255))
@@ -502,7 +506,7 @@ class TestFiles:
 
     def test_what_unpacks_to_much(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(supplied, "_UNPACKED", 1 << 20)
-        np.savez_compressed(tmp_path / "x.npz", **{"w/R": np.zeros(1 << 20)})
+        npz(tmp_path / "x.npz", {"w/R": np.zeros(1 << 20)})
         with pytest.raises(FormatError, match="unpack"):
             supplied.read_tensors(tmp_path / "x.npz")
 

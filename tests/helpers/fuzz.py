@@ -1,5 +1,6 @@
-"""Fuzzes the parsers with damaged copies of real files: ``python tests/fuzz.py FORMAT|all [COUNT
-[SEED]]``.
+"""Fuzzes the parsers with damaged copies of real files.
+
+``python tests/helpers/fuzz.py FORMAT|all [COUNT [SEED]]``
 
 Each mutant must be refused with the project's own error or give itself back, in bounded time and
 memory. What does not is written to the current folder as ``fuzz-FORMAT-NUMBER``, to be kept as a
@@ -21,19 +22,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE / "unit" / "checkpoints"), str(HERE.parent)]
+from cutting import mutants, rebuilt, survives
 
-from cutting import mutants, rebuilt, survives  # noqa: E402 - found by the line above
+from git_theta.checkpoints.torch import pickle_reader
+from git_theta.core.contracts import ReadsContents, ReadsSibling
+from git_theta.core.layout import Layout
+from git_theta.core.source import BytesSource, Source
+from git_theta.errors import FormatError
+from git_theta.plugins import tables
 
-from git_theta.checkpoints.torch import pickle_reader  # noqa: E402 - found by the line above
-from git_theta.core.contracts import ReadsContents, ReadsSibling  # noqa: E402 - as above
-from git_theta.core.layout import Layout  # noqa: E402 - as above
-from git_theta.core.source import BytesSource, Source  # noqa: E402 - as above
-from git_theta.errors import FormatError  # noqa: E402 - as above
-from git_theta.plugins import tables  # noqa: E402 - as above
-
-DATA = HERE / "data"
+DATA = Path(__file__).resolve().parents[1] / "data"
 TIME_LIMIT = 5  # seconds that the scan of one mutant may take
 MEMORY_LIMIT = 1 << 30  # bytes that all of them may add to the process
 
@@ -52,7 +50,7 @@ def _safetensors() -> list[bytes]:
     import numpy as np
     from safetensors.numpy import save
 
-    first = {
+    first: dict[str, np.ndarray] = {
         "w": np.arange(12, dtype=np.float32).reshape(3, 4),
         "b": np.zeros(3, np.float16),
         "n": np.array(3),

@@ -1,4 +1,4 @@
-"""Measures push, fetch and fsck beside git-lfs moving the same bytes: ``sharing.py [MEASURE...]
+"""Measures push, fetch and fsck beside git-lfs moving the same bytes: ``transfers.py [MEASURE...]
 --folder DIR [--runs N]``.
 """
 
