@@ -83,8 +83,10 @@ def _rest(size: int, ordered: Sequence[Extent], fields: Sequence[Checksum]) -> l
     position, found = 0, []
     for start, end in taken:
         if start - position > SKELETON_LIMIT:
-            for first in range(position, start, PIECE):
-                found.append(raw("rest", first, min(PIECE, start - first)))
+            found += [
+                raw("rest", first, min(PIECE, start - first))
+                for first in range(position, start, PIECE)
+            ]
         position = max(position, end)
     return found
 

@@ -115,11 +115,11 @@ def _extent(key: bytes, fields: dict[int, list[int | bytes]], big: bool) -> Exte
 
 
 def _shape(fields: dict[int, list[int | bytes]]) -> list[int]:
-    sizes = []
-    for message in fields.get(2, []):
-        for dimension in _fields(message).get(2, []) if isinstance(message, bytes) else ():
-            sizes.append(_number(_fields(dimension), 1) if isinstance(dimension, bytes) else -1)
-    return sizes
+    return [
+        _number(_fields(dimension), 1) if isinstance(dimension, bytes) else -1
+        for message in fields.get(2, [])
+        for dimension in (_fields(message).get(2, []) if isinstance(message, bytes) else ())
+    ]
 
 
 # -- the table -------------------------------------------------------------------------------------

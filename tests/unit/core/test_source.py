@@ -52,9 +52,11 @@ def test_several_threads(tmp_path: Path) -> None:
     with FileSource(path) as source:
 
         def read(start: int) -> None:
-            for offset in range(start, len(data) - 1000, 8000):
-                if source.read(offset, 1000) != data[offset : offset + 1000]:
-                    wrong.append(offset)
+            wrong.extend(
+                offset
+                for offset in range(start, len(data) - 1000, 8000)
+                if source.read(offset, 1000) != data[offset : offset + 1000]
+            )
 
         threads = [threading.Thread(target=read, args=(1000 * number,)) for number in range(8)]
         for thread in threads:

@@ -45,8 +45,10 @@ def show() -> None:
     every, offer = remotes.read(repository).every, consent.read(repository)
     rows = []
     for item in every:
-        for url in item.values("thetamirror"):
-            rows.append((item.title, path(without_secret(url)), "mirror, read first"))
+        rows += [
+            (item.title, path(without_secret(url)), "mirror, read first")
+            for url in item.values("thetamirror")
+        ]
         own = item.values("thetaurl")
         if own:
             rows.append((item.title, path(without_secret(own[-1])), "object storage"))
