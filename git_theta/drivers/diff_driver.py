@@ -237,7 +237,7 @@ def _text_of(side: Side) -> bytes:
             text = blobs.if_any(side.blob)
             if text is not None and is_manifest(text):
                 return text
-        return f"(a checkpoint of {os.path.getsize(side.file)} bytes)\n".encode()
+        return f"(a checkpoint of {Path(side.file).stat().st_size} bytes)\n".encode()
     except (OSError, ThetaError) as error:
         return f"({display(str(error), 200)})\n".encode()
 

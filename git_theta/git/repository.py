@@ -88,7 +88,7 @@ def prefix() -> str:
 
 def _require_current_folder() -> None:
     try:
-        os.getcwd()
+        Path.cwd()
     except OSError:
         raise GitError(
             "the current folder does not exist any more; 'cd' to one that does"

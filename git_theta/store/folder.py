@@ -223,7 +223,7 @@ def _groups(found: Sequence[tuple[ObjectRef, Path]]) -> Iterator[list[tuple[Obje
 
 def _same(folder: Path, other: Path) -> bool:
     try:
-        return os.path.samefile(folder, other)
+        return folder.samefile(other)
     except OSError:
         return False
 

@@ -372,7 +372,7 @@ class LocalStore:
         cross file systems.
         """
         try:
-            apart = os.stat(self.root).st_dev != os.stat(self._beside).st_dev
+            apart = self.root.stat().st_dev != self._beside.stat().st_dev
         except OSError:  # one of them is still to be made
             apart = False
         return self.root / ".git-theta" if apart else self._beside
@@ -455,7 +455,7 @@ class LocalStore:
             item.temporary.chmod(self._granted(mode) & 0o444)
         if sys.platform == "win32" and path.exists():  # damaged, or it would be the same
             path.chmod(0o666)
-        os.replace(item.temporary, path)
+        item.temporary.replace(path)
         return path.parent
 
     def _make_folder(self, folder: Path) -> None:
@@ -571,7 +571,7 @@ def _same_bytes(a: Path, b: Path) -> bool:
     try:
         if a.stat().st_size != b.stat().st_size:
             return False
-        if os.path.samefile(a, b):
+        if a.samefile(b):
             return True
         with a.open("rb") as left, b.open("rb") as right:
             while True:

@@ -53,7 +53,7 @@ class ArrayFolder:
             self._spec = storage.spec(environment) if folder is None else {}
         else:
             folder, self.read_only, self._spec, self._reach = (
-                os.path.abspath(where),
+                os.path.abspath(where),  # noqa: PTH100 - without following links
                 False,
                 {},
                 None,

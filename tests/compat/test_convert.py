@@ -61,7 +61,7 @@ def test_a_revision_and_the_working_tree(repo: Repo) -> None:
         repo.theta("convert", name, "new.safetensors", "--force")
         assert (load_file(repo.path / "new.safetensors")["w"] == value).all()
     repo.git("checkout", "-q", "-f", "HEAD", "--", "model.pt", GIT_THETA_SKIP_SMUDGE="1")
-    os.unlink(repo.path / "model.pt")
+    (repo.path / "model.pt").unlink()
     repo.git("checkout", "-q", "--", "model.pt", GIT_THETA_SKIP_SMUDGE="1")
     assert repo.read("model.pt").startswith(b"git-theta")
     repo.theta("convert", "model.pt", "new.safetensors", "--force")

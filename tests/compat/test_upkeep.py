@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -392,7 +391,7 @@ def test_fsck_counts_every_version_that_a_lost_object_spoils(one: Repo) -> None:
     for number in range(3):
         one.commit(str(number), model__safetensors=changed(model(1), 0, 20 + number))
     one.git("remote", "remove", "origin")
-    os.remove(one.path / "model.safetensors")
+    (one.path / "model.safetensors").unlink()
     oid = one.manifest("HEAD:model.safetensors").by_name["layer.5.weight"].objects[0].oid
     lose(one, oid)
     done = one.theta_run("fsck", "--all")

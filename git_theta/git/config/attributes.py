@@ -312,7 +312,7 @@ def write(file: AttributesFile) -> None:
             target.write(data)
         with contextlib.suppress(FileNotFoundError):
             temporary.chmod(stat.S_IMODE(file.path.stat().st_mode))
-        os.replace(temporary, file.path)
+        temporary.replace(file.path)
     except OSError as error:
         raise GitError(f"{display(str(file.path))} cannot be written: {error.strerror}") from None
     finally:

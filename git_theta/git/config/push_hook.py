@@ -174,11 +174,11 @@ def _chain(path: Path) -> None:
             f"{path} cannot be chained: {aside} exists already; move it away first"
         ) from None
     except (OSError, NotImplementedError):  # a file system without links
-        os.rename(path, aside)
+        path.rename(aside)
         try:
             _write(path, _WRAPPER.encode(), None)
         except OSError:
-            os.rename(aside, path)
+            aside.rename(path)
             raise
         return
     try:
@@ -245,7 +245,7 @@ def uninstall(repository: Repository) -> bool:
         if rest == b"#!/bin/sh\n":
             hook.path.unlink()
         elif text.endswith(_WRAPPER.encode()[len(_OWN.encode()) :]) and os.path.lexists(aside):
-            os.replace(aside, hook.path)
+            aside.replace(hook.path)
         else:
             _write(hook.path, rest, hook.path.stat())
     except OSError as error:
@@ -283,17 +283,18 @@ def _write(path: Path, text: bytes, like: os.stat_result | None) -> None:
     import tempfile
 
     handle, name = tempfile.mkstemp(prefix=f".{NAME}.", dir=path.parent)
+    temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(text)
         if like is not None:
-            os.chmod(name, stat.S_IMODE(like.st_mode))
+            temporary.chmod(stat.S_IMODE(like.st_mode))
         else:
             umask = os.umask(0)
             os.umask(umask)
-            os.chmod(name, 0o777 & ~umask)
-        os.replace(name, path)
+            temporary.chmod(0o777 & ~umask)
+        temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(name)
+            temporary.unlink()
         raise

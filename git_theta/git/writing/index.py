@@ -51,7 +51,7 @@ def refresh(repository: Repository, written: Mapping[str, os.stat_result]) -> bo
         if done and _is(lock, ours):
             with contextlib.suppress(OSError):
                 lock.chmod(index.stat().st_mode & 0o777)
-            os.replace(lock, index)  # from here on, a lock of that name is someone else's
+            lock.replace(index)  # from here on, a lock of that name is someone else's
             return True
     except OSError:
         pass

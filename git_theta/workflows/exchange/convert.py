@@ -166,16 +166,17 @@ def write(path: Path, data: Buffer, force: bool = False) -> None:
         raise exists
     temporary = None
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:40]}.", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", dir=path.parent)
+        temporary = Path(name)
         with open(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         mask = os.umask(0)
         os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
+        temporary.chmod(0o666 & ~mask)
         if force:
-            os.replace(temporary, path)
+            temporary.replace(path)
             temporary = None
         else:
             os.link(temporary, path)  # unlike a rename it never replaces a file that came meanwhile
@@ -187,4 +188,4 @@ def write(path: Path, data: Buffer, force: bool = False) -> None:
         ) from None
     finally:
         if temporary is not None:
-            os.unlink(temporary)
+            temporary.unlink()

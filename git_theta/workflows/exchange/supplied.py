@@ -7,7 +7,6 @@ themselves.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -291,7 +290,7 @@ def _apply(
         headers={k: v for k, v in manifest.headers.items() if k != "merge"},
     )
     session.store.flush()
-    if source is not None and stamp(os.stat(session.full_path(path))) != stamp(source.stat):
+    if source is not None and stamp(session.full_path(path).stat()) != stamp(source.stat):
         raise FileChanged(
             f"{display(path)}: the file was written while it was read; add the update again"
         )

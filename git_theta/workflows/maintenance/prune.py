@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from pathlib import Path
 
 from git_theta.core.digest import HEX
 from git_theta.core.manifest import ObjectRef
@@ -302,6 +303,6 @@ def _remove_empty_folders(session: Session) -> None:
     for first in _folders(session.store.root):
         for folder in (*_folders(first), first):
             try:
-                os.rmdir(folder)
+                Path(folder).rmdir()
             except OSError:
                 continue

@@ -249,7 +249,7 @@ def _write(session: Session, target: Target, advance: Callable[[int], None]) -> 
         if target.executable:
             mode = temporary.stat().st_mode
             temporary.chmod(mode | (mode & 0o444) >> 2)
-        os.replace(temporary, path)
+        temporary.replace(path)
         return path.lstat()
     except OSError as error:
         if isinstance(error, ThetaError):

@@ -161,7 +161,7 @@ def not_models(repository: Repository, names: Iterable[str]) -> NotModels:
             path = top / name
             status = path.lstat()
             if stat.S_ISLNK(status.st_mode):
-                links[name] = _leads_to(name, os.readlink(path))
+                links[name] = _leads_to(name, path.readlink().as_posix())
                 continue
             small = stat.S_ISREG(status.st_mode) and status.st_size < lfs_pointer.SIZE_LIMIT
             if small and lfs_pointer.is_pointer(status.st_size, path.read_bytes()):

@@ -76,7 +76,7 @@ class StatCache:
             temporary = file.with_name(f"{file.name}.{os.getpid()}")
             head = json.dumps([path, *facts, digest(manifest)]).encode("ascii")
             temporary.write_bytes(head + b"\n" + manifest)
-            os.replace(temporary, file)
+            temporary.replace(file)
 
     def _file(self, path: str) -> Path:
         return self._folder / digest(path.encode("utf-8", "surrogateescape"))[:32]

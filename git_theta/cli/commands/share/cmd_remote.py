@@ -253,7 +253,7 @@ def _share(repository: Repository, key: str, url: str) -> None:
     if repository.worktree is None:
         raise UsageError(f"a bare repository has no {consent.FILE} to write")
     file = repository.worktree / consent.FILE
-    if os.path.islink(file):
+    if file.is_symlink():
         raise UsageError(f"{consent.FILE} is a symbolic link; it is not written")
     offer = consent.read(repository)
     if url not in (*offer.mirrors, offer.storage):
