@@ -304,20 +304,10 @@ class _Arriving(io.RawIOBase):
 def _judge(response: http.client.HTTPResponse, start: int, stop: int) -> Answer:
     """What an answer to the request for the bytes from ``start`` to ``stop`` says."""
     status = response.status
-    if 300 <= status < 400:
-        where = (response.getheader("Location") or "nowhere")[:200]
-        raise ServerFault(
-            f"the server redirects to {where}, which is not followed; 'git theta remote set' can"
-            " name that address"
-        )
     if status in (404, 410):
         return Answer("missing")
-    if status == 416:
-        raise OSError("OUT_OF_RANGE: the file is shorter")
     if status not in (200, 206):
-        code = "PERMISSION_DENIED: " if status in (401, 403) else ""
-        message = f"{code}the server answers {status} {(response.reason or '')[:80]}".rstrip()
-        raise _Passing(message) if status in _PASSING else OSError(message)
+        raise _refusal(response)
     length = response.length  # None if the server does not say
     if status == 206:
         if not (response.getheader("Content-Range") or "").strip().startswith(f"bytes {start}-"):
@@ -342,6 +332,22 @@ def _judge(response: http.client.HTTPResponse, start: int, stop: int) -> Answer:
         if more:
             raise OSError("OUT_OF_RANGE: the file is longer")
     return Answer("value", value)
+
+
+def _refusal(response: http.client.HTTPResponse) -> Exception:
+    """Why there is no answer, by the status."""
+    status = response.status
+    if 300 <= status < 400:
+        where = (response.getheader("Location") or "nowhere")[:200]
+        return ServerFault(
+            f"the server redirects to {where}, which is not followed; 'git theta remote set' can"
+            " name that address"
+        )
+    if status == 416:
+        return OSError("OUT_OF_RANGE: the file is shorter")
+    code = "PERMISSION_DENIED: " if status in (401, 403) else ""
+    message = f"{code}the server answers {status} {(response.reason or '')[:80]}".rstrip()
+    return _Passing(message) if status in _PASSING else OSError(message)
 
 
 def _skip(response: http.client.HTTPResponse, size: int) -> None:

@@ -99,7 +99,21 @@ def test_prune_keeps_what_anything_needs(world: World, one: Repo, state: str) ->
     precious = one.object_ids() - before
     assert precious
     one.git("reset", "-q", "--hard", "HEAD~1")
-    tree = one.at(world.folder / "tree")
+    bring_about(state, one, one.at(world.folder / "tree"), newer, second)
+    if state not in ("reflog", "worktree-reflog", "dropped-stash-in-reflog", "stash"):
+        forget(one)
+    if state.endswith("-head") and state not in ("worktree-head",):
+        name = state.upper().replace("-", "_")
+        text = f"{second}\t\tbranch 'x' of elsewhere\n" if name == "FETCH_HEAD" else f"{second}\n"
+        (one.common / name).write_text(text)
+    prune(one)
+    assert precious <= one.object_ids()
+
+
+def bring_about(  # noqa: C901 - a case for each state
+    state: str, one: Repo, tree: Repo, newer: bytes, second: str
+) -> None:
+    """Have only ``state`` name the commit ``second``, or its model ``newer``."""
     if state == "branch":
         one.git("branch", "b", second)
     elif state == "tag":
@@ -174,14 +188,6 @@ def test_prune_keeps_what_anything_needs(world: World, one: Repo, state: str) ->
         one.write("copy.safetensors", one.blob(f"{second}:model.safetensors"))
     elif state == "remote-branch":
         one.git("update-ref", "refs/remotes/origin/x", second)
-    if state not in ("reflog", "worktree-reflog", "dropped-stash-in-reflog", "stash"):
-        forget(one)
-    if state.endswith("-head") and state not in ("worktree-head",):
-        name = state.upper().replace("-", "_")
-        text = f"{second}\t\tbranch 'x' of elsewhere\n" if name == "FETCH_HEAD" else f"{second}\n"
-        (one.common / name).write_text(text)
-    prune(one)
-    assert precious <= one.object_ids()
 
 
 def test_prune_makes_a_later_add_store_the_objects_again(one: Repo) -> None:
