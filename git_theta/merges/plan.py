@@ -692,7 +692,7 @@ def _unclashed(items: list[Item]) -> list[Item]:
                 if len(item.active) > 1
                 else tuple(i for i, side in enumerate(item.sides) if side is not None)
             )
-            item = replace(
+            apart = replace(
                 item,
                 name=item.renamed_from,
                 kind="renamed-apart",
@@ -701,7 +701,9 @@ def _unclashed(items: list[Item]) -> list[Item]:
                 renamed_from="",
                 notice="",
             )
-        result.append(item)
+            result.append(apart)
+        else:
+            result.append(item)
     return result
 
 
@@ -789,11 +791,10 @@ def _twins(items: list[Item]) -> list[Item]:
     seen: dict[tuple[_Value, ...], str] = {}
     result = []
     for item in items:
+        first = item.name
         if item.kind in ("changed", "added-apart"):
             first = seen.setdefault((_value(item.base), *map(_value, item.sides)), item.name)
-            if first != item.name:
-                item = replace(item, twin=first)
-        result.append(item)
+        result.append(item if first == item.name else replace(item, twin=first))
     return result
 
 
@@ -822,13 +823,15 @@ def _whole(items: list[Item]) -> list[Item]:
     for item in items:
         values = {_value(side) for side in item.sides}
         if not item.conflict and len(values) > 1:
-            item = replace(
+            differs = replace(
                 item,
                 kind="removed-changed" if None in values else "changed",
                 active=tuple(range(len(item.sides))),
                 result=None,
             )
-        result.append(item)
+            result.append(differs)
+        else:
+            result.append(item)
     return result
 
 
