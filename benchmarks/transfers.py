@@ -145,7 +145,7 @@ def history(bench: Bench) -> Iterator[Result]:
 
     def side() -> Side:
         return Side(
-            lambda: kept[new].unlink(),
+            kept[new].unlink,
             lambda: run(["sh", str(script)], repository.path, bench.environment),
         )
 

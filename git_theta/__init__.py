@@ -33,7 +33,7 @@ _PLACES = {
     **dict.fromkeys(("diff", "log", "merge", "record_metrics"), "model_history"),
     "ThetaWarning": "sessions",
 }
-__all__ = ["__version__", *_PLACES]
+__all__ = ["__version__", *_PLACES]  # noqa: PLE0604 - the keys are texts
 
 
 def __getattr__(name: str) -> object:

@@ -268,12 +268,12 @@ class _File:
                 self.spend(1, 4 + size)
                 if kind == _CONTINUED:
                     further = Cursor(BytesSource(data), "HDF5 file")
-                    where, length = further.uint(self.wide), further.uint(self.long)
+                    where, long = further.uint(self.wide), further.uint(self.long)
                     if modern:  # a signature in front, a checksum behind
-                        where, length = where + 4, max(0, length - 8)
+                        where, long = where + 4, max(0, long - 8)
                     if where not in seen:
                         seen.add(where)
-                        blocks.append((where, length))
+                        blocks.append((where, long))
                 elif kind in _USED and not flags & _SHARED:
                     found.append(_Message(kind, offset, data))
                 if count > MESSAGES_LIMIT:
@@ -350,7 +350,7 @@ class _File:
                 todo.append((child, inner, level - 1))
 
     def _table(self, tree: int, heap: int) -> Iterator[tuple[str, int]]:
-        if tree == self.undefined or heap == self.undefined:
+        if self.undefined in (tree, heap):
             return
         cursor = self.at(heap)
         if cursor.take(4) != b"HEAP":

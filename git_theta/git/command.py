@@ -28,8 +28,8 @@ def find(name: str) -> str | None:
 def _find(name: str, path: str, system: str) -> str | None:
     # Scripts of Windows (.bat, .cmd) would have a shell read the arguments
     file = f"{name}.exe" if system == "nt" else name
-    for folder in path.split(";" if system == "nt" else ":"):
-        folder = folder.strip('"') if system == "nt" else folder
+    for entry in path.split(";" if system == "nt" else ":"):
+        folder = entry.strip('"') if system == "nt" else entry
         program = os.path.join(folder, file)
         if os.path.isabs(folder) and os.path.isfile(program) and os.access(program, os.X_OK):
             return program

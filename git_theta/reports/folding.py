@@ -260,12 +260,12 @@ def _headings(blocks: Sequence[Block]) -> list[Block]:
     heading are one block.
     """
     found: list[Block] = []
-    for block in blocks:
-        if block.heading and len(block.rows) == 1:
-            row = block.rows[0]
-            block = Block(
-                "", (replace(row, name=whole(block.heading, row) if row.name else block.heading),)
-            )
+    for given in blocks:
+        block = given
+        if given.heading and len(given.rows) == 1:
+            row = given.rows[0]
+            name = whole(given.heading, row) if row.name else given.heading
+            block = Block("", (replace(row, name=name),))
         if found and not found[-1].heading and not block.heading:
             found[-1] = Block("", found[-1].rows + block.rows)
         else:

@@ -236,9 +236,10 @@ def _check_memory(update: Update, case: Case, payload: bytes, seed: int) -> None
 def _cases(seed: int) -> Iterator[Case]:
     for number, name in enumerate(dtypes.names()):
         block = dtypes.get(name).block_elements
-        for shape in ((), (0,), (1,), (7,), (3, 5), (2, 3, 4), (40, 33)):
+        for usual in ((), (0,), (1,), (7,), (3, 5), (2, 3, 4), (40, 33)):
+            shape: tuple[int, ...] = usual
             if block > 1:
-                shape = (*shape[:-1], min(2, shape[-1]) * block) if shape else (block,)
+                shape = (*usual[:-1], min(2, usual[-1]) * block) if usual else (block,)
             for place, case in enumerate(_random_cases(name, shape, seed * 1000 + number)):
                 yield replace(case, levels=(get_args(Level)[(number + place + len(shape)) % 3],))
     yield from _typical_cases(seed)

@@ -19,7 +19,7 @@ _PLACES = {
     "ThetaCallback": "transformers",
     "ThetaCheckpoint": "lightning",
 }
-__all__ = [*_PLACES]
+__all__ = [*_PLACES]  # noqa: PLE0604 - the keys are texts
 
 
 def __getattr__(name: str) -> object:

@@ -136,7 +136,7 @@ def test_workflows_import_down_only(path: Path) -> None:
     own = path.relative_to(PACKAGE / "workflows").parts[0].removesuffix(".py")
     for line, target in imports(path):
         other = target.split(".")[2] if target.startswith("git_theta.workflows.") else own
-        if other != own and own != "__init__":
+        if own not in (other, "__init__"):
             allowed = PART_RANK[other] > PART_RANK[own] or len(PARTS) - 1 == PART_RANK[other]
             assert allowed, f"{path}:{line}: {own} may not import {target}"
 

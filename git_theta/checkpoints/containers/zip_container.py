@@ -280,12 +280,13 @@ def _wide(extra: bytes, name: bytes, *values: int) -> tuple[int, int, int, int]:
             for value, limit, width in zip(
                 values, (_FULL32, _FULL32, _FULL32, _FULL16), (8, 8, 8, 4), strict=True
             ):
-                if value == limit:
-                    if at + width > len(field):
-                        break
-                    value = int.from_bytes(field[at : at + width], "little")
-                    at += width
-                result.append(value)
+                if value != limit:
+                    result.append(value)
+                    continue
+                if at + width > len(field):
+                    break
+                result.append(int.from_bytes(field[at : at + width], "little"))
+                at += width
             else:
                 return result[0], result[1], result[2], result[3]
         position += length

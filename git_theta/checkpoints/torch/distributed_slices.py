@@ -47,10 +47,11 @@ def named(layout: Layout, name: str, metadata: Source) -> Layout:
         while number < len(slices) and sum(slices[number][:2]) <= extent.offset:
             number += 1
         start, length, label = slices[number] if number < len(slices) else (extent.end, 0, "")
+        name = extent.name
         if start <= extent.offset and extent.end <= start + length:
-            own = extent.name.partition("#")[0]
-            extent = extent._replace(name=label if own == "tensor" else f"{label}/{own}")
-        extents.append(extent)
+            own = name.partition("#")[0]
+            name = label if own == "tensor" else f"{label}/{own}"
+        extents.append(extent._replace(name=name))
     return assemble(layout.format, layout.size, extents, layout.checksums)
 
 

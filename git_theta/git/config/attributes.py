@@ -208,12 +208,12 @@ class AttributesFile:
         """The file without what tracks ``pattern``; other attributes on its lines stay."""
         kept = []
         for line in self.lines:
-            if line.pattern == pattern and line.tracks:
-                mine = [word for word in line.words if word in WORDS or word.startswith(BASE + "=")]
-                if len(mine) == len(line.words):
-                    continue
-                line = parse_line(_without(line.raw, mine))
-            kept.append(line)
+            if line.pattern != pattern or not line.tracks:
+                kept.append(line)
+                continue
+            mine = [word for word in line.words if word in WORDS or word.startswith(BASE + "=")]
+            if len(mine) < len(line.words):
+                kept.append(parse_line(_without(line.raw, mine)))
         return AttributesFile(
             self.path, tuple(kept), self.end, self.ended or len(kept) < len(self.lines)
         )

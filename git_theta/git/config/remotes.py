@@ -252,14 +252,15 @@ def git_dir_of(path: Path) -> Path | None:
     """The repository's own folder where ``path`` is a repository (bare or not); None when it is
     none.
     """
-    for candidate in (path / ".git", path, path.with_name(path.name + ".git")):
+    for place in (path / ".git", path, path.with_name(path.name + ".git")):
+        candidate = place
         # A worktree or submodule names its folder in a file; a bundle is a file, too
-        if candidate.is_file():
-            with candidate.open("rb") as file:
+        if place.is_file():
+            with place.open("rb") as file:
                 start, named, folder = file.read(8192).partition(b"gitdir: ")
             if start or not named:
                 continue
-            candidate = candidate.parent / os.fsdecode(folder.rstrip(b"\r\n"))
+            candidate = place.parent / os.fsdecode(folder.rstrip(b"\r\n"))
         if (candidate / "HEAD").is_file() and (candidate / "objects").is_dir():
             return candidate
         if (candidate / "commondir").is_file():

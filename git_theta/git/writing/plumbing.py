@@ -100,7 +100,7 @@ def move(ref: str, new: str, old: str | None, reason: str, cwd: Path) -> bool:
     when somebody else moved it.
     """
     none = "0" * len(new)
-    asked = ["update-ref", "--create-reflog", "-m", reason.split("\n")[0], ref, new, old or none]
+    asked = ["update-ref", "--create-reflog", "-m", reason.split("\n", 1)[0], ref, new, old or none]
     code, _ = run_code(asked, cwd=cwd, allowed=(0, 128))
     if code and commit(ref, cwd) == old:  # not moved: something else is wrong, in git's words
         run(asked, cwd=cwd)

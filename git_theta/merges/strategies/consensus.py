@@ -67,7 +67,7 @@ def _sce(case: MergeCase, options: Mapping[str, object]) -> np.ndarray:
         sign = np.sign(in_order(deltas))
         agreeing = [np.where(delta * sign > 0, delta, 0.0) for delta in deltas]
         for delta, weight in zip(agreeing, weights, strict=True):
-            delta *= weight
+            np.multiply(delta, weight, out=delta)
         change = elected_mean(agreeing, weights)
         np.putmask(change, np.isnan(sign), np.nan)
         return moved(base, change)
@@ -183,9 +183,8 @@ def _merge_changed(case: MergeCase, epsilon: float, factors: Sequence[float]) ->
         alone = counts == 1
         result = np.zeros_like(base)
         for delta, mask, factor in zip(deltas, changed, factors, strict=True):
-            if factor != 1.0:
-                delta = np.where(alone, delta * factor, delta)
-            result += np.where(mask, delta, 0.0)
+            scaled = delta if factor == 1.0 else np.where(alone, delta * factor, delta)
+            result += np.where(mask, scaled, 0.0)
         result /= np.maximum(counts, 1)
         return moved(base, result)
 

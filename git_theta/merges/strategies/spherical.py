@@ -147,7 +147,7 @@ def combine(sides: Sequence[np.ndarray], factors: Sequence[float]) -> np.ndarray
 
     def kernel(_: int, parts: list[np.ndarray]) -> np.ndarray:
         for part, factor in zip(parts, factors, strict=True):
-            part *= factor
+            np.multiply(part, factor, out=part)
             if part is not parts[0]:
                 parts[0] += part
         return parts[0]

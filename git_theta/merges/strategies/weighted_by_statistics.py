@@ -70,8 +70,8 @@ def _fisher(case: MergeCase, options: Mapping[str, object]) -> np.ndarray:
         sides, trusts = parts[:count], parts[count:]
         for side, trust, index in zip(sides, trusts, order, strict=True):
             np.maximum(trust, floor, out=trust)
-            trust *= weights[index]
-            side *= trust
+            np.multiply(trust, weights[index], out=trust)
+            np.multiply(side, trust, out=side)
         result = in_order(sides)
         result /= in_order(trusts)
         return result

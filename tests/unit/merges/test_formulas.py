@@ -177,7 +177,7 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize("dtype", [F32, BF16, F16, F64], ids=str)
-@pytest.mark.parametrize(("name", "options"), OPTIONS, ids=lambda value: str(value))
+@pytest.mark.parametrize(("name", "options"), OPTIONS, ids=str)
 def test_options_change_the_formula(name: str, options: dict[str, Any], dtype: np.dtype) -> None:
     count = 2 if STRATEGIES[name].max_sides == 2 else 3
     check(name, *values((9, 31), dtype, count), options)

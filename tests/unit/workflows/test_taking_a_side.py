@@ -125,12 +125,11 @@ class Maker:
         tied to another.
         """
         entries: list[Entry] = []
-        for name, spec in (
+        for name, usual in (
             pair for one in pieces for pair in one.items() if lacking.get(pair[0]) != number
         ):
             odd = self.random.random()
-            if odd < 0.05:
-                spec = Spec("f32", (3, 5))
+            spec = Spec("f32", (3, 5)) if odd < 0.05 else usual
             if (
                 odd > 0.9
                 and entries
