@@ -155,7 +155,6 @@ class Web:
             ):
                 response.read()
                 keep = True
-            return answer
         except TimeoutError:
             raise ServerFault(
                 f"the server was silent for {self._limits.window:g} seconds"
@@ -165,6 +164,8 @@ class Web:
             if used is not None and response is None:
                 return self._attempt(key, start, stop)
             raise _Passing(f"the answer was cut short ({_text(error)})") from None
+        else:
+            return answer
         finally:
             if response is not None:
                 response.close()

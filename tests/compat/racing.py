@@ -337,9 +337,10 @@ def _free(folder: Path) -> bool:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
     except BlockingIOError:
         return False
+    else:
+        return True
     finally:
         os.close(descriptor)
 

@@ -97,12 +97,12 @@ def _config(file: Path) -> dict[str, object]:
             raise ValueError
         config = json.loads(file.read_text("utf-8"))
         if not isinstance(config, dict):
-            raise ValueError
+            raise TypeError
     except OSError as error:
         raise UsageError(
             f"{display(str(file))} cannot be read: {error.strerror or error}"
         ) from None
-    except (ValueError, RecursionError):
+    except (ValueError, TypeError, RecursionError):
         raise UsageError(f"{display(str(file))} is not an adapter's configuration") from None
     return config
 

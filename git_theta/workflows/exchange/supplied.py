@@ -85,7 +85,7 @@ def _read_npz(file: Path) -> dict[str, np.ndarray]:
             for name in archive.files:
                 found[name] = archive[name]
                 if not isinstance(found[name], np.ndarray):
-                    raise ValueError(f"{name!a} in it is no array")
+                    raise TypeError(f"{name!a} in it is no array")
                 dtypes.from_numpy(found[name].dtype)
     except (
         OSError,
