@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from git_theta.api import arrays, sessions
 from git_theta.api.arrays import Framework
 from git_theta.api.sessions import RepoLike, Revision, StrPath
+from git_theta.checkpoints.safetensors import SafetensorsFormat
 from git_theta.core.names import display
 from git_theta.core.tensors import Spec, Tensor
 from git_theta.errors import UsageError
@@ -83,8 +84,6 @@ def load(
         found = model._tensors(params)
     if framework != "safetensors":
         return {name: arrays.to_framework(tensor, kind) for name, tensor in found.items()}
-    from git_theta.checkpoints.safetensors import SafetensorsFormat
-
     return bytes(SafetensorsFormat().build(found, None))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +20,7 @@ from git_theta.drivers import asker, drain, text_merge
 from git_theta.errors import FileChanged, ObjectMissing, ThetaError
 from git_theta.git import pktline
 from git_theta.terminal.bars import Bars
+from git_theta.workflows import chains
 from git_theta.workflows.progress import Bar
 from git_theta.workflows.restoring.statcache import StatCache
 from git_theta.workflows.session import Session
@@ -263,8 +265,6 @@ class FilterWork:
 
     def _smudge(self, path: str, can_delay: bool, request: dict[str, str]) -> None:
 
-        from git_theta.workflows import chains
-
         coming = drain.IncomingFile(self._source)
         content = coming.collect(_SMALL)
         while not coming.finished:
@@ -298,7 +298,6 @@ class FilterWork:
         self._give(path, manifest)
 
     def _give(self, path: str, manifest: Manifest, fetched: bool = False) -> None:
-        from git_theta.workflows import chains
         from git_theta.workflows.restoring import smudge
 
         store, session = self._session.store, self._session
@@ -376,7 +375,6 @@ class FilterWork:
 
         Where that could not be had, the index still names the old.
         """
-        from git_theta.workflows import chains
         from git_theta.workflows.restoring import smudge
         from git_theta.workflows.restoring.checkout import temporary_beside
 
@@ -444,8 +442,6 @@ def _first_of(chunks: Iterator[Buffer]) -> Iterator[Buffer]:
     """The same chunks, the first of them already made: what fails at once fails before anything is
     promised.
     """
-    import itertools
-
     first = next(chunks, None)
     return iter(()) if first is None else itertools.chain([first], chunks)
 

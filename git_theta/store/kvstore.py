@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from git_theta.core.manifest import ObjectRef
 from git_theta.core.names import display
 from git_theta.errors import ObjectDamaged, ThetaError, TransferError
+from git_theta.store import s3_signature
 from git_theta.store.folder import FolderPlace
 from git_theta.store.local import LocalStore
 from git_theta.store.storage_url import StorageUrl, parse_url
@@ -246,7 +247,6 @@ class BucketPlace:
             self._web = Web(self._storage.address, self._limits)
         service = self._storage.spec(self._environment)
         if self._web is None and "endpoint" in service:
-            from git_theta.store import s3_signature
             from git_theta.store.web import Web
 
             keys = s3_signature.find(self._environment)

@@ -336,7 +336,7 @@ def _judge(response: http.client.HTTPResponse, start: int, stop: int) -> Answer:
 
 
 def _refusal(response: http.client.HTTPResponse) -> Exception:
-    """Why there is no answer, by the status."""
+    """What the status says if the server does not send the bytes."""
     status = response.status
     if 300 <= status < 400:
         where = (response.getheader("Location") or "nowhere")[:200]

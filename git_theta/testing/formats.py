@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 import tracemalloc
+import zlib
 from collections.abc import Iterator, Mapping
 
 from git_theta.core import skeleton
@@ -105,8 +106,6 @@ def _scan(checkpoint_format: CheckpointFormat, data: bytes, what: str) -> Layout
 
 def _check_exact(layout: Layout, data: bytes, what: str) -> None:
     """Cut and splice, as it is done when the file is added and checked out."""
-    import zlib
-
     parts = [data[extent.offset : extent.end] for extent in layout.extents]
     cut = skeleton.cut(layout, BytesSource(data), [zlib.crc32(part) for part in parts])
     parsed = skeleton.parse(cut, layout.size, [len(part) for part in parts])

@@ -8,6 +8,8 @@ framework with it, when it is first named.
 
 from __future__ import annotations
 
+from importlib import import_module
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from git_theta.training.background import BackgroundSaver as BackgroundSaver
@@ -26,8 +28,6 @@ def __getattr__(name: str) -> object:
     """What :data:`__all__` promises, imported now."""
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
     value: object = getattr(import_module(f"git_theta.training.{_PLACES[name]}"), name)
     globals()[name] = value
     return value

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from git_theta.core.tensors import Encoded
 from git_theta.errors import PluginError
+from git_theta.updates import planes
 from git_theta.updates.dense import Dense
 
 if TYPE_CHECKING:
@@ -139,7 +140,6 @@ def _built_in(race: _Race, known: dict[str, Update]) -> float:
             if name in known:
                 race.enter(known[name])
         return 0.0
-    from git_theta.updates import planes
     from git_theta.updates.prediction import delta_plan
 
     sample = delta_plan.sample(tensor.bits(), _SAMPLE)

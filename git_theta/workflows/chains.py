@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import blake3
+
 from git_theta.core import objects
 from git_theta.core.contracts import ExactUpdate
 from git_theta.core.digest import digest
@@ -64,8 +66,6 @@ def pour(
         data = load(store, entry)
         put(0, data)
         return zlib.crc32(data) if summed else None
-    import blake3
-
     from git_theta.updates import dense
 
     hasher, crc, offset = blake3.blake3(), 0, 0

@@ -5,8 +5,11 @@ from __future__ import annotations
 import ast
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+
+import pytest
 
 import git_theta
 
@@ -135,3 +138,105 @@ def test_a_test_module_name_stands_once() -> None:
     paths = [path for path in (ROOT / "tests").rglob("*.py") if path.stem != "conftest"]
     stems = Counter(path.stem for path in paths)
     assert [stem for stem, count in stems.items() if count > 1] == []
+
+
+# Imports in functions
+
+# The filter is started for every git command that touches a model: first comes its answer to git,
+# then what it does to each file.
+ANSWER = ("git_theta.start", "git_theta.__main__", "git_theta.drivers.filter_process")
+FILTER = (
+    "git_theta.drivers.filter_work",
+    "git_theta.workflows.storing.clean",
+    "git_theta.workflows.restoring.smudge",
+    "git_theta.workflows.chains",
+)
+COMMANDS = "git_theta.cli."
+# What takes milliseconds to import (tempfile: 3, numpy: 60), or what not everybody has installed
+OPTIONAL = {"torch", "jax", "scipy", "git_filter_repo"}
+SLOW = {
+    *("numpy", "tensorstore", "rich", "git", "blake3", "zstandard"),
+    *("tempfile", "subprocess", "zipfile", "concurrent.futures", "http", "ssl", "urllib.request"),
+}
+MANY = 6  # modules of ours that take as long as one of these
+REASONS = {
+    "answer": "its module is read before the filter answers git, which must not wait for it",
+    "filter": "its module is read for every file that git stages or restores: few need it",
+    "command": "`git theta COMMAND -h`, and a wrong option, are answered without it",
+    "optional": "not everybody has it",
+    "slow": f"few calls use it, and it takes milliseconds or brings what does, or {MANY} of ours",
+}
+
+
+def statements(tree: ast.AST, late: bool = False) -> Iterator[tuple[bool, str, int]]:
+    """Each import at run time: whether it stands in a function, the module, and its line."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((late, alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield late, full if full in MODULES else node.module, node.lineno
+        else:
+            function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            yield from statements(node, late or function)
+
+
+IMPORTS = {name: list(statements(tree)) for name, tree in TREES.items()}
+
+
+@cache
+def brought(*names: str) -> set[str]:
+    """All that importing ``names`` imports, except in functions."""
+    found: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += [target for late, target, _ in IMPORTS.get(name, ()) if not late]
+            waiting += [name.rpartition(".")[0]] if "." in name else []
+    return found
+
+
+def reason(name: str, target: str) -> str | None:
+    """Why a function of the module ``name`` imports ``target``, by :data:`REASONS`."""
+    if target in brought(name):
+        return None
+    if name in brought(*ANSWER):
+        return "answer"
+    if name in brought(*FILTER):
+        return "filter"
+    if name.startswith(COMMANDS):
+        return "command"
+    new = brought(target) - brought(name)
+    if target.partition(".")[0] in OPTIONAL:
+        return "optional"
+    return "slow" if new & SLOW or len(new & MODULES.keys()) >= MANY else None
+
+
+def test_functions_import_only_what_would_delay_a_start() -> None:
+    late = [
+        (name, target, f"{MODULES[name]}:{line}")
+        for name, found in IMPORTS.items()
+        for inside, target, line in found
+        if inside
+    ]
+    reasons = {(name, target): reason(name, target) for name, target, _ in late}
+    needless = [f"{place}: {target}" for name, target, place in late if not reasons[name, target]]
+    assert needless == [], "import it at the top of the module"
+    assert set(reasons.values()) == set(REASONS), "a reason that is none any more"
+    used = brought(*(target for _, target, _ in late))
+    assert (OPTIONAL | SLOW) - used == set(), "these need not be listed any more"
+
+
+def test_an_import_in_a_function_needs_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "git_theta.workflows.comparing.invented"
+    source = (
+        "import os\ndef f():\n import shlex\n import torch\n from git_theta.core import names\n"
+    )
+    monkeypatch.setitem(IMPORTS, name, list(statements(ast.parse(source))))
+    found = [(target, reason(name, target)) for late, target, _ in IMPORTS[name] if late]
+    assert found == [("shlex", None), ("torch", "optional"), ("git_theta.core.names", None)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import cmp_to_key
 
 import numpy as np
 
@@ -197,8 +198,6 @@ def canonical(sides: Sequence[np.ndarray], weights: Sequence[float] | None = Non
     Sums taken in it are the same whichever way round the branches are named. Two sides need none:
     adding commutes.
     """
-    from functools import cmp_to_key
-
     order = list(range(len(sides)))
     if len(sides) < 3:
         return order

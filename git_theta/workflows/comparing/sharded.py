@@ -15,6 +15,7 @@ from git_theta.core.shards import groups
 from git_theta.git.history import listing
 from git_theta.git.history.changes import FileChange, Range
 from git_theta.workflows.comparing.values import Absent
+from git_theta.workflows.comparing.version import Version
 
 if TYPE_CHECKING:
     from git_theta.core.tensors import Tensor
@@ -112,8 +113,6 @@ def _joined_side(index: str, members: Sequence[Side], more: bool) -> Side:
 
 
 def _version(parts: Sequence[Version], more: bool) -> Version:
-    from git_theta.workflows.comparing.version import Version
-
     held = [(part.parsed, part.values) for part in parts if part.is_model]
     manifests = [manifest for manifest, _ in held if manifest is not None]
     if not manifests:

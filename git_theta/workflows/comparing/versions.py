@@ -17,10 +17,14 @@ from git_theta.core.names import display
 from git_theta.core.source import FileSource
 from git_theta.core.tensors import Tensor
 from git_theta.errors import GitError, ThetaError, UsageError
+from git_theta.git.history import contents
 from git_theta.git.history.changes import FileChange, Range, changed
+from git_theta.plugins import registry
+from git_theta.workflows.comparing import sharded
 from git_theta.workflows.comparing.compare import Comparison, compare, compare_texts
 from git_theta.workflows.comparing.values import Absent, FileValues, Pair, StoredValues, Values
 from git_theta.workflows.comparing.version import NOTHING, Side, Version
+from git_theta.workflows.restoring.statcache import StatCache
 from git_theta.workflows.session import Session
 
 if TYPE_CHECKING:
@@ -97,8 +101,6 @@ def diff(
                 sides.append((change, old, new, ""))
     same: dict[str, int] = {}
     if grouped:
-        from git_theta.workflows.comparing import sharded
-
         sides, same = sharded.join(session, asked, sides)
     for change, old, new, problem in _renamed(sides):
         if problem:
@@ -137,8 +139,6 @@ def _texts(session: Session, changes: Iterable[FileChange]) -> tuple[dict[str, b
     """Blob → text of those blobs of ``changes`` that are manifests; and those blobs that Git-Theta
     0.2 wrote.
     """
-    from git_theta.git.history import contents
-
     blobs = [blob for change in changes for blob in (change.old_blob, change.new_blob) if blob]
     held = dict(contents.read(session.repository, blobs))
     outdated = {blob for blob, content in held.items() if content.is_old_metadata}
@@ -183,8 +183,6 @@ def working_tree(
     The stat cache knows its manifest, or it is hashed. What ``old`` (or the index) holds already is
     entered as it is stored.
     """
-    from git_theta.workflows.restoring.statcache import StatCache
-
     file = file or session.full_path(path)
     status = file.lstat()
     if not stat.S_ISREG(status.st_mode):
@@ -241,7 +239,6 @@ def file(
     """A checkpoint anywhere on disk, or a manifest (whose tensors are in the current repository's
     store, if there is one).
     """
-    from git_theta.plugins import registry
     from git_theta.workflows.storing.fingerprint import inspect
 
     try:

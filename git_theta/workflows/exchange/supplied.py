@@ -7,6 +7,7 @@ themselves.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -70,7 +71,6 @@ def read_tensors(file: Path) -> dict[str, np.ndarray]:
 
 def _read_npz(file: Path) -> dict[str, np.ndarray]:
     import zipfile
-    import zlib
 
     import numpy as np
 

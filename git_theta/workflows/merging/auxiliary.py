@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Final
 from git_theta.core.manifest import Entry, Manifest
 from git_theta.merges import plan
 from git_theta.plugins import registry
+from git_theta.workflows.merging.merge import merge
 from git_theta.workflows.merging.merge_rules import MergeRule, Rules, rule
+from git_theta.workflows.merging.outcome import MergeProgress
 from git_theta.workflows.session import Session
 
 if TYPE_CHECKING:
@@ -122,9 +124,6 @@ def merge_file(
     ``rules`` are those of its model, ``model`` the plan of merging that, if it is known, and
     ``outcome`` what became of its conflicts.
     """
-    from git_theta.workflows.merging.merge import merge
-    from git_theta.workflows.merging.outcome import MergeProgress
-
     found = of_model(path)
     assert found is not None
     kept = None

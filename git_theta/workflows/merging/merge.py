@@ -27,6 +27,7 @@ from git_theta.merges import plan
 from git_theta.merges.training_state import never_negative
 from git_theta.plugins import registry
 from git_theta.workflows import chains
+from git_theta.workflows.merging import whole_model
 from git_theta.workflows.merging.merge_rules import MergeRule, Rules, literal, strategy_of
 from git_theta.workflows.merging.outcome import Conflict, Merged, MergeProgress, guarded
 from git_theta.workflows.session import Session
@@ -325,8 +326,6 @@ class _MergeWork:
         whole = [one for one in waiting if isinstance(one[2], WholeModel)]
         if not whole:
             return waiting
-        from git_theta.workflows.merging import whole_model
-
         _, rule, strategy = whole[0]
         assert isinstance(strategy, WholeModel)
         self._fetch(self.plan.items)

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 
 from git_theta.core.manifest import Manifest
 from git_theta.core.names import display
@@ -253,8 +254,6 @@ def candidates(
     strategies: Sequence[str], words: Sequence[str], sweeps: Sequence[tuple[str, Sequence[str]]]
 ) -> Iterator[tuple[str, list[str]]]:
     """Every combination of a strategy and swept option values: (strategy, ``key=value`` words)."""
-    from itertools import product
-
     for strategy in strategies:
         for values in product(*(steps for _, steps in sweeps)):
             yield (

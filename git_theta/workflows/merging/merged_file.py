@@ -14,6 +14,7 @@ from git_theta.workflows import chains
 from git_theta.workflows.restoring import smudge
 from git_theta.workflows.session import Session
 from git_theta.workflows.sharing.fetch import fetch_missing
+from git_theta.workflows.storing import clean
 
 
 def built(
@@ -31,8 +32,6 @@ def built(
     reused. The file is held in memory. :class:`ThetaError` when the format cannot, or an object is
     missing.
     """
-    from git_theta.workflows.storing import clean
-
     builder = registry.checkpoint_format(form)
     if not isinstance(builder, BuildsFiles):
         raise MergeError(

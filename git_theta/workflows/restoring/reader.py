@@ -12,13 +12,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from git_theta.checkpoints.containers.zip_container import read_archives
 from git_theta.core import lfs_pointer
 from git_theta.core import skeleton as skeletons
 from git_theta.core.manifest import Entry, Manifest, is_manifest, parse
 from git_theta.core.names import display
 from git_theta.core.tensors import Buffer, Spec, Tensor
 from git_theta.errors import FormatError, GitError, ManifestError, UsageError
-from git_theta.git.writing import plumbing
+from git_theta.git.writing import index, plumbing
 from git_theta.workflows import chains
 from git_theta.workflows.session import Session
 
@@ -45,8 +46,6 @@ def manifest_at(session: Session, revision: str, path: str) -> Manifest:
             f"there is no revision '{display(revision, 80)}'; 'git fetch' brings those of a remote"
         )
     if text is None and revision in (":", ":0"):
-        from git_theta.git.writing import index
-
         unfinished = index.unfinished(session.repository, session.cwd)
         if unfinished:
             raise GitError(unfinished)
@@ -102,7 +101,6 @@ class Reader:
         return found
 
     def _views(self) -> dict[str, _Seen]:
-        from git_theta.checkpoints.containers.zip_container import read_archives
         from git_theta.checkpoints.torch.loaded import SHOWN_LIMIT
         from git_theta.checkpoints.torch.zip_archive import understand
 

@@ -13,7 +13,9 @@ from git_theta.errors import ThetaError, TransferError
 from git_theta.git.config import consent, remotes
 from git_theta.git.config.config_file import shared_bits
 from git_theta.git.config.remotes import Remote, Remotes
+from git_theta.git.lfs_program import lfs_folder
 from git_theta.git.repository import borrowed
+from git_theta.store import kvstore
 from git_theta.store.folder import FolderPlace
 from git_theta.store.local import LocalStore
 from git_theta.workflows.session import Session
@@ -128,8 +130,6 @@ class Routes:
         git_dir = remotes.git_dir_of(path) if path is not None else None
         if git_dir is None or (alone and self._offer.server_named(remote)):
             return None
-        from git_theta.git.lfs_program import lfs_folder
-
         own = git_dir / "theta" / "objects"
         return FolderPlace(
             [own, lfs_folder(git_dir), *borrowed(git_dir)],
@@ -148,8 +148,6 @@ class Routes:
             return []
 
     def _bucket(self, url: str) -> Destination:
-        from git_theta.store import kvstore
-
         return kvstore.place(url)
 
     def _lfs(self, remote: Remote, push: bool) -> Destination:

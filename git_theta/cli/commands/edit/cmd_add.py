@@ -16,6 +16,7 @@ from git_theta.git.history import listing
 from git_theta.git.repository import discover
 from git_theta.git.writing import index, staging
 from git_theta.workflows.restoring import mistracked
+from git_theta.workflows.session import Session
 
 
 @click.command(
@@ -60,7 +61,6 @@ def add(paths: tuple[str, ...], update_type: str | None, data: Path | None) -> i
         raise click.UsageError("an update changes one model: name just that")
     from git_theta.terminal.bars import Bars
     from git_theta.workflows.exchange import peft_adapters, supplied
-    from git_theta.workflows.session import Session
 
     repository = discover()
     if repository.worktree is None:

@@ -10,6 +10,8 @@ from git_theta.cli import mistracked_notes
 from git_theta.cli.output import Command, plural, size, warn
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import discover
+from git_theta.workflows.restoring import checkout as work
+from git_theta.workflows.session import Session
 
 
 @click.command(
@@ -34,8 +36,6 @@ def checkout(paths: tuple[str, ...], quiet: bool) -> int:
     not in place.
     """
     from git_theta.terminal.bars import Bars
-    from git_theta.workflows.restoring import checkout as work
-    from git_theta.workflows.session import Session
 
     repository = discover()
     with Session(repository, load_settings(repository), warn, progress=Bars()) as session:

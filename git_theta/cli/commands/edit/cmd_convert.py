@@ -17,8 +17,10 @@ from git_theta.core.source import FileSource
 from git_theta.errors import StoreError, UsageError
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import discover
+from git_theta.workflows import chains
 from git_theta.workflows.comparing import tracked_models
 from git_theta.workflows.exchange import convert as conversion
+from git_theta.workflows.session import Session
 
 _LISTED = 20
 
@@ -116,9 +118,7 @@ def _open(name: str, beside: Path, stack: ExitStack) -> FileSource:
     else:
         text = b""
     from git_theta.terminal.bars import Bars
-    from git_theta.workflows import chains
     from git_theta.workflows.restoring import smudge
-    from git_theta.workflows.session import Session
     from git_theta.workflows.sharing.fetch import fetch_missing
 
     repository = discover()

@@ -12,6 +12,7 @@ from git_theta.cli.commands.share.transfers import open_session
 from git_theta.cli.output import Command, path, plural, size, warn
 from git_theta.core.names import display
 from git_theta.errors import UsageError
+from git_theta.terminal.bars import Bars
 from git_theta.workflows.comparing import tracked_models
 
 _LISTED = 5
@@ -74,7 +75,6 @@ def import_(source: str, target: Path, changed: bool, force: bool) -> None:
     that were written to since are taken as they are.
     """
     from git_theta.store.zarr import ArrayFolder
-    from git_theta.terminal.bars import Bars
     from git_theta.workflows.exchange import zarr_export
 
     targets.check(str(target), "FILE is the new file's name")

@@ -25,7 +25,7 @@ from git_theta.git.history import listing
 from git_theta.git.history.changes import FileChange, Range, is_revision, resolve
 from git_theta.git.repository import discover, is_inside
 from git_theta.git.writing import index
-from git_theta.reports import health
+from git_theta.reports import health, table
 from git_theta.reports.report import ModelReport, Report, ordered
 from git_theta.terminal import screen
 from git_theta.terminal.bars import Bars
@@ -391,8 +391,6 @@ def _print(report: Report, chosen: dict[str, Any]) -> None:
 
 
 def _show(report: Report, chosen: dict[str, Any]) -> None:
-    from git_theta.reports import table
-
     style = screen.style("color.diff", folded=not chosen["everything"])
     if chosen["stat"]:
         lines = table.stat(report.models, style)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import sys
@@ -63,8 +64,6 @@ def env(as_json: bool) -> int:
     """
     report = collect()
     if as_json:
-        import json
-
         click.echo(
             json.dumps(
                 {

@@ -8,6 +8,8 @@ from git_theta.cli import mistracked_notes
 from git_theta.cli.commands.share.transfers import count, open_session, remote_or_default, split
 from git_theta.cli.output import Command, path, plural, size
 from git_theta.errors import UsageError
+from git_theta.workflows.restoring import checkout
+from git_theta.workflows.sharing import fetch as work
 
 
 @click.command(
@@ -42,8 +44,6 @@ def fetch(words: tuple[str, ...], params: str | None, recent: bool, everything: 
     working tree is left alone; 'git theta pull' writes the models too. Without REMOTE, every remote
     is asked in turn, the current branch's first.
     """
-    from git_theta.workflows.sharing import fetch as work
-
     with open_session() as session:
         remote, revisions = split(session.repository, words)
         if everything and revisions:
@@ -98,9 +98,6 @@ def pull(remote: str | None, quiet: bool) -> int:
     A model at a path that no .gitattributes tracks is not written. The exit code is 1 if a model is
     not in place.
     """
-    from git_theta.workflows.restoring import checkout
-    from git_theta.workflows.sharing import fetch as work
-
     with open_session() as session:
         chosen = remote_or_default(session.repository, remote) if remote is not None else None
         outcome = work.fetch(session, work.of_checkout(session).objects, chosen)

@@ -6,8 +6,10 @@ import click
 
 from git_theta.cli.commands.share.transfers import open_session
 from git_theta.cli.output import Command, path, plural, size, warn
+from git_theta.core.earlier_release import ADVICE
 from git_theta.errors import UsageError
 from git_theta.git.config import config_file
+from git_theta.workflows.maintenance import migrate as work
 from git_theta.workflows.maintenance.migrate import Summary
 
 
@@ -52,7 +54,6 @@ def migrate(
     git-filter-repo (pip install git-filter-repo).
     """
     from git_theta.git.config import programs
-    from git_theta.workflows.maintenance import migrate as work
 
     importing = direction == "import"
     if include and not importing:
@@ -98,8 +99,6 @@ def _report(summary: Summary, dry_run: bool) -> None:
             " made for the old ids."
         )
     if summary.old_metadata:
-        from git_theta.core.earlier_release import ADVICE
-
         warn(f"left as it is: {plural(summary.old_metadata, 'version')} with {ADVICE}")
     for name in summary.left:
         warn(
