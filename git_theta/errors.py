@@ -42,8 +42,7 @@ class PayloadError(ThetaError, ValueError):
     """The bytes of an object do not decode to what they promise."""
 
 
-# Reads as a fact about the store, like KeyError's kin
-class ObjectMissing(ThetaError, LookupError):  # noqa: N818
+class ObjectMissing(ThetaError, LookupError):  # noqa: N818 - a fact about the store, as KeyError
     """An object that a manifest needs is not in the store."""
 
 

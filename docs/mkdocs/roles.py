@@ -16,7 +16,7 @@ class Roles(griffe.Extension):
     """Rewrites each docstring when it has been read."""
 
     # Part of griffe's interface
-    def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         """``:func:`load``` is code; ``::`` before a block is a colon."""
         if obj.docstring is not None:
             obj.docstring.value = markdown(obj.docstring.value)

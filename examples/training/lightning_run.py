@@ -27,12 +27,12 @@ class Sine(lightning.LightningModule):
         return torch.nn.functional.mse_loss(self.network(inputs), wanted)
 
     # Lightning hands it over
-    def training_step(self, batch: list[torch.Tensor], number: int) -> torch.Tensor:  # noqa: ARG002
+    def training_step(self, batch: list[torch.Tensor], number: int) -> torch.Tensor:
         """The loss of a batch."""
         return self._loss(batch)
 
     # As above
-    def validation_step(self, batch: list[torch.Tensor], number: int) -> None:  # noqa: ARG002
+    def validation_step(self, batch: list[torch.Tensor], number: int) -> None:
         """Note the loss of a batch."""
         self.log("val_loss", self._loss(batch))
 

@@ -232,8 +232,7 @@ def _torch_file(state_dict: Mapping[str, Any]) -> list[Buffer]:
     import torch
 
     pieces = _Pieces(state_dict)
-    # Torch asks of a file only that it can be written
-    torch.save(state_dict, pieces)  # type: ignore[arg-type]
+    torch.save(state_dict, pieces)  # type: ignore[arg-type]  # torch asks only for write()
     return pieces.written
 
 

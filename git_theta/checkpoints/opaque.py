@@ -14,7 +14,7 @@ class OpaqueFormat:
     name = "opaque"
     suffixes: tuple[str, ...] = ()
 
-    def sniff(self, head: bytes) -> bool:  # noqa: ARG002 - part of the contract
+    def sniff(self, head: bytes) -> bool:
         """True."""
         return True
 

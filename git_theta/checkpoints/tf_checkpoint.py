@@ -64,7 +64,7 @@ class TfCheckpointFormat:
     name = "tf-checkpoint"
     suffixes: tuple[str, ...] = ()
 
-    def sniff(self, head: bytes) -> bool:  # noqa: ARG002 - part of the contract
+    def sniff(self, head: bytes) -> bool:
         """False: any bytes can be such a file."""
         return False
 

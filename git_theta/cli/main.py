@@ -172,12 +172,12 @@ class CommandTable(click.Group):
     """Commands of the table above, then those of plugins."""
 
     # Part of click's interface
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+    def list_commands(self, ctx: click.Context) -> list[str]:
         """All names: ours in the order of the table."""
         return [*TARGETS, *_plugin_commands()]
 
     # ctx is part of click's interface.
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command, imported now; None when nobody provides it."""
         if cmd_name in TARGETS:
             return load(cmd_name)
@@ -195,7 +195,7 @@ class CommandTable(click.Group):
         return super().resolve_command(ctx, args)
 
     # ctx is part of click's interface.
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The overview, by section, without importing our commands."""
         for section, commands in COMMANDS.items():
             with formatter.section(section):

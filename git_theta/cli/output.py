@@ -142,7 +142,7 @@ def _through(pager: str, lines: Sequence[str]) -> bool:
     environment = {"LESS": "FRX", "LV": "-c", **os.environ}
     try:
         # The user's own
-        process = subprocess.Popen(pager, shell=True, stdin=subprocess.PIPE, env=environment)  # noqa: S602
+        process = subprocess.Popen(pager, shell=True, stdin=subprocess.PIPE, env=environment)  # noqa: S602 - git's core.pager
     except OSError:
         return False
     with contextlib.suppress(BrokenPipeError):

@@ -257,13 +257,11 @@ def parse(text: bytes) -> Manifest:
         number, previous = 4 + HEADERS_LIMIT, ""
         if blank - 4 > HEADERS_LIMIT:
             raise ManifestError(f"{blank - 4} lines of headers are more than {HEADERS_LIMIT}")
-        # The handler below tells it
-        for number, line in enumerate(lines[4:blank], start=5):  # noqa: B007
+        for number, line in enumerate(lines[4:blank], start=5):  # noqa: B007 - for the error
             previous, value = _header(line, previous)
             headers[previous] = value
         entries, seen, total = [], set[str](), 0
-        # The number is for the error.
-        for number, line in enumerate(lines[blank + 1 : -1], start=blank + 2):  # noqa: B007
+        for number, line in enumerate(lines[blank + 1 : -1], start=blank + 2):  # noqa: B007 - likewise
             entry = _parse_entry(line)
             for name in (entry.name, *entry.aliases):
                 if name in seen:

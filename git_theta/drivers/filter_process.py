@@ -112,9 +112,7 @@ def _start(source: Input, stdout: FileIO, skip: bool) -> FilterWork:
     failures: list[BaseException] = []
     try:
         from git_theta.drivers.filter_work import FilterWork
-
-        # Imported now, while git answers
-        from git_theta.workflows.storing import clean  # noqa: F401
+        from git_theta.workflows.storing import clean  # noqa: F401 - meanwhile git answers
     except ImportError as error:
         failures.append(error)
     asking.join()
@@ -123,7 +121,7 @@ def _start(source: Input, stdout: FileIO, skip: bool) -> FilterWork:
     for failure in sorted(failures, key=lambda error: not isinstance(error, ModuleNotFoundError)):
         raise failure  # of two threads that import the same module, only one is told what it lacks
     repository, settings = facts
-    return FilterWork(source, stdout, repository, settings, skip, say)  # type: ignore[arg-type]
+    return FilterWork(source, stdout, repository, settings, skip, say)  # type: ignore[arg-type]  # see _ask
 
 
 def _ask(facts: list[object]) -> None:

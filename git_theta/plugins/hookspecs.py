@@ -25,25 +25,25 @@ hookimpl = pluggy.HookimplMarker("git_theta")
 
 
 @hookspec
-def register_checkpoint_formats() -> Iterable[CheckpointFormat]:  # type: ignore[empty-body]
+def register_checkpoint_formats() -> Iterable[CheckpointFormat]:  # type: ignore[empty-body]  # a hook
     """The checkpoint formats this plugin reads, tried before the generic zip and plain bytes."""
 
 
 @hookspec
-def register_updates() -> Iterable[Update]:  # type: ignore[empty-body]
+def register_updates() -> Iterable[Update]:  # type: ignore[empty-body]  # a hook
     """The updates this plugin adds to those tried at ``git add``: ways to store a tensor."""
 
 
 @hookspec
-def register_merge_strategies() -> Iterable[MergeStrategy]:  # type: ignore[empty-body]
+def register_merge_strategies() -> Iterable[MergeStrategy]:  # type: ignore[empty-body]  # a hook
     """The merge strategies this plugin adds to those that can be chosen by name."""
 
 
 @hookspec
-def register_unit_kinds() -> Iterable[UnitKind]:  # type: ignore[empty-body]
+def register_unit_kinds() -> Iterable[UnitKind]:  # type: ignore[empty-body]  # a hook
     """The kinds of units this plugin adds: tensors that a merge takes from one side together."""
 
 
 @hookspec
-def register_commands() -> Iterable[click.Command]:  # type: ignore[empty-body]
+def register_commands() -> Iterable[click.Command]:  # type: ignore[empty-body]  # a hook
     """The click commands this plugin adds below ``git theta``."""

@@ -94,7 +94,7 @@ def _alarm(report: ModelReport) -> list[str]:
         return []
     many = f"{report.alarming:,} tensor{'s' if report.alarming > 1 else ''}"
     # The sign is meant
-    found = health.lines(report.changes, report.results, _ALARMS, "×", "→")  # noqa: RUF001
+    found = health.lines(report.changes, report.results, _ALARMS, "×", "→")  # noqa: RUF001 - a times sign
     return ["", f"**⚠️ Findings in {many}:**", "", *(f"- {plain(line)}" for line in found)]
 
 
@@ -127,7 +127,7 @@ def _table(folded: Folded, measured: bool) -> list[str]:
 def _cells(name: str, row: Row, measured: bool, ranked: bool, alarming: bool) -> list[str]:
     mark = _MARKS[row.change.kind]
     # The sign is meant
-    times = f" ×{len(row.changes)}" if len(row.changes) > 1 else ""  # noqa: RUF001
+    times = f" ×{len(row.changes)}" if len(row.changes) > 1 else ""  # noqa: RUF001 - a times sign
     former = f" ← {code(row.former, escaped=True)}" if row.former else ""
     cells = [
         f"{mark} {code(name, escaped=True)}{times}{former}".strip(),

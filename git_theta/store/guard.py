@@ -61,7 +61,7 @@ def _locked(folder: Path, alone: bool) -> int | None:
 def _opened(folder: Path) -> int:
     """A descriptor to lock: of the folder, or on Windows of a file in it."""
     try:
-        import fcntl  # noqa: F401
+        import fcntl  # noqa: F401 - is it there?
     except ImportError:
         return os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0))
     return os.open(folder, os.O_RDONLY)

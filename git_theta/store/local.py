@@ -491,8 +491,7 @@ class ObjectWriter:
         self._hasher = hashlib.sha256()
         self.size = 0
         try:
-            # Closed by close() or abort()
-            self._file = open(self._path, "xb", buffering=0)  # noqa: SIM115
+            self._file = self._path.open("xb", buffering=0)
         except OSError as error:
             raise _store_error(error, store.root) from None
 

@@ -202,7 +202,7 @@ class _Connection:
             )
         else:
             self._http = http.client.HTTPConnection(name, port, timeout=limits.connect)
-        self._http.response_class = self._response  # type: ignore[assignment]
+        self._http.response_class = self._response  # type: ignore[assignment]  # it is only called
         self._pace = _Pace(limits)
 
     def open(self) -> None:
@@ -237,7 +237,7 @@ class _Connection:
     ) -> http.client.HTTPResponse:
         self._pace = _Pace(self._limits)
         paced = _Paced(sock, self._pace)
-        return http.client.HTTPResponse(paced, *arguments, **options)  # type: ignore[arg-type]
+        return http.client.HTTPResponse(paced, *arguments, **options)  # type: ignore[arg-type]  # asks for makefile()
 
 
 class _Pace:
@@ -277,7 +277,7 @@ class _Paced:
         self._sock = sock
         self._pace = pace
 
-    def makefile(self, mode: str) -> io.BufferedReader:  # noqa: ARG002 - as of a socket
+    def makefile(self, mode: str) -> io.BufferedReader:
         """What arrives, as a file."""
         return io.BufferedReader(
             _Arriving(self._sock.makefile("rb", buffering=0), self._pace.count), _CHUNK

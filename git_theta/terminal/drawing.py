@@ -20,13 +20,13 @@ class Drawn(Protocol):
     """A task to draw: ``done`` bytes of ``total``, since ``begun`` (monotonic, seconds)."""
 
     @property
-    def what(self) -> str: ...  # noqa: D102
+    def what(self) -> str: ...  # noqa: D102 - as above
     @property
-    def total(self) -> int: ...  # noqa: D102
+    def total(self) -> int: ...  # noqa: D102 - as above
     @property
-    def done(self) -> int: ...  # noqa: D102
+    def done(self) -> int: ...  # noqa: D102 - as above
     @property
-    def begun(self) -> float: ...  # noqa: D102
+    def begun(self) -> float: ...  # noqa: D102 - as above
 
 
 class Drawing:
@@ -77,7 +77,7 @@ _NARROW = 60  # columns: below, words and numbers take what there is
 class _Console(Console):
     """Never hides the cursor: a program that is killed could not show it again."""
 
-    def show_cursor(self, show: bool = True) -> bool:  # noqa: ARG002
+    def show_cursor(self, show: bool = True) -> bool:
         """Does nothing."""
         return False
 

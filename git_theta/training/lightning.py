@@ -27,7 +27,7 @@ def _model_checkpoint() -> Any:
 
 
 # A base that is known when it is imported
-class ThetaCheckpoint(_model_checkpoint()):  # type: ignore[misc]
+class ThetaCheckpoint(_model_checkpoint()):  # type: ignore[misc]  # as Lightning is installed
     """A ``ModelCheckpoint`` that also commits every checkpoint it saves, in the background;
     training neither waits nor fails for it.
 

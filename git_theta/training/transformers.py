@@ -44,13 +44,13 @@ class ThetaCallback(TrainerCallback):  # type: ignore[misc]  # transformers is n
         self._files = tuple(files)
 
     # The Trainer's signature
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Choose the branch."""
         if self.saver.branch is None:
             self.saver.branch = default_branch(args.output_dir)
 
     # The Trainer's signature
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Commit the checkpoint that was just written."""
         if not state.is_world_process_zero:
             return
@@ -79,6 +79,6 @@ class ThetaCallback(TrainerCallback):  # type: ignore[misc]  # transformers is n
             self.saver.failed(message, error)
 
     # The Trainer's signature
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Wait for the last commits, and log what could not be committed."""
         self.saver.finish()

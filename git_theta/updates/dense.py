@@ -21,12 +21,12 @@ class Dense:
     needs_base = False
 
     # Part of the contract
-    def encode(self, tensor: Tensor, base: Tensor | None, level: Level) -> Encoded:  # noqa: ARG002
+    def encode(self, tensor: Tensor, base: Tensor | None, level: Level) -> Encoded:
         """The planes of ``tensor``; never None."""
         return Encoded(list(chunks(tensor.dtype, memoryview(tensor.data).cast("B"), level)))
 
     # Part of the contract
-    def decode(self, payload: memoryview, spec: Spec, base: Tensor | None) -> Buffer:  # noqa: ARG002
+    def decode(self, payload: memoryview, spec: Spec, base: Tensor | None) -> Buffer:
         """The tensor's bytes."""
         width = dtypes.get(spec.dtype).width
         return planes.decode_bytes(payload, spec.nbytes // width, width)

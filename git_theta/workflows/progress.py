@@ -41,7 +41,7 @@ class Progress(Protocol):
 class Unwatched:
     """Shows nothing: a :class:`Progress`, and every bar of it."""
 
-    def begin(self, what: str, total: int, done: Callable[[], int] | None = None) -> Bar:  # noqa: ARG002
+    def begin(self, what: str, total: int, done: Callable[[], int] | None = None) -> Bar:
         """A task that nobody watches."""
         return self
 

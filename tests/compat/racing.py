@@ -85,8 +85,7 @@ class Forked:
     def __init__(self, race: Race, repo: Repo, words: Sequence[str]) -> None:
         from git_theta import __main__ as program
 
-        # Closed when they are read
-        self.said = [tempfile.TemporaryFile(), tempfile.TemporaryFile()]  # noqa: SIM115
+        self.said = [tempfile.TemporaryFile() for _ in range(2)]  # noqa: SIM115 - closed when read
         self.pid = os.fork()
         if self.pid:
             return
@@ -98,7 +97,8 @@ class Forked:
             os.environ.update(race.environment)
             for number, file in enumerate(self.said, 1):
                 os.dup2(file.fileno(), number)
-            sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+            sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - the process ends with it
+            sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 - likewise
             random.seed(os.urandom(8))
             if words[1] == "-c":
                 sys.argv = list(words[2:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -240,3 +241,33 @@ def test_an_import_in_a_function_needs_a_reason(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(IMPORTS, name, list(statements(ast.parse(source))))
     found = [(target, reason(name, target)) for late, target, _ in IMPORTS[name] if late]
     assert found == [("shlex", None), ("torch", "optional"), ("git_theta.core.names", None)]
+
+
+# Exceptions from the linters
+
+PROJECT = ("git_theta", "docs", "examples", "benchmarks")
+EXCEPTION = re.compile(r"# noqa(?!: [A-Z0-9, ]+ - \S)|# type: ignore(?!\[[a-z, -]+\]  # \S)")
+
+
+def test_an_exception_from_a_linter_has_its_reason_beside_it() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for folder in PROJECT
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if EXCEPTION.search(line)
+    ]
+    assert found == []
+
+
+def test_a_rule_that_is_ignored_has_its_reason_beside_it() -> None:
+    """In pyproject.toml: at the line's end, or in a comment line above."""
+    lines = (ROOT / "pyproject.toml").read_text(encoding="utf-8").splitlines()
+    start = lines.index("[tool.ruff.lint]")
+    ruff = lines[start : lines.index("[tool.mypy]")]
+    bare, said = [], ""
+    for line in ruff:
+        if re.match(r' +"[A-Z]+[0-9]+"|"[^"]+" = \[', line) and "#" not in line and not said:
+            bare.append(line)
+        said = line if line.startswith("#") or (said and line.startswith('"')) else ""
+    assert bare == []

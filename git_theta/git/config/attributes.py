@@ -254,7 +254,7 @@ def _after_pattern(text: str) -> str:
     text = text.removeprefix("\ufeff").lstrip(_BLANK)
     quoted = _unquote(text) if text.startswith('"') else None
     # It always matches
-    return quoted[1] if quoted else text[len(re.match(rf"[^{_BLANK}]*", text)[0]) :]  # type: ignore[index]
+    return quoted[1] if quoted else text[len(re.match(rf"[^{_BLANK}]*", text)[0]) :]  # type: ignore[index]  # it always matches
 
 
 def read(path: Path) -> AttributesFile:

@@ -103,7 +103,7 @@ class Rewritten:
 def require_library() -> None:
     """:class:`UsageError`, saying how to get it, where git-filter-repo is not installed."""
     try:
-        import git_filter_repo  # noqa: F401
+        import git_filter_repo  # noqa: F401 - is it there?
     except ImportError:
         raise UsageError(f"git-filter-repo is not installed; {INSTALL}") from None
 

@@ -128,5 +128,4 @@ def _histogram_together(parts: Sequence[Statistics]) -> tuple[tuple[int, int, in
             counts = orders.setdefault(order, [0, 0])
             counts[0] += negative
             counts[1] += positive
-    # Two of them
-    return tuple((order, *counts) for order, counts in sorted(orders.items()))  # type: ignore[misc]
+    return tuple((order, low, high) for order, (low, high) in sorted(orders.items()))

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from git_theta.core import dtypes
@@ -94,7 +95,7 @@ def measure_all(
     held = spent = 0
     lock, scratch = threading.Lock(), Scratch()
 
-    def count(size: int) -> None:
+    def count(size: int, _: object) -> None:
         with lock:
             advance(size)  # type: ignore[misc]  # it is there
 
@@ -113,7 +114,7 @@ def measure_all(
                 yield result
             future = pool.submit(_measure, change, reader, options, scratch)
             if advance is not None:
-                future.add_done_callback(lambda _, size=size: count(size))  # type: ignore[misc]
+                future.add_done_callback(partial(count, size))
             waiting.append((future, size))
             held += size
         while waiting:

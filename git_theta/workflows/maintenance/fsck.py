@@ -14,6 +14,7 @@ from pathlib import Path
 
 from git_theta.core import objects
 from git_theta.core import skeleton as skeletons
+from git_theta.core.contracts import Level
 from git_theta.core.digest import digest
 from git_theta.core.manifest import Entry, Link, ObjectRef, parse
 from git_theta.core.names import display
@@ -32,7 +33,7 @@ from git_theta.workflows.sharing import fetch, routes
 from git_theta.workflows.storing import clean
 
 _QUARANTINE = "damaged"
-_LEVELS = ("default", "fast", "best")
+_LEVELS: tuple[Level, ...] = ("default", "fast", "best")
 
 
 @dataclass(frozen=True, slots=True)
@@ -467,7 +468,7 @@ def _encode_again(store: LocalStore, entry: Entry, value: Tensor, lacking: set[s
         update = registry.update(link.update)
         for level in _LEVELS:
             try:
-                encoded = update.encode(value, base, level)  # type: ignore[arg-type]
+                encoded = update.encode(value, base, level)
             except ThetaError:
                 return
             if encoded is None:

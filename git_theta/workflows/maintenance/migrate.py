@@ -611,7 +611,7 @@ class _Export(_Rewriter):
         self.files: dict[str, str] = {}
 
     # The other way's
-    def _file(self, item: BlobChange, parents: Sequence[_Tree], gone: Sequence[str]) -> str | None:  # noqa: ARG002
+    def _file(self, item: BlobChange, parents: Sequence[_Tree], gone: Sequence[str]) -> str | None:
         manifest = self._texts.get(item.blob)
         if manifest is None:
             return None
@@ -644,7 +644,7 @@ class _Export(_Rewriter):
         )
 
     # The other direction needs ``models``.
-    def _attributes_file(self, path: str, data: bytes | None, models: bool) -> bytes | None:  # noqa: ARG002
+    def _attributes_file(self, path: str, data: bytes | None, models: bool) -> bytes | None:
         return rewrite_attributes.untracked(path, data, self._lfs)
 
 

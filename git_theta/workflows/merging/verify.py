@@ -110,7 +110,7 @@ def _joined_ancestors(
         else []
     )
     for order, chosen in ways:
-        joined = before_all(session, path, order, lambda _, chosen=chosen: chosen)  # type: ignore[misc]
+        joined = before_all(session, path, order, lambda _, chosen=chosen: chosen)  # type: ignore[misc]  # a default
         if joined is not None and joined.identity == identity:
             return joined
     return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -111,7 +111,7 @@ class Routes:
         if folder is not None:
             yield folder
         for url in self._mirrors(remote):
-            yield from self._attempt(lambda url=url: self._bucket(url))  # type: ignore[misc]
+            yield from self._attempt(partial(self._bucket, url))
         try:
             url = self.storage(remote)
         except TransferError as error:

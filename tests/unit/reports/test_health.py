@@ -78,7 +78,7 @@ def test_several_tensors_in_a_line() -> None:
         [Finding("nan", 2)],
     ])  # fmt: skip
     # The sign is meant
-    assert health.words(found, "×", "→") == "5 new NaN, norm ×0.01"  # noqa: RUF001
+    assert health.words(found, "×", "→") == "5 new NaN, norm ×0.01"  # noqa: RUF001 - a times sign
 
 
 def harmed() -> ModelReport:

@@ -153,7 +153,7 @@ def test_without_measuring_sizes_are_shown() -> None:
 def test_ranks_of_folded_rows() -> None:
     found = modified([f"h.{n}.w" for n in range(40)])
     same = "\n".join(table.model(report(found, [statistics(rank=8)] * 40), Style(120, 24)))
-    assert re.search(r"h\.\{0…39\}\.w ×40 .* 8  delta", same)  # noqa: RUF001
+    assert re.search(r"h\.\{0…39\}\.w ×40 .* 8  delta", same)  # noqa: RUF001 - a times sign
     mixed = "\n".join(
         table.model(report(found, [statistics(rank=8 + n % 3) for n in range(40)]), Style(120, 24))
     )

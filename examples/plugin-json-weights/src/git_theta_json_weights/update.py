@@ -24,7 +24,7 @@ class Scaled:
     needs_base = True
 
     # There is just one way
-    def encode(self, tensor: Tensor, base: Tensor | None, level: Level) -> Encoded | None:  # noqa: ARG002
+    def encode(self, tensor: Tensor, base: Tensor | None, level: Level) -> Encoded | None:
         """The payload; None unless ``tensor`` is ``base`` times a number, bit for bit."""
         if (
             base is None

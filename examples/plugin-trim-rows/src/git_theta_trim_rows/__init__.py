@@ -29,7 +29,7 @@ class TrimRows:
     needs_base = True
 
     # There is just one way
-    def encode(self, tensor: Tensor, base: Tensor | None, level: Level) -> Encoded | None:  # noqa: ARG002
+    def encode(self, tensor: Tensor, base: Tensor | None, level: Level) -> Encoded | None:
         """The payload; None unless the tensor is ``base`` with some rows deleted, bit for bit, and
         nothing else changed.
         """

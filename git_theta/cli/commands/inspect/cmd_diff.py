@@ -154,7 +154,7 @@ def diff(ctx: click.Context, /, what: tuple[str, ...], exit_code: bool, **chosen
     except Exception as error:
         if exit_code or chosen["check"]:
             # For the command's caller: 1 is an answer
-            error.exit_code = 2  # type: ignore[attr-defined]
+            error.exit_code = 2  # type: ignore[attr-defined]  # the program's end reads it
         raise
     found = _checked(report) if chosen["check"] else 0
     return found or int(exit_code and bool(report.models))

@@ -235,7 +235,7 @@ def _score(
             session.store.discard()
         line = command.replace("{checkpoint}", shlex.quote(str(file)))
         # The user's own command line
-        done = subprocess.run(line, shell=True, stdout=subprocess.PIPE, check=False)  # noqa: S602
+        done = subprocess.run(line, shell=True, stdout=subprocess.PIPE, check=False)  # noqa: S602 - the user's
     return Score(
         strategy,
         tuple(words),
