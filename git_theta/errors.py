@@ -8,6 +8,7 @@ what to do next, on one line.
 from __future__ import annotations
 
 import sys
+from typing import Self
 
 
 def damaged(error: ImportError) -> str:
@@ -42,11 +43,25 @@ class PayloadError(ThetaError, ValueError):
     """The bytes of an object do not decode to what they promise."""
 
 
-class ObjectMissing(ThetaError, LookupError):  # noqa: N818 - a fact about the store, as KeyError
+class _ObjectError(ThetaError):
+    """Something is wrong with one object: ``oid``, its id, is empty if no single one is to blame,
+    and ``reason`` if the class says it all.
+    """
+
+    def __init__(self, message: str, oid: str = "", reason: str = "") -> None:
+        super().__init__(message)
+        self.oid, self.reason = oid, reason
+
+    def within(self, what: str) -> Self:
+        """The same error, with ``what`` needs the object in front."""
+        return type(self)(f"{what}: {self}", self.oid, self.reason)
+
+
+class ObjectMissing(_ObjectError, LookupError):  # noqa: N818 - a fact about the store, as KeyError
     """An object that a manifest needs is not in the store."""
 
 
-class ObjectDamaged(ThetaError, ValueError):  # noqa: N818 - as above
+class ObjectDamaged(_ObjectError, ValueError):  # noqa: N818 - as above
     """An object or tensor is here, but its bytes do not have the promised hash."""
 
 

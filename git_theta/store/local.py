@@ -162,12 +162,9 @@ class LocalStore:
                     f"object {ref.oid} cannot be read: {error.strerror or error}"
                 ) from None
             if len(data) != ref.size:
-                raise ObjectDamaged(f"object {ref.oid} has {len(data)} bytes instead of {ref.size}")
+                raise _of_other_size(ref, len(data))
             return data
-        raise ObjectMissing(
-            f"object {ref.oid} ({ref.size} bytes) is not in the store; 'git theta fetch' may"
-            " bring it"
-        )
+        raise _not_here(ref)
 
     def verify(self, ref: ObjectRef) -> None:
         """Read an object and check its hash: :class:`ObjectMissing` or :class:`ObjectDamaged`."""
@@ -182,14 +179,11 @@ class LocalStore:
                     f"object {ref.oid} cannot be read: {error.strerror or error}"
                 ) from None
             if size != ref.size:
-                raise ObjectDamaged(f"object {ref.oid} has {size} bytes instead of {ref.size}")
+                raise _of_other_size(ref, size)
             if hasher.hexdigest() != ref.oid:
-                raise ObjectDamaged(f"object {ref.oid} is damaged: its bytes have another SHA-256")
+                raise of_other_bytes(ref)
             return
-        raise ObjectMissing(
-            f"object {ref.oid} ({ref.size} bytes) is not in the store; 'git theta fetch' may"
-            " bring it"
-        )
+        raise _not_here(ref)
 
     def _places(self, ref: ObjectRef) -> Iterator[Path]:
         """Where to read an object: where it waits for its flush, then (that may happen meanwhile)
@@ -669,6 +663,24 @@ def _older(folder: Path, limit: float, linked: bool) -> list[Path]:
             if max(status.st_mtime, status.st_ctime if linked else 0) < limit:
                 found.append(folder / name)
     return found
+
+
+def of_other_bytes(ref: ObjectRef) -> ObjectDamaged:
+    """The error for an object of the right size whose bytes are others."""
+    reason = "its bytes have another SHA-256"
+    return ObjectDamaged(f"object {ref.oid} is damaged: {reason}", ref.oid, reason)
+
+
+def _of_other_size(ref: ObjectRef, size: int) -> ObjectDamaged:
+    reason = f"has {size} bytes instead of {ref.size}"
+    return ObjectDamaged(f"object {ref.oid} {reason}", ref.oid, f"it {reason}")
+
+
+def _not_here(ref: ObjectRef) -> ObjectMissing:
+    return ObjectMissing(
+        f"object {ref.oid} ({ref.size} bytes) is not in the store; 'git theta fetch' may bring it",
+        ref.oid,
+    )
 
 
 def _store_error(error: OSError, root: Path) -> StoreError:

@@ -6,14 +6,14 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import blake3
 
-from git_theta.core import objects
+from git_theta.core import dtypes, objects
 from git_theta.core.contracts import ExactUpdate
 from git_theta.core.digest import digest
-from git_theta.core.manifest import Entry, Link, ObjectRef
+from git_theta.core.manifest import INLINE_LIMIT, Entry, Link, Manifest, ObjectRef
 from git_theta.core.names import display
 from git_theta.core.tensors import Buffer, Encoded, Spec, Tensor
 from git_theta.errors import (
@@ -30,7 +30,8 @@ from git_theta.store.local import LocalStore
 if TYPE_CHECKING:
     from git_theta.core.contracts import Level, Update
     from git_theta.core.resources.memory import Take
-from git_theta.core.manifest import Manifest
+
+Look = Callable[[ObjectRef, memoryview], None]
 
 _POUR = 1 << 20  # bytes from which a tensor is decoded block by block where it can be
 
@@ -45,12 +46,14 @@ class Base:
     chain: tuple[Link, ...]
 
 
-def load(store: LocalStore, entry: Entry) -> Buffer:
-    """The bytes of ``entry``'s tensor, exactly those of its digest.
+def load(store: LocalStore, entry: Entry) -> Tensor:
+    """The value of ``entry``'s tensor, whose bytes are exactly those of its digest.
 
     :class:`ObjectMissing` or :class:`ObjectDamaged`, naming tensor and object, otherwise.
     """
-    return bases(store, entry)[0].tensor.data if entry.inline is None else entry.inline
+    if entry.inline is not None:
+        return Tensor(entry.dtype, entry.shape, entry.inline)
+    return bases(store, entry)[0].tensor
 
 
 def pour(
@@ -62,8 +65,8 @@ def pour(
     Pieces come before the whole is checked: should this raise (as :func:`load` does), they are
     void.
     """
-    if not _is_plain(entry) or entry.nbytes < _POUR:
-        data = load(store, entry)
+    if not _is_plain(entry.chain) or entry.nbytes < _POUR:
+        data = load(store, entry).data
         put(0, data)
         return zlib.crc32(data) if summed else None
     from git_theta.updates import dense
@@ -80,13 +83,14 @@ def pour(
     return crc if summed else None
 
 
-def _is_plain(entry: Entry) -> bool:
+def _is_plain(chain: Sequence[Link]) -> bool:
     """Whether one object holds all of the tensor."""
-    return (
-        len(entry.chain) == 1
-        and entry.chain[0].update == "dense"
-        and len(entry.chain[0].objects) == 1
-    )
+    return _is_dense(chain) and len(chain[0].objects) == 1
+
+
+def _is_dense(chain: Sequence[Link]) -> bool:
+    """Whether a tensor is stored without reference to any other, the same way by everyone."""
+    return len(chain) == 1 and chain[0].update == "dense"
 
 
 def _payload(store: LocalStore, entry: Entry) -> memoryview:
@@ -110,7 +114,7 @@ def _naming_faults(store: LocalStore, entry: Entry) -> Iterator[None]:
             f"tensor {display(entry.name, 200)} cannot be rebuilt: {error}"
         ) from None
     except (ObjectMissing, ObjectDamaged) as error:
-        raise type(error)(f"tensor {display(entry.name, 200)}: {error}") from None
+        raise error.within(f"tensor {display(entry.name, 200)}") from None
 
 
 def bases(store: LocalStore, entry: Entry, take: Take | None = None) -> list[Base]:
@@ -123,41 +127,52 @@ def bases(store: LocalStore, entry: Entry, take: Take | None = None) -> list[Bas
     if entry.inline is not None:
         return []
     with _naming_faults(store, entry):
-        values = _follow(store, entry.chain, take)
-        newest = values[-1]
-        if newest.spec != entry.spec:
-            raise PayloadError(f"its objects hold {newest.spec}, the manifest says {entry.spec}")
-        if digest(memoryview(newest.data).cast("B")) != entry.digest:
-            raise PayloadError("its bytes have another digest")
-    return [Base(newest, entry.chain), *(Base(root, entry.chain[-1:]) for root in values[:-1])]
+        root = follow(store, entry.chain[-1:], None, take)
+        newest = follow(store, entry.chain[:-1], root, take)
+        check(newest, entry)
+    found = [Base(newest, entry.chain)]
+    return found if len(entry.chain) < 2 else [*found, Base(root, entry.chain[-1:])]
 
 
-def _follow(store: LocalStore, chain: Sequence[Link], take: Take | None) -> list[Tensor]:
-    """The values that a chain gives: the root's, where it has more than one link, and the
-    newest.
+def check(value: Tensor, entry: Entry) -> None:
+    """:class:`PayloadError` unless ``value`` is what ``entry`` says: its type, shape, digest."""
+    if value.spec != entry.spec:
+        raise PayloadError(f"its objects hold {value.spec}, the manifest says {entry.spec}")
+    if digest(memoryview(value.data).cast("B")) != entry.digest:
+        raise PayloadError("its bytes have another digest")
+
+
+def follow(
+    store: LocalStore, chain: Sequence[Link], value: Tensor | None, take: Take | None = None
+) -> Tensor:
+    """The value at the top of ``chain``, from the ``value`` that it stands on (None: on nothing).
+
+    Errors as of :func:`decode`.
     """
-    value: Tensor | None = None
-    root: list[Tensor] = []
     for link in reversed(chain):
-        if value is not None and not root:
-            root.append(value)
         value = decode(store, link, value, take)
     if value is None:
         raise PayloadError("it has no objects")
-    return [*root, value]
+    return value
 
 
-def decode(store: LocalStore, link: Link, base: Tensor | None, take: Take | None = None) -> Tensor:
+def decode(
+    store: LocalStore,
+    link: Link,
+    base: Tensor | None,
+    take: Take | None = None,
+    look: Look | None = None,
+) -> Tensor:
     """The value that ``link`` makes of ``base``; a dense one in memory that ``take`` gives, where
     it is given.
 
     :class:`PayloadError` where its objects hold anything else, :class:`ObjectMissing` where they
-    are not here.
+    are not here, and what ``look`` raises (see :func:`read_payload`).
     """
     update = registry.update(link.update)
     if update.needs_base and base is None:
         raise PayloadError(f"its chain ends with '{link.update}', which needs a base")
-    spec, payload = read_payload(store, link)
+    spec, payload = read_payload(store, link, look)
     if link.update == "dense" and take is not None:
         from git_theta.updates import dense
 
@@ -165,11 +180,18 @@ def decode(store: LocalStore, link: Link, base: Tensor | None, take: Take | None
     return Tensor(spec.dtype, spec.shape, update.decode(payload, spec, base))
 
 
-def read_payload(store: LocalStore, link: Link) -> tuple[Spec, memoryview]:
-    """What the object or objects of ``link`` say they hold, and their joined payload."""
+def read_payload(
+    store: LocalStore, link: Link, look: Look | None = None
+) -> tuple[Spec, memoryview]:
+    """What the object or objects of ``link`` say they hold, and their joined payload.
+
+    ``look`` sees each object, whole, before anything in it is believed.
+    """
     parts, spec = [], None
     for number, ref in enumerate(link.objects):
         data = store.view(ref)
+        if look is not None:
+            look(ref, data)
         header, start = objects.parse(data)
         if (
             header.update != link.update
@@ -189,13 +211,138 @@ def _blame_object(store: LocalStore, entry: Entry) -> None:
         try:
             store.verify(ref)
         except (ObjectMissing, ObjectDamaged) as error:
-            raise type(error)(f"tensor {display(entry.name, 200)}: {error}") from None
+            raise error.within(f"tensor {display(entry.name, 200)}") from None
 
 
-def save(
-    store: LocalStore, update: str, spec: Spec, chunks: Iterable[Buffer], note: str = ""
-) -> Link:
-    """Store a payload, in parts where it is longer than a Git LFS server would take."""
+# Storing
+
+
+class Storable(Protocol):
+    """A tensor to be stored, which need not be in memory."""
+
+    @property
+    def spec(self) -> Spec:
+        """Type and shape."""
+
+    def digest(self) -> str:
+        """The digest of its bytes."""
+
+    def tensor(self) -> Tensor:
+        """All of it, in memory."""
+
+    def blocks(self, step: int) -> Iterator[memoryview]:
+        """Its bytes in order, cut at multiples of ``step`` bytes or not at all; each is valid until
+        the next is asked for.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class InMemory:
+    """A tensor to be stored that is in memory already."""
+
+    held: Tensor
+
+    @property
+    def spec(self) -> Spec:
+        """As :attr:`Storable.spec`."""
+        return self.held.spec
+
+    def digest(self) -> str:
+        """As :meth:`Storable.digest`."""
+        return digest(memoryview(self.held.data).cast("B"))
+
+    def tensor(self) -> Tensor:
+        """As :meth:`Storable.tensor`."""
+        return self.held
+
+    def blocks(self, step: int) -> Iterator[memoryview]:
+        """As :meth:`Storable.blocks`: one, as nothing is saved by more."""
+        yield memoryview(self.held.data).cast("B")
+
+
+@dataclass(frozen=True, slots=True)
+class StagedLink:
+    """A payload that the store has taken in, and the ``chain`` below it; the names of its objects
+    are asked for when all is staged.
+    """
+
+    update: str
+    note: str
+    objects: tuple[ObjectRef, ...]
+    chain: tuple[Link, ...] = ()
+
+    def seal(self) -> tuple[Link, ...]:
+        """The whole chain, with the objects' names."""
+        return (Link(self.update, self.objects, self.note), *self.chain)
+
+
+@dataclass(frozen=True, slots=True)
+class StagedEntry:
+    """A manifest line: whole but for its chain where a new payload is ``staged``."""
+
+    entry: Entry
+    staged: StagedLink | None = None
+
+    def seal(self) -> Entry:
+        """The line, with the names of all objects."""
+        return self.entry if self.staged is None else self.entry._replace(chain=self.staged.seal())
+
+
+def keep(
+    store: LocalStore,
+    line: tuple[str, tuple[str, ...]],
+    value: Storable,
+    equal: Callable[[str], Sequence[Link] | None],
+    add: Callable[[], StagedLink],
+    level: Level,
+    warn: Callable[[str], None],
+) -> StagedEntry:
+    """Store ``value`` under the name and aliases of ``line``: in the line itself if it is small
+    enough, else as what is ``equal`` to its digest is stored, else as ``add`` stages it.
+
+    An object of an equal tensor that is gone from the store is written again if that gives the same
+    object; if not, ``warn`` gets a line that says so.
+    """
+    (name, aliases), spec, identity = line, value.spec, value.digest()
+    if spec.nbytes <= INLINE_LIMIT:
+        data = bytes(value.tensor().data)
+        return StagedEntry(Entry(name, spec.dtype, spec.shape, identity, (), data, aliases))
+    chain = tuple(equal(identity) or ())
+    entry = Entry(name, spec.dtype, spec.shape, identity, chain, None, aliases)
+    if not chain:
+        return StagedEntry(entry, add())
+    if store.rely_on(ref for link in chain for ref in link.objects):
+        if _is_dense(chain):  # with the value at hand the store is mended
+            stage(store, "dense", spec, _dense(value, level))
+        else:
+            warn(
+                f"objects of {display(name, 80)} are not here; 'git theta fsck --repair' makes or"
+                " fetches them"
+            )
+    return StagedEntry(entry)
+
+
+def equal_among(entries: Iterable[Entry | None], spec: Spec) -> Callable[[str], Sequence[Link]]:
+    """For :func:`keep`: the chain of the first of ``entries`` with that digest and ``spec``."""
+    found = [entry for entry in entries if entry is not None and entry.spec == spec]
+
+    def equal(identity: str) -> Sequence[Link]:
+        return next((entry.chain for entry in found if entry.digest == identity), ())
+
+    return equal
+
+
+def stage(
+    store: LocalStore,
+    update: str,
+    spec: Spec,
+    chunks: Iterable[Buffer],
+    note: str = "",
+    chain: tuple[Link, ...] = (),
+) -> StagedLink:
+    """Store a payload that builds on ``chain``, in parts if it is longer than a Git LFS server
+    would take.
+    """
     refs: list[ObjectRef] = []
     writer = store.writer()
     try:
@@ -214,7 +361,7 @@ def save(
     except BaseException:
         writer.abort()
         raise
-    return Link(update, tuple(refs), note)
+    return StagedLink(update, note, tuple(refs), chain)
 
 
 def load_bases(
@@ -237,38 +384,58 @@ def load_bases(
 
 
 def encode(
-    store: LocalStore, tensor: Tensor, candidates: Sequence[Base], level: Level, max_chain: int
-) -> tuple[Link, ...]:
-    """Store ``tensor`` the smallest exact way and return its chain.
+    store: LocalStore, value: Storable, candidates: Sequence[Base], level: Level, max_chain: int
+) -> StagedLink:
+    """Store ``value`` the smallest exact way.
 
     Of the ``candidates`` with room for one more update, samples tell which is closest. Where the
     updates of a chain would together be larger than a dense copy, the next is tried; if none is
     left, the tensor is stored dense, or by a plugin's update that needs no base.
     """
     usable = [base for base in candidates if len(base.chain) < max_chain]
-    for base in _closest_first(tensor, usable):
-        from git_theta.updates.choose import choose
+    added = baseless()
+    if not usable and not added:
+        return stage(store, "dense", value.spec, _dense(value, level))
+    from git_theta.updates.choose import choose
 
+    tensor = value.tensor()
+    for base in _closest_first(tensor, usable):
         update, encoded = choose(tensor, base.tensor, registry.updates(), level)
         if not update.needs_base:
-            return (save(store, update.name, tensor.spec, encoded.chunks, encoded.note),)
+            return _accepted(store, update, encoded, tensor, None)
         if _updates_size(base) + encoded.size <= _dense_size(tensor, base):
-            if not (isinstance(update, ExactUpdate) and update.exact_by_construction):
-                _check_exact(update, encoded, tensor, base.tensor)
-            return (
-                save(store, update.name, tensor.spec, encoded.chunks, encoded.note),
-                *base.chain,
+            return _accepted(store, update, encoded, tensor, base)
+    if not added:
+        return stage(store, "dense", value.spec, _dense(value, level))
+    update, encoded = choose(tensor, None, [registry.update("dense"), *added], level)
+    return _accepted(store, update, encoded, tensor, None)
+
+
+def _dense(value: Storable, level: Level) -> Iterator[Buffer]:
+    """The dense payload of a tensor, which need not be held for it."""
+    from git_theta.updates import dense, planes
+
+    dtype = value.spec.dtype
+    for block in value.blocks(planes.BLOCK * dtypes.get(dtype).width):
+        yield from dense.chunks(dtype, block, level)
+
+
+def _accepted(
+    store: LocalStore, update: Update, encoded: Encoded, tensor: Tensor, base: Base | None
+) -> StagedLink:
+    """Stage what was chosen, once it has come back: here every encoding is verified."""
+    if not (isinstance(update, ExactUpdate) and update.exact_by_construction):
+        payload = encoded.chunks[0] if len(encoded.chunks) == 1 else b"".join(encoded.chunks)
+        decoded = update.decode(
+            memoryview(payload).cast("B"), tensor.spec, None if base is None else base.tensor
+        )
+        if memoryview(decoded).cast("B") != memoryview(tensor.data).cast("B"):
+            raise PluginError(
+                f"the update {update.name!r} does not give back what it stored; if a plugin"
+                " provides it, remove that plugin; else please report it"
             )
-    from git_theta.updates import dense
-
-    added = baseless()
-    if added:
-        from git_theta.updates.choose import choose
-
-        update, encoded = choose(tensor, None, [registry.update("dense"), *added], level)
-        return (save(store, update.name, tensor.spec, encoded.chunks, encoded.note),)
-    chunks = dense.chunks(tensor.dtype, memoryview(tensor.data).cast("B"), level)
-    return (save(store, "dense", tensor.spec, chunks),)
+    chain = () if base is None else base.chain
+    return stage(store, update.name, tensor.spec, encoded.chunks, encoded.note, chain)
 
 
 def baseless() -> list[Update]:
@@ -314,16 +481,6 @@ def _dense_size(tensor: Tensor, base: Base) -> int:
     same kind.
     """
     return base.chain[-1].size if base.tensor.spec == tensor.spec else tensor.spec.nbytes
-
-
-def _check_exact(update: Update, encoded: Encoded, tensor: Tensor, base: Tensor) -> None:
-    """Decode what is about to be stored: a tensor is accepted only once it has come back."""
-    payload = encoded.chunks[0] if len(encoded.chunks) == 1 else b"".join(encoded.chunks)
-    decoded = update.decode(memoryview(payload).cast("B"), tensor.spec, base)
-    if memoryview(decoded).cast("B") != memoryview(tensor.data).cast("B"):
-        raise PluginError(
-            f"the update {update.name!r} does not give back what it stored; please report it"
-        )
 
 
 def missing(store: LocalStore, manifest: Manifest) -> list[ObjectRef]:

@@ -9,14 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from git_theta.core.digest import digest
 from git_theta.core.layout import Extent, Layout
 from git_theta.core.manifest import Entry, Link
 from git_theta.core.names import display
 from git_theta.core.resources.memory import Take
 from git_theta.core.source import FileSource, stamp
 from git_theta.core.tensors import Tensor
-from git_theta.errors import FileChanged, PayloadError, ThetaError
+from git_theta.errors import FileChanged, ThetaError
 from git_theta.store.local import LocalStore
 from git_theta.workflows import chains
 
@@ -36,7 +35,7 @@ class StoredValues:
 
     def load(self, entry: Entry) -> Tensor:
         """As :meth:`Values.load`."""
-        return Tensor(entry.dtype, entry.shape, chains.load(self.store, entry))
+        return chains.load(self.store, entry)
 
 
 class FileValues:
@@ -115,24 +114,9 @@ def _shared_tail(first: Sequence[Link], second: Sequence[Link]) -> int:
 def _load_both(
     store: LocalStore, old: Entry, new: Entry, shared: int, take: Take | None
 ) -> tuple[Tensor, Tensor]:
-    base = _follow(store, old.chain[len(old.chain) - shared :], None, take)
+    base = chains.follow(store, old.chain[len(old.chain) - shared :], None, take)
     values = []
     for entry in (old, new):
-        value = _follow(store, entry.chain[: len(entry.chain) - shared], base)
-        if (
-            value is None
-            or value.spec != entry.spec
-            or digest(memoryview(value.data).cast("B")) != entry.digest
-        ):
-            raise PayloadError("its objects hold something else")
-        values.append(value)
+        values.append(chains.follow(store, entry.chain[: len(entry.chain) - shared], base))
+        chains.check(values[-1], entry)
     return values[0], values[1]
-
-
-def _follow(
-    store: LocalStore, chain: Sequence[Link], value: Tensor | None, take: Take | None = None
-) -> Tensor | None:
-    """The value at the top of ``chain``, from the ``value`` it stands on."""
-    for link in reversed(chain):
-        value = chains.decode(store, link, value, take)
-    return value

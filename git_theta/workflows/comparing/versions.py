@@ -195,9 +195,9 @@ def working_tree(
     text = StatCache(session.repository.cache).get(path, source.stat)
 
     def scan() -> Layout:
-        from git_theta.workflows.storing import clean
+        from git_theta.workflows.storing import layouts
 
-        return clean.scan(session, path, source, source.read(0, min(_HEAD, source.size)))
+        return layouts.scan(session, path, source)
 
     if text is not None:
         return Version(text, _LazyFile(source, scan))

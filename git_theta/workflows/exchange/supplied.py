@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from git_theta.core import dtypes
-from git_theta.core.digest import digest
-from git_theta.core.manifest import INLINE_LIMIT, Entry, Manifest, is_manifest, parse
+from git_theta.core.manifest import Entry, Manifest, is_manifest, parse
 from git_theta.core.names import display
 from git_theta.core.source import FileSource, stamp
 from git_theta.core.tensors import Encoded, Spec, Tensor
@@ -26,7 +25,7 @@ from git_theta.workflows import chains
 from git_theta.workflows.restoring.checkout import Target, stage
 from git_theta.workflows.session import Session
 from git_theta.workflows.sharing.fetch import fetch_missing
-from git_theta.workflows.storing import clean
+from git_theta.workflows.storing import clean, layouts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,7 +107,7 @@ def _read_npz(file: Path) -> dict[str, np.ndarray]:
 def _read_checkpoint(file: Path) -> dict[str, np.ndarray]:
     try:
         with FileSource(file) as source:
-            head = source.read(0, min(clean.HEAD, source.size))
+            head = layouts.head_of(source)
             layout = next(iter(registry.detect(head, file.suffix.lower()))).scan(source)
             if layout.format in ("opaque", "stored-zip"):
                 raise FormatError("it holds no named tensors")
@@ -279,7 +278,7 @@ def _apply(
     ]
     entries = list(manifest.entries)
     for number, future in futures:
-        entries[number] = future.result()
+        entries[number] = future.result().seal()
     if source is not None:
         found = parse(clean.clean(session, path, source, [manifest]))
         new = {entries[number].name: (entry, entries[number]) for number, entry in chosen}
@@ -348,9 +347,7 @@ def _is_meant(session: Session, file: Entry, before: Entry, after: Entry) -> boo
     """
     from git_theta.workflows.comparing.measure import measure
 
-    old, meant, found = (
-        Tensor(e.dtype, e.shape, chains.load(session.store, e)) for e in (before, after, file)
-    )
+    old, meant, found = (chains.load(session.store, each) for each in (before, after, file))
     moved, left = measure(old, meant, rank=False), measure(meant, found, rank=False)
     if moved is None or left is None or left.new_nan or left.new_inf:
         return False
@@ -380,7 +377,7 @@ def _staged(session: Session, path: str) -> tuple[str, Manifest, FileSource | No
             f"{display(path)} has changes that are not staged; 'git add' or 'git restore' it first"
         )
     source = FileSource(session.full_path(path))
-    if is_manifest(source.read(0, min(clean.HEAD, source.size))):
+    if is_manifest(layouts.head_of(source)):
         source.close()
         raise UsageError(
             f"{display(path)} is a manifest in the working tree; 'git theta checkout' it first"
@@ -397,13 +394,13 @@ def _find(manifest: Manifest, name: str) -> Entry:
     )
 
 
-def _changed(session: Session, entry: Entry, change: SuppliedChange) -> Entry:
+def _changed(session: Session, entry: Entry, change: SuppliedChange) -> chains.StagedEntry:
     """The entry of a changed tensor: the given update on the old chain, or any update where that
     cannot be stored or is no smaller.
     """
     store, settings = session.store, session.settings
     bases = chains.bases(store, entry)
-    base = bases[0].tensor if bases else Tensor(entry.dtype, entry.shape, chains.load(store, entry))
+    base = bases[0].tensor if bases else chains.load(store, entry)
     try:
         new, encoded = change.encode(base)
     except (UsageError, FormatError) as error:
@@ -413,23 +410,28 @@ def _changed(session: Session, entry: Entry, change: SuppliedChange) -> Entry:
             f"tensor '{display(entry.name, 80)}': its new value would be infinite in places:"
             f" {entry.dtype} cannot hold it"
         )
-    data = memoryview(new.data).cast("B")
-    identity = digest(data)
-    if identity == entry.digest:
-        return entry
-    if len(data) <= INLINE_LIMIT:
-        return Entry.of_inline(entry.name, new.dtype, new.shape, bytes(data), entry.aliases)
-    if (
-        encoded is not None
-        and bases
-        and chains.has_room(bases[0], encoded.size, settings.max_chain)
-    ):
-        link = chains.save(store, change.update, new.spec, encoded.chunks, encoded.note)
-        return Entry(
-            entry.name, new.dtype, new.shape, identity, (link, *entry.chain), None, entry.aliases
-        )
-    chain = chains.encode(store, new, bases, settings.compression, settings.max_chain)
-    return Entry(entry.name, new.dtype, new.shape, identity, chain, None, entry.aliases)
+    value = chains.InMemory(new)
+
+    def add() -> chains.StagedLink:
+        if (
+            encoded is not None
+            and bases
+            and chains.has_room(bases[0], encoded.size, settings.max_chain)
+        ):
+            return chains.stage(
+                store, change.update, new.spec, encoded.chunks, encoded.note, entry.chain
+            )
+        return chains.encode(store, value, bases, settings.compression, settings.max_chain)
+
+    return chains.keep(
+        store,
+        (entry.name, entry.aliases),
+        value,
+        chains.equal_among([entry], new.spec),
+        add,
+        settings.compression,
+        session.warn,
+    )
 
 
 def _leaves_range(base: Tensor, new: Tensor) -> bool:

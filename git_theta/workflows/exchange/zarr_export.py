@@ -147,7 +147,7 @@ def _in_order(
 def _write(session: Session, entry: Entry, path: str, place: ArrayFolder) -> Exported:
     import numpy as np
 
-    data = chains.load(session.store, entry)
+    data = chains.load(session.store, entry).data
     array = zarr.as_array(entry.spec, data)
     item = Exported(entry.name, entry.aliases, entry.spec, entry.digest, path, array is None)
     place.fill(

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from git_theta.core import objects
 from git_theta.core import skeleton as skeletons
 from git_theta.core.contracts import Level
 from git_theta.core.digest import digest
@@ -25,12 +24,12 @@ from git_theta.errors import ManifestError, ObjectDamaged, ObjectMissing, Payloa
 from git_theta.git.config.remotes import Remote
 from git_theta.git.history import manifest_scan, roots
 from git_theta.plugins import registry
-from git_theta.store.local import LocalStore
+from git_theta.store.local import LocalStore, of_other_bytes
 from git_theta.workflows import chains
 from git_theta.workflows.maintenance import prune
 from git_theta.workflows.session import Session
 from git_theta.workflows.sharing import fetch, routes
-from git_theta.workflows.storing import clean
+from git_theta.workflows.storing import layouts
 
 _QUARANTINE = "damaged"
 _LEVELS: tuple[Level, ...] = ("default", "fast", "best")
@@ -148,9 +147,9 @@ def check(session: Session, found: Survey, advance: Callable[[int], None]) -> Fs
         sum(found.objects.values()),
         list(found.broken),
     )
-    reader = _Reader(session.store, advance)
+    look = _hashed(advance)
     trees = list(_grow(found.held).values())
-    for problems in session.pool().map(lambda tree: list(_walk(reader, tree)), trees):
+    for problems in session.pool().map(lambda tree: list(_walk(session.store, look, tree)), trees):
         report.problems += problems
     report.problems += _unfit(session.store, found.wholes)
     return report
@@ -177,7 +176,7 @@ def _why_unfit(store: LocalStore, skeleton: Entry, size: int, lengths: tuple[int
     that is told as a tensor's.
     """
     try:
-        skeletons.parse(bytes(chains.load(store, skeleton)), size, lengths)
+        skeletons.parse(bytes(chains.load(store, skeleton).data), size, lengths)
     except PayloadError as error:
         return str(error)
     except ThetaError:
@@ -198,52 +197,18 @@ def _grow(held: Iterable[Held]) -> dict[Link, _Node]:
     return trees
 
 
-class _Reader:
-    """Reads payloads whose objects are what their names say."""
+def _hashed(advance: Callable[[int], None]) -> chains.Look:
+    """Looks whether an object is what its name says; :class:`ObjectDamaged` when it is not."""
 
-    def __init__(self, store: LocalStore, advance: Callable[[int], None]) -> None:
-        self._store = store
-        self._advance = advance
+    def look(ref: ObjectRef, data: memoryview) -> None:
+        advance(ref.size)
+        if hashlib.sha256(data).hexdigest() != ref.oid:
+            raise of_other_bytes(ref)
 
-    def payload(self, link: Link) -> tuple[Spec, memoryview]:
-        """As :func:`tensors.read_payload`, each object's hash checked."""
-        parts: list[memoryview] = []
-        spec: Spec | None = None
-        for number, ref in enumerate(link.objects):
-            data = self._store.view(ref)
-            self._advance(ref.size)
-            if hashlib.sha256(data).hexdigest() != ref.oid:
-                raise _Damaged(ref, "its bytes have another SHA-256")
-            header, start = objects.parse(data)
-            if (
-                header.update != link.update
-                or header.part != number
-                or (spec or header.spec) != header.spec
-            ):
-                raise PayloadError(f"object {ref.oid} is not part {number} of this '{link.update}'")
-            spec = header.spec
-            parts.append(data[start:])
-        assert spec is not None
-        return spec, parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
-
-    def absent(self, link: Link) -> ObjectRef | None:
-        """The first object of ``link`` that is not here at all."""
-        return next((ref for ref in link.objects if self._store.find(ref.oid) is None), None)
-
-    def misfit(self, link: Link) -> ObjectRef | None:
-        """The first object of ``link`` that is here with another size."""
-        return next(
-            (ref for ref in link.objects if self._store.find(ref.oid, ref.size) is None), None
-        )
+    return look
 
 
-class _Damaged(Exception):  # noqa: N818 - stays in this module
-    def __init__(self, ref: ObjectRef, reason: str) -> None:
-        super().__init__(reason)
-        self.ref = ref
-
-
-def _walk(reader: _Reader, root: _Node) -> Iterator[Problem]:
+def _walk(store: LocalStore, look: chains.Look, root: _Node) -> Iterator[Problem]:
     """Decode a tree, parents before children, holding only the values that still have children to
     come.
     """
@@ -251,38 +216,16 @@ def _walk(reader: _Reader, root: _Node) -> Iterator[Problem]:
     while waiting:
         node, base = waiting.pop()
         try:
-            value = _value(reader, node.link, base)
-        except _Damaged as error:
-            yield from _blame(node, "damaged", error.ref.oid, str(error))
-            continue
+            value = chains.decode(store, node.link, base, look=look)
+        except ObjectDamaged as error:
+            yield from _blame(node, "damaged", error.oid, error.reason)
+        except ObjectMissing as error:
+            yield from _blame(node, "missing", error.oid, "")
         except ThetaError as error:
             yield from _blame(node, "wrong", "", str(error))
-            continue
-        except _Absent as error:
-            yield from _blame(node, "missing", error.oid, "")
-            continue
-        yield from _compare(node, value)
-        waiting += [(child, value) for child in node.children.values()]
-
-
-class _Absent(Exception):  # noqa: N818 - as above
-    def __init__(self, oid: str) -> None:
-        super().__init__(oid)
-        self.oid = oid
-
-
-def _value(reader: _Reader, link: Link, base: Tensor | None) -> Tensor:
-    absent = reader.absent(link)
-    if absent is not None:
-        raise _Absent(absent.oid)
-    misfit = reader.misfit(link)
-    if misfit is not None:
-        raise _Damaged(misfit, f"it does not have {misfit.size} bytes")
-    update = registry.update(link.update)
-    if update.needs_base and base is None:
-        raise PayloadError(f"its chain ends with '{link.update}', which needs a base")
-    spec, payload = reader.payload(link)
-    return Tensor(spec.dtype, spec.shape, update.decode(payload, spec, base))
+        else:
+            yield from _compare(node, value)
+            waiting += [(child, value) for child in node.children.values()]
 
 
 def _compare(node: _Node, value: Tensor) -> Iterator[Problem]:
@@ -445,7 +388,7 @@ def _stored(store: LocalStore, entry: Entry, twins: Sequence[Entry]) -> Tensor |
     for twin in twins:
         if twin.chain != entry.chain:
             try:
-                return Tensor(twin.dtype, twin.shape, chains.load(store, twin))
+                return chains.load(store, twin)
             except ThetaError:
                 continue
     return None
@@ -457,14 +400,10 @@ def _encode_again(store: LocalStore, entry: Entry, value: Tensor, lacking: set[s
             continue
         if position:  # only the newest link stores the value that we have
             return
-        base = None
-        rest = entry.chain[1:]
-        if rest:
-            try:
-                spec, data = _rebuild(store, rest)
-            except ThetaError:
-                return
-            base = Tensor(spec.dtype, spec.shape, data)
+        try:
+            base = chains.follow(store, entry.chain[1:], None) if entry.chain[1:] else None
+        except ThetaError:
+            return
         update = registry.update(link.update)
         for level in _LEVELS:
             try:
@@ -474,23 +413,10 @@ def _encode_again(store: LocalStore, entry: Entry, value: Tensor, lacking: set[s
             if encoded is None:
                 continue
             store.flush()
-            made = chains.save(store, link.update, value.spec, encoded.chunks)
-            if made.objects == link.objects:
+            made = chains.stage(store, link.update, value.spec, encoded.chunks).seal()
+            if made[0].objects == link.objects:
                 return
             store.discard()
-
-
-def _rebuild(
-    store: LocalStore, chain: Sequence[Link]
-) -> tuple[Spec, bytes | bytearray | memoryview]:
-    value: Tensor | None = None
-    for link in reversed(chain):
-        spec, payload = chains.read_payload(store, link)
-        value = Tensor(
-            spec.dtype, spec.shape, registry.update(link.update).decode(payload, spec, value)
-        )
-    assert value is not None
-    return value.spec, value.data
 
 
 class _Checkouts:
@@ -513,9 +439,7 @@ class _Checkouts:
     def _read(self, path: Path, held: Held) -> Tensor | None:
         try:
             with FileSource(path) as source:
-                layout = clean.scan(
-                    self._session, held.path, source, source.read(0, min(4096, source.size))
-                )
+                layout = layouts.scan(self._session, held.path, source)
                 for extent in layout.extents:
                     if (
                         held.entry.name in (extent.name, *extent.aliases)

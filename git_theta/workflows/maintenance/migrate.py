@@ -37,7 +37,7 @@ from git_theta.workflows.maintenance import rewrite_attributes
 from git_theta.workflows.restoring import checkout, smudge
 from git_theta.workflows.session import Session
 from git_theta.workflows.sharing import fetch
-from git_theta.workflows.storing import clean
+from git_theta.workflows.storing import clean, layouts
 
 _SMALL = 4 << 20  # versions up to this size are read into memory
 _FLUSH = 1 << 30
@@ -310,13 +310,13 @@ class _Contents:
         small = self._session.blobs.read(blob, _SMALL)
         if small is None:
             with self._spooled(blob) as path, path.open("rb") as file:
-                return file.read(clean.HEAD)
+                return file.read(layouts.HEAD)
         pointer = _POINTER.fullmatch(small)
         if pointer is None:
-            return small[: clean.HEAD]
+            return small[: layouts.HEAD]
         try:
             with self._lfs_path(pointer[1].decode("ascii")).open("rb") as file:
-                return file.read(clean.HEAD)
+                return file.read(layouts.HEAD)
         except OSError:
             return b""
 
@@ -536,7 +536,7 @@ class _Import(_Rewriter):
         return self.converted[key]
 
     def _clean(self, item: BlobChange, source: Source, known: Sequence[Manifest]) -> str:
-        head = source.read(0, min(clean.HEAD, source.size))
+        head = source.read(0, min(layouts.HEAD, source.size))
         if earlier_release.is_metadata(head):
             self.old_metadata.add(item.blob)
             return item.blob

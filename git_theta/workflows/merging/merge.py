@@ -17,8 +17,7 @@ from git_theta.core.contracts import (
     WholeModel,
     statistics_of,
 )
-from git_theta.core.digest import digest
-from git_theta.core.manifest import INLINE_LIMIT, Entry, Manifest
+from git_theta.core.manifest import Entry, Manifest
 from git_theta.core.names import display, shell_word
 from git_theta.core.tensors import Tensor
 from git_theta.errors import MergeError, ThetaError
@@ -408,24 +407,28 @@ class _MergeWork:
         return _TensorResult(entry, outcome.notices, left, outcome.averaged)
 
     def _array(self, entry: Entry) -> np.ndarray:
-        return Tensor(entry.dtype, entry.shape, chains.load(self.session.store, entry)).array()
+        return chains.load(self.session.store, entry).array()
 
     def _stored(self, tensor: Tensor, like: Sequence[Entry], item: plan.Item) -> Entry:
         """The entry of a merged value: one that a side (or the base) has already, or an update
         against the first of ``like``.
         """
-        identity = digest(memoryview(tensor.data).cast("B"))
-        for known in (*like, item.base):
-            if known is not None and known.digest == identity and known.spec == tensor.spec:
-                return known._replace(name=item.name, aliases=item.aliases)
-        if tensor.spec.nbytes <= INLINE_LIMIT:
-            return Entry.of_inline(
-                item.name, tensor.dtype, tensor.shape, bytes(tensor.data), item.aliases
-            )
         settings, store = self.session.settings, self.session.store
-        bases = chains.bases(store, like[0]) if like else []
-        chain = chains.encode(store, tensor, bases, settings.compression, settings.max_chain)
-        return Entry(item.name, tensor.dtype, tensor.shape, identity, chain, None, item.aliases)
+        value = chains.InMemory(tensor)
+
+        def add() -> chains.StagedLink:
+            bases = chains.bases(store, like[0]) if like else []
+            return chains.encode(store, value, bases, settings.compression, settings.max_chain)
+
+        return chains.keep(
+            store,
+            (item.name, item.aliases),
+            value,
+            chains.equal_among([*like, item.base], tensor.spec),
+            add,
+            settings.compression,
+            self.session.warn,
+        ).seal()
 
     def _find_statistics(self, strategies: Iterable[MergeStrategy]) -> None:
         """Where the sides track statistics that one of ``strategies`` uses."""

@@ -46,7 +46,7 @@ def built(
         fetch_missing(session, wanted)
     values: dict[str, Tensor] = {}
     for entry in entries:
-        values[entry.name] = Tensor(entry.dtype, entry.shape, chains.load(store, entry))
+        values[entry.name] = chains.load(store, entry)
         values.update(dict.fromkeys(entry.aliases, values[entry.name]))
     imitated = None
     if like is not None:

@@ -8,7 +8,6 @@ from typing import Any
 
 from git_theta.core.contracts import is_reproducible
 from git_theta.core.manifest import Entry, Manifest
-from git_theta.core.tensors import Tensor
 from git_theta.errors import GitError, ThetaError, UsageError
 from git_theta.git.history import commits, listing, revisions
 from git_theta.git.writing.merge_trees import commit, common_bases
@@ -137,9 +136,7 @@ def _near(session: Session, rules: Rules, one: Entry | None, other: Entry | None
 
     fetch_missing(session, [Manifest("none", 0, one, (one, other), {})])
     try:
-        arrays = [
-            Tensor(e.dtype, e.shape, chains.load(session.store, e)).array() for e in (other, one)
-        ]
+        arrays = [chains.load(session.store, e).array() for e in (other, one)]
     except ThetaError:
         return False
     return same_merge(strategy_of(rule), *arrays)

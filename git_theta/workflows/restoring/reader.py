@@ -9,7 +9,7 @@ import bisect
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from git_theta.checkpoints.containers.zip_container import read_archives
@@ -168,9 +168,8 @@ class Reader:
         seen = self._seen.get(name)
         if seen is None:
             entry = self.manifest.by_name[name]
-            return Tensor(
-                entry.dtype, entry.shape, _writable(chains.load(self._session.store, entry))
-            )
+            value = chains.load(self._session.store, entry)
+            return replace(value, data=_writable(value.data))
         from git_theta.checkpoints.torch import storage_values
 
         assert self._source is not None
@@ -215,7 +214,7 @@ class StoredSource:
         self._session = session
         self._manifest = manifest
         self.size = manifest.size
-        data = bytes(chains.load(session.store, manifest.skeleton))
+        data = bytes(chains.load(session.store, manifest.skeleton).data)
         self._pieces = skeletons.parse(
             data, manifest.size, [entry.nbytes for entry in manifest.entries]
         ).pieces
@@ -266,7 +265,7 @@ class StoredSource:
         with self._lock:
             number, data = self._last
         if number != piece.tensor:
-            data = chains.load(self._session.store, self._manifest.entries[piece.tensor])
+            data = chains.load(self._session.store, self._manifest.entries[piece.tensor]).data
             with self._lock:
                 self._last = piece.tensor, data
         return data

@@ -127,7 +127,7 @@ class _Plan:
     def __init__(self, store: LocalStore, manifest: Manifest) -> None:
         self._store = store
         self._manifest = manifest
-        data = bytes(chains.load(store, manifest.skeleton))
+        data = bytes(chains.load(store, manifest.skeleton).data)
         try:
             self.skeleton = skeletons.parse(
                 data, manifest.size, [entry.nbytes for entry in manifest.entries]
@@ -161,7 +161,7 @@ class _Plan:
         result = []
         for piece in run.pieces:
             if piece.tensor >= 0:
-                data = chains.load(self._store, self._manifest.entries[piece.tensor])
+                data = chains.load(self._store, self._manifest.entries[piece.tensor]).data
                 crc = zlib.crc32(data) if self._summed[piece.tensor] else None
                 result.append(_Decoded(piece.tensor, data, crc))
         return result

@@ -5,16 +5,14 @@ store.
 from __future__ import annotations
 
 import threading
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 
-from git_theta.core import dtypes, earlier_release, lfs_pointer
+from git_theta.core import earlier_release, lfs_pointer
 from git_theta.core import skeleton as skeletons
-from git_theta.core.digest import digest, digest_of_range
-from git_theta.core.layout import Extent, Layout, PartlyBrokenError
+from git_theta.core.digest import digest_of_range
+from git_theta.core.layout import Extent, Layout
 from git_theta.core.manifest import (
     INLINE_LIMIT,
     Entry,
@@ -25,18 +23,16 @@ from git_theta.core.manifest import (
     parse,
     unconverted,
 )
-from git_theta.core.names import display
 from git_theta.core.resources.futures import abandon
 from git_theta.core.resources.memory import Scratch, Take
 from git_theta.core.source import Source
-from git_theta.core.tensors import Buffer, Spec, Tensor
-from git_theta.errors import FormatError, ManifestError, PluginError, ThetaError
-from git_theta.plugins import registry, tables
+from git_theta.core.tensors import Spec, Tensor
+from git_theta.errors import FormatError, ManifestError, ThetaError
 from git_theta.workflows import chains
 from git_theta.workflows.session import Session
+from git_theta.workflows.storing import layouts
 from git_theta.workflows.storing.reuse import Elsewhere
 
-HEAD = 4096
 # Tensors up to this size are read once and held; larger ones are read twice, in blocks
 _HELD = 64 << 20
 _BATCH = 4 << 20  # small tensors are handed to a thread together
@@ -77,7 +73,7 @@ def clean(
     """
     job = job or Job()
     job.total = source.size
-    head = source.read(0, min(HEAD, source.size))
+    head = layouts.head_of(source)
     if is_manifest(head):
         return _pass_through(session, source)
     if earlier_release.is_metadata(head):
@@ -85,7 +81,7 @@ def clean(
         return source.read(0, source.size)
     if lfs_pointer.is_pointer(source.size, head):
         return _held_pointer(session, source, known)
-    layout = _layout(session, path, source, head, known)
+    layout = layouts.find(session, path, source, known)
     elsewhere = Elsewhere(session, path)
     try:
         manifest = _CleanWork(session, source, layout, list(known), elsewhere, job).run()
@@ -96,98 +92,6 @@ def clean(
         return session.hand_out(manifest)
     finally:
         elsewhere.close()
-
-
-def _layout(
-    session: Session, path: str, source: Source, head: bytes, known: Sequence[Manifest]
-) -> Layout:
-    """How to cut ``source``: as one of the ``known`` manifests was cut that describes these very
-    bytes, else as its format says.
-    """
-    problem, layout = None, None
-    try:
-        layout = scan(session, path, source, head)
-    except FormatError as error:
-        problem = error
-    for manifest in known:
-        if manifest.size == source.size and (layout is None or _cut_otherwise(layout, manifest)):
-            from git_theta.workflows.storing import recut
-
-            before = recut.describing(session, manifest, source)
-            if before is not None:
-                return before
-    if layout is None:
-        assert problem is not None
-        raise problem
-    if tables.beside(PurePosixPath(path).name):
-        from git_theta.workflows.storing import companions
-
-        return companions.as_before(session, source, layout, known)
-    return layout
-
-
-def _cut_otherwise(layout: Layout, manifest: Manifest) -> bool:
-    return layout.format != manifest.format or [e.name for e in layout.extents] != [
-        e.name for e in manifest.entries
-    ]
-
-
-def scan(session: Session, path: str, source: Source, head: bytes) -> Layout:
-    """The layout of a checkpoint by the first format that recognises it: with a file beside it, by
-    content, then by the path's suffix.
-    """
-    if tables.beside(PurePosixPath(path).name):
-        from git_theta.workflows.storing import companions
-
-        beside = companions.scan(session, path, source)
-        if beside is not None:
-            return beside
-    for candidate in registry.detect(head, PurePosixPath(path).suffix.lower()):
-        try:
-            layout = candidate.scan(source)
-        except FormatError as error:
-            whole = (
-                error.layout
-                if isinstance(error, PartlyBrokenError) and error.layout.extents
-                else None
-            )
-            how = (
-                f"byte for byte, with its whole tensors ({len(whole.extents)})"
-                if whole
-                else "as plain bytes"
-            )
-            if session.settings.on_invalid != "store":
-                reason = str(error).partition(" is broken: ")[2] or str(error)
-                raise FormatError(
-                    f"this looks like {candidate.name}, but is broken: {reason}; "
-                    f"save it again, or 'git config theta.onInvalid store' stores it {how}"
-                ) from None
-            session.warn(f"{path}: broken {candidate.name} ({error}); stored {how}")
-            layout = whole or registry.checkpoint_format("opaque").scan(source)
-        except ThetaError:
-            raise
-        except Exception as error:
-            if candidate.name in tables.FORMATS:
-                raise
-            raise PluginError(
-                f"checkpoint format {candidate.name!r}, which a plugin provides, failed:"
-                f" {type(error).__name__}: {display(str(error), 200)}"
-            ) from error
-        if layout.size != source.size:
-            raise FormatError(
-                f"format {candidate.name} describes {layout.size} bytes of a file of {source.size}"
-            )
-        if (
-            layout.format == "opaque"
-            and layout.size
-            and not tables.explains(PurePosixPath(path).name)
-        ):
-            session.warn(f"{path}: no known checkpoint format; stored as plain bytes")
-        for notice in layout.notices:
-            session.warn(f"{path}: {notice}")
-        return layout
-    # Opaque takes everything
-    raise FormatError("no checkpoint format is installed")  # pragma: no cover
 
 
 def _pass_through(session: Session, source: Source) -> bytes:
@@ -214,9 +118,62 @@ def _held_pointer(session: Session, source: Source, known: Sequence[Manifest]) -
 class _CutTensor:
     """A tensor's line, its CRC-32 where one was asked for, and what the user should know."""
 
-    entry: Entry
+    staged: chains.StagedEntry
     crc: int | None
     notices: list[str]
+
+
+class _InFile:
+    """A tensor in a checkpoint file, read into memory that ``take`` gives: at once up to
+    :data:`_HELD` bytes, else when somebody needs all of it.
+
+    ``crc`` is its CRC-32 if it is to be ``summed``, once its digest was asked for.
+    """
+
+    def __init__(self, source: Source, extent: Extent, summed: bool, take: Take, job: Job) -> None:
+        self.extent = extent
+        self.spec = Spec(extent.dtype, extent.shape)
+        self.crc: int | None = None
+        self._source = source
+        self._summed = summed
+        self._take = take
+        self._job = job
+        self._held: memoryview | None = None
+
+    def digest(self) -> str:
+        """As :meth:`chains.Storable.digest`."""
+        extent = self.extent
+        if extent.length <= _HELD:
+            self._held = self._take(extent.length)
+        identity, self.crc = digest_of_range(
+            self._source,
+            extent.offset,
+            extent.length,
+            self._summed,
+            self._held,
+            self._job.advance,
+        )
+        return identity
+
+    def tensor(self) -> Tensor:
+        """As :meth:`chains.Storable.tensor`."""
+        if self._held is None:
+            self._held = self._take(self.extent.length)
+            self._source.read_into(self.extent.offset, self._held)
+        return Tensor(*self.spec, self._held)
+
+    def blocks(self, step: int) -> Iterator[memoryview]:
+        """As :meth:`chains.Storable.blocks`."""
+        if self._held is not None:
+            yield self._held
+            return
+        length = self.extent.length
+        block = memoryview(bytearray(min(step, length)))
+        for start in range(0, length, step):
+            part = block[: min(step, length - start)]
+            self._source.read_into(self.extent.offset + start, part)
+            self._job.advance(0)
+            yield part
 
 
 class _Queue:
@@ -274,9 +231,9 @@ class _CleanWork:
     def run(self) -> Manifest:
         results = self._tensors(list(_batches(self.layout.extents)))
         self._report(results)
-        entries = _share_equal(results)
         skeleton = self._skeleton([result.crc for result in results])
-        return Manifest(self.layout.format, self.layout.size, skeleton, entries, {})
+        entries = _share_equal([result.staged.seal() for result in results])
+        return Manifest(self.layout.format, self.layout.size, skeleton.seal(), entries, {})
 
     def _tensors(self, batches: Sequence[range]) -> list[_CutTensor]:
         if len(batches) < 2:  # threads would only cost their start
@@ -297,41 +254,19 @@ class _CleanWork:
         ]
 
     def _tensor(self, extent: Extent, covered: bool) -> _CutTensor:
-        if extent.length <= INLINE_LIMIT:
-            data = self.source.read(extent.offset, extent.length)
-            self.job.advance(extent.length)
-            entry = Entry.of_inline(extent.name, extent.dtype, extent.shape, data, extent.aliases)
-            return _CutTensor(entry, zlib.crc32(data) if covered else None, [])
         with self._scratch.lease() as take:
-            return self._in_store(extent, covered, take)
-
-    def _in_store(self, extent: Extent, covered: bool, take: Take) -> _CutTensor:
-        held = take(extent.length) if extent.length <= _HELD else None
-        identity, crc = digest_of_range(
-            self.source, extent.offset, extent.length, covered, held, self.job.advance
-        )
-        notices: list[str] = []
-        chain = self._known_chain(extent, identity)
-        if chain is None:
-            chain = self._store(extent, held, notices, take)
-        elif self._is_lost(chain):
-            if len(chain) > 1 or chain[0].update != "dense":
-                notices.append(
-                    f"objects of {display(extent.name, 80)} are not here; 'git theta fsck --repair'"
-                    " makes or fetches them"
-                )
-            else:  # so whoever has the file mends the store
-                chains.save(
-                    self.session.store,
-                    "dense",
-                    Spec(extent.dtype, extent.shape),
-                    self._dense_blocks(extent),
-                )
-        return _CutTensor(
-            Entry(extent.name, extent.dtype, extent.shape, identity, chain, None, extent.aliases),
-            crc,
-            notices,
-        )
+            value = _InFile(self.source, extent, covered, take, self.job)
+            notices: list[str] = []
+            staged = chains.keep(
+                self.session.store,
+                (extent.name, extent.aliases),
+                value,
+                lambda identity: self._known_chain(extent, identity),
+                lambda: self._add(value, notices, take),
+                self.session.settings.compression,
+                notices.append,
+            )
+            return _CutTensor(staged, value.crc, notices)
 
     def _known_chain(self, extent: Extent, identity: str) -> tuple[Link, ...] | None:
         """How the same bytes are stored already: under the same name, else under any."""
@@ -352,72 +287,36 @@ class _CleanWork:
                 return entry.chain
         return self.elsewhere.chain(identity, Spec(extent.dtype, extent.shape))
 
-    def _is_lost(self, chain: Sequence[Link]) -> bool:
-        """Whether a known tensor's value cannot be rebuilt from what is here."""
-        return bool(self.session.store.rely_on(ref for link in chain for ref in link.objects))
-
-    def _store(
-        self, extent: Extent, held: memoryview | None, notices: list[str], take: Take
-    ) -> tuple[Link, ...]:
-        settings, store = self.session.settings, self.session.store
+    def _add(self, value: _InFile, notices: list[str], take: Take) -> chains.StagedLink:
+        extent, settings, store = value.extent, self.session.settings, self.session.store
         earlier = [m.by_name[extent.name] for m in self.known if extent.name in m.by_name]
-        spec = Spec(extent.dtype, extent.shape)
-        earlier = earlier or self.elsewhere.bases(extent.name, spec)
+        earlier = earlier or self.elsewhere.bases(extent.name, value.spec)
         bases = chains.load_bases(store, [entry for entry in earlier if entry.chain], notices, take)
-        if held is None and not bases and not chains.baseless():
-            return (chains.save(store, "dense", spec, self._dense_blocks(extent)),)
-        if held is None:
-            held = take(extent.length)
-            self.source.read_into(extent.offset, held)
-        return chains.encode(
-            store,
-            Tensor(extent.dtype, extent.shape, held),
-            bases,
-            settings.compression,
-            settings.max_chain,
-        )
+        return chains.encode(store, value, bases, settings.compression, settings.max_chain)
 
-    def _dense_blocks(self, extent: Extent) -> Iterator[Buffer]:
-        """The dense payload of a tensor too large to be held, block by block; the same bytes as
-        ``Dense.encode`` gives.
-        """
-        from git_theta.updates import dense, planes
-
-        step = planes.BLOCK * dtypes.get(extent.dtype).width
-        block = memoryview(bytearray(min(step, extent.length)))
-        for start in range(0, extent.length, step):
-            part = block[: min(step, extent.length - start)]
-            self.source.read_into(extent.offset + start, part)
-            if self.job.cancelled:
-                raise Cancelled("cancelled")
-            yield from dense.chunks(extent.dtype, part, self.session.settings.compression)
-
-    def _skeleton(self, sums: Sequence[int | None]) -> Entry:
+    def _skeleton(self, sums: Sequence[int | None]) -> chains.StagedEntry:
         data = skeletons.cut(self.layout, self.source, sums)
         _check_skeleton(data, self.layout, self.source)
-        if len(data) <= INLINE_LIMIT:
-            return Entry.of_inline("skeleton", "u8", (len(data),), data)
-        settings, tensor, identity = (
-            self.session.settings,
-            Tensor("u8", (len(data),), data),
-            digest(data),
-        )
-        earlier = [manifest.skeleton for manifest in self.known] or self.elsewhere.skeletons()
-        for skeleton in earlier:
-            if skeleton.digest == identity:
-                if self._is_lost(skeleton.chain) and len(skeleton.chain) == 1:
-                    chains.encode(
-                        self.session.store, tensor, [], settings.compression, settings.max_chain
-                    )
-                return skeleton
+        settings, store = self.session.settings, self.session.store
+        value = chains.InMemory(Tensor("u8", (len(data),), data))
+        earlier = [manifest.skeleton for manifest in self.known]
+        if len(data) > INLINE_LIMIT:
+            earlier = earlier or self.elsewhere.skeletons()
         notices: list[str] = []
-        bases = chains.load_bases(
-            self.session.store, [skeleton for skeleton in earlier if skeleton.chain], notices
+
+        def add() -> chains.StagedLink:
+            bases = chains.load_bases(store, [each for each in earlier if each.chain], notices)
+            return chains.encode(store, value, bases, settings.compression, settings.max_chain)
+
+        return chains.keep(
+            store,
+            ("skeleton", ()),
+            value,
+            chains.equal_among(earlier, value.spec),
+            add,
+            settings.compression,
+            notices.append,
         )
-        chain = chains.encode(
-            self.session.store, tensor, bases, settings.compression, settings.max_chain
-        )
-        return Entry("skeleton", "u8", (len(data),), identity, chain)
 
     def _report(self, results: Sequence[_CutTensor]) -> None:
         notices = [notice for result in results for notice in result.notices]
@@ -441,28 +340,20 @@ def _batches(extents: Sequence[Extent]) -> Iterator[range]:
         yield range(start, len(extents))
 
 
-def _share_equal(results: Sequence[_CutTensor]) -> tuple[Entry, ...]:
+def _share_equal(sealed: Sequence[Entry]) -> tuple[Entry, ...]:
     """Tensors of one file that are equal are stored as the first of them is, whichever was encoded
     first.
     """
     first: dict[tuple[str, str, tuple[int, ...]], Entry] = {}
-    entries = []
-    for result in results:
-        entry = result.entry
+    for entry in sealed:
         if entry.chain:
-            twin = first.setdefault((entry.digest, entry.dtype, entry.shape), entry)
-            if twin.chain != entry.chain:
-                entry = Entry(
-                    entry.name,
-                    entry.dtype,
-                    entry.shape,
-                    entry.digest,
-                    twin.chain,
-                    None,
-                    entry.aliases,
-                )
-        entries.append(entry)
-    return tuple(entries)
+            first.setdefault((entry.digest, entry.dtype, entry.shape), entry)
+    return tuple(
+        entry._replace(chain=first[entry.digest, entry.dtype, entry.shape].chain)
+        if entry.chain
+        else entry
+        for entry in sealed
+    )
 
 
 def _check_skeleton(data: bytes, layout: Layout, source: Source) -> None:

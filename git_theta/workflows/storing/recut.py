@@ -30,7 +30,7 @@ def layout_of(session: Session, manifest: Manifest) -> tuple[Layout, Skeleton]:
     """The layout that ``manifest`` was cut by, with its skeleton; :class:`ThetaError` when that is
     not here, or damaged.
     """
-    text = bytes(chains.load(session.store, manifest.skeleton))
+    text = bytes(chains.load(session.store, manifest.skeleton).data)
     skeleton = skeletons.parse(text, manifest.size, [entry.nbytes for entry in manifest.entries])
     extents, offset = [], 0
     _, position = varint.parse(text, 0)

@@ -325,9 +325,9 @@ def test_a_payload_in_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
     monkeypatch.setattr(objects, "PART_SIZE", 5000)
     store, tensor = LocalStore(tmp_path / "objects"), a_tensor("f32", (100, 100))
-    link = chains.save(
+    (link,) = chains.stage(
         store, "dense", tensor.spec, chunks("f32", memoryview(tensor.data), "default")
-    )
+    ).seal()
     store.flush()
     entry = manifest.Entry("t", "f32", (100, 100), digest(tensor.data), (link,))
     text = manifest.dump(

@@ -12,7 +12,7 @@ from update_examples import pairs, payload, random_tensor, tensor, weights
 
 from git_theta.core.contracts import Encoded, Level, Update
 from git_theta.core.tensors import Buffer, Spec, Tensor
-from git_theta.errors import PayloadError, PluginError
+from git_theta.errors import PayloadError
 from git_theta.updates.choose import choose
 from git_theta.updates.delta import Delta
 from git_theta.updates.dense import Dense
@@ -168,22 +168,9 @@ class Reversed:
         return bytes(base.data)[::-1]
 
 
-class Wrong(Reversed):
-    name = "wrong"
-
-    def decode(self, payload: memoryview, spec: Spec, base: Tensor | None) -> Buffer:
-        return bytes(spec.nbytes)
-
-
 @pytest.mark.parametrize("count", [100, 100_000])
 def test_plugins_take_part(count: int) -> None:
     base = random_tensor("u16", (count,), 1)
     new = Tensor("u16", (count,), bytes(base.data)[::-1])
     assert chosen(new, base, updates=(*UPDATES, Reversed()))[0] == "reversed"
     assert chosen(new, None, updates=(*UPDATES, Reversed()))[0] == "dense"
-
-
-def test_a_plugin_that_is_not_exact_is_an_error() -> None:
-    base = random_tensor("u16", (100,), 1)
-    with pytest.raises(PluginError, match="wrong"):
-        choose(Tensor("u16", (100,), bytes(base.data)[::-1]), base, (*UPDATES, Wrong()), "default")

@@ -14,7 +14,6 @@ import click
 from git_theta.cli.output import path, plural, table
 from git_theta.core.manifest import Entry, Manifest
 from git_theta.core.names import display
-from git_theta.core.tensors import Tensor
 from git_theta.errors import FormatError, ThetaError
 from git_theta.merges import plan
 from git_theta.workflows import chains
@@ -150,9 +149,7 @@ def _moved(session: Session, pairs: Sequence[tuple[Entry | None, Entry | None]])
         if base.spec != side.spec:
             return str(side.spec)
         try:
-            before, after = (
-                Tensor(e.dtype, e.shape, chains.load(session.store, e)) for e in (base, side)
-            )
+            before, after = (chains.load(session.store, each) for each in (base, side))
         except (ThetaError, FormatError):
             return "?"
         found = measure(before, after, rank=False)

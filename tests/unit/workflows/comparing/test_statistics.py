@@ -132,14 +132,15 @@ def stored(
     update = registry.update("delta" if base else "dense")
     encoded = update.encode(tensor, Tensor.from_array(base[1]) if base else None, "default")
     assert encoded is not None
-    link = chains.save(store, update.name, tensor.spec, encoded.chunks, encoded.note)
+    chain = base[0].chain if base else ()
+    staged = chains.stage(store, update.name, tensor.spec, encoded.chunks, encoded.note, chain)
     store.flush()
     return Entry(
         name,
         tensor.dtype,
         tensor.shape,
         digest(memoryview(tensor.data).cast("B")),
-        (link, *(base[0].chain if base else ())),
+        staged.seal(),
     )
 
 

@@ -1,0 +1,113 @@
+"""How a checkpoint file is cut: as a known manifest cut it, else by the companion file that
+describes it, else by the first format that recognises it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from git_theta.core.layout import Layout, PartlyBrokenError
+from git_theta.core.manifest import Manifest
+from git_theta.core.names import display
+from git_theta.core.source import Source
+from git_theta.errors import FormatError, PluginError, ThetaError
+from git_theta.plugins import registry, tables
+from git_theta.workflows.session import Session
+
+HEAD = 4096  # bytes from the start of a file by which formats recognise it
+
+
+def head_of(source: Source) -> bytes:
+    """The start of a file, as much as formats recognise it by."""
+    return source.read(0, min(HEAD, source.size))
+
+
+def find(session: Session, path: str, source: Source, known: Sequence[Manifest]) -> Layout:
+    """How to cut ``source``: as one of the ``known`` manifests was cut that describes these very
+    bytes, else as its format says.
+    """
+    problem, layout = None, None
+    try:
+        layout = scan(session, path, source)
+    except FormatError as error:
+        problem = error
+    for manifest in known:
+        if manifest.size == source.size and (layout is None or _cut_otherwise(layout, manifest)):
+            from git_theta.workflows.storing import recut
+
+            before = recut.describing(session, manifest, source)
+            if before is not None:
+                return before
+    if layout is None:
+        assert problem is not None
+        raise problem
+    if tables.beside(PurePosixPath(path).name):
+        from git_theta.workflows.storing import companions
+
+        return companions.as_before(session, source, layout, known)
+    return layout
+
+
+def _cut_otherwise(layout: Layout, manifest: Manifest) -> bool:
+    return layout.format != manifest.format or [e.name for e in layout.extents] != [
+        e.name for e in manifest.entries
+    ]
+
+
+def scan(session: Session, path: str, source: Source) -> Layout:
+    """The layout of a checkpoint by the first format that recognises it: with a file beside it, by
+    content, then by the path's suffix.
+    """
+    if tables.beside(PurePosixPath(path).name):
+        from git_theta.workflows.storing import companions
+
+        beside = companions.scan(session, path, source)
+        if beside is not None:
+            return beside
+    for candidate in registry.detect(head_of(source), PurePosixPath(path).suffix.lower()):
+        try:
+            layout = candidate.scan(source)
+        except FormatError as error:
+            whole = (
+                error.layout
+                if isinstance(error, PartlyBrokenError) and error.layout.extents
+                else None
+            )
+            how = (
+                f"byte for byte, with its whole tensors ({len(whole.extents)})"
+                if whole
+                else "as plain bytes"
+            )
+            if session.settings.on_invalid != "store":
+                reason = str(error).partition(" is broken: ")[2] or str(error)
+                raise FormatError(
+                    f"this looks like {candidate.name}, but is broken: {reason}; "
+                    f"save it again, or 'git config theta.onInvalid store' stores it {how}"
+                ) from None
+            session.warn(f"{path}: broken {candidate.name} ({error}); stored {how}")
+            layout = whole or registry.checkpoint_format("opaque").scan(source)
+        except ThetaError:
+            raise
+        except Exception as error:
+            if candidate.name in tables.FORMATS:
+                raise
+            raise PluginError(
+                f"checkpoint format {candidate.name!r}, which a plugin provides, failed:"
+                f" {type(error).__name__}: {display(str(error), 200)}"
+            ) from error
+        if layout.size != source.size:
+            raise FormatError(
+                f"format {candidate.name} describes {layout.size} bytes of a file of {source.size}"
+            )
+        if (
+            layout.format == "opaque"
+            and layout.size
+            and not tables.explains(PurePosixPath(path).name)
+        ):
+            session.warn(f"{path}: no known checkpoint format; stored as plain bytes")
+        for notice in layout.notices:
+            session.warn(f"{path}: {notice}")
+        return layout
+    # Opaque takes everything
+    raise FormatError("no checkpoint format is installed")  # pragma: no cover
