@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from git_theta.core.contracts import Encoded, Level
+from git_theta.core.contracts import Encoded, Level, Update
 from git_theta.core.digest import digest
 from git_theta.core.manifest import Entry, Link
 from git_theta.core.tensors import Buffer, Spec, Tensor
@@ -55,7 +55,7 @@ def store(tmp_path: Path) -> Iterator[LocalStore]:
     store.close()
 
 
-def offer(monkeypatch: pytest.MonkeyPatch, plugin: Constant) -> None:
+def offer(monkeypatch: pytest.MonkeyPatch, plugin: Update) -> None:
     builtin = registry.update
     monkeypatch.setattr(registry, "added_updates", lambda: (plugin,))
     monkeypatch.setattr(
