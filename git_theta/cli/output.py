@@ -20,6 +20,7 @@ from git_theta.core.manifest import Entry
 from git_theta.core.names import display
 from git_theta.core.readable.numbers import plural, size
 from git_theta.errors import GitError
+from git_theta.git.command import inherited_environment
 from git_theta.git.config import config_file
 from git_theta.git.repository import Repository
 from git_theta.terminal import colour
@@ -139,7 +140,7 @@ def page(lines: Sequence[str]) -> None:
 
 def _through(pager: str, lines: Sequence[str]) -> bool:
     """Whether the pager, run as git runs it, took the lines."""
-    environment = {"LESS": "FRX", "LV": "-c", **os.environ}
+    environment = {"LESS": "FRX", "LV": "-c", **inherited_environment()}
     try:
         # The user's own
         process = subprocess.Popen(pager, shell=True, stdin=subprocess.PIPE, env=environment)  # noqa: S602 - git's core.pager

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from git_theta.git.command import find
+from git_theta.git.command import find, inherited_environment
 
 FAULTS = (OSError, ValueError, subprocess.SubprocessError)  # when a system does not tell
 
@@ -54,6 +54,7 @@ def by_ps(process: int) -> Ancestor:
         capture_output=True,
         check=True,
         timeout=5,
+        env=inherited_environment(),
     ).stdout
     parent, *words = os.fsdecode(text).split()
     return Ancestor(process, int(parent), os.path.basename(words[0]), tuple(words))

@@ -1,5 +1,9 @@
 """Running git. Always an argument list, never a shell; what git says goes into the error.
 
+Every program gets an environment of its own, copied from ``os.environ``. Without one it would get
+the C library's list, which another thread may be changing at that moment (numpy sets a variable
+while it is imported): the start then fails with "Bad address".
+
 Every program is started by its absolute path, found on PATH once: a bare name could mean a program
 of the current folder, on Windows always, elsewhere with an empty or relative entry in PATH.
 """
@@ -44,6 +48,15 @@ def git() -> str:
     return found
 
 
+def inherited_environment(
+    more: Mapping[str, str] | None = None, hidden: Sequence[str] = ()
+) -> dict[str, str]:
+    """A copy of this process's environment with ``more``, without the variables ``hidden``."""
+    found = ((key, os.environ.get(key)) for key in list(os.environ))
+    kept = {key: value for key, value in found if value is not None and key not in hidden}
+    return {**kept, **(more or {})}
+
+
 def version() -> str:
     """What git calls its release, such as ``2.39.5``."""
     said = run(["--version"]).decode("utf-8", "replace").strip()
@@ -57,7 +70,7 @@ def launch(arguments: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
     """
     command = [git(), *arguments]
     try:
-        return subprocess.Popen(command, **options)
+        return subprocess.Popen(command, **_own(options))
     except (FileNotFoundError, NotADirectoryError):
         raise _not_started(options.get("cwd")) from None
 
@@ -68,9 +81,15 @@ def call(arguments: Sequence[str], **options: Any) -> subprocess.CompletedProces
     """
     command = [git(), *arguments]
     try:
-        return subprocess.run(command, check=False, **options)
+        return subprocess.run(command, check=False, **_own(options))
     except (FileNotFoundError, NotADirectoryError):
         raise _not_started(options.get("cwd")) from None
+
+
+def _own(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options, with an environment."""
+    given = options.get("env")
+    return {**options, "env": inherited_environment() if given is None else given}
 
 
 def _not_started(cwd: object) -> GitError:
@@ -116,7 +135,7 @@ def run_code(
         cwd=cwd,
         input=b"" if stdin is None else stdin,
         capture_output=True,
-        env=None if environment is None else {**os.environ, **environment},
+        env=inherited_environment(environment),
     )
     if done.returncode not in allowed:
         words = done.stderr.decode("utf-8", "replace").strip().splitlines()

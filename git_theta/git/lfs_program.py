@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from git_theta.git.command import call, find, launch, run_code
+from git_theta.git.command import call, find, inherited_environment, launch, run_code
 from git_theta.git.config import config_file
 
 
@@ -30,7 +30,9 @@ def release() -> str | None:
     program = find("git-lfs")
     if program is None:
         return None
-    done = subprocess.run([program, "version"], capture_output=True, check=False)
+    done = subprocess.run(
+        [program, "version"], env=inherited_environment(), capture_output=True, check=False
+    )
     words = done.stdout.decode("utf-8", "replace").split()
     return words[0].removeprefix("git-lfs/") if words else ""
 
@@ -72,11 +74,6 @@ def filter_process(
         stderr=errors,
         env=environment,
     )
-
-
-def environment(more: Mapping[str, str], hidden: Sequence[str] = ()) -> dict[str, str]:
-    """The environment of this process with ``more``, without the variables ``hidden``."""
-    return {**{key: value for key, value in os.environ.items() if key not in hidden}, **more}
 
 
 def configured(settings: Mapping[str, str]) -> dict[str, str]:

@@ -31,6 +31,7 @@ from git_theta.errors import (
     TransferError,
 )
 from git_theta.git import lfs_program, pktline
+from git_theta.git.command import inherited_environment
 from git_theta.git.config import config_file
 from git_theta.git.config.remotes import BY_URL, Remote, base_folder, current_branch, local_path
 from git_theta.git.repository import Repository
@@ -287,7 +288,7 @@ class LfsPlace:
             if worktree is not None and (worktree / ".git").exists()
             else ()
         )
-        return lfs_program.environment(more, hidden)
+        return inherited_environment(more, hidden)
 
     def _addressed(
         self, settings: Mapping[str, str], fetch: bool = False

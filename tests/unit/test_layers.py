@@ -250,7 +250,6 @@ ALSO_SEE = {
     "git_theta.git.repository": "what git itself tells its children: GIT_INDEX_FILE and the like",
     "git_theta.git.lfs_program": "the environment that git-lfs is given",
     "git_theta.git.gitpython": "GitPython asks the environment which git to run",
-    "git_theta.git.writing.rewrite": "the environment that git is given",
     "git_theta.store.kvstore": "TensorStore and cloud credentials are set by the environment",
     "git_theta.training.background": "a saver keeps the folder that it was made in",
     "git_theta.workflows.restoring.checkout": "pathspecs count from the current folder",
@@ -441,6 +440,14 @@ def test_programs_are_started_by_their_absolute_path(path: Path) -> None:
         assert not (module == "shutil" and function == "which"), (
             f"{path}:{node.lineno}: use git.command.find"
         )
+        if (
+            module == "subprocess"
+            and function in starts
+            and name_of(path) != "git_theta.isolation"  # no thread runs yet
+        ):
+            given = {keyword.arg for keyword in node.keywords}
+            # Without it the program gets the C library's list, which a thread may be changing
+            assert given & {"env", None}, f"{path}:{node.lineno}: pass env=inherited_environment()"
         if (
             module == "subprocess"
             and function in starts

@@ -21,7 +21,7 @@ from typing import IO, Any, cast
 
 from git_theta.core.names import display
 from git_theta.errors import GitError, UsageError
-from git_theta.git.command import launch, run, run_code
+from git_theta.git.command import inherited_environment, launch, run, run_code
 from git_theta.git.history import roots
 from git_theta.git.history.manifest_scan import git
 from git_theta.git.repository import Repository
@@ -336,7 +336,7 @@ class RewriteScratch:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=words,
-                env={**os.environ, **self._environment},
+                env=inherited_environment(self._environment),
             )
             target = cast(IO[bytes], importer.stdin)
             try:

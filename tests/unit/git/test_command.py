@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,56 @@ def test_a_current_folder_that_was_deleted_is_named_as_the_reason(
     )
     with pytest.raises(GitError, match=r"^the current folder does not exist any more"):
         discover()
+
+
+SETTING_VARIABLES = """
+import os, threading
+from git_theta.git import command
+
+done = threading.Event()
+
+def set_variables():
+    # As numpy does while it is imported
+    while not done.is_set():
+        for name in ("GT_TEST_ONE", "GT_TEST_TWO"):
+            os.putenv(name, "1")
+        for name in ("GT_TEST_ONE", "GT_TEST_TWO"):
+            os.unsetenv(name)
+
+thread = threading.Thread(target=set_variables)
+thread.start()
+try:
+    for _ in range(400):
+        command.call(["--version"])
+        with command.launch(["--version"]) as process:
+            pass
+        assert process.returncode == 0
+finally:
+    done.set()
+    thread.join()
+"""
+
+
+def test_a_thread_that_sets_variables_disturbs_no_start(tmp_path: Path) -> None:
+    """The C library moves its list of variables meanwhile: "Bad address" if a start uses it."""
+    program(tmp_path, "git")
+    done = subprocess.run(
+        [sys.executable, "-c", SETTING_VARIABLES],
+        env={**os.environ, "PATH": str(tmp_path)},
+        capture_output=True,
+        check=False,
+    )
+    assert done.stderr.decode() == ""
+    assert done.returncode == 0
+
+
+def test_a_program_gets_a_copy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GT_TEST_KEPT", "1")
+    monkeypatch.setenv("GT_TEST_HIDDEN", "1")
+    got = command.inherited_environment(
+        {"GT_TEST_MORE": "2", "GT_TEST_KEPT": "3"}, ["GT_TEST_HIDDEN"]
+    )
+    assert got["GT_TEST_MORE"] == "2"
+    assert got["GT_TEST_KEPT"] == "3"
+    assert "GT_TEST_HIDDEN" not in got
+    assert "GT_TEST_MORE" not in os.environ

@@ -22,6 +22,7 @@ from git_theta.cli.patterns import warn_unmatched
 from git_theta.core.names import display, shell_word
 from git_theta.drivers.merge_driver import ENVIRONMENT
 from git_theta.errors import ThetaError, UsageError
+from git_theta.git.command import inherited_environment
 from git_theta.git.config import programs
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import discover
@@ -83,7 +84,7 @@ def run_merge(request: Request, dry_run: bool) -> int:
         if dry_run:
             return _preview(session, request, rules)
         ours = merge_rules.keep_state(session, rules) or _tracks_statistics(session, request)
-    environment = {**os.environ, ENVIRONMENT: rules.dump()}
+    environment = inherited_environment({ENVIRONMENT: rules.dump()})
     message = ["-m", request.message] if request.message is not None else []
     passed = [*message, *request.passed, *request.branches]
     sys.stdout.flush()
@@ -235,7 +236,9 @@ def _score(
             session.store.discard()
         line = command.replace("{checkpoint}", shlex.quote(str(file)))
         # The user's own command line
-        done = subprocess.run(line, shell=True, stdout=subprocess.PIPE, check=False)  # noqa: S602 - the user's
+        done = subprocess.run(  # noqa: S602 - the user's
+            line, shell=True, stdout=subprocess.PIPE, env=inherited_environment(), check=False
+        )
     return Score(
         strategy,
         tuple(words),
