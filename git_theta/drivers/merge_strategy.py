@@ -50,6 +50,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return CANNOT
     split = words.index("--")
     heads = words[split + 1 :]
+    # Ours and theirs decide tensors: see cli.commands.merge.cmd_merge
+    given = [word for word in words[:split] if word.startswith("--")]
+    unused = [word[2:] for word in given if word not in ("--ours", "--theirs")]
+    if len(heads) > 2 and unused:
+        _say(
+            f"-X {display(unused[0])} is for a merge of one branch; an option of a strategy is"
+            " given by: git theta merge -o KEY=VALUE"
+        )
+        return CANNOT
     try:
         with Session(discover(), load_settings(), _say, progress=Bars()) as session:
             commits = [merge_trees.commit(head) for head in heads]

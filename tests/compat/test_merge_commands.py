@@ -212,6 +212,20 @@ def test_names_that_were_probably_meant(repo: Branches, sides: dict[str, Tensors
         in repo.told("checkout", "s1", code=1)
     )
     assert "nothing in the index matches s7" in repo.told("checkout", "s7", code=1)
+    repo.write(MODEL, b"changed")
+    assert "for files of it: git checkout s1 -- " + MODEL in repo.told(
+        "checkout", "s1", MODEL, code=1
+    )
+    assert "nothing in the index matches typo" in repo.told("checkout", MODEL, "typo", code=1)
+    assert "nothing in the index matches typo" in repo.told("ls-files", MODEL, "typo", code=1)
+    assert repo.read(MODEL) == b"changed"
+    repo.git("checkout", "-q", "--", MODEL)
+    assert "-X trmi=1 is for a merge of one branch; an option of a strategy" in repo.told(
+        "merge", "s1", "s2", "-s", "ties", "-X", "trmi=1", code=2
+    )
+    assert "density is an option of ties: give it as -o density=0.5" in repo.told(
+        "merge", "s1", "-s", "ties", "-X", "density=0.5", code=1
+    )
     assert "nzp files cannot be written; did you mean 'npz'?" in repo.told(
         "convert", MODEL, "x.npz", "--to", "nzp", code=1
     )

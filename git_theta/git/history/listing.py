@@ -169,6 +169,25 @@ def names(
     return _paths(run(["ls-files", *more, "-z", "--full-name", "--", *pathspecs], cwd=where))
 
 
+def unmatched(
+    pathspecs: Sequence[str], where: Path | None = None, *, file: Path | None = None
+) -> list[str]:
+    """Those of ``pathspecs`` that match nothing in the index (or in the index ``file``)."""
+
+    def asked(*words: str) -> bytes | None:
+        code, found = run_code(
+            ["ls-files", "-z", *words],
+            cwd=where,
+            environment=None if file is None else {"GIT_INDEX_FILE": str(file)},
+            allowed=(0, 1),
+        )
+        return found if code == 0 else None
+
+    if not pathspecs or asked("--error-unmatch", "--", *pathspecs) is not None:
+        return []
+    return [pathspec for pathspec in pathspecs if not asked("--", pathspec)]
+
+
 def is_empty(where: Path | None = None) -> bool:
     """Whether the index holds no file at all, however git is told to read pathspecs."""
     return not run(["--no-literal-pathspecs", "ls-files", "-z", "--", ":/"], cwd=where)

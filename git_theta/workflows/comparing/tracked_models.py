@@ -55,10 +55,10 @@ def find(
     """
     bare = session.repository.worktree is None
     held = mistracked.survey(session, revision, paths if bare else paths or ["."])
-    if paths and not held.matched:
+    if held.unmatched and paths:
         raise UsageError(
             f"nothing in {'the index' if revision is None else display(revision)} matches"
-            f" {' '.join(map(display, paths))}"
+            f" {' '.join(map(display, held.unmatched))}"
         )
     found = held.by_path
     for name in sorted({*held.tracked, *held.manifests, *found}):

@@ -24,7 +24,7 @@ def conflicted(
 ) -> dict[str, tuple[Manifest | None, Manifest, Manifest]]:
     """The models in conflict that ``pathspecs`` match (none: all): path → base, ours, theirs.
 
-    :class:`UsageError` when there is none.
+    :class:`UsageError` when there is none, or a pathspec matches nothing.
     """
     found: dict[str, tuple[Manifest | None, Manifest, Manifest]] = {}
     others = []
@@ -46,6 +46,9 @@ def conflicted(
             f"no tracked model is in conflict{where} ('git status' shows what is); if git gave up a"
             " merge of several branches, 'git theta merge A B C -s STRATEGY' merges their models"
         )
+    unmatched = listing.unmatched(pathspecs, cwd)
+    if unmatched:
+        raise UsageError(f"nothing in the index matches {' '.join(map(display, unmatched))}")
     return found
 
 

@@ -84,8 +84,8 @@ def plan(session: Session, pathspecs: Sequence[str]) -> Plan:
     if unfinished:
         raise GitError(unfinished)
     held = mistracked.survey(session, None, pathspecs)
-    if pathspecs and not held.matched:
-        raise UsageError(_nothing(pathspecs, False, session.cwd or Path.cwd()))
+    if held.unmatched:
+        raise UsageError(_unmatched(pathspecs, held.unmatched, session.cwd or Path.cwd()))
     targets, refused, left_out = [], list[tuple[str, ThetaError]](), 0
     for path, (entry, content) in held.manifests.items():
         if entry.unmerged:
@@ -111,27 +111,25 @@ def plan(session: Session, pathspecs: Sequence[str]) -> Plan:
             )
             refused.append((path, GitError(reason)))
     if pathspecs and held.manifests and all(entry.unmerged for entry, _ in held.manifests.values()):
-        raise UsageError(_nothing(pathspecs, True, session.cwd or Path.cwd()))
-    return Plan(tuple(targets), tuple(refused), held.found, len(held.manifests), left_out)
-
-
-def _nothing(pathspecs: Sequence[str], listed: bool, cwd: Path) -> str:
-    """Why ``pathspecs`` name no model to write.
-
-    ``listed``: the index holds them, but in conflict.
-    """
-    names = " ".join(map(display, pathspecs))
-    if listed:
-        return (
+        names = " ".join(map(display, pathspecs))
+        raise UsageError(
             f"{names}: in conflict, so there is no one version to write; settle it with: git theta"
             f" resolve {shell_word(pathspecs[0])}"
         )
-    if len(pathspecs) == 1 and not pathspecs[0].startswith("-") and is_revision(pathspecs[0], cwd):
-        git = f"git checkout {shell_word(pathspecs[0])}"
-        return (
-            f"{names} is a branch or commit, and this command takes paths; to switch to it: {git}"
-        )
-    return f"nothing in the index matches {names}"
+    return Plan(tuple(targets), tuple(refused), held.found, len(held.manifests), left_out)
+
+
+def _unmatched(pathspecs: Sequence[str], unmatched: Sequence[str], cwd: Path) -> str:
+    """What to say of ``unmatched``, those of ``pathspecs`` that match nothing in the index."""
+    first = unmatched[0]
+    if pathspecs[0] == first and not first.startswith("-") and is_revision(first, cwd):
+        said = f"{display(first)} is a branch or commit, and this command takes paths"
+        paths = " ".join(map(shell_word, pathspecs[1:]))
+        git = f"git checkout {shell_word(first)}"
+        if paths:
+            return f"{said}; for files of it: {git} -- {paths}"
+        return f"{said}; to switch to it: {git}"
+    return f"nothing in the index matches {' '.join(map(display, unmatched))}"
 
 
 def _is_unwritten(path: Path, manifest: Manifest) -> bool:

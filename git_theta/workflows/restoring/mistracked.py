@@ -69,14 +69,14 @@ class IndexSurvey:
 
     ``tracked`` are the files (no links) that an attribute gives to Git-Theta, ``manifests`` all
     files that are manifests, each with its content; git may not have the content of a tracked file
-    (None). ``found`` are the files stored otherwise than the attributes say. ``matched`` is False
-    when no file at all matches.
+    (None). ``found`` are the files stored otherwise than the attributes say. ``unmatched`` are the
+    pathspecs that match no file at all.
     """
 
     tracked: dict[str, tuple[TrackedFile, BlobContent | None]]
     manifests: dict[str, tuple[TrackedFile, BlobContent]]
     found: tuple[Mistracked, ...]
-    matched: bool
+    unmatched: tuple[str, ...] = ()
 
     @property
     def by_path(self) -> dict[str, Mistracked]:
@@ -97,7 +97,7 @@ def survey(
     if revision is None and repository.worktree is None:
         revision = "HEAD"
         if revisions.find("HEAD", "tree", cwd or repository.git_dir) is None:
-            return IndexSurvey({}, {}, (), False)
+            return IndexSurvey({}, {}, (), tuple(pathspecs))
     with _index_of(revision, cwd) as index:
         paths = list(pathspecs) or ([":/"] if repository.worktree is not None else [])
         entries = listing.one_each(listing.index(paths, cwd, file=index))
@@ -137,7 +137,8 @@ def survey(
                 if kind is not None:
                     files = unstaged.get(entry.path, ()) if kind is Kind.UNSTAGED else ()
                     found.append(Mistracked(entry.path, entry.blob, kind, content.size, files))
-        return IndexSurvey(tracked, manifests, tuple(found), bool(entries))
+        unmatched = listing.unmatched(pathspecs, cwd, file=index)
+        return IndexSurvey(tracked, manifests, tuple(found), tuple(unmatched))
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,6 +121,7 @@ def merge(
         raise click.UsageError("--sweep, and more than one strategy, need --eval to choose by")
     if words and not chosen:
         raise click.UsageError("-o belongs to -s")
+    merge_runs.check_side_options(side_options, chosen)
     sides = [option for option in side_options if option in ("ours", "theirs")]
     if sides and not chosen and not evaluation:
         chosen = sides[-1:]

@@ -27,6 +27,7 @@ from git_theta.git.config import programs
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.repository import discover
 from git_theta.git.writing import merge_trees
+from git_theta.plugins import registry
 from git_theta.terminal.bars import Bars
 from git_theta.workflows.comparing import tracked_models
 from git_theta.workflows.merging import merge_branches, merge_rules, resolve
@@ -70,6 +71,17 @@ class Score:
     strategy: str
     words: tuple[str, ...]
     value: float | None
+
+
+def check_side_options(given: Sequence[str], strategies: Sequence[str]) -> None:
+    """:class:`UsageError` if an option for git (-X) is one of a merge strategy of ours."""
+    for option in given:
+        key = option.partition("=")[0]
+        for name in strategies:
+            if any(known.name == key for known in registry.merge_strategy(name).options):
+                raise UsageError(
+                    f"{key} is an option of {name}: give it as -o {shell_word(option)}"
+                )
 
 
 def run_merge(request: Request, dry_run: bool) -> int:
