@@ -10,6 +10,7 @@ it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import stat
@@ -349,7 +350,7 @@ class LocalStore:
 
     def temporary_path(self) -> Path:
         """A fresh path in the store's file system, for a file that is to become an object or to be
-        spooled.
+        spooled. :class:`StoreError` if none can be written there.
         """
         if self._temporary is None:
             folder = self._folder_beside() / "tmp"
@@ -357,6 +358,8 @@ class LocalStore:
                 self._make_folder(folder)
             except OSError as error:
                 raise _store_error(error, self.root) from None
+            if not os.access(folder, os.W_OK):
+                raise _store_error(OSError(errno.EROFS, f"{folder} is read-only"), self.root)
             self.hold()
             self._temporary = folder
         return self._temporary / f"{os.getpid()}-{os.urandom(12).hex()}"

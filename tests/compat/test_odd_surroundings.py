@@ -136,9 +136,15 @@ def world(tmp_path: Path, environment: Mapping[str, str]) -> World:
     return World(tmp_path, sharing.with_program(environment, tmp_path / "bin"), server=False)
 
 
-def test_converting_from_a_repository_that_can_only_be_read(repo: Repo, tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", ["with", "without"])
+def test_converting_from_a_repository_that_can_only_be_read(
+    repo: Repo, tmp_path: Path, folder: str
+) -> None:
+    """With and without the folder of temporary files."""
     repo.commit("one", model__safetensors=model(1))
-    rmtree(repo.common / "theta" / "tmp", ignore_errors=True)
+    assert (repo.common / "theta" / "tmp").is_dir()
+    if folder == "without":
+        rmtree(repo.common / "theta" / "tmp")
     out = tmp_path / "out"
     out.mkdir()
     bind = f"mount --bind '{repo.path}' '{repo.path}' && mount -o remount,ro,bind '{repo.path}'"
