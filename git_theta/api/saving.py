@@ -15,7 +15,7 @@ from git_theta.core.contracts import BuildsFiles, BuildsPieces
 from git_theta.core.names import display
 from git_theta.core.source import BytesSource, FileSource, PiecesSource, Source
 from git_theta.core.tensors import Buffer, Tensor
-from git_theta.errors import FormatError, ThetaError, UsageError
+from git_theta.errors import FormatError, NotCheckedOut, ThetaError, UsageError
 from git_theta.git.writing import plumbing
 from git_theta.plugins import registry
 from git_theta.workflows.restoring.reader import StoredSource
@@ -96,9 +96,12 @@ def save_to_git(
         if added is not None:
             sources[added[0]] = BytesSource(added[1])
         tracked = frozenset([name] if added else [])
-        made = commit.commit(
-            session, sources, message or f"Save {Path(path).name}", tracked=tracked
-        )
+        words = message or f"Save {Path(path).name}"
+        problem = None
+        try:
+            made = commit.commit(session, sources, words, tracked=tracked)
+        except NotCheckedOut as error:
+            problem, made = error, error.commit
         if added is not None:
             session.warn(
                 f"{display(name)} is tracked by Git-Theta from now on: {display(added[0])} in the"
@@ -106,6 +109,8 @@ def save_to_git(
             )
         if tag is not None:
             plumbing.set_tag(session.repository, tag, made)
+        if problem is not None:
+            raise problem
         return made
 
 

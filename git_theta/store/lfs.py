@@ -446,4 +446,4 @@ def _reason(words: IO[bytes]) -> str:
         for line in lines
         if line and line != "EOF" and not re.match(r"(Uploading|Downloading) LFS objects:", line)
     ]
-    return display(told[0], 300) if told else ""
+    return display(told[0].replace('"', "'"), 300) if told else ""

@@ -132,6 +132,8 @@ class ArrayFolder:
     def _run(self, work: Any) -> Any:
         try:
             return work()
+        except TransferError:  # says where already
+            raise
         except _ERRORS as error:
             said = str(error).split("[source locations=")[0].split("\n")[0].strip()
             raise TransferError(f"{self.title}: {display(said, 300)}") from None

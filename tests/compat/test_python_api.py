@@ -22,7 +22,7 @@ from gitrepo import ROOT, Repo
 from small_models import safetensors_file
 
 import git_theta
-from git_theta.errors import GitError, MergeError, ObjectMissing, UsageError
+from git_theta.errors import GitError, MergeError, NotCheckedOut, ObjectMissing, UsageError
 
 RANDOM = np.random.default_rng(5)
 MODEL = "model.safetensors"
@@ -337,6 +337,19 @@ def test_save_to_git_tracks_and_tags_as_the_first_release_did(repo: Repo, path: 
     # No warning: it is tracked now
     git_theta.save_to_git({"w": np.arange(301.0)}, path, "more", tag="v2", repo=repo.path)
     repo.assert_clean()
+
+
+def test_save_to_git_tags_a_commit_that_is_not_checked_out(repo: Repo) -> None:
+    """Somebody else holds the index."""
+    lock = repo.path / ".git" / "index.lock"
+    lock.touch()
+    with pytest.raises(NotCheckedOut) as caught, pytest.warns(git_theta.ThetaWarning):
+        git_theta.save_to_git(
+            {"w": np.arange(300.0)}, "model_1.ckpt", "message", tag="v1", repo=repo.path
+        )
+    lock.unlink()
+    made = repo.git("rev-parse", "v1^{commit}").decode().strip()
+    assert caught.value.commit == made == repo.head()
 
 
 def test_save_to_git_takes_no_attributes_along_that_are_not_committed(repo: Repo) -> None:

@@ -113,6 +113,8 @@ def _open(name: str, beside: Path, stack: ExitStack) -> FileSource:
         if not is_manifest(head):
             return found
         text = found.read(0, found.size)
+    elif os.path.isdir(name):
+        raise UsageError(f"{path(name)} is a folder; name one file of it")
     elif ":" not in name:
         raise UsageError(f"there is no file {path(name)}; name a version in git as REV:PATH")
     else:
