@@ -251,7 +251,8 @@ def run(arguments: list[str]) -> int:
     try:
         result = group.main(arguments, prog_name=_NAME, standalone_mode=False)
     except click.UsageError as error:
-        where = error.ctx.command_path if error.ctx else _NAME
+        command = [word for word in arguments[:1] if not word.startswith("-")]
+        where = error.ctx.command_path if error.ctx else " ".join([_NAME, *command])
         click.echo(f"git-theta: {error.format_message()}\nSee '{where} -h'.", err=True)
         return error.exit_code
     except SystemExit:  # click's answer to a reader that has gone

@@ -4,6 +4,7 @@ lock is removed, no command is wrong.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -318,6 +319,33 @@ def test_what_is_being_fetched_is_not_swept_away(
     assert code == 0, said
     assert needed_by(two, "HEAD") <= two.object_ids()
     assert two.leftovers() == []
+
+
+# The attributes
+
+
+@pytest.mark.parametrize(
+    ("words", "left"),
+    [(("track", "*.npz"), {"*.npz", "*.onnx"}), (("untrack", "*.bin"), {"*.onnx"})],
+)
+def test_two_changes_of_the_attributes_at_once(
+    one: Repo, window: Callable[[str, str], Window], words: tuple[str, str], left: set[str]
+) -> None:
+    first = window("git_theta.git.config.attributes:write", "before")
+    first.start(one, *racing.PROGRAM, "track", "*.onnx")
+    second = subprocess.Popen(
+        [*racing.PROGRAM, *words], cwd=one.path, env=one.environment, stdout=subprocess.PIPE
+    )
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        second.wait(timeout=3)  # enough to be lost, if it does not wait for the first
+    said, code = first.end()
+    assert code == 0, said
+    second.communicate(timeout=PATIENCE)
+    assert second.returncode == 0
+    before = {"*.safetensors", "*.pt", "*.bin"}
+    found = {line.split()[0] for line in one.read(".gitattributes").decode().splitlines()}
+    assert found - before == left
+    assert ("*.bin" in found) == (words[0] == "track")
 
 
 # The index

@@ -132,6 +132,8 @@ def test_version_and_help(
         ),
         (["\x1b[2J"], "'\\x1b[2J' is not a git theta command\nSee 'git theta -h'.\n"),
         (["track", "--frob"], "No such option '--frob'.\nSee 'git theta track -h'.\n"),
+        (["fsck", "--all=3"], "Option '--all' does not take a value.\nSee 'git theta fsck -h'.\n"),
+        (["log", "-n"], "Option '-n' requires an argument.\nSee 'git theta log -h'.\n"),
         (["untrack"], "Missing argument 'PATTERN...'.\nSee 'git theta untrack -h'.\n"),
         (
             ["install", "--local", "--system"],

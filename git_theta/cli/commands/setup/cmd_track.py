@@ -22,6 +22,7 @@ from git_theta.git.history import contents
 from git_theta.git.history import listing as listed
 from git_theta.git.repository import Repository, discover
 from git_theta.plugins import registry
+from git_theta.store.guard import turn
 from git_theta.workflows.restoring import mistracked
 
 _SHOWN = 5
@@ -75,10 +76,12 @@ def track(patterns: tuple[str, ...], base: str | None) -> int:
         if paths and all(_as_wanted(before[name], base_path) for name in paths):
             click.echo(f"{place} is already tracked.")
             continue
-        file = attributes.read(top / place.file)
-        longer = file.having(place.pattern, base_path)
+        with turn(repository.common_dir):
+            file = attributes.read(top / place.file)
+            longer = file.having(place.pattern, base_path)
+            if longer != file:
+                attributes.write(longer)
         if longer != file:
-            attributes.write(longer)
             changed[place.file] = None
             click.echo(f"Tracking {place} ({path(from_here(repository, place.file))}).")
     after = _attributes(repository, found)
@@ -128,13 +131,15 @@ def untrack(patterns: tuple[str, ...]) -> int:
     rules = attributes.rules(repository, present)
     changed, failed = dict[str, None](), False
     for place in places:
-        file = attributes.read(top / place.file)
-        shorter = file.lacking(place.pattern)
+        with turn(repository.common_dir):
+            file = attributes.read(top / place.file)
+            shorter = file.lacking(place.pattern)
+            if shorter != file:
+                attributes.write(shorter)
         if shorter == file:
             failed = True
             warn(_not_there(repository, place, rules))
             continue
-        attributes.write(shorter)
         changed[place.file] = None
         click.echo(f"No longer tracking {place} ({path(from_here(repository, place.file))}).")
     found = matched(repository, places, present)
