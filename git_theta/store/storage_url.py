@@ -135,7 +135,8 @@ def parse_url(url: str) -> StorageUrl:
     if parts.scheme in ("s3", "gs"):
         if port is not None or not _BUCKET.match(parts.netloc):
             raise UsageError(
-                f"'{shown}' names no bucket; it must read {parts.scheme}://BUCKET/PREFIX"
+                f"'{shown}' names no bucket; it must read {parts.scheme}://BUCKET/PREFIX, with a"
+                " BUCKET of 2 or more letters, digits, '.', '-' and '_'"
             )
         return StorageUrl(parts.scheme, parts.netloc, path.strip("/"), options)
     if not host or re.search(r"[\s/?#\\]", host):

@@ -295,8 +295,9 @@ def test_a_place_where_nobody_answers_is_one_line_and_no_waiting(
     for attempt in attempts:
         with pytest.raises(
             TransferError, match=r"nobody.*: 127\.0\.0\.1:1 cannot be reached: Connection refused"
-        ):
+        ) as caught:
             attempt()
+        assert str(caught.value).count("nobody") == 1
     assert capfd.readouterr() == ("", "")
 
 
