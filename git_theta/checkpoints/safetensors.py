@@ -14,6 +14,8 @@ import math
 import re
 import struct
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import cache
 
 from git_theta.checkpoints.assemble import assemble
 from git_theta.core import dtypes
@@ -24,6 +26,7 @@ from git_theta.core.tensors import Buffer, Contents, Tensor
 from git_theta.errors import FormatError
 
 HEADER_LIMIT = 100_000_000
+# In the library's order
 DTYPES = {
     "BOOL": "bool",
     "F4": "f4_e2m1",
@@ -49,12 +52,14 @@ DTYPES = {
     "U64": "u64",
 }
 _OWN = {own: name for name, own in DTYPES.items()}
+_RANKS = {own: rank for rank, own in enumerate(DTYPES.values())}
 _METADATA = "__metadata__"
 _MAX = 2**64 - 1
 # Of one entry; the reference's JSON reader allows 127 with the header's own brace
 _DEPTH_LIMIT = 126
 _ODD_ENTRY_LIMIT = 1 << 16  # characters of an entry that is not written as every known writer does
 _RANK_LIMIT = 64
+_ARRAY_RANK_LIMIT = 32  # of numpy before version 2
 
 # Quantifiers are possessive: matching takes time linear in the header whatever it holds.
 _SPACE = r"[ \t\n\r]*+"
@@ -144,24 +149,33 @@ class SafetensorsFormat:
         return Contents(tensors, tuple(f"{_METADATA}.{key}" for key in metadata))
 
     def build(self, tensors: Mapping[str, Tensor], like: Source | None) -> Buffer:
-        """A file with ``tensors`` in their order and the ``__metadata__`` of ``like``.
+        """A file with ``tensors`` and the ``__metadata__`` of ``like``.
 
-        Only where that order would leave a tensor unaligned are they sorted by falling element
-        size, as the reference does. :class:`FormatError` for names or types the format cannot hold.
+        The tensors are in the order in which the safetensors library writes them, whatever theirs:
+        by type, the widest first, then by name. A file without metadata is written by the library
+        itself if it can (:func:`library_writes`). :class:`FormatError` for names or types that the
+        format cannot hold.
         """
-        return b"".join(self.pieces(tensors, like))
+        pieces = self.pieces(tensors, like)
+        if like is None and library_writes(tensors, {}):
+            from safetensors.numpy import save
+
+            return save({name: tensor.array() for name, tensor in tensors.items()})
+        return b"".join(pieces)
 
     def pieces(self, tensors: Mapping[str, Tensor], like: Source | None) -> list[Buffer]:
         """As :meth:`build`, in pieces that are not put together: the header, and each tensor's own
         bytes.
+
+        The bytes are those that the library would write. The library itself can neither do without
+        a copy of the tensors nor keep the text of ``like``'s metadata.
         """
         parts = []
         if like is not None:
             metadata = _parse(_read_header(like)[0])[1]
             if metadata:
                 parts.append(f"{json.dumps(_METADATA)}:{metadata}")
-        items, position = _aligned(list(tensors.items())), 0
-        for name, tensor in items:
+        for name, tensor in tensors.items():
             if tensor.dtype not in _OWN:
                 raise FormatError(
                     f"tensor {display(name, 80)} is {tensor.dtype}, which a safetensors file cannot"
@@ -169,6 +183,8 @@ class SafetensorsFormat:
                 )
             if name == _METADATA:
                 raise FormatError(f"a safetensors file cannot hold a tensor called {_METADATA}")
+        items, position = sorted(tensors.items(), key=_place), 0
+        for name, tensor in items:
             end = position + tensor.spec.nbytes
             shape = ",".join(map(str, tensor.shape))
             parts.append(
@@ -182,6 +198,41 @@ class SafetensorsFormat:
                 f"a safetensors header of {len(header)} bytes is longer than the format allows"
             )
         return [struct.pack("<Q", len(header)) + header, *(tensor.data for _, tensor in items)]
+
+
+def library_writes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bool:
+    """Whether the installed safetensors library writes a file with ``tensors`` and ``metadata``,
+    and the same bytes every time.
+
+    It takes numpy arrays, so F4 and F6 are beyond it, as are types that were added after its
+    release. It writes the keys of metadata in an order that differs from one call to the next.
+    """
+    types = _library_types()
+    return len(metadata) <= 1 and all(
+        tensor.dtype in types and _is_array_shape(tensor.shape) for tensor in tensors.values()
+    )
+
+
+def _is_array_shape(shape: tuple[int, ...]) -> bool:
+    """Whether a numpy array can have ``shape``: an empty one may be too large in its other
+    dimensions.
+    """
+    return len(shape) <= _ARRAY_RANK_LIMIT and math.prod(filter(None, shape)) < 2**59
+
+
+@cache
+def _library_types() -> frozenset[str]:
+    import numpy as np
+    from safetensors import SafetensorError
+    from safetensors.numpy import save
+
+    known = set()
+    for name in _OWN:
+        if dtypes.get(name).numpy:
+            with suppress(SafetensorError):
+                save({"x": np.empty(0, dtypes.numpy_dtype(name))})
+                known.add(name)
+    return frozenset(known)
 
 
 _Entry = tuple[str, str, tuple[int, ...], int, int]
@@ -404,18 +455,9 @@ def _checked_shape(name: str, dtype: str, shape: tuple[int, ...], length: int) -
     return shape if plain else (elements,)
 
 
-def _aligned(items: list[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
-    position = 0
-    for _, tensor in items:
-        if position % _alignment(tensor):
-            return sorted(items, key=lambda item: -_alignment(item[1]))
-        position += tensor.spec.nbytes
-    return items
-
-
-def _alignment(tensor: Tensor) -> int:
-    known = dtypes.get(tensor.dtype)
-    return 1 if known.kind == "q" else known.block_bytes
+def _place(item: tuple[str, Tensor]) -> tuple[int, str]:
+    """Sorts as the library does: wider types first, which aligns every tensor."""
+    return -_RANKS[item[1].dtype], item[0]
 
 
 def _quoted(name: str) -> str:

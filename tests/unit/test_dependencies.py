@@ -42,13 +42,8 @@ def imported() -> set[str]:
     )  # the latter is for type checkers alone
 
 
-AWAITED = {"safetensors"}  # its import is still to come
-
-
 @pytest.mark.parametrize("module", declared())
 def test_what_is_declared_is_imported(module: str) -> None:
-    if module in AWAITED and module not in imported():
-        pytest.xfail(f"nothing imports {module} yet")
     assert module in imported()
 
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from git_theta.core.contracts import BuildsFiles, CheckpointFormat, ReadsContents
+from git_theta.checkpoints.safetensors import library_writes
+from git_theta.core.contracts import BuildsFiles, BuildsPieces, CheckpointFormat, ReadsContents
 from git_theta.core.names import did_you_mean, display
-from git_theta.core.source import BytesSource, Source
+from git_theta.core.source import BytesSource, PiecesSource, Source
 from git_theta.core.tensors import Buffer, Tensor
 from git_theta.errors import FormatError, StoreError, UsageError
 from git_theta.plugins import registry
 
 _HEAD = 4096
+_PIECE = 16 << 20
 _SHOWN = 5  # tensors that an error names
 
 
@@ -24,12 +27,12 @@ _SHOWN = 5  # tensors that an error names
 class Conversion:
     """A file of the new format with ``tensors`` tensors, and what became of the rest.
 
-    ``tied`` names are left out beside the name that is kept; ``dropped`` tensors do not fit the new
-    format (with their types); ``others`` is what the old file holds besides tensors. ``form`` is
-    the old format.
+    ``save`` writes the file to a path, from the memory that the tensors lie in. ``tied`` names are
+    left out beside the name that is kept; ``dropped`` tensors do not fit the new format (with their
+    types); ``others`` is what the old file holds besides tensors. ``form`` is the old format.
     """
 
-    data: Buffer
+    save: Callable[[Path], None]
     form: str
     tensors: int
     tied: tuple[tuple[str, str], ...] = ()
@@ -72,18 +75,19 @@ def convert(source: Source, suffix: str, target: str, drop: bool = False) -> Con
         )
     found = next(registry.detect(source.read(0, min(_HEAD, source.size)), suffix.lower()))
     if found.name == target:
-        return Conversion(source.read(0, source.size), target, len(found.scan(source).extents))
+        count = len(found.scan(source).extents)
+        return Conversion(partial(_save_pieces, _copied(source)), target, count)
     if found.name == "opaque":
         raise UsageError("this is no checkpoint of a known format, so there is nothing to convert")
     if not isinstance(found, ReadsContents):
         raise UsageError(f"{found.name} files cannot be converted into others")
     held = found.contents(source)
     tensors, tied = _untied(held.tensors) if target == "safetensors" else (dict(held.tensors), {})
-    like = _with_metadata(found.name, tied) if target == "safetensors" else None
+    metadata = _metadata(found.name, tied) if target == "safetensors" else {}
     builder = registry.checkpoint_format(target)
     dropped: dict[str, str] = {}
     try:
-        data = _built(builder, tensors, like)
+        pieces = _built(builder, tensors, metadata)
     except FormatError:
         dropped = {
             name: str(tensor.spec)
@@ -94,13 +98,13 @@ def convert(source: Source, suffix: str, target: str, drop: bool = False) -> Con
             raise
         if not drop:
             raise _does_not_fit(target, dropped) from None
-        data = _built(
-            builder, {name: tensor for name, tensor in tensors.items() if name not in dropped}, like
-        )
+        tensors = {name: tensor for name, tensor in tensors.items() if name not in dropped}
+        pieces = _built(builder, tensors, metadata)
+    save = partial(_save_pieces, pieces)
+    if target == "safetensors" and library_writes(tensors, metadata):
+        save = partial(_save_by_library, tensors, metadata)
     left = tuple(f"{name} ({what})" for name, what in dropped.items())
-    return Conversion(
-        data, found.name, len(tensors) - len(dropped), tuple(tied.items()), left, held.others
-    )
+    return Conversion(save, found.name, len(tensors), tuple(tied.items()), left, held.others)
 
 
 def _untied(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -114,34 +118,42 @@ def _untied(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str,
     return {name: tensors[name] for name in first.values()}, tied
 
 
-def _with_metadata(form: str, tied: Mapping[str, str]) -> Source | None:
-    """A file with the ``__metadata__`` that ``safetensors.torch.save_model`` writes: the framework,
-    and which names are tied to which.
+def _metadata(form: str, tied: Mapping[str, str]) -> dict[str, str]:
+    """The ``__metadata__`` that ``safetensors.torch.save_model`` writes: the framework, and which
+    names are tied to which.
     """
-    if not form.startswith("torch"):
-        return None
-    header = json.dumps({"__metadata__": {"format": "pt", **tied}}).encode()
-    return BytesSource(len(header).to_bytes(8, "little") + header)
+    return {"format": "pt", **tied} if form.startswith("torch") else {}
 
 
-def _built(builder: CheckpointFormat, tensors: Mapping[str, Tensor], like: Source | None) -> Buffer:
-    """The file; :class:`FormatError` also if a tensor would be read back as another type."""
+def _built(
+    builder: CheckpointFormat, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> Sequence[Buffer]:
+    """The pieces of the file; :class:`FormatError` also if a tensor would be read back as another
+    type.
+    """
     assert isinstance(builder, BuildsFiles)
-    data = builder.build(tensors, like)
-    for extent in builder.scan(BytesSource(data)).extents:
+    like = None
+    if metadata:
+        header = json.dumps({"__metadata__": metadata}, separators=(",", ":"))
+        like = BytesSource(len(header.encode()).to_bytes(8, "little") + header.encode())
+    if isinstance(builder, BuildsPieces):
+        pieces = builder.pieces(tensors, like)
+    else:
+        pieces = [builder.build(tensors, like)]
+    for extent in builder.scan(PiecesSource(pieces)).extents:
         for name in (extent.name, *extent.aliases):
             if name in tensors and tensors[name].dtype != extent.dtype:
                 raise FormatError(
                     f"tensor {display(name, 80)} would be read back as {extent.dtype}"
                 )
-    return data
+    return pieces
 
 
 def _fits(builder: CheckpointFormat, name: str, tensor: Tensor) -> bool:
     """Whether the new format can hold a tensor of this name, type and number of dimensions."""
     shape = (0,) * len(tensor.shape)
     try:
-        _built(builder, {name: Tensor(tensor.dtype, shape, b"") if shape else tensor}, None)
+        _built(builder, {name: Tensor(tensor.dtype, shape, b"") if shape else tensor}, {})
     except FormatError:
         return False
     return True
@@ -155,9 +167,36 @@ def _does_not_fit(form: str, dropped: Mapping[str, str]) -> FormatError:
     )
 
 
-def write(path: Path, data: Buffer, force: bool = False) -> None:
-    """Write the new file ``path``, whole or not at all; without ``force`` nothing is replaced
-    (:class:`UsageError`).
+def _copied(source: Source) -> Iterator[Buffer]:
+    for start in range(0, source.size, _PIECE):
+        yield source.read(start, min(_PIECE, source.size - start))
+
+
+def _save_pieces(pieces: Iterable[Buffer], path: Path) -> None:
+    with path.open("wb") as file:
+        for piece in pieces:
+            file.write(piece)
+
+
+def _save_by_library(tensors: Mapping[str, Tensor], metadata: dict[str, str], path: Path) -> None:
+    """Have the safetensors library write the file.
+
+    Its ``save_file`` reads the tensors in place (before 0.8: from one copy of them), and
+    puts a new file in the place of ``path``.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    arrays = {name: tensor.array() for name, tensor in tensors.items()}
+    try:
+        save_file(arrays, path, metadata or None)
+    except SafetensorError as error:  # such as a full disk
+        raise StoreError(display(str(error), 200)) from None
+
+
+def write(path: Path, save: Callable[[Path], None], force: bool = False) -> int:
+    """Have ``save`` write the new file ``path``, whole or not at all, and return its size; without
+    ``force`` nothing is replaced (:class:`UsageError`).
     """
     exists = UsageError(f"{display(str(path))} exists already; --force replaces it")
     if path.is_dir():
@@ -167,11 +206,12 @@ def write(path: Path, data: Buffer, force: bool = False) -> None:
     temporary = None
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", dir=path.parent)
+        os.close(handle)
         temporary = Path(name)
-        with open(handle, "wb") as file:
-            file.write(data)
-            file.flush()
+        save(temporary)
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
+            size = os.fstat(file.fileno()).st_size
         mask = os.umask(0)
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)
@@ -189,3 +229,4 @@ def write(path: Path, data: Buffer, force: bool = False) -> None:
     finally:
         if temporary is not None:
             temporary.unlink()
+    return size

@@ -12,7 +12,13 @@ import safetensors.numpy
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from git_theta.checkpoints.safetensors import DTYPES, HEADER_LIMIT, SafetensorsFormat
+from git_theta.checkpoints.safetensors import (
+    DTYPES,
+    HEADER_LIMIT,
+    SafetensorsFormat,
+    _library_types,
+    library_writes,
+)
 from git_theta.core import dtypes
 from git_theta.core.contracts import BuildsFiles, CheckpointFormat
 from git_theta.core.layout import Layout
@@ -21,6 +27,7 @@ from git_theta.core.tensors import Tensor
 from git_theta.errors import FormatError
 
 FORMAT = SafetensorsFormat()
+LIBRARY_TYPES = _library_types()  # what the installed library writes from arrays
 ONE = '{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
 
 
@@ -298,9 +305,8 @@ def test_is_a_format_that_builds() -> None:
 
 # -- building --------------------------------------------------------------------------------------
 
-_names = st.text(st.characters(exclude_categories=["Cs"]), max_size=12).filter(
-    lambda name: name != "__metadata__"
-)
+_letters = st.characters(exclude_categories=["Cs"])
+_names = st.text(_letters, max_size=12).filter(lambda name: name != "__metadata__")
 
 
 @st.composite
@@ -335,32 +341,93 @@ def test_what_is_built_is_read_back(tensors: dict[str, Tensor]) -> None:
     assert bytes(FORMAT.build(tensors, BytesSource(data))) == data
 
 
-def test_building_keeps_order_and_metadata() -> None:
+def arrays(tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    return {name: tensor.array() for name, tensor in tensors.items()}
+
+
+@given(_tensors(), st.dictionaries(_names, st.text(_letters, max_size=9), max_size=1))
+def test_our_bytes_are_those_of_the_library(
+    tensors: dict[str, Tensor], metadata: dict[str, str]
+) -> None:
+    tensors = {name: tensor for name, tensor in tensors.items() if tensor.dtype in LIBRARY_TYPES}
+    written = safetensors.numpy.save(arrays(tensors), metadata or None)
+    like = BytesSource(safetensors.numpy.save({}, metadata)) if metadata else None
+    assert b"".join(FORMAT.pieces(tensors, like)) == written
+    assert bytes(FORMAT.build(tensors, like)) == written
+    assert ours(written) == {name: (tensor.shape, tensor.data) for name, tensor in tensors.items()}
+
+
+def test_the_library_writes_what_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    save = safetensors.numpy.save
+    monkeypatch.setattr(safetensors.numpy, "save", lambda arrays: calls.append(1) or save(arrays))
+    float_, packed = Tensor("bf16", (2,), b"abcd"), Tensor("f4_e2m1", (8,), b"abcd")
+    huge = Tensor("f32", (0, 2**62, 2**62), b"")
+    assert library_writes({"a": float_}, {"format": "pt"})
+    assert bytes(FORMAT.build({"a": float_}, None)) == save({"a": float_.array()})
+    assert calls
+    calls.clear()
+    for name, tensor in {"packed": packed, "huge": huge}.items():
+        assert not library_writes({"a": float_, name: tensor}, {})
+        built = bytes(FORMAT.build({"a": float_, name: tensor}, None))
+        assert reference(built) == ours(built)
+        assert ours(built) is not None
+    assert not calls
+
+
+def test_the_order_of_keys_that_the_library_writes_is_not_relied_on() -> None:
+    assert not library_writes({}, {"a": "b", "c": "d"})
+    metadata = {"format": "pt", **{f"tied.{number}": "w" for number in range(30)}}
+    like = file(json.dumps({"__metadata__": metadata}), b"")
+    built = {bytes(FORMAT.build({}, BytesSource(like))) for _ in range(3)}
+    assert len(built) == 1
+    assert json.loads(built.pop()[8:])["__metadata__"] == metadata
+
+
+def test_the_library_covers_the_types_that_it_must() -> None:
+    packed = {own for own in DTYPES.values() if dtypes.get(own).kind == "q"}
+    assert set(DTYPES.values()) - packed >= LIBRARY_TYPES
+    newer = {"c64", "f8_e8m0fnu", "f8_e4m3fnuz", "f8_e5m2fnuz"}  # than 0.4.3
+    assert set(DTYPES.values()) - packed - newer <= LIBRARY_TYPES
+
+
+def test_reads_the_packed_type_that_the_library_writes() -> None:
+    if not hasattr(safetensors, "TensorSpec"):
+        pytest.skip("this safetensors cannot write F4 without torch")
+    data = np.arange(12, dtype=np.uint8)
+    spec = safetensors.TensorSpec(
+        dtype="float4_e2m1fn_x2", shape=(3, 4), data_ptr=data.ctypes.data, data_len=12
+    )
+    written = safetensors.serialize({"a": spec})
+    layout = scan(written)
+    assert [(extent.dtype, extent.shape) for extent in layout.extents] == [("f4_e2m1", (3, 8))]
+    assert bytes(FORMAT.build({"a": Tensor("f4_e2m1", (3, 8), data.tobytes())}, None)) == written
+
+
+def test_building_keeps_metadata() -> None:
     arrays = {"b": np.arange(4, dtype="f4"), "a": np.arange(2, dtype="i8")}
-    like = safetensors.numpy.save(arrays, metadata={"x": 'a "b"\n', "y": "漢"})
+    metadata = '{"y" : "\\u6f22", "x":"a \\"b\\"\\n"}'
+    like = file(f'{{"__metadata__":{metadata}}}', b"")
     data = bytes(
         FORMAT.build(
             {"b": Tensor.from_array(arrays["b"]), "n": Tensor.from_array(arrays["a"])},
             BytesSource(like),
         )
     )
-    assert [extent.name for extent in scan(data).extents] == ["b", "n"]
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    assert header["__metadata__"] == {"x": 'a "b"\n', "y": "漢"}
+    assert metadata.encode() in data
     np.testing.assert_array_equal(safetensors.numpy.load(data)["n"], arrays["a"])
 
 
-def test_building_sorts_only_to_align() -> None:
-    odd = {
+def test_the_order_is_the_librarys_whatever_is_given() -> None:
+    tensors = {
         "u": Tensor("u8", (3,), b"abc"),
+        "g": Tensor("f32", (1,), b"1234"),
         "f": Tensor("f32", (1,), b"1234"),
         "d": Tensor("f64", (1,), b"12345678"),
     }
-    assert [extent.name for extent in scan(bytes(FORMAT.build(odd, None))).extents] == [
-        "d",
-        "f",
-        "u",
-    ]
+    for order in (tensors, dict(reversed(tensors.items()))):
+        built = bytes(FORMAT.build(order, None))
+        assert [extent.name for extent in scan(built).extents] == ["d", "f", "g", "u"]
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def convert(
     that one would not dare to load. Of tied weights safetensors files hold one, and torch files
     all; other formats hold them as often as they have names.
 
-    The tensors must fit into memory twice.
+    The tensors must fit into memory once for a safetensors file, twice for others.
     """
     targets.check(str(target), "the second name is the new file's")
     name = conversion.target_format(form, target.suffix)
@@ -70,11 +70,8 @@ def convert(
     with ExitStack() as stack:
         opened = _open(source, target, stack)
         done = conversion.convert(opened, PurePosixPath(source).suffix, name, drop)
-        conversion.write(target, done.data, force)
-    click.echo(
-        f"Wrote {path(target)}: {name}, {plural(done.tensors, 'tensor')},"
-        f" {size(memoryview(done.data).nbytes)}."
-    )
+        written = conversion.write(target, done.save, force)
+    click.echo(f"Wrote {path(target)}: {name}, {plural(done.tensors, 'tensor')}, {size(written)}.")
     for line in _report(done, everything):
         click.echo(line)
 
