@@ -108,7 +108,7 @@ def save_to_git(
                 " same commit says so"
             )
         if tag is not None:
-            plumbing.set_tag(session.repository, tag, made)
+            plumbing.set_tag(tag, made, commit.folder(session))
         if problem is not None:
             raise problem
         return made

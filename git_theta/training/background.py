@@ -22,6 +22,7 @@ from git_theta.core.source import FileSource
 from git_theta.errors import NotCheckedOut, UsageError
 from git_theta.git.writing import plumbing
 from git_theta.workflows.comparing import metrics as notes
+from git_theta.workflows.storing import commit
 
 _LOGGER = logging.getLogger("git_theta.training")
 
@@ -204,7 +205,7 @@ class BackgroundSaver:
 
     def _tag(self, made: str, _: Mapping[str, float]) -> None:
         with sessions.session(self.repo) as session:
-            plumbing.set_tag(session.repository, self.best_tag, made)
+            plumbing.set_tag(self.best_tag, made, commit.folder(session))
 
 
 def copied(value: Any, known: dict[Any, Any] | None = None) -> Any:

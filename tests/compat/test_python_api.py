@@ -782,15 +782,3 @@ def test_repositories_and_commits_of_gitpython(repo: Repo) -> None:
     assert [opened.commit(step.commit.hexsha) for step in steps] == [second, first]
     assert same(git_theta.load(steps[1].commit, MODEL, repo=opened), one)
     assert steps[0].metrics == {"loss": 0.5}
-
-
-def test_gitpython_runs_our_git_and_keeps_the_users_own(repo: Repo) -> None:
-    from git_theta.git.command import git as our_git
-    from git_theta.git.gitpython import open_repo
-    from git_theta.git.repository import discover
-
-    before = os.environ.get("GIT_PYTHON_GIT_EXECUTABLE")
-    with open_repo(discover(repo.path)) as opened:
-        assert our_git() == opened.git.GIT_PYTHON_GIT_EXECUTABLE
-        assert Path(our_git()).is_absolute()
-    assert os.environ.get("GIT_PYTHON_GIT_EXECUTABLE") == before

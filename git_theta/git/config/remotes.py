@@ -1,4 +1,8 @@
-"""Git's remotes: their URLs, what is known of the refs they hold, and which one a command means."""
+"""Git's remotes: their URLs, what is known of the refs they hold, and which one a command means.
+
+Read by git itself, for commands as well as for the filter and the hooks, which have no time for
+GitPython's import; GitPython would also miss settings of the environment and of a worktree.
+"""
 
 from __future__ import annotations
 

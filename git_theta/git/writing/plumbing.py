@@ -122,26 +122,15 @@ def check_new_tag(name: str, cwd: Path) -> None:
         )
 
 
-def set_tag(repository: Repository, name: str, target: str) -> None:
+def set_tag(name: str, target: str, cwd: Path) -> None:
     """Let the tag ``name`` name the commit ``target``, whatever it named before."""
     ref = f"refs/tags/{name}"
-    if run_code(["check-ref-format", ref], cwd=repository.git_dir, allowed=(0, 1))[0]:
+    if run_code(["check-ref-format", ref], cwd=cwd, allowed=(0, 1))[0]:
         raise UsageError(
             f"'{display(name, 100)}' cannot be a tag's name ('git help check-ref-format' tells the"
             " rules)"
         )
-    gitpython.set_tag(repository, name, target)
-
-
-def set_note(namespace: str, target: str, text: str, cwd: Path) -> None:
-    """Give the commit ``target`` the note ``text`` in ``refs/notes/<namespace>``, in place of one
-    it has there.
-    """
-    run(
-        ["notes", f"--ref={namespace}", "add", "-f", "-F", "-", target],
-        cwd=cwd,
-        stdin=text.encode(),
-    )
+    gitpython.set_tag(name, target, cwd)
 
 
 def notes(namespace: str, cwd: Path | None) -> Mapping[str, str]:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from git_theta.errors import UsageError
+from git_theta.git import gitpython
 from git_theta.git.writing import plumbing
 from git_theta.store.guard import turn
 from git_theta.workflows.session import Session
@@ -36,7 +37,7 @@ def record(session: Session, commit: str, metrics: Mapping[str, float]) -> None:
     text = json.dumps({name: _plain(value) for name, value in values.items()})
     # Git reads all notes, and replaces them by its own, whoever wrote others meanwhile
     with turn(session.repository.common_dir):
-        plumbing.set_note(NAMESPACE, commit, text, _folder(session))
+        gitpython.set_note(NAMESPACE, commit, text, _folder(session))
 
 
 def of_commits(session: Session, commits: Iterable[str]) -> dict[str, dict[str, float]]:
