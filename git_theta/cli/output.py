@@ -23,6 +23,7 @@ from git_theta.errors import GitError
 from git_theta.git.command import inherited_environment
 from git_theta.git.config import config_file
 from git_theta.git.repository import Repository
+from git_theta.reports.naming import layer_order
 from git_theta.terminal import colour
 from git_theta.terminal.columns import table
 
@@ -31,6 +32,7 @@ __all__ = [
     "CommandGroup",
     "chain",
     "detail",
+    "details",
     "page",
     "path",
     "plural",
@@ -123,6 +125,11 @@ def detail(entry: Entry) -> tuple[str, str, str, str]:
     names = " = ".join(map(display, (entry.name, *entry.aliases)))
     stored = "-" if entry.inline is not None else size(sum(link.size for link in entry.chain))
     return names, str(entry.spec), stored, chain(entry)
+
+
+def details(entries: Sequence[Entry]) -> list[tuple[str, str, str, str]]:
+    """The rows of a model's tensors, layers in order of their numbers."""
+    return [detail(entries[index]) for index in layer_order([entry.name for entry in entries])]
 
 
 def page(lines: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from git_theta.core.manifest import Entry
 from git_theta.core.names import display
 from git_theta.core.readable import numbers
 from git_theta.reports import health
-from git_theta.reports.naming import place
+from git_theta.reports.naming import layer_order, place
 from git_theta.workflows.comparing.compare import TensorChange
 from git_theta.workflows.comparing.movement import Statistics, together
 from git_theta.workflows.comparing.statistics import Result, Unknown
@@ -121,12 +121,15 @@ def fold(
     limit: int | None = None,
     ellipsis: str = "…",
 ) -> Folded:
-    """The changes by module, in file order; in at most about ``limit`` lines where that is given.
+    """The changes by module, layers in order of their numbers; in at most about ``limit`` lines if
+    that is given.
 
     Where they are too many, first layers that changed alike become one block, then tensors that
     differ only by numbers become one row, and at last only the rows that moved farthest are kept.
     Numbers of what is one row read ``{0…11}``, with ``ellipsis`` between.
     """
+    order = layer_order([change.name for change in changes])
+    changes, results = [changes[i] for i in order], [results[i] for i in order]
     blocks = _by_module(changes, results)
     folded = [
         Block(_shown(module), tuple(_row([tensor], True, ellipsis) for tensor in tensors))

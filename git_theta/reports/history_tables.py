@@ -8,10 +8,12 @@ from git_theta.core.names import display
 from git_theta.core.readable import numbers
 from git_theta.core.readable.numbers import size
 from git_theta.reports.folding import fold, types, updates, whole
+from git_theta.reports.naming import layer_order
 from git_theta.reports.table import COLOURS, MARKS, Style, cut, wrap
 from git_theta.workflows.comparing.blame import Origin
 from git_theta.workflows.comparing.log import Step
 
+_NAME = 36  # columns of a name that are worth more than another cell
 _ROWS = 8  # lines of a commit's changes before they are cut short
 
 
@@ -106,34 +108,39 @@ def _changes(step: Step, style: Style) -> list[str]:
 
 
 def blame(origins: Sequence[Origin], style: Style) -> list[str]:
-    """A line for each tensor: commit, author, date, how it was stored then, type, name."""
-    rows = []
-    for origin in origins:
-        commit = origin.commit
-        rows.append(
-            (
-                commit.oid[:8],
-                display(commit.author, 18),
-                commit.date[:10],
-                numbers.update(origin.then),
-                str(origin.entry.spec),
-            )
-        )
-    widths = [max((len(row[column]) for row in rows), default=0) for column in range(5)]
-    widths[3] = min(widths[3], 24)
+    """A line for each tensor: commit, author, date, how it was stored then, type, name; layers in
+    order of their numbers. If the names do not fit, they take the room of how, type and author.
+    """
+    origins = [origins[index] for index in layer_order([one.entry.name for one in origins])]
+    names = [
+        " = ".join(map(display, (origin.entry.name, *origin.entry.aliases[:3])))
+        for origin in origins
+    ]
+    columns = {
+        "commit": [origin.commit.oid[:8] for origin in origins],
+        "author": [display(origin.commit.author, 18) for origin in origins],
+        "date": [origin.commit.date[:10] for origin in origins],
+        "update": [cut(numbers.update(origin.then), 24, style) for origin in origins],
+        "type": [str(origin.entry.spec) for origin in origins],
+    }
+    widths = {key: max(map(len, cells), default=0) for key, cells in columns.items()}
+    widest = max(map(len, names), default=0)
+
+    def room() -> int:
+        return 200 if style.width is None else style.width - sum(widths.values()) - 2 * len(widths)
+
+    for key in ("update", "type", "author"):
+        if room() >= min(widest, _NAME):
+            break
+        del columns[key], widths[key]
     lines = []
     previous = ""
-    for origin, row in zip(origins, rows, strict=True):
-        cells = [
-            cut(cell, width, style).ljust(width) for cell, width in zip(row, widths, strict=True)
-        ]
-        dim = "2" if row[0] == previous else "33"
-        previous = row[0]
-        head = f"{style.paint(cells[0], dim)} ({'  '.join(cells[1:3])}) {'  '.join(cells[3:])}"
-        used = sum(widths) + 13
-        name = " = ".join(map(display, (origin.entry.name, *origin.entry.aliases[:3])))
-        lines.append(
-            f"{head} "
-            f" {cut(name, 200 if style.width is None else max(20, style.width - used), style)}"
-        )
+    for number, name in enumerate(names):
+        cells = {key: columns[key][number].ljust(widths[key]) for key in columns}
+        oid = cells.pop("commit")
+        who = "  ".join(cells.pop(key) for key in ("author", "date") if key in cells)
+        dim = "2" if oid == previous else "33"
+        previous = oid
+        rest = "  ".join([*cells.values(), cut(name, max(20, room()), style)])
+        lines.append(f"{style.paint(oid, dim)} ({who}) {rest}")
     return lines

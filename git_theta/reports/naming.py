@@ -9,6 +9,7 @@ on it.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -34,6 +35,8 @@ KINDS = (
 _NAME_LIMIT = 512  # characters that are looked at
 
 _SPLIT = re.compile(r"[./:]")
+_DIGITS = re.compile(r"(\d{1,9})")
+_FIRST_NUMBER = re.compile(r"(.*?(?:\A|[./:])[A-Za-z_]*\d+)[./:](.*)", re.DOTALL)
 _NUMBERED = re.compile(
     r"([a-z_]*(?:layer|block|stage|h|level|resblock)s?_?)(\d{1,5})\Z", re.IGNORECASE
 )
@@ -111,6 +114,48 @@ class ModelPlace:
     def group(self) -> str:
         """The kind without its part, for example ``attention`` or ``MLP``."""
         return self.kind.partition(" ")[0]
+
+
+def natural(name: str) -> list[str | int]:
+    """What sorts names with their numbers as numbers: ``h.2`` before ``h.10``."""
+    parts: list[str | int] = [*_DIGITS.split(name)]
+    parts[1::2] = map(int, parts[1::2])
+    return parts
+
+
+def layer_order(names: Sequence[str]) -> list[int]:
+    """The order in which tensors called ``names`` are shown, as indices: by layer, and as they
+    stand besides.
+
+    Files are often sorted by text, layer 10 before layer 2. Layers whose names differ by numbers
+    only exchange places, so embeddings and heads stay at theirs. The tensors of one layer come
+    together, in the order in which they stand.
+    """
+    layers: dict[tuple[str, bool], list[int]] = {}
+    rests = []
+    for index, name in enumerate(names):
+        match = _FIRST_NUMBER.match(name)
+        rests.append(match[2] if match else name)
+        layers.setdefault((match[1], True) if match else (name, False), []).append(index)
+    members = list(layers.values())
+    return [
+        members[layer][number]
+        for layer in _exchanged([name for name, _ in layers])
+        for number in _exchanged([rests[index] for index in members[layer]])
+    ]
+
+
+def _exchanged(names: Sequence[str]) -> list[int]:
+    """Indices of ``names``: those that differ by numbers only, in order at the places they have."""
+    order = list(range(len(names)))
+    alike: dict[str, list[int]] = {}
+    for index, name in enumerate(names):
+        alike.setdefault(_DIGITS.sub("0", name), []).append(index)
+    for places in alike.values():
+        chosen = sorted(places, key=lambda index: natural(names[index]))
+        for index, found in zip(places, chosen, strict=True):
+            order[index] = found
+    return order
 
 
 @lru_cache(maxsize=65536)

@@ -27,7 +27,7 @@ from git_theta.core.names import display
 from git_theta.core.readable import numbers
 from git_theta.reports import health
 from git_theta.reports.folding import noted, types
-from git_theta.reports.naming import KINDS, ModelPlace, place
+from git_theta.reports.naming import KINDS, ModelPlace, layer_order, place
 from git_theta.reports.report import ModelReport, Report
 from git_theta.reports.table import Style, notes
 from git_theta.workflows.comparing.compare import TensorChange
@@ -54,8 +54,15 @@ def diff(report: Report) -> str:
     """
     title = report.models[0].path if len(report.models) == 1 else f"{len(report.models):,} models"
     data = {"columns": _ROW, "models": [_model(model) for model in report.models]}
-    what = f"{display(report.old, 100)} → {display(report.new, 100)}"
+    ends = zip((report.old, report.new), report.ids, strict=True)
+    what = " → ".join(_end(name, commit) for name, commit in ends)
     return _page(display(title, 200), what, data, ("figures.js", "diff.js"), _DEFINITIONS)
+
+
+def _end(name: str, commit: str) -> str:
+    """A side as the user called it, with its id if that was another name."""
+    shown = display(name, 100)
+    return f"{shown} ({commit[:12]})" if commit and not commit.startswith(name) else shown
 
 
 def log(path: str, steps: Sequence[Step]) -> str:
@@ -172,8 +179,8 @@ def _model(report: ModelReport) -> dict[str, Any]:
         "panels": panels.panels(),
         "histograms": _histograms(report),
         "rows": [
-            _row(change, result, panels)
-            for change, result in zip(report.changes, report.results, strict=True)
+            _row(report.changes[index], report.results[index], panels)
+            for index in layer_order([change.name for change in report.changes])
         ],
     }
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from git_theta.core.manifest import Entry
 from git_theta.reports.health import findings
+from git_theta.reports.naming import natural
 from git_theta.workflows.comparing.compare import Comparison, TensorChange
 from git_theta.workflows.comparing.movement import Statistics, together
 from git_theta.workflows.comparing.statistics import Result, Unknown
@@ -66,11 +67,14 @@ class ModelReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A whole diff: what its sides are called, and the models."""
+    """A whole diff: what its sides are called, the models, and the ids of the sides' commits or
+    trees (empty if a side is none).
+    """
 
     old: str
     new: str
     models: tuple[ModelReport, ...]
+    ids: tuple[str, str] = ("", "")
 
 
 def ordered(
@@ -81,7 +85,7 @@ def ordered(
     """
     pairs = list(zip(changes, results, strict=True))
     if by == "name":
-        pairs.sort(key=lambda pair: pair[0].name)
+        pairs.sort(key=lambda pair: natural(pair[0].name))
     elif by == "size":
         pairs.sort(key=lambda pair: -pair[0].entry.nbytes)
     elif by == "change":

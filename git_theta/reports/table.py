@@ -1,4 +1,8 @@
-"""A diff for a terminal: a header with what counts, then a table that fits the screen."""
+"""A diff for a terminal: a header with what counts, then a table that fits the screen.
+
+The table is not one of rich. It leaves out whole columns, the least missed first, and cuts names in
+their middle, where rich would fold or crop every cell; and a pager or a file gets the same lines.
+"""
 
 from __future__ import annotations
 

@@ -10,16 +10,17 @@ import sys
 from git_theta.errors import GitError
 from git_theta.git.config import config_file
 from git_theta.reports.table import Style
-from git_theta.terminal import colour
+from git_theta.terminal import colour, columns
 
 
 def style(colour_slot: str, folded: bool = True) -> Style:
     """How to print on standard output, or on the pager that git has put behind it.
 
-    ``colour_slot``: git's setting, ``color.diff`` for one.
+    A pipe or file has no width unless the environment's COLUMNS gives it one. ``colour_slot``:
+    git's setting, ``color.diff`` for one.
     """
     screen = sys.stdout.isatty() or os.environ.get("GIT_PAGER_IN_USE") == "true"
-    width, height = _size() if screen else (None, None)
+    width, height = _size() if screen else (columns.asked(), None)
     encoding = (
         (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "").replace("_", "")
     )
@@ -33,14 +34,14 @@ def style(colour_slot: str, folded: bool = True) -> Style:
 
 
 def _size() -> tuple[int, int]:
-    columns, lines = shutil.get_terminal_size((0, 0))
+    width, lines = shutil.get_terminal_size((0, 0))
     # A pager: the terminal is at another end
-    if not columns or not lines or not sys.stdout.isatty():
+    if not width or not lines or not sys.stdout.isatty():
         for descriptor in (2, 0):
             with contextlib.suppress(OSError):
                 terminal = os.get_terminal_size(descriptor)
-                return columns or terminal.columns, terminal.lines
-    return columns or 80, lines or 40
+                return width or terminal.columns, terminal.lines
+    return width or 80, lines or 40
 
 
 def _wants_colour(slot: str, terminal: bool) -> bool:

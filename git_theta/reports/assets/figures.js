@@ -222,6 +222,9 @@ function saveButton(box, name) {
   } }, "Save as SVG");
 }
 
+// Layer 2 before layer 10
+const byName = new Intl.Collator("en", { numeric: true });
+
 // A table that is sorted by its headings; long ones come in portions
 
 function table(spec) {
@@ -252,6 +255,7 @@ function table(spec) {
     rows = rows.map((row, i) => [value(row), i, row]).sort((a, b) => {
       if (a[0] === null || a[0] === undefined) return b[0] === null || b[0] === undefined ? a[1] - b[1] : 1;
       if (b[0] === null || b[0] === undefined) return -1;
+      if (typeof a[0] === "string" && typeof b[0] === "string") return sign * byName.compare(a[0], b[0]) || a[1] - b[1];
       return a[0] < b[0] ? -sign : a[0] > b[0] ? sign : a[1] - b[1];
     }).map((item) => item[2]);
   }

@@ -21,7 +21,7 @@ from git_theta.core.manifest import Entry
 from git_theta.drivers import blas
 from git_theta.errors import GitError, UsageError
 from git_theta.git.config.config_file import load_settings
-from git_theta.git.history import listing
+from git_theta.git.history import listing, revisions
 from git_theta.git.history.changes import FileChange, Range, is_revision, resolve
 from git_theta.git.repository import discover, is_inside
 from git_theta.git.writing import index
@@ -313,7 +313,17 @@ def _report(asked: _Asked, chosen: dict[str, Any], stack: ExitStack) -> Report:
                 model_report(item, changes, results, chosen["sort"], measuring), entries=entries
             )
         )
-    return Report(*asked.names, tuple(models))
+    return Report(*asked.names, tuple(models), _ids(asked.range))
+
+
+def _ids(asked: Range | None) -> tuple[str, str]:
+    if asked is None:
+        return "", ""
+    old, new = (
+        (revisions.find(end, "commit") or revisions.find(end) or "") if end else ""
+        for end in (asked.old, asked.new)
+    )
+    return old, new
 
 
 def _entries(item: ModelDiff) -> tuple[Entry, ...]:

@@ -12,7 +12,7 @@ from git_theta.cli import models
 from git_theta.cli.output import (
     Command,
     bold,
-    detail,
+    details,
     from_here,
     page,
     path,
@@ -179,7 +179,7 @@ def _long(repository: Repository, found: Sequence[TrackedModel]) -> Iterator[str
             _notes(model),
         ]
         yield f"{name}: {', '.join(fact for fact in facts if fact)}"
-        yield from table([detail(entry) for entry in held.entries], right=(2,), indent="    ")
+        yield from table(details(held.entries), right=(2,), indent="    ")
 
 
 def _notes(model: TrackedModel) -> str:

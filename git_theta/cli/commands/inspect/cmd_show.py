@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 import click
 
 from git_theta.cli import models
-from git_theta.cli.output import Command, bold, detail, page, path, plural, size, table
+from git_theta.cli.output import Command, bold, detail, details, page, path, plural, size, table
 from git_theta.core import dtypes
 from git_theta.core.manifest import Manifest
 from git_theta.core.names import display
@@ -103,7 +103,7 @@ def text(
     if manifest.entries:
         yield ""
         yield from table(
-            [detail(entry) for entry in manifest.entries],
+            details(manifest.entries),
             ("tensor", "type and shape", "stored", "as"),
             right=(2,),
         )
