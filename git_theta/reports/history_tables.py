@@ -13,7 +13,7 @@ from git_theta.reports.table import COLOURS, MARKS, Style, cut, wrap
 from git_theta.workflows.comparing.blame import Origin
 from git_theta.workflows.comparing.log import Step
 
-_NAME = 36  # columns of a name that are worth more than another cell
+_NAME = 60  # columns of a name that are worth more than other cells, and than a line that fits
 _ROWS = 8  # lines of a commit's changes before they are cut short
 
 
@@ -109,7 +109,7 @@ def _changes(step: Step, style: Style) -> list[str]:
 
 def blame(origins: Sequence[Origin], style: Style) -> list[str]:
     """A line for each tensor: commit, author, date, how it was stored then, type, name; layers in
-    order of their numbers. If the names do not fit, they take the room of how, type and author.
+    order of their numbers. If names do not fit, how, type and author make room for them.
     """
     origins = [origins[index] for index in layer_order([one.entry.name for one in origins])]
     names = [
@@ -141,6 +141,6 @@ def blame(origins: Sequence[Origin], style: Style) -> list[str]:
         who = "  ".join(cells.pop(key) for key in ("author", "date") if key in cells)
         dim = "2" if oid == previous else "33"
         previous = oid
-        rest = "  ".join([*cells.values(), cut(name, max(20, room()), style)])
+        rest = "  ".join([*cells.values(), cut(name, max(_NAME, room()), style)])
         lines.append(f"{style.paint(oid, dim)} ({who}) {rest}")
     return lines

@@ -47,7 +47,8 @@ def filter_command() -> str:
 
 def isolated_environment(home: Path) -> dict[str, str]:
     """An environment in which git knows nothing but what a file below ``home`` says."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("GIT_", "XDG_"))}
+    left = ("GIT_", "XDG_", "COLUMNS", "LINES")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(left)}
     home.mkdir(parents=True, exist_ok=True)
     config = home / "gitconfig"
     quoted = '"' + filter_command().replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -693,6 +693,11 @@ def test_a_new_model_is_read_for_a_check_only(seen: Repo) -> None:
 def test_the_name_of_a_page(seen: Repo) -> None:
     story(seen)
     assert text(seen.theta("diff", "--html", "HEAD~1", "HEAD")) == "Wrote diff.html.\n"
+    ids = [text(seen.git("rev-parse", "--short=12", rev)).strip() for rev in ("HEAD~1", "HEAD")]
+    for words in (("HEAD~1", "HEAD"), ("HEAD~1..",), ("HEAD~1...HEAD",)):
+        seen.theta("diff", "--html", *words)
+        written = (seen.path / "diff.html").read_text("utf-8")
+        assert all(oid in written.partition("</title>")[0] for oid in ids)
     assert text(seen.theta("diff", "--html", "HEAD~2", "HEAD")) == "Wrote diff.html.\n", (
         "a page of ours is replaced"
     )

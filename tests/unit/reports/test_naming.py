@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from git_theta.reports.naming import KINDS, place
+from git_theta.reports.naming import KINDS, layer_order, natural, place
 
 KNOWN = [
     ("model.layers.12.self_attn.q_proj.weight", "attention q", (12,), "model.layers"),
@@ -67,3 +67,50 @@ def test_long_and_odd_names_take_no_time() -> None:
         "h.99999999999999999999.w",
     ):
         assert place(name).kind in KINDS
+
+
+def shown(names: list[str]) -> list[str]:
+    return [names[index] for index in layer_order(names)]
+
+
+def test_layers_come_in_order_of_their_numbers() -> None:
+    names = ["lm_head.weight"]
+    names += [f"model.layers.{layer}.{part}" for layer in (0, 1, 10, 11, 2) for part in "qk"]
+    names += ["model.norm.weight", *(f"model.layers.{layer}.norm" for layer in (0, 1, 10, 11, 2))]
+    ordered = shown(names)
+    assert ordered[0] == "lm_head.weight"
+    assert ordered[-1] == "model.norm.weight"
+    assert ordered[1:-1] == [
+        f"model.layers.{layer}.{part}" for layer in (0, 1, 2, 10, 11) for part in ("q", "k", "norm")
+    ]
+
+
+def test_what_has_no_layers_stays() -> None:
+    names = ["wte.weight", "b", "a", "conv2.weight", "x.weight", "", "conv1.bias"]
+    assert shown(names) == [
+        "wte.weight", "b", "a", "conv1.bias", "x.weight", "", "conv2.weight"
+    ]  # fmt: skip
+
+
+def test_layers_that_do_not_have_the_same_tensors() -> None:
+    names = ["h.1.q", "h.10.q", "h.10.k", "h.2.k"]
+    assert shown(names) == ["h.1.q", "h.2.k", "h.10.q", "h.10.k"]
+    experts = [f"h.{layer}.experts.{expert}.w" for layer in (1, 10, 2) for expert in (0, 10, 9)]
+    assert shown(experts) == [
+        f"h.{layer}.experts.{expert}.w" for layer in (1, 2, 10) for expert in (0, 9, 10)
+    ]
+
+
+@given(st.lists(st.from_regex(r"[ab.]{0,3}\d{0,11}[ab./:]{0,3}\d?", fullmatch=True), max_size=12))
+def test_the_order_is_one_of_all(names: list[str]) -> None:
+    order = layer_order(names)
+    assert sorted(order) == list(range(len(names)))
+    again = [names[index] for index in order]
+    assert shown(again) == again
+
+
+@given(st.lists(st.text(max_size=6), max_size=8))
+def test_any_names_can_be_sorted(names: list[str]) -> None:
+    keys = list(map(natural, names))
+    keys.sort()
+    assert natural("h.2.w") < natural("h.10.w") < natural("h.10.x")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from git_theta.cli.commands.share.transfers import count, open_session, remote_or_default
-from git_theta.cli.output import Command
+from git_theta.cli.output import Command, table
 
 
 @click.command(
@@ -50,8 +50,9 @@ def prune(dry_run: bool, elsewhere: bool, remote_name: str | None, now: bool, ve
         )
         plan = work.plan(session, now, remote) if dry_run else work.prune(session, now, remote)
     if verbose:
-        for ref, why in plan.delete:
-            click.echo(f"{ref.oid}  {ref.size:>12,}  {why.value}")
+        rows = [(ref.oid, f"{ref.size:,}", why.value) for ref, why in plan.delete]
+        for line in table(rows, right=(1,)):
+            click.echo(line)
     word = "Would delete" if dry_run else "Deleted"
     for why in work.Why:
         chosen = plan.chosen(why)
