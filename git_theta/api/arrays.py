@@ -5,10 +5,10 @@ A framework is imported when it is asked for, or already there.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+from git_theta.checkpoints.torch.saved_objects import is_torch as is_torch
 from git_theta.core import dtypes
 from git_theta.core.names import did_you_mean, display
 from git_theta.core.tensors import Tensor
@@ -116,12 +116,6 @@ def _tensor(value: Any) -> Tensor:
     if not isinstance(value, np.ndarray | np.generic) and not hasattr(value, "__array__"):
         raise TypeError("it is no array")
     return Tensor.from_array(np.asarray(value))
-
-
-def is_torch(value: object) -> bool:
-    """Whether ``value`` is a tensor of torch; where that was never imported, nothing is."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.Tensor)
 
 
 def _from_torch(value: Any) -> Tensor:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import bisect
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from git_theta.api import arrays, sessions
 from git_theta.api.sessions import RepoLike, StrPath
-from git_theta.core.contracts import BuildsFiles, BuildsPieces
+from git_theta.core.contracts import BuildsFiles, BuildsPieces, SavesObjects
 from git_theta.core.names import display
 from git_theta.core.source import BytesSource, FileSource, PiecesSource, Source
 from git_theta.core.tensors import Buffer, Tensor
@@ -21,9 +20,6 @@ from git_theta.plugins import registry
 from git_theta.workflows.restoring.reader import StoredSource
 from git_theta.workflows.session import Session
 from git_theta.workflows.storing import commit
-
-if TYPE_CHECKING:
-    import numpy as np
 
 Content = Mapping[str, Any] | Buffer | StrPath | FileSource
 
@@ -194,24 +190,23 @@ def _built(
             f"{display(path)}: a state dict can be saved as {', '.join(suffixes)}; give other files"
             " as bytes or as a path"
         )
-    if builders[0].name == "torch-zip" and any(
-        arrays.is_torch(value) or isinstance(value, Mapping) for value in state_dict.values()
-    ):
-        return PiecesSource(_torch_file(state_dict))
+    builder, like = builders[0], None
+    if isinstance(builder, SavesObjects):
+        if builder.saves(state_dict):
+            return PiecesSource(builder.save(state_dict))
+    else:
+        like = _before(session, path, branch, builder.name)
     tensors = arrays.to_tensors(state_dict)
-    like = _before(session, path, branch, builders[0].name)
-    builder = builders[0]
     if isinstance(builder, BuildsPieces):
         return PiecesSource(builder.pieces(tensors, like))
     return PiecesSource([_whole(builder, tensors, like)])
 
 
 def _whole(builder: BuildsFiles, tensors: Mapping[str, Tensor], like: Source | None) -> Buffer:
-    """The file with what ``like`` holds besides tensors, such as GGUF's keys, where both can be one
+    """The file with what ``like`` holds besides tensors, such as GGUF's keys, if both fit into one
     file.
     """
-    # Torch.save knows of no earlier file
-    if like is not None and getattr(builder, "name", "") != "torch-zip":
+    if like is not None:
         try:
             return builder.build(tensors, like)
         except FormatError:
@@ -230,62 +225,3 @@ def _before(session: Session, path: str, branch: str | None, form: str) -> Sourc
         return StoredSource(session, manifest)
     except ThetaError:
         return None
-
-
-def _torch_file(state_dict: Mapping[str, Any]) -> list[Buffer]:
-    """What ``torch.save`` writes, in the pieces in which it comes."""
-    import torch
-
-    pieces = _Pieces(state_dict)
-    torch.save(state_dict, pieces)  # type: ignore[arg-type]  # torch asks only for write()
-    return pieces.written
-
-
-class _Pieces:
-    """A file in memory, piece by piece.
-
-    What torch writes from the memory of a tensor in ``state_dict`` is kept as a view of it.
-    """
-
-    def __init__(self, state_dict: object) -> None:
-        self.written: list[Buffer] = []
-        found = {view.ctypes.data: view for view in _storages(state_dict)}
-        self._starts = sorted(found)
-        self._views = [found[start] for start in self._starts]
-
-    def write(self, data: Buffer) -> int:
-        """Keep ``data``, which is torch's own and soon something else."""
-        import numpy as np
-
-        size = len(data)
-        start = np.frombuffer(data, np.uint8).ctypes.data if size else 0
-        number = bisect.bisect_right(self._starts, start) - 1
-        offset = start - self._starts[number] if number >= 0 else -1
-        inside = offset >= 0 and offset + size <= len(self._views[number])
-        self.written.append(
-            self._views[number][offset : offset + size].data if inside else bytes(data)
-        )
-        return size
-
-    def flush(self) -> None:
-        """Nothing is waiting."""
-
-
-def _storages(value: object) -> Iterator[np.ndarray]:
-    """The memory of every tensor in a nested state dict, as bytes."""
-    import torch
-
-    todo = [value]
-    while todo:
-        value = todo.pop()
-        if isinstance(value, torch.Tensor):
-            if (
-                value.layout is torch.strided
-                and value.device.type == "cpu"
-                and value.untyped_storage().nbytes()
-            ):
-                yield torch.empty(0, dtype=torch.uint8).set_(value.untyped_storage()).numpy()
-        elif isinstance(value, Mapping):
-            todo += value.values()
-        elif isinstance(value, list | tuple):
-            todo += value

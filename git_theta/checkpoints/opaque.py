@@ -13,6 +13,7 @@ class OpaqueFormat:
 
     name = "opaque"
     suffixes: tuple[str, ...] = ()
+    cuts_bytes = True
 
     def sniff(self, head: bytes) -> bool:
         """True."""

@@ -16,14 +16,15 @@ import struct
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
 
 from git_theta.checkpoints.assemble import assemble
 from git_theta.core import dtypes
 from git_theta.core.layout import Extent, Layout, PartlyBrokenError
 from git_theta.core.names import display
-from git_theta.core.source import Source
+from git_theta.core.source import BytesSource, Source
 from git_theta.core.tensors import Buffer, Contents, Tensor
-from git_theta.errors import FormatError
+from git_theta.errors import FormatError, StoreError
 
 HEADER_LIMIT = 100_000_000
 # In the library's order
@@ -148,6 +149,15 @@ class SafetensorsFormat:
         }
         return Contents(tensors, tuple(f"{_METADATA}.{key}" for key in metadata))
 
+    def noting(self, tied: Mapping[str, str], framework: str) -> Source | None:
+        """A file with the ``__metadata__`` that ``safetensors.torch.save_model`` writes: the
+        framework, and which names are tied to which; None without a framework.
+        """
+        if not framework:
+            return None
+        header = json.dumps({_METADATA: {"format": framework, **tied}}).encode()
+        return BytesSource(len(header).to_bytes(8, "little") + header)
+
     def build(self, tensors: Mapping[str, Tensor], like: Source | None) -> Buffer:
         """A file with ``tensors`` and the ``__metadata__`` of ``like``.
 
@@ -198,6 +208,26 @@ class SafetensorsFormat:
                 f"a safetensors header of {len(header)} bytes is longer than the format allows"
             )
         return [struct.pack("<Q", len(header)) + header, *(tensor.data for _, tensor in items)]
+
+    def write(self, tensors: Mapping[str, Tensor], like: Source | None, path: Path) -> bool:
+        """Have the safetensors library write the file, if it can (:func:`library_writes`).
+
+        Its ``save_file`` reads the tensors in place (before 0.8: from one copy of them), and puts a
+        new file in the place of ``path``.
+        """
+        text = "" if like is None else _parse(_read_header(like)[0])[1]
+        metadata = json.loads(text) if text else {}
+        if not library_writes(tensors, metadata):
+            return False
+        from safetensors import SafetensorError
+        from safetensors.numpy import save_file
+
+        arrays = {name: tensor.array() for name, tensor in tensors.items()}
+        try:
+            save_file(arrays, path, metadata or None)
+        except SafetensorError as error:  # such as a full disk
+            raise StoreError(display(str(error), 200)) from None
+        return True
 
 
 def library_writes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bool:

@@ -9,39 +9,55 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
-from git_theta.core.layout import Layout
+from git_theta.core.layout import Checksum, Extent, Layout
+from git_theta.core.names import display
 from git_theta.core.source import Source
 from git_theta.core.tensors import Buffer, Contents, Encoded, Spec, Tensor
+from git_theta.errors import PluginError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
 
 __all__ = [
     "BuildsFiles",
     "BuildsPieces",
+    "Change",
     "CheckpointFormat",
     "Contents",
+    "CutsBytes",
+    "CutsMembers",
     "Encoded",
     "ExactUpdate",
+    "FoundInside",
+    "FromParts",
     "KeepsState",
     "Level",
+    "MeantFor",
     "MergeCase",
     "MergeStrategy",
+    "NotesTies",
     "Option",
     "ReadsContents",
     "ReadsSibling",
+    "SavesObjects",
     "SaysNumbers",
     "SaysOrderFree",
     "SaysReproducible",
     "ScansInside",
+    "ShowsViews",
+    "StoredView",
     "SurveysModel",
     "UnitKind",
     "Update",
     "UsesStatistics",
     "WholeModel",
+    "WritesFiles",
 ]
 
 Level = Literal["fast", "default", "best"]
+Change = Literal["text", "small", "few", "rule"]
 
 
 @runtime_checkable
@@ -87,21 +103,86 @@ class BuildsPieces(Protocol):
 
 
 @runtime_checkable
+class WritesFiles(Protocol):
+    """A checkpoint format whose own library can write a new file."""
+
+    def write(self, tensors: Mapping[str, Tensor], like: Source | None, path: Path) -> bool:
+        """Write the file that :meth:`BuildsFiles.build` would give to ``path``, which may exist;
+        False, with nothing written, if the library cannot.
+
+        :class:`~git_theta.errors.StoreError` if the disk refuses.
+        """
+
+
+@runtime_checkable
+class SavesObjects(Protocol):
+    """A checkpoint format whose framework writes its own objects, more than named tensors.
+
+    ``git_theta.save`` asks it before :class:`BuildsFiles`. Such a file takes nothing from an
+    earlier version.
+    """
+
+    def saves(self, state_dict: Mapping[str, object]) -> bool:
+        """Whether ``state_dict`` holds objects that only the framework can write.
+
+        Called for every state dict of this format's suffixes; imports no framework.
+        """
+
+    def save(self, state_dict: Mapping[str, object]) -> Sequence[Buffer]:
+        """The file that the framework writes, in pieces that make it one after the other."""
+
+
+class CutsMembers(Protocol):
+    """What a container is given to cut its members with: it knows all formats, and the depth."""
+
+    def cut(
+        self, source: Source, offset: int, length: int, name: str
+    ) -> tuple[list[Extent], list[Checksum]]:
+        """The extents and checksums of the member called ``name``: ``length`` bytes at ``offset``.
+
+        A sound checkpoint gives its own tensors, called ``name/TENSOR``; everything else is one
+        extent of plain bytes.
+        """
+
+
+@runtime_checkable
 class ScansInside(Protocol):
     """A checkpoint format whose members can be checkpoints themselves, such as an archive."""
 
-    def scan_inside(self, source: Source, depth: int) -> Layout:
-        """As :meth:`CheckpointFormat.scan`, ``depth`` containers deep so far."""
+    def scan_inside(self, source: Source, members: CutsMembers) -> Layout:
+        """As :meth:`CheckpointFormat.scan`; ``members`` cuts each member."""
+
+
+@runtime_checkable
+class FoundInside(Protocol):
+    """A checkpoint format that is also looked for in containers.
+
+    A member is cut by it if the member's name ends with ``inside`` (lower-case; empty: any name),
+    ``sniff`` recognises its content, and no built-in format does.
+    """
+
+    inside: str
+
+
+@runtime_checkable
+class CutsBytes(Protocol):
+    """A checkpoint format that may know no tensors: with ``cuts_bytes`` its extents are mere runs
+    of bytes, so that merging, converting and reading by name mean nothing.
+    """
+
+    cuts_bytes: bool
 
 
 @runtime_checkable
 class ReadsSibling(Protocol):
-    """A built-in checkpoint format some of whose files only tell what they hold together with
-    another one that lies beside them.
+    """A checkpoint format some of whose files need a companion file in the same folder to be
+    understood.
+
+    A plugin's format must recognise the file itself, by content or suffix.
     """
 
     def sibling(self, name: str) -> str:
-        """What that is called for a file called ``name``; empty for a file that needs none."""
+        """The companion's name for a file called ``name``; empty for a file that needs none."""
 
     def scan_beside(self, source: Source, name: str, sibling: Source) -> Layout:
         """As :meth:`CheckpointFormat.scan`; :class:`~git_theta.errors.FormatError` also when
@@ -119,6 +200,51 @@ class ReadsContents(Protocol):
     def contents(self, source: Source) -> Contents:
         """All of a file; :class:`~git_theta.errors.FormatError` when it is broken, or its tensors
         cannot be told.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class StoredView:
+    """A tensor of type and shape ``spec`` that is computed from ``length`` bytes at ``offset``.
+
+    ``read`` gets these bytes and returns the array (a view of them, if possible);
+    :class:`~git_theta.errors.FormatError` if they do not fit.
+    """
+
+    spec: Spec
+    offset: int
+    length: int
+    read: Callable[[memoryview], np.ndarray]
+
+
+@runtime_checkable
+class ShowsViews(Protocol):
+    """A checkpoint format with tensors whose bytes do not lie in the file one after the other:
+    transposed tensors, slices.
+
+    Loading single tensors of a stored file then needs its skeleton too.
+    """
+
+    def views(self, source: Source, known: Mapping[str, Spec]) -> Mapping[str, StoredView]:
+        """The tensors by name that are to be read as views.
+
+        ``known`` are the specs by name that the file's layout has; a name of it is read as the
+        layout says unless it is returned. What the views hold together is bounded by the file's
+        size.
+        """
+
+
+@runtime_checkable
+class NotesTies(Protocol):
+    """A checkpoint format that cannot hold one tensor under two names, but can note which names
+    were tied (``safetensors`` in its metadata).
+    """
+
+    def noting(self, tied: Mapping[str, str], framework: str) -> Source | None:
+        """A file to build from (``like`` of :meth:`BuildsFiles.build`) that notes each tied name
+        with the name that is kept; None if nothing is to be noted.
+
+        ``framework`` is :attr:`Contents.framework` of the file that is converted.
         """
 
 
@@ -157,6 +283,39 @@ class ExactUpdate(Protocol):
     """
 
     exact_by_construction: bool
+
+
+@runtime_checkable
+class MeantFor(Protocol):
+    """An update that says for which kind of change it is meant, so that it is not encoded for
+    others. Samples show the kind; an update without ``meant_for`` is always encoded.
+
+    ``text``: bytes that are not numbers. ``few``: few elements changed. ``small``: elements moved
+    a little. ``rule``: nearly all elements changed, but fewer numbers than elements say how.
+    """
+
+    meant_for: Change
+
+
+@runtime_checkable
+class FromParts(Protocol):
+    """An update that can be built from parts that a user has, such as the factors of an adapter.
+
+    ``git theta add --update-type NAME --update-data FILE`` takes its parts from a file with one
+    array for each, called ``TENSOR/PART``.
+    """
+
+    parts: tuple[str, ...]
+
+    def from_parts(
+        self, base: Tensor, parts: Mapping[str, np.ndarray]
+    ) -> tuple[Tensor, Encoded | None]:
+        """The new value of ``base``, of its type and shape, and its payload if this update can
+        store that; ``parts`` has an array for each name in :attr:`parts`.
+
+        The same value on every machine. :class:`~git_theta.errors.UsageError` for parts that do
+        not fit ``base`` or are not finite.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,3 +493,18 @@ def computes(strategy: MergeStrategy) -> bool:
 def statistics_of(strategy: MergeStrategy) -> tuple[str, ...]:
     """The statistics that ``strategy`` reads from companion files."""
     return tuple(strategy.statistics) if isinstance(strategy, UsesStatistics) else ()
+
+
+def cuts_bytes(form: CheckpointFormat) -> bool:
+    """Whether files of ``form`` are cut into runs of bytes, without tensors."""
+    return form.cuts_bytes if isinstance(form, CutsBytes) else False
+
+
+def failed(kind: str, name: str, error: Exception) -> PluginError:
+    """The error to raise if what a plugin provides raises an error that its contract does not
+    name; ``kind`` is a word for it, such as ``update``.
+    """
+    return PluginError(
+        f"{kind} {name!r}, which a plugin provides, failed:"
+        f" {type(error).__name__}: {display(str(error), 200)}"
+    )

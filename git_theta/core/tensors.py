@@ -75,14 +75,16 @@ class Tensor:
 
 
 class Contents(NamedTuple):
-    """What a file holds, as its framework sees it: ``tensors`` by name, and ``others``, what it
-    holds besides, told for a person.
+    """What a file holds, as its framework sees it: ``tensors`` by name, and ``others``,
+    descriptions of its other content for a person.
 
-    Names that are tied have one and the same :class:`Tensor`.
+    Names that are tied have one and the same :class:`Tensor`. ``framework`` is the framework's
+    short name (``pt`` for torch), if only that one writes such files.
     """
 
     tensors: Mapping[str, Tensor]
     others: tuple[str, ...] = ()
+    framework: str = ""
 
 
 class Encoded(NamedTuple):

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from git_theta.core.contracts import statistics_of
+from git_theta.core.contracts import ScansInside, cuts_bytes, statistics_of
 from git_theta.core.names import did_you_mean
 from git_theta.errors import PluginError
 from git_theta.plugins import discovery, tables
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import pluggy
 
     from git_theta.core.contracts import CheckpointFormat, MergeStrategy, UnitKind, Update
+    from git_theta.core.layout import Layout
+    from git_theta.core.source import Source
 
 BUILT_IN = "built in"
 HEAD = 4096
@@ -85,6 +87,7 @@ class Registry:
         self._providers: dict[str, str] = {}
         self._listed: dict[_Kind, tuple[Registered, ...]] = {}
         self._warned: set[tuple[_Kind, str]] = set()
+        self._statistics: tuple[str, ...] = ()
 
     def register(self, plugin: object, provider: str) -> None:
         """Add a plugin (a module or object with hook implementations) that no installed package
@@ -95,6 +98,7 @@ class Registry:
             assert manager is not None
             self._add(manager, plugin, provider, provider)
             self._listed.clear()
+            self._statistics = ()
 
     def checkpoint_format(self, name: str) -> CheckpointFormat:
         """The format that manifests call ``name``; :class:`PluginError` if neither built in nor
@@ -103,6 +107,38 @@ class Registry:
         if name in tables.FORMATS:
             return cast("CheckpointFormat", self._built_in(_FORMAT, name, tables.checkpoint_format))
         return cast("CheckpointFormat", self._named(_FORMAT, name))
+
+    def fallback(self) -> CheckpointFormat:
+        """The format of any bytes that no other format knows."""
+        return self.checkpoint_format(tables.FALLBACK_FORMAT)
+
+    def known_format(self, name: str) -> CheckpointFormat | None:
+        """As :meth:`checkpoint_format`; None instead of an error."""
+        try:
+            return self.checkpoint_format(name)
+        except PluginError:
+            return None
+
+    def knows_tensors(self, name: str) -> bool:
+        """Whether files of the format ``name`` are cut into tensors, not just runs of bytes.
+
+        True for a format that is not installed.
+        """
+        found = self.known_format(name)
+        return found is None or not cuts_bytes(found)
+
+    def scan(self, found: CheckpointFormat, source: Source) -> Layout:
+        """The layout of ``source``, a file of the format ``found``; a container's members are cut
+        by the formats of plugins too.
+        """
+        if not isinstance(found, ScansInside):
+            return found.scan(source)
+        from git_theta.checkpoints.containers.nested import Members
+
+        added = (row for row in self._rows(_FORMAT) if row.provider != BUILT_IN)
+        return found.scan_inside(
+            source, Members(tuple(cast("CheckpointFormat", row.value) for row in added))
+        )
 
     def checkpoint_formats(self) -> tuple[CheckpointFormat, ...]:
         """All formats, in the order in which they are tried: the specific built-in ones, plugins',
@@ -118,7 +154,7 @@ class Registry:
         )
 
     def detect(self, head: bytes, suffix: str) -> Iterator[CheckpointFormat]:
-        """The formats a file may be of, the likeliest first; the last is always ``opaque``.
+        """The formats a file may be of, the likeliest first; the last is always the fallback.
 
         None comes twice.
 
@@ -192,13 +228,10 @@ class Registry:
 
     def statistics(self) -> tuple[str, ...]:
         """The names of companion files that merge strategies use, built in or of plugins."""
-        added = [
-            name
-            for row in (self._rows(_STRATEGY) if self._load() is not None else ())
-            if row.provider != BUILT_IN
-            for name in statistics_of(cast("MergeStrategy", row.value))
-        ]
-        return tuple(dict.fromkeys([*tables.STATISTICS, *added]))
+        if not self._statistics:
+            names = (name for each in self.merge_strategies() for name in statistics_of(each))
+            self._statistics = tuple(dict.fromkeys(names))
+        return self._statistics
 
     def unit_kinds(self) -> tuple[UnitKind, ...]:
         """All kinds of units, the built-in ones first."""
@@ -415,6 +448,10 @@ _registry = Registry(discovery.find, _warn)
 register = _registry.register
 checkpoint_format = _registry.checkpoint_format
 checkpoint_formats = _registry.checkpoint_formats
+fallback = _registry.fallback
+known_format = _registry.known_format
+knows_tensors = _registry.knows_tensors
+scan = _registry.scan
 detect = _registry.detect
 update = _registry.update
 updates = _registry.updates

@@ -10,9 +10,10 @@ change stays fast.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from git_theta.core.contracts import Change, MeantFor
 from git_theta.core.tensors import Encoded
 from git_theta.updates import planes
 from git_theta.updates.dense import Dense
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from git_theta.core.tensors import Spec, Tensor
     from git_theta.updates.prediction.delta_plan import DeltaPlan
 
-BUILT_IN = ("dense", "delta", "sparse", "low-rank", "ia3", "patch")
 _TEXT = 16 << 20  # bytes up to which a row of u8 is taken for text or the like
 _FEW = 1 << 14  # elements up to which sampling is not worth it
 _SAMPLE = 1 << 16  # elements
@@ -37,20 +37,26 @@ def choose(
     """The update that stores ``tensor`` smallest and its payload; ``base`` is the earlier value, if
     any, and may differ in shape and type.
 
-    ``updates`` are those that may be used; dense always may. Updates this module does not know are
-    all tried in full. Nothing is decoded again here: the caller that stores the result verifies it.
+    ``updates`` are those that may be used; dense always may. Updates that do not say for which kind
+    of change they are meant (:class:`~git_theta.core.contracts.MeantFor`) are all tried in full.
+    Nothing is decoded again here: the caller that stores the result verifies it.
     """
-    known = {update.name: update for update in updates if update.name in BUILT_IN}
-    dense = known.get("dense") or Dense()
     race = _Race(tensor, base, level)
-    expected = _built_in(race, known) if base is not None else 0.0
+    meant: dict[Change, list[Update]] = {}
+    others: list[Update] = []
     for update in updates:
-        if update.name not in BUILT_IN and (base is not None or not update.needs_base):
+        if isinstance(update, MeantFor) and update.needs_base:
+            meant.setdefault(update.meant_for, []).append(update)
+        elif not isinstance(update, Dense):
+            others.append(update)
+    expected = _enter_meant(race, meant) if base is not None else 0.0
+    for update in others:
+        if base is not None or not update.needs_base:
             race.enter(update)
     # Where dense is expected to be clearly larger, it need not be tried; else it has to be seen.
     # (Samples mix what blocks keep apart, so a tensor of unlike parts takes less than expected.)
     if not race.best or race.size > 0.75 * expected:
-        race.enter(dense, ties=True)
+        race.enter(Dense(), ties=True)
     assert race.best is not None
     return race.best
 
@@ -108,23 +114,27 @@ class _Race:
         if encoded.size < self.size or (ties and encoded.size == self.size):
             self.best = (update, encoded)
 
+    def enter_all(self, updates: Iterable[Update]) -> None:
+        """Enter each of ``updates``."""
+        for update in updates:
+            self.enter(update)
 
-def _built_in(race: _Race, known: dict[str, Update]) -> float:
-    """Enter the built-in updates that may win, and return how large a dense payload is expected to
-    be (0: unknown).
+
+def _enter_meant(race: _Race, meant: Mapping[Change, Sequence[Update]]) -> float:
+    """Enter the updates that are meant for this kind of change, and return the expected size of a
+    dense payload (0: unknown).
     """
     tensor, base = race.tensor, race.base
     assert base is not None
-    if "patch" in known and tensor.dtype == base.dtype == "u8" and len(tensor.shape) <= 1:
+    patches = meant.get("text", ())
+    if patches and tensor.dtype == base.dtype == "u8" and len(tensor.shape) <= 1:
         text = is_text(tensor.spec)
         if text or tensor.shape != base.shape:
-            race.enter(known["patch"])
+            race.enter_all(patches)
         if text:
             return 0.0
     if len(tensor.bits()) <= _FEW:
-        for name in ("delta", "sparse"):
-            if name in known:
-                race.enter(known[name])
+        race.enter_all([*meant.get("small", ()), *meant.get("few", ())])
         return 0.0
     from git_theta.updates.prediction import delta_plan
 
@@ -132,15 +142,15 @@ def _built_in(race: _Race, known: dict[str, Update]) -> float:
     expected = sum(map(len, planes.encode(sample))) * len(tensor.bits()) / len(sample)
     plan = delta_plan.make(tensor, base, race.level)
     if plan is None or plan.runs is not None:
-        _enter_delta(race, known, plan)
+        _enter_small(race, meant, plan)
         return expected
     promised, changed = delta_plan.estimate(tensor, base, plan, _SAMPLE)
     if (
         changed < _FEW_CHANGED
-        and "sparse" in known
+        and meant.get("few")
         and (changed < _HARDLY_ANY or _sparse_promises(tensor, base) < 1.1 * promised)
     ):
-        race.enter(known["sparse"])
+        race.enter_all(meant["few"])
     explained = plan.decay is not None and plan.decay.steps > 1
     if (
         not explained
@@ -148,14 +158,14 @@ def _built_in(race: _Race, known: dict[str, Update]) -> float:
         and race.level != "fast"
         and promised * 8 > _CHEAP * len(tensor.bits())
     ):
-        for name in ("low-rank", "ia3"):
-            if name in known and race.size > 0.8 * promised:
-                race.enter(known[name])
+        for update in meant.get("rule", ()):
+            if race.size > 0.8 * promised:
+                race.enter(update)
     # Both promises come from the same elements: a delta that does not beat dense there is most
     # likely one from an unrelated value.
     margin, beside_dense = (1.3, 1.3) if race.level == "best" else (1.1, 1.0)
     if promised < min(margin * race.size, beside_dense * expected):
-        _enter_delta(race, known, plan)
+        _enter_small(race, meant, plan)
     return expected
 
 
@@ -165,8 +175,13 @@ def _sparse_promises(tensor: Tensor, base: Tensor) -> float:
     return sparse.estimate(tensor, base, _SAMPLE)
 
 
-def _enter_delta(race: _Race, known: dict[str, Update], plan: DeltaPlan | None) -> None:
+def _enter_small(
+    race: _Race, meant: Mapping[Change, Sequence[Update]], plan: DeltaPlan | None
+) -> None:
     from git_theta.updates import delta
 
-    if plan is not None and race.base is not None and "delta" in known:
-        race.enter(known["delta"], delta.encode(race.tensor, race.base, plan, race.level))
+    for update in meant.get("small", ()):
+        if not isinstance(update, delta.Delta):
+            race.enter(update)
+        elif plan is not None and race.base is not None:  # planned already
+            race.enter(update, delta.encode(race.tensor, race.base, plan, race.level))

@@ -19,7 +19,7 @@ import struct
 import numpy as np
 
 from git_theta.core import dtypes, varint
-from git_theta.core.contracts import Level
+from git_theta.core.contracts import Change, Level
 from git_theta.core.tensors import Buffer, Encoded, Spec, Tensor
 from git_theta.errors import PayloadError
 from git_theta.updates import floats, planes
@@ -34,6 +34,7 @@ class Delta:
 
     name = "delta"
     needs_base = True
+    meant_for: Change = "small"
     exact_by_construction = True  # differences of integers
 
     def encode(self, tensor: Tensor, base: Tensor | None, level: Level) -> Encoded | None:

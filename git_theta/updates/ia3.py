@@ -11,13 +11,13 @@ bits as byte planes | the residual.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from git_theta.core import dtypes, varint
-from git_theta.core.contracts import Level
+from git_theta.core.contracts import Change, Level
 from git_theta.core.tensors import Buffer, Encoded, Spec, Tensor
 from git_theta.errors import PayloadError, UsageError
 from git_theta.updates import floats, planes
@@ -34,6 +34,14 @@ class IA3:
 
     name = "ia3"
     needs_base = True
+    meant_for: Change = "rule"
+    parts: tuple[str, ...] = ("ia3",)
+
+    def from_parts(
+        self, base: Tensor, parts: Mapping[str, np.ndarray]
+    ) -> tuple[Tensor, Encoded | None]:
+        """``base`` * ia3; see :func:`encode_given`."""
+        return encode_given(None, base, parts["ia3"])
 
     def encode(self, tensor: Tensor, base: Tensor | None, level: Level) -> Encoded | None:
         """The payload; None when no scaling along one dimension explains the change."""

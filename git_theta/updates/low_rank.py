@@ -8,10 +8,12 @@ A tensor of more than two dimensions counts as a matrix of shape[0] rows. Payloa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from git_theta.core import dtypes
-from git_theta.core.contracts import Level
+from git_theta.core.contracts import Change, Level
 from git_theta.core.tensors import Buffer, Encoded, Spec, Tensor
 from git_theta.errors import PayloadError, UsageError
 from git_theta.updates import floats
@@ -25,6 +27,14 @@ class LowRank:
 
     name = "low-rank"
     needs_base = True
+    meant_for: Change = "rule"
+    parts: tuple[str, ...] = ("R", "C")
+
+    def from_parts(
+        self, base: Tensor, parts: Mapping[str, np.ndarray]
+    ) -> tuple[Tensor, Encoded | None]:
+        """``base`` + R C; see :func:`encode_given`."""
+        return encode_given(None, base, parts["R"], parts["C"])
 
     def encode(self, tensor: Tensor, base: Tensor | None, level: Level) -> Encoded | None:
         """The payload; None when the change is not of low rank."""

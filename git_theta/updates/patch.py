@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zstandard
 
-from git_theta.core.contracts import Level
+from git_theta.core.contracts import Change, Level
 from git_theta.core.tensors import Buffer, Encoded, Spec, Tensor
 from git_theta.errors import PayloadError
 
@@ -24,6 +24,7 @@ class Patch:
 
     name = "patch"
     needs_base = True
+    meant_for: Change = "text"
 
     def encode(self, tensor: Tensor, base: Tensor | None, level: Level) -> Encoded | None:
         """The payload; None unless both are single bytes (``u8``), of no more than 256 MiB

@@ -11,13 +11,13 @@ length of the positions (varint) | positions | residual.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from git_theta.core import dtypes, varint
-from git_theta.core.contracts import Level
+from git_theta.core.contracts import Change, Level
 from git_theta.core.tensors import Buffer, Encoded, Spec, Tensor
 from git_theta.errors import PayloadError, UsageError
 from git_theta.updates import floats, planes
@@ -35,7 +35,18 @@ class Sparse:
 
     name = "sparse"
     needs_base = True
+    meant_for: Change = "few"
     exact_by_construction = True  # differences of integers
+    parts: tuple[str, ...] = ("data", "indices", "indptr", "shape")
+
+    def from_parts(
+        self, base: Tensor, parts: Mapping[str, np.ndarray]
+    ) -> tuple[Tensor, Encoded | None]:
+        """``base`` + the matrix in compressed rows; see :func:`encode_given`."""
+        if parts["shape"].dtype.kind not in "iu":
+            raise UsageError("the shape of a sparse update consists of integers")
+        shape = parts["shape"].reshape(-1).tolist()
+        return encode_given(base, parts["data"], parts["indices"], parts["indptr"], shape)
 
     def encode(self, tensor: Tensor, base: Tensor | None, level: Level) -> Encoded | None:
         """The payload; None unless the base has the same type and as many elements, of which at

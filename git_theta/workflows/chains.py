@@ -24,7 +24,7 @@ from git_theta.errors import (
     PluginError,
     ThetaError,
 )
-from git_theta.plugins import registry
+from git_theta.plugins import registry, tables
 from git_theta.store.local import LocalStore
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def _is_plain(chain: Sequence[Link]) -> bool:
 
 def _is_dense(chain: Sequence[Link]) -> bool:
     """Whether a tensor is stored without reference to any other, the same way by everyone."""
-    return len(chain) == 1 and chain[0].update == "dense"
+    return len(chain) == 1 and chain[0].update == tables.FALLBACK_UPDATE
 
 
 def _payload(store: LocalStore, entry: Entry) -> memoryview:
@@ -173,7 +173,7 @@ def decode(
     if update.needs_base and base is None:
         raise PayloadError(f"its chain ends with '{link.update}', which needs a base")
     spec, payload = read_payload(store, link, look)
-    if link.update == "dense" and take is not None:
+    if link.update == tables.FALLBACK_UPDATE and take is not None:
         from git_theta.updates import dense
 
         return Tensor(spec.dtype, spec.shape, dense.decode_into(payload, spec, take))
@@ -313,7 +313,7 @@ def keep(
         return StagedEntry(entry, add())
     if store.rely_on(ref for link in chain for ref in link.objects):
         if _is_dense(chain):  # with the value at hand the store is mended
-            stage(store, "dense", spec, _dense(value, level))
+            stage(store, tables.FALLBACK_UPDATE, spec, _dense(value, level))
         else:
             warn(
                 f"objects of {display(name, 80)} are not here; 'git theta fsck --repair' makes or"
@@ -395,7 +395,7 @@ def encode(
     usable = [base for base in candidates if len(base.chain) < max_chain]
     added = baseless()
     if not usable and not added:
-        return stage(store, "dense", value.spec, _dense(value, level))
+        return stage(store, tables.FALLBACK_UPDATE, value.spec, _dense(value, level))
     from git_theta.updates.choose import choose
 
     tensor = value.tensor()
@@ -406,8 +406,8 @@ def encode(
         if _updates_size(base) + encoded.size <= _dense_size(tensor, base):
             return _accepted(store, update, encoded, tensor, base)
     if not added:
-        return stage(store, "dense", value.spec, _dense(value, level))
-    update, encoded = choose(tensor, None, [registry.update("dense"), *added], level)
+        return stage(store, tables.FALLBACK_UPDATE, value.spec, _dense(value, level))
+    update, encoded = choose(tensor, None, added, level)
     return _accepted(store, update, encoded, tensor, None)
 
 

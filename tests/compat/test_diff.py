@@ -706,7 +706,7 @@ def test_the_name_of_a_page(seen: Repo) -> None:
     assert text(seen.theta("diff", "HEAD~1", "--html", "b.html")) == "Wrote b.html.\n"
     assert text(seen.theta("diff", "HEAD~1", "--html", "--", MODEL)) == "Wrote diff.html.\n"
     before = seen.read(MODEL)
-    for words, said in (
+    refused: tuple[tuple[tuple[str, ...], str], ...] = (
         (
             ("diff", "--html=HEAD~1", "HEAD"),
             "'HEAD~1' is a revision, not a file to write; '--html HEAD~1 HEAD' compares it",
@@ -721,10 +721,11 @@ def test_the_name_of_a_page(seen: Repo) -> None:
         (("export", f"HEAD:{MODEL}", "main"), "'main' is a revision"),
         (("import", "somewhere", "HEAD"), "'HEAD' is a revision"),
         (("merge", "main", "--write-models", "HEAD"), "'HEAD' is a revision"),
-    ):
-        done = seen.theta_run(*words)
-        assert done.returncode == 1, words
-        assert said in text(done.stderr), words
+    )
+    for refused_words, said in refused:
+        done = seen.theta_run(*refused_words)
+        assert done.returncode == 1, refused_words
+        assert said in text(done.stderr), refused_words
     assert seen.read(MODEL) == before
     assert not any((seen.path / name).exists() for name in ("HEAD~1", "HEAD:x.npz", "main", "HEAD"))
     assert text(seen.theta("diff", "--html=./main", "HEAD~1")) == "Wrote ./main.\n"

@@ -105,10 +105,11 @@ def test_a_note_longer_than_an_argument_may_be(repo: Repo) -> None:
 
 
 def test_what_git_refuses_is_one_line(repo: Repo) -> None:
-    for call, start in (
+    calls: tuple[tuple[Callable[[], object], str], ...] = (
         (lambda: gitpython.set_tag("v1", "f" * 40, repo.path), "the tag v1 cannot be set: fatal: "),
         (lambda: git_theta.record_metrics("nothing", {"a": 1}, repo=repo.path), "git notes failed"),
-    ):
+    )
+    for call, start in calls:
         with pytest.raises((GitError, UsageError), match=start) as caught:
             call()
         assert "\n" not in str(caught.value)

@@ -7,42 +7,20 @@ file.
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
-from importlib import import_module
-from typing import Protocol, cast
+from typing import cast
 
 from git_theta.checkpoints.assemble import NAME_LIMIT, bounded, raw
-from git_theta.core.contracts import ScansInside
+from git_theta.checkpoints.builtin_formats import FORMATS, make
+from git_theta.core.contracts import CheckpointFormat, FoundInside, ScansInside, failed
 from git_theta.core.layout import Checksum, Extent, Layout
 from git_theta.core.source import Source
-from git_theta.errors import FormatError
+from git_theta.errors import FormatError, ThetaError
 
 DEPTH_LIMIT = 4
 _HEAD = 4096
-
-# What is tried inside of a container, in this order. Where content alone says too little, the
-# member's name must have the suffix.
-_FORMATS = (
-    ("safetensors:SafetensorsFormat", ".safetensors"),
-    ("gguf:GgufFormat", ""),
-    ("numpy_files:NpyFormat", ""),
-    ("hdf5:Hdf5Format", ""),
-    ("torch.legacy_archive:TorchLegacyFormat", ""),
-    ("onnx:OnnxFormat", ".onnx"),
-    ("flax_msgpack:FlaxMsgpackFormat", ".msgpack"),
-    ("torch.zip_format:TorchZipFormat", ""),
-    ("numpy_files:NpzFormat", ""),
-    ("containers.tar_container:TarFormat", ""),
-    ("containers.stored_zip:StoredZipFormat", ""),
-)
-
-
-class _Format(Protocol):
-    """What is used of a checkpoint format here."""
-
-    def sniff(self, head: bytes) -> bool: ...
-
-    def scan(self, source: Source) -> Layout: ...
 
 
 class SourceWindow:
@@ -75,31 +53,62 @@ class SourceWindow:
             )
 
 
-def member(
-    source: Source, offset: int, length: int, name: str, depth: int
-) -> tuple[list[Extent], list[Checksum]]:
-    """The extents and checksums of ``length`` bytes at ``offset``: a container's member called
-    ``name``, ``depth`` containers deep.
+@dataclass(frozen=True, slots=True)
+class Members:
+    """Cuts a container's members, ``depth`` containers deep.
 
-    One extent of plain bytes unless it is a sound checkpoint of a known format with a tensor in it.
-    Never raises for what the member holds.
+    ``added`` are the formats of plugins, which are tried after the built-in ones.
     """
-    if depth < DEPTH_LIMIT and length >= 8:
-        part = SourceWindow(source, offset, length)
-        head = part.read(0, min(_HEAD, length))
-        for target, suffix in _FORMATS:
-            if not name.lower().endswith(suffix):
-                continue
-            found = _format(target)
-            if found.sniff(head):
+
+    added: tuple[CheckpointFormat, ...] = ()
+    depth: int = 0
+
+    def cut(
+        self, source: Source, offset: int, length: int, name: str
+    ) -> tuple[list[Extent], list[Checksum]]:
+        """The extents and checksums of the member called ``name``: ``length`` bytes at ``offset``.
+
+        One extent of plain bytes unless it is a sound checkpoint of a known format with a tensor in
+        it. Never raises for what the member holds, but :class:`~git_theta.errors.PluginError` for a
+        plugin's format that fails.
+        """
+        if self.depth < DEPTH_LIMIT and length >= 8:
+            part = SourceWindow(source, offset, length)
+            found = self._format(part.read(0, min(_HEAD, length)), name.lower())
+            if found is not None:
                 try:
-                    layout = _scan(found, part, depth + 1)
+                    layout = self._scan(found, part)
                     if layout.extents:
                         return shifted(layout, offset, f"{name[:NAME_LIMIT]}/")
                 except FormatError:
                     pass  # the container may be of use without this member
-                break
-    return [raw(name, offset, length)], []
+        return [raw(name, offset, length)], []
+
+    def _format(self, head: bytes, name: str) -> CheckpointFormat | None:
+        """The first format that recognises a member by its content, and allows its name."""
+        for row in FORMATS.values():
+            if row.inside is None or not name.endswith(row.inside):
+                continue
+            if (not row.starts or head.startswith(row.starts)) and _made(row.target).sniff(head):
+                return _made(row.target)
+        for found in self.added:
+            if isinstance(found, FoundInside) and name.endswith(found.inside):
+                with suppress(Exception):  # one plugin's mistake must not keep other files out
+                    if found.sniff(head):
+                        return found
+        return None
+
+    def _scan(self, found: CheckpointFormat, part: SourceWindow) -> Layout:
+        try:
+            if isinstance(found, ScansInside):
+                return found.scan_inside(part, Members(self.added, self.depth + 1))
+            return found.scan(part)
+        except ThetaError:
+            raise
+        except Exception as error:
+            if found in self.added:
+                raise failed("checkpoint format", found.name, error) from error
+            raise
 
 
 def shifted(layout: Layout, offset: int, prefix: str) -> tuple[list[Extent], list[Checksum]]:
@@ -125,11 +134,6 @@ def shifted(layout: Layout, offset: int, prefix: str) -> tuple[list[Extent], lis
     ]
 
 
-def _scan(found: _Format, part: SourceWindow, depth: int) -> Layout:
-    return found.scan_inside(part, depth) if isinstance(found, ScansInside) else found.scan(part)
-
-
-@lru_cache(maxsize=len(_FORMATS))
-def _format(target: str) -> _Format:
-    module, _, name = target.partition(":")
-    return cast("_Format", getattr(import_module(f"git_theta.checkpoints.{module}"), name)())
+@lru_cache(maxsize=len(FORMATS))
+def _made(target: str) -> CheckpointFormat:
+    return cast("CheckpointFormat", make(target))

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from git_theta.checkpoints.assemble import assemble, bounded
-from git_theta.checkpoints.containers.nested import member
+from git_theta.checkpoints.containers.nested import Members
 from git_theta.checkpoints.containers.zip_container import (
     ZipArchive,
     ZipEntry,
@@ -15,6 +15,7 @@ from git_theta.checkpoints.containers.zip_container import (
     gaps,
     read_archives,
 )
+from git_theta.core.contracts import CutsMembers
 from git_theta.core.layout import Checksum, Extent, Layout, unique_names
 from git_theta.core.source import Source
 
@@ -26,6 +27,7 @@ class StoredZipFormat:
 
     name = "stored-zip"
     suffixes: tuple[str, ...] = (".zip", ".npz", ".keras")
+    cuts_bytes = True
 
     def sniff(self, head: bytes) -> bool:
         """Whether ``head`` starts with an entry, or is an archive without any."""
@@ -33,9 +35,9 @@ class StoredZipFormat:
 
     def scan(self, source: Source) -> Layout:
         """As :meth:`scan_inside`, for an archive that is a file of its own."""
-        return self.scan_inside(source, 0)
+        return self.scan_inside(source, Members())
 
-    def scan_inside(self, source: Source, depth: int) -> Layout:
+    def scan_inside(self, source: Source, members: CutsMembers) -> Layout:
         """One ``u8`` extent per entry that is neither compressed nor encrypted;
         :class:`FormatError` for a broken archive.
 
@@ -45,19 +47,17 @@ class StoredZipFormat:
         """
         archives = read_archives(source)
         sums: list[Checksum] = []
-        extents = list(bounded(_members(source, archives, depth, sums)))
+        extents = list(bounded(_members(source, archives, members, sums)))
         return _with_rest(finished(self.name, source.size, archives, extents), sums)
 
 
 def _members(
-    source: Source, archives: Sequence[ZipArchive], depth: int, sums: list[Checksum]
+    source: Source, archives: Sequence[ZipArchive], members: CutsMembers, sums: list[Checksum]
 ) -> Iterator[Extent]:
     """The extents of each entry; ``sums`` receives the checksums in them."""
     for entry in (entry for archive in archives for entry in archive.entries if _chosen(entry)):
         inner, fields = (
-            member(source, entry.offset, entry.length, entry.name, depth)
-            if entry.plain
-            else ([], [])
+            members.cut(source, entry.offset, entry.length, entry.name) if entry.plain else ([], [])
         )
         sums += fields
         yield from inner or [raw_extent(entry.name, entry)]

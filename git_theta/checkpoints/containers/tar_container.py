@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterator
 
 from git_theta.checkpoints.assemble import NAME_LIMIT, assemble
-from git_theta.checkpoints.containers.nested import member
+from git_theta.checkpoints.containers.nested import Members
+from git_theta.core.contracts import CutsMembers
 from git_theta.core.layout import Checksum, Extent, Layout
 from git_theta.core.source import Source
 from git_theta.errors import FormatError
@@ -36,17 +37,17 @@ class TarFormat:
 
     def scan(self, source: Source) -> Layout:
         """As :meth:`scan_inside`, for an archive that is a file of its own."""
-        return self.scan_inside(source, 0)
+        return self.scan_inside(source, Members())
 
-    def scan_inside(self, source: Source, depth: int) -> Layout:
+    def scan_inside(self, source: Source, members: CutsMembers) -> Layout:
         """One extent per file, or those that its format gives, called ``<file>/<tensor>``;
         :class:`FormatError` for a broken archive.
         """
         checksums: list[Checksum] = []
-        return assemble(self.name, source.size, _extents(source, depth, checksums), checksums)
+        return assemble(self.name, source.size, _extents(source, members, checksums), checksums)
 
 
-def _extents(source: Source, depth: int, checksums: list[Checksum]) -> Iterator[Extent]:
+def _extents(source: Source, members: CutsMembers, checksums: list[Checksum]) -> Iterator[Extent]:
     """The extents of each file; ``checksums`` receives those in them."""
     position, count, long_name, records = 0, 0, "", dict[bytes, bytes]()
     while source.size - position >= BLOCK:
@@ -84,8 +85,8 @@ def _extents(source: Source, depth: int, checksums: list[Checksum]) -> Iterator[
                     or long_name
                     or _name(header)
                 )
-                inner, sums = member(
-                    source, position, size, name[:NAME_LIMIT].removeprefix("./"), depth
+                inner, sums = members.cut(
+                    source, position, size, name[:NAME_LIMIT].removeprefix("./")
                 )
                 checksums += sums
                 yield from inner

@@ -20,6 +20,7 @@ from git_theta.core.tensors import Buffer, Contents, Tensor
 from git_theta.errors import FormatError
 
 VALUES_LIMIT = 100_000
+FRAMEWORK = "pt"  # as metadata of safetensors files calls torch
 SHOWN_LIMIT = 8  # times that the tensors may show the file's bytes
 # Types of every width that numpy has too
 _CARRIERS = {1: "u8", 2: "u16", 4: "u32", 8: "u64", 16: "c128"}
@@ -63,7 +64,9 @@ def read(source: Source, archives: Sequence[TorchArchive]) -> Contents:
         others += _values(archive.tree)
     names = unique_names(name for name, _ in found)
     return Contents(
-        {name: tensor for name, (_, tensor) in zip(names, found, strict=True)}, tuple(others)
+        {name: tensor for name, (_, tensor) in zip(names, found, strict=True)},
+        tuple(others),
+        FRAMEWORK,
     )
 
 

@@ -7,10 +7,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from git_theta.checkpoints.containers.zip_container import read_archives
-from git_theta.checkpoints.torch.zip_archive import understand
 from git_theta.core import dtypes
-from git_theta.core.source import Source
 from git_theta.errors import FormatError
 
 if TYPE_CHECKING:
@@ -23,28 +20,8 @@ _EXPANDED = 1 << 20
 _DIMENSIONS = 32  # numpy's limit before 2.0
 
 
-def arrays(source: Source) -> dict[str, np.ndarray]:
-    """Every tensor that the file's pickle names, as a view of its storage; nothing is executed.
-
-    :class:`FormatError` when the file is broken, or a tensor reaches beyond its storage.
-    """
-    found: dict[str, np.ndarray] = {}
-    for zipped in read_archives(source):
-        archive = understand(source, zipped)
-        for place, views in archive.views.items():
-            entry = archive.entries.get(place)
-            if entry is None or not entry.plain or archive.big_endian:
-                raise FormatError(f"the values of tensor {views[0].name!a} cannot be read")
-            data = source.read(entry.offset, entry.length)
-            for view in views:
-                if view.name in found:
-                    raise FormatError(f"two tensors are called {view.name!a}")
-                found[view.name] = array(view, data)
-    return found
-
-
 def array(view: View, data: bytes | memoryview) -> np.ndarray:
-    """A tensor over its storage's bytes; :class:`FormatError` as of :func:`arrays`."""
+    """A tensor over its storage's bytes; :class:`FormatError` if it reaches beyond them."""
     import numpy as np
 
     dtype = dtypes.numpy_dtype(view.storage.dtype)

@@ -63,7 +63,7 @@ def build(tensors: Mapping[str, Tensor], like: Source | None) -> Buffer:
     if like is None:
         data: Buffer = _new_file(tensors)
     else:
-        layout = zip_archive.scan("torch-zip", like)
+        layout = zip_archive.scan(like)
         data = (
             _same_file(like, layout, tensors)
             if _fits(layout, tensors)
@@ -416,7 +416,7 @@ def _mappings(tree: Any) -> dict[str, Pairs | Call]:
 def _check(data: Buffer, tensors: Mapping[str, Tensor]) -> None:
     """:class:`FormatError` unless the file holds exactly ``tensors`` (and names tied to them)."""
     view, missing = memoryview(data), set(tensors)
-    for extent in zip_archive.scan("torch-zip", BytesSource(data)).extents:
+    for extent in zip_archive.scan(BytesSource(data)).extents:
         names = [name for name in (extent.name, *extent.aliases) if name in tensors]
         for name in names:
             tensor = tensors[name]

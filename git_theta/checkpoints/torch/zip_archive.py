@@ -21,6 +21,7 @@ from git_theta.core import dtypes
 from git_theta.core.layout import Extent, Layout, unique_names
 from git_theta.core.source import Source
 
+NAME = "torch-zip"  # of the format
 STORAGE_NAME = re.compile(r"(?:(?:data|constants)/[^/]+|\.data/.+\.storage)\Z")
 
 
@@ -62,13 +63,11 @@ class StoragePart(NamedTuple):
         return tuple(view.name for view in self.views) or (self.name,)
 
 
-def scan(name: str, source: Source) -> Layout:
-    """The layout of a torch file, for the format ``name``; :class:`FormatError` when its zip
-    archive is not sound.
-    """
+def scan(source: Source) -> Layout:
+    """The layout of a torch file; :class:`FormatError` when its zip archive is not sound."""
     archives, notices = read_archives(source), list[str]()
     layout = finished(
-        name, source.size, archives, list(bounded(_all_extents(source, archives, notices)))
+        NAME, source.size, archives, list(bounded(_all_extents(source, archives, notices)))
     )
     return replace(layout, notices=tuple(notices)) if notices else layout
 

@@ -5,13 +5,21 @@ entry per storage.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from git_theta.checkpoints.containers.zip_container import read_archives
-from git_theta.checkpoints.torch import distributed_slices, loaded, writer, zip_archive
+from git_theta.checkpoints.torch import (
+    distributed_slices,
+    loaded,
+    saved_objects,
+    stored_views,
+    writer,
+    zip_archive,
+)
+from git_theta.core.contracts import StoredView
 from git_theta.core.layout import Layout
 from git_theta.core.source import Source
-from git_theta.core.tensors import Buffer, Contents, Tensor
+from git_theta.core.tensors import Buffer, Contents, Spec, Tensor
 
 _FIRST = re.compile(
     rb"[^/]+/(?:data\.pkl|constants\.pkl|version|byteorder|\.format_version|\.data/.+|(?:data|constants)/\d+|(?:code|extra)/.+)\Z"
@@ -21,7 +29,7 @@ _FIRST = re.compile(
 class TorchZipFormat:
     """Checkpoints written by ``torch.save``, ``torch.jit.save`` and what builds on them."""
 
-    name = "torch-zip"
+    name = zip_archive.NAME
     suffixes: tuple[str, ...] = (".pt", ".pth", ".ckpt", ".bin")
 
     def sniff(self, head: bytes) -> bool:
@@ -43,7 +51,7 @@ class TorchZipFormat:
         :class:`FormatError` when the zip archive is not sound; a pickle that is not understood only
         costs the names.
         """
-        return zip_archive.scan(self.name, source)
+        return zip_archive.scan(source)
 
     def sibling(self, name: str) -> str:
         """Where the slices of a distributed checkpoint have their names."""
@@ -60,6 +68,18 @@ class TorchZipFormat:
         return loaded.read(
             source, [zip_archive.understand(source, archive) for archive in read_archives(source)]
         )
+
+    def views(self, source: Source, known: Mapping[str, Spec]) -> Mapping[str, StoredView]:
+        """Transposed tensors and slices, of the shape that torch gives them."""
+        return stored_views.find(source, known)
+
+    def saves(self, state_dict: Mapping[str, object]) -> bool:
+        """Whether ``state_dict`` holds tensors of torch, or mappings such as an optimizer's."""
+        return saved_objects.are_in(state_dict)
+
+    def save(self, state_dict: Mapping[str, object]) -> Sequence[Buffer]:
+        """The file that ``torch.save`` writes: anything that it takes."""
+        return saved_objects.pieces(state_dict)
 
     def build(self, tensors: Mapping[str, Tensor], like: Source | None) -> Buffer:
         """A file that ``torch.load(weights_only=True)`` reads: a flat mapping, or with ``like``

@@ -14,6 +14,7 @@ from git_theta.core.manifest import Entry, Link, Manifest
 from git_theta.core.shards import groups
 from git_theta.git.history import listing
 from git_theta.git.history.changes import FileChange, Range
+from git_theta.plugins import tables
 from git_theta.workflows.comparing.values import Absent
 from git_theta.workflows.comparing.version import Version
 
@@ -41,7 +42,7 @@ def joined(manifests: Sequence[Manifest]) -> Manifest:
         "u8",
         (sum(each.nbytes for each in skeletons),),
         identity,
-        (Link("dense", refs),) if refs else (),
+        (Link(tables.FALLBACK_UPDATE, refs),) if refs else (),
     )
     entries = [entry for manifest in manifests for entry in manifest.entries]
     names = iter(unique_names(name for entry in entries for name in (entry.name, *entry.aliases)))
@@ -116,7 +117,9 @@ def _version(parts: Sequence[Version], more: bool) -> Version:
     held = [(part.parsed, part.values) for part in parts if part.is_model]
     manifests = [manifest for manifest, _ in held if manifest is not None]
     if not manifests:
-        empty = Manifest("opaque", 0, Entry.of_inline("skeleton", "u8", (0,), b""), (), {})
+        empty = Manifest(
+            tables.FALLBACK_FORMAT, 0, Entry.of_inline("skeleton", "u8", (0,), b""), (), {}
+        )
         return Version(None, Absent(), empty if more else None)
     manifest = joined(manifests)
     own = [

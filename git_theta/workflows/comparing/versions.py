@@ -252,7 +252,8 @@ def file(
     head = source.read(0, min(_HEAD, source.size))
     if is_manifest(head):
         return _manifest_file(source, StoredValues(session.store) if session else Absent())
-    layout = next(registry.detect(head, PurePosixPath(path.name).suffix.lower())).scan(source)
+    form = next(registry.detect(head, PurePosixPath(path.name).suffix.lower()))
+    layout = registry.scan(form, source)
     return Version(None, FileValues(source, layout), inspect(source, layout, known, pool, advance))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,10 +9,17 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from git_theta.checkpoints.safetensors import library_writes
-from git_theta.core.contracts import BuildsFiles, BuildsPieces, CheckpointFormat, ReadsContents
+from git_theta.core.contracts import (
+    BuildsFiles,
+    BuildsPieces,
+    CheckpointFormat,
+    NotesTies,
+    ReadsContents,
+    WritesFiles,
+    cuts_bytes,
+)
 from git_theta.core.names import did_you_mean, display
-from git_theta.core.source import BytesSource, PiecesSource, Source
+from git_theta.core.source import PiecesSource, Source
 from git_theta.core.tensors import Buffer, Tensor
 from git_theta.errors import FormatError, StoreError, UsageError
 from git_theta.plugins import registry
@@ -75,19 +81,21 @@ def convert(source: Source, suffix: str, target: str, drop: bool = False) -> Con
         )
     found = next(registry.detect(source.read(0, min(_HEAD, source.size)), suffix.lower()))
     if found.name == target:
-        count = len(found.scan(source).extents)
+        count = len(registry.scan(found, source).extents)
         return Conversion(partial(_save_pieces, _copied(source)), target, count)
-    if found.name == "opaque":
+    if cuts_bytes(found):
         raise UsageError("this is no checkpoint of a known format, so there is nothing to convert")
     if not isinstance(found, ReadsContents):
         raise UsageError(f"{found.name} files cannot be converted into others")
     held = found.contents(source)
-    tensors, tied = _untied(held.tensors) if target == "safetensors" else (dict(held.tensors), {})
-    metadata = _metadata(found.name, tied) if target == "safetensors" else {}
     builder = registry.checkpoint_format(target)
+    tensors, tied, like = dict(held.tensors), dict[str, str](), None
+    if isinstance(builder, NotesTies):
+        tensors, tied = _untied(held.tensors)
+        like = builder.noting(tied, held.framework)
     dropped: dict[str, str] = {}
     try:
-        pieces = _built(builder, tensors, metadata)
+        pieces = _built(builder, tensors, like)
     except FormatError:
         dropped = {
             name: str(tensor.spec)
@@ -99,10 +107,12 @@ def convert(source: Source, suffix: str, target: str, drop: bool = False) -> Con
         if not drop:
             raise _does_not_fit(target, dropped) from None
         tensors = {name: tensor for name, tensor in tensors.items() if name not in dropped}
-        pieces = _built(builder, tensors, metadata)
-    save = partial(_save_pieces, pieces)
-    if target == "safetensors" and library_writes(tensors, metadata):
-        save = partial(_save_by_library, tensors, metadata)
+        pieces = _built(builder, tensors, like)
+
+    def save(path: Path) -> None:
+        if not (isinstance(builder, WritesFiles) and builder.write(tensors, like, path)):
+            _save_pieces(pieces, path)
+
     left = tuple(f"{name} ({what})" for name, what in dropped.items())
     return Conversion(save, found.name, len(tensors), tuple(tied.items()), left, held.others)
 
@@ -118,29 +128,18 @@ def _untied(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str,
     return {name: tensors[name] for name in first.values()}, tied
 
 
-def _metadata(form: str, tied: Mapping[str, str]) -> dict[str, str]:
-    """The ``__metadata__`` that ``safetensors.torch.save_model`` writes: the framework, and which
-    names are tied to which.
-    """
-    return {"format": "pt", **tied} if form.startswith("torch") else {}
-
-
 def _built(
-    builder: CheckpointFormat, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+    builder: CheckpointFormat, tensors: Mapping[str, Tensor], like: Source | None
 ) -> Sequence[Buffer]:
     """The pieces of the file; :class:`FormatError` also if a tensor would be read back as another
     type.
     """
     assert isinstance(builder, BuildsFiles)
-    like = None
-    if metadata:
-        header = json.dumps({"__metadata__": metadata}, separators=(",", ":"))
-        like = BytesSource(len(header.encode()).to_bytes(8, "little") + header.encode())
     if isinstance(builder, BuildsPieces):
         pieces = builder.pieces(tensors, like)
     else:
         pieces = [builder.build(tensors, like)]
-    for extent in builder.scan(PiecesSource(pieces)).extents:
+    for extent in registry.scan(builder, PiecesSource(pieces)).extents:
         for name in (extent.name, *extent.aliases):
             if name in tensors and tensors[name].dtype != extent.dtype:
                 raise FormatError(
@@ -153,7 +152,7 @@ def _fits(builder: CheckpointFormat, name: str, tensor: Tensor) -> bool:
     """Whether the new format can hold a tensor of this name, type and number of dimensions."""
     shape = (0,) * len(tensor.shape)
     try:
-        _built(builder, {name: Tensor(tensor.dtype, shape, b"") if shape else tensor}, {})
+        _built(builder, {name: Tensor(tensor.dtype, shape, b"") if shape else tensor}, None)
     except FormatError:
         return False
     return True
@@ -176,22 +175,6 @@ def _save_pieces(pieces: Iterable[Buffer], path: Path) -> None:
     with path.open("wb") as file:
         for piece in pieces:
             file.write(piece)
-
-
-def _save_by_library(tensors: Mapping[str, Tensor], metadata: dict[str, str], path: Path) -> None:
-    """Have the safetensors library write the file.
-
-    Its ``save_file`` reads the tensors in place (before 0.8: from one copy of them), and
-    puts a new file in the place of ``path``.
-    """
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
-    arrays = {name: tensor.array() for name, tensor in tensors.items()}
-    try:
-        save_file(arrays, path, metadata or None)
-    except SafetensorError as error:  # such as a full disk
-        raise StoreError(display(str(error), 200)) from None
 
 
 def write(path: Path, save: Callable[[Path], None], force: bool = False) -> int:

@@ -10,17 +10,19 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from git_theta.core import dtypes
+from git_theta.core.contracts import FromParts, ReadsContents, cuts_bytes, failed
 from git_theta.core.manifest import Entry, Manifest, is_manifest, parse
-from git_theta.core.names import display
+from git_theta.core.names import did_you_mean, display
 from git_theta.core.source import FileSource, stamp
 from git_theta.core.tensors import Encoded, Spec, Tensor
-from git_theta.errors import FileChanged, FormatError, ThetaError, UsageError
+from git_theta.errors import FileChanged, FormatError, PluginError, ThetaError, UsageError
 from git_theta.git.history import listing
-from git_theta.plugins import registry
+from git_theta.plugins import registry, tables
 from git_theta.workflows import chains
 from git_theta.workflows.restoring.checkout import Target, stage
 from git_theta.workflows.session import Session
@@ -37,7 +39,6 @@ _EXPANSION = 100
 _ROUNDING = 0.02  # of the change: as far as a merge by other arithmetic may be from ours
 # Or of the tensor: some last digits
 _DIGITS = {"f64": 1e-12, "f32": 1e-6, "f16": 2e-3, "bf16": 2e-2}
-_PARTS = {"low-rank": ("R", "C"), "sparse": ("data", "indices", "indptr", "shape"), "ia3": ("ia3",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +108,12 @@ def _read_npz(file: Path) -> dict[str, np.ndarray]:
 def _read_checkpoint(file: Path) -> dict[str, np.ndarray]:
     try:
         with FileSource(file) as source:
-            head = layouts.head_of(source)
-            layout = next(iter(registry.detect(head, file.suffix.lower()))).scan(source)
-            if layout.format in ("opaque", "stored-zip"):
+            form = next(iter(registry.detect(layouts.head_of(source), file.suffix.lower())))
+            if cuts_bytes(form):
                 raise FormatError("it holds no named tensors")
-            if layout.format == "torch-zip":
-                from git_theta.checkpoints.torch import storage_values
-
-                return storage_values.arrays(source)
+            if isinstance(form, ReadsContents):
+                return {k: tensor.array() for k, tensor in form.contents(source).tensors.items()}
+            layout = registry.scan(form, source)
             found = {}
             for extent in layout.extents:
                 array = Tensor(
@@ -132,12 +131,21 @@ def _read_checkpoint(file: Path) -> dict[str, np.ndarray]:
         ) from None
 
 
+def updates_from_parts() -> dict[str, FromParts]:
+    """The updates by name that are built from parts, built in or of a plugin."""
+    return {found.name: found for found in registry.updates() if isinstance(found, FromParts)}
+
+
 def from_file(update: str, arrays: Mapping[str, np.ndarray]) -> list[SuppliedChange]:
-    """The changes in a file of ``<tensor>/R`` and ``/C`` (low-rank), ``<tensor>/data``,
-    ``/indices``, ``/indptr`` and ``/shape`` (sparse), or ``<tensor>/ia3``. :class:`UsageError` for
-    any other name, and for parts that are missing.
+    """The changes in a file that has the parts of the update called ``update``, each as
+    ``<tensor>/<part>``. :class:`UsageError` for an unknown update, any other name, and for parts
+    that are missing.
     """
-    parts = _PARTS[update]
+    known = updates_from_parts()
+    if update not in known:
+        hint = did_you_mean(update, known) or f"; there are: {', '.join(known)}"
+        raise UsageError(f"no update called '{display(update, 40)}' is built from parts{hint}")
+    parts = known[update].parts
     grouped: dict[str, dict[str, np.ndarray]] = {}
     for key, array in arrays.items():
         name, _, part = key.rpartition("/")
@@ -155,31 +163,36 @@ def from_file(update: str, arrays: Mapping[str, np.ndarray]) -> list[SuppliedCha
                 f"'{display(name, 80)}' has no {', '.join(lacking)}; a {update} update needs all of"
                 f" {', '.join(parts)}"
             )
-        changes.append(_change(update, name, found))
+        changes.append(SuppliedChange(name, update, partial(_built, update, found)))
     if not changes:
         raise UsageError("the update's file holds no tensors")
     return changes
 
 
-def _change(update: str, name: str, found: Mapping[str, np.ndarray]) -> SuppliedChange:
-    if update == "low-rank":
-        return low_rank(name, found["R"], found["C"])
-    if update == "ia3":
-        return ia3(name, found["ia3"])
-    from git_theta.updates import sparse
-
-    if found["shape"].dtype.kind not in "iu":
-        raise UsageError(
-            f"'{display(name, 80)}': the shape of a sparse update consists of integers"
-        )
-    shape = found["shape"].reshape(-1).tolist()
-    return SuppliedChange(
-        name,
-        update,
-        lambda base: sparse.encode_given(
-            base, found["data"], found["indices"], found["indptr"], shape
-        ),
-    )
+def _built(
+    name: str, parts: Mapping[str, np.ndarray], base: Tensor
+) -> tuple[Tensor, Encoded | None]:
+    """The new value that the update called ``name`` makes of ``base``, and its payload, which is
+    decoded once before it is accepted.
+    """
+    update = registry.update(name)
+    assert isinstance(update, FromParts)
+    try:
+        new, encoded = update.from_parts(base, parts)
+        exact = new.spec == base.spec
+        if encoded is not None and exact:
+            payload = memoryview(b"".join(encoded.chunks))
+            decoded = update.decode(payload, new.spec, base if update.needs_base else None)
+            exact = memoryview(decoded).cast("B") == memoryview(new.data).cast("B")
+    except ThetaError:
+        raise
+    except Exception as error:
+        if name in tables.UPDATES:
+            raise
+        raise failed("update", name, error) from error
+    if not exact:
+        raise PluginError(f"the update {name!r} does not round-trip; please report it")
+    return new, encoded
 
 
 def low_rank(name: str, left: np.ndarray, right: np.ndarray, scale: float = 1.0) -> SuppliedChange:
@@ -187,7 +200,7 @@ def low_rank(name: str, left: np.ndarray, right: np.ndarray, scale: float = 1.0)
     from git_theta.updates import low_rank as update
 
     return SuppliedChange(
-        name, "low-rank", lambda base: update.encode_given(None, base, left, right, scale)
+        name, update.LowRank.name, lambda base: update.encode_given(None, base, left, right, scale)
     )
 
 
@@ -195,7 +208,9 @@ def ia3(name: str, factors: np.ndarray) -> SuppliedChange:
     """``name`` *= ``factors``, broadcast."""
     from git_theta.updates import ia3 as update
 
-    return SuppliedChange(name, "ia3", lambda base: update.encode_given(None, base, factors))
+    return SuppliedChange(
+        name, update.IA3.name, lambda base: update.encode_given(None, base, factors)
+    )
 
 
 def value(name: str, array: np.ndarray) -> SuppliedChange:

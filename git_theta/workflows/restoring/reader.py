@@ -7,24 +7,20 @@ from __future__ import annotations
 
 import bisect
 import threading
-from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
-from git_theta.checkpoints.containers.zip_container import read_archives
 from git_theta.core import lfs_pointer
 from git_theta.core import skeleton as skeletons
+from git_theta.core.contracts import ShowsViews, StoredView
 from git_theta.core.manifest import Entry, Manifest, is_manifest, parse
 from git_theta.core.names import display
 from git_theta.core.tensors import Buffer, Spec, Tensor
 from git_theta.errors import FormatError, GitError, ManifestError, UsageError
 from git_theta.git.writing import index, plumbing
+from git_theta.plugins import registry
 from git_theta.workflows import chains
 from git_theta.workflows.session import Session
-
-if TYPE_CHECKING:
-    from git_theta.checkpoints.torch.pickle_tree import View
 
 
 def manifest_at(session: Session, revision: str, path: str) -> Manifest:
@@ -62,100 +58,53 @@ def manifest_at(session: Session, revision: str, path: str) -> Manifest:
     raise UsageError(f"{display(path)} in {display(revision, 60)} is {how}")
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """A tensor of a torch file that does not lie in its storage as it is: the view, and where the
-    storage lies in the file.
-    """
-
-    view: View
-    offset: int
-    length: int
-
-
 class Reader:
     """The tensors in ``manifest`` by any of their names.
 
     Safe to use from several threads while ``session`` is open.
 
-    In torch files, transposed tensors and slices have the shape that torch gives them.
+    Tensors that the format shows as views (transposed ones and slices in torch files) have the
+    shape that its framework gives them.
     """
 
     def __init__(self, session: Session, manifest: Manifest) -> None:
         self.manifest = manifest
         self._session = session
         self._source: StoredSource | None = None
-        self._seen = self._views() if manifest.format == "torch-zip" else {}
+        form = registry.known_format(manifest.format)
+        self._form = form if isinstance(form, ShowsViews) else None
+        self._views: Mapping[str, StoredView] = self._find_views(self._form) if self._form else {}
         self.specs: Mapping[str, Spec] = self._specs()
 
     def _specs(self) -> dict[str, Spec]:
         found: dict[str, Spec] = {}
         for entry in self.manifest.entries:
             found.update(dict.fromkeys((entry.name, *entry.aliases), entry.spec))
-        found.update(
-            {
-                name: Spec(seen.view.storage.dtype, seen.view.shape)
-                for name, seen in self._seen.items()
-            }
-        )
+        found.update({name: view.spec for name, view in self._views.items()})
         return found
 
-    def _views(self) -> dict[str, _Seen]:
-        from git_theta.checkpoints.torch.loaded import SHOWN_LIMIT
-        from git_theta.checkpoints.torch.zip_archive import understand
-
+    def _find_views(self, form: ShowsViews) -> Mapping[str, StoredView]:
         self._fetch([])
         self._source = StoredSource(self._session, self.manifest)
-        found: dict[str, _Seen] = {}
-        by_name = self.manifest.by_name
-        archives = read_archives(self._source)
-        # A distributed checkpoint: its slices have their names from elsewhere
-        if len(archives) != 1:
-            return {}
-        archive = understand(self._source, archives[0])
-        places = {} if archive.big_endian else archive.entries
-        views = [(places.get(key), view) for key, views in archive.views.items() for view in views]
-        names = Counter(view.name for _, view in views)
-        if (
-            len(views) == 1
-            and views[0][1].name not in by_name
-            and len(self.manifest.entries) == 1
-            and views[0][1].contiguous
-        ):
-            # The one slice of a distributed checkpoint: its name is in the manifest, from elsewhere
-            return {}
-        for place, view in views:
-            if names[view.name] > 1:
-                continue  # which of them the manifest calls so is not known
-            entry = by_name.get(view.name)
-            plain = (
-                entry is not None
-                and view.contiguous
-                and entry.spec == Spec(view.storage.dtype, view.shape)
-            )
-            if place is not None and place.plain and not plain:
-                found[view.name] = _Seen(view, place.offset, place.length)
-        specs = (Spec(seen.view.storage.dtype, seen.view.shape) for seen in found.values())
-        if sum(spec.nbytes for spec in specs) > SHOWN_LIMIT * self.manifest.size:
-            return {}  # a small file could ask for any amount of memory; its storages are there
-        return found
+        known = {name: entry.spec for name, entry in self.manifest.by_name.items()}
+        return form.views(self._source, known)
 
     def fetch(self, names: Iterable[str]) -> None:
         """Bring the objects of the tensors ``names``, in one go, where they are not here."""
         wanted: dict[str, Entry] = {}
         for name in names:
-            seen = self._seen.get(name)
-            entries = [self.manifest.by_name[name]] if seen is None else self._entries_of(seen)
+            view = self._views.get(name)
+            entries = [self.manifest.by_name[name]] if view is None else self._entries_of(view)
             wanted.update((entry.digest, entry) for entry in entries)
         self._fetch(list(wanted.values()))
 
-    def _entries_of(self, seen: _Seen) -> list[Entry]:
+    def _entries_of(self, view: StoredView) -> list[Entry]:
         assert self._source is not None
-        return self._source.entries(seen.offset, seen.length)
+        return self._source.entries(view.offset, view.length)
 
     def _fetch(self, entries: list[Entry]) -> None:
         # Only there the skeleton is needed to read tensors
-        if self._source is None and self.manifest.format == "torch-zip":
+        if self._source is None and self._form is not None:
             entries = [*entries, self.manifest.skeleton]
         missing = self._session.store.missing(ref for entry in entries for ref in entry.objects)
         if missing:
@@ -165,17 +114,13 @@ class Reader:
 
     def load(self, name: str) -> Tensor:
         """The tensor called ``name``, whole, verified by its digest, in memory of its own."""
-        seen = self._seen.get(name)
-        if seen is None:
+        view = self._views.get(name)
+        if view is None:
             entry = self.manifest.by_name[name]
             value = chains.load(self._session.store, entry)
             return replace(value, data=_writable(value.data))
-        from git_theta.checkpoints.torch import storage_values
-
         assert self._source is not None
-        return Tensor.from_array(
-            storage_values.array(seen.view, self._source.view(seen.offset, seen.length)).copy()
-        )
+        return Tensor.from_array(view.read(self._source.view(view.offset, view.length)).copy())
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
         """The rows from ``start`` to before ``stop`` of the tensor called ``name``.
@@ -185,7 +130,7 @@ class Reader:
         """
         spec = self.specs[name]
         part = Spec(spec.dtype, (stop - start, *spec.shape[1:]))
-        if name in self._seen:
+        if name in self._views:
             return Tensor.from_array(self.load(name).array()[start:stop].copy())
         row = spec.nbytes // spec.shape[0]
         out = bytearray(part.nbytes)

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
+from git_theta.checkpoints import builtin_formats
 from git_theta.core.contracts import ReadsSibling
 from git_theta.core.manifest import is_manifest
 from git_theta.core.source import FileSource
@@ -35,7 +36,7 @@ def scan(session: Session, path: str, source: Source) -> Layout | None:
     if session.repository.worktree is None:
         return None
     name = PurePosixPath(path).name
-    for form in tables.beside(name):
+    for form in builtin_formats.beside(name):
         found = registry.checkpoint_format(form)
         other = found.sibling(name) if isinstance(found, ReadsSibling) else ""
         if not other or not isinstance(found, ReadsSibling):
@@ -62,7 +63,7 @@ def as_before(
 
     So it is when the file beside it is gone.
     """
-    for manifest in known if layout.format == "opaque" else ():
+    for manifest in known if layout.format == tables.FALLBACK_FORMAT else ():
         if manifest.size == source.size:
             with suppress(ThetaError):
                 return recut.layout_of(session, manifest)[0]

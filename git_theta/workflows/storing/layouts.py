@@ -7,11 +7,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
+from git_theta.checkpoints import builtin_formats
+from git_theta.core.contracts import failed
 from git_theta.core.layout import Layout, PartlyBrokenError
 from git_theta.core.manifest import Manifest
-from git_theta.core.names import display
 from git_theta.core.source import Source
-from git_theta.errors import FormatError, PluginError, ThetaError
+from git_theta.errors import FormatError, ThetaError
 from git_theta.plugins import registry, tables
 from git_theta.workflows.session import Session
 
@@ -42,7 +43,7 @@ def find(session: Session, path: str, source: Source, known: Sequence[Manifest])
     if layout is None:
         assert problem is not None
         raise problem
-    if tables.beside(PurePosixPath(path).name):
+    if builtin_formats.beside(PurePosixPath(path).name):
         from git_theta.workflows.storing import companions
 
         return companions.as_before(session, source, layout, known)
@@ -59,7 +60,7 @@ def scan(session: Session, path: str, source: Source) -> Layout:
     """The layout of a checkpoint by the first format that recognises it: with a file beside it, by
     content, then by the path's suffix.
     """
-    if tables.beside(PurePosixPath(path).name):
+    if builtin_formats.beside(PurePosixPath(path).name):
         from git_theta.workflows.storing import companions
 
         beside = companions.scan(session, path, source)
@@ -67,7 +68,7 @@ def scan(session: Session, path: str, source: Source) -> Layout:
             return beside
     for candidate in registry.detect(head_of(source), PurePosixPath(path).suffix.lower()):
         try:
-            layout = candidate.scan(source)
+            layout = registry.scan(candidate, source)
         except FormatError as error:
             whole = (
                 error.layout
@@ -86,28 +87,25 @@ def scan(session: Session, path: str, source: Source) -> Layout:
                     f"save it again, or 'git config theta.onInvalid store' stores it {how}"
                 ) from None
             session.warn(f"{path}: broken {candidate.name} ({error}); stored {how}")
-            layout = whole or registry.checkpoint_format("opaque").scan(source)
+            layout = whole or registry.fallback().scan(source)
         except ThetaError:
             raise
         except Exception as error:
             if candidate.name in tables.FORMATS:
                 raise
-            raise PluginError(
-                f"checkpoint format {candidate.name!r}, which a plugin provides, failed:"
-                f" {type(error).__name__}: {display(str(error), 200)}"
-            ) from error
+            raise failed("checkpoint format", candidate.name, error) from error
         if layout.size != source.size:
             raise FormatError(
                 f"format {candidate.name} describes {layout.size} bytes of a file of {source.size}"
             )
         if (
-            layout.format == "opaque"
+            layout.format == tables.FALLBACK_FORMAT
             and layout.size
-            and not tables.explains(PurePosixPath(path).name)
+            and not builtin_formats.explains(PurePosixPath(path).name)
         ):
             session.warn(f"{path}: no known checkpoint format; stored as plain bytes")
         for notice in layout.notices:
             session.warn(f"{path}: {notice}")
         return layout
-    # Opaque takes everything
+    # The fallback takes everything
     raise FormatError("no checkpoint format is installed")  # pragma: no cover

@@ -197,7 +197,7 @@ def test_times_stay_times() -> None:
     target = io.BytesIO()
     np.savez(target, t=np.array(["2026-01-02", "2026-01-03"], "M8[D]"), span=np.array([3], "m8[s]"))
     like = BytesSource(target.getvalue())
-    held, others = NpzFormat().contents(like)
+    held, others, _ = NpzFormat().contents(like)
     assert others == (
         "t (that its numbers are times, <M8[D])",
         "span (that its numbers are times, <m8[s])",

@@ -360,7 +360,12 @@ def test_our_bytes_are_those_of_the_library(
 def test_the_library_writes_what_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     save = safetensors.numpy.save
-    monkeypatch.setattr(safetensors.numpy, "save", lambda arrays: calls.append(1) or save(arrays))
+
+    def counted(arrays: dict[str, np.ndarray]) -> bytes:
+        calls.append(1)
+        return save(arrays)
+
+    monkeypatch.setattr(safetensors.numpy, "save", counted)
     float_, packed = Tensor("bf16", (2,), b"abcd"), Tensor("f4_e2m1", (8,), b"abcd")
     huge = Tensor("f32", (0, 2**62, 2**62), b"")
     assert library_writes({"a": float_}, {"format": "pt"})

@@ -15,12 +15,12 @@ from typing import Any, cast
 import click
 import pytest
 
+from git_theta.checkpoints import builtin_formats
 from git_theta.core.contracts import (
     CheckpointFormat,
     MergeStrategy,
     UnitKind,
     Update,
-    statistics_of,
 )
 from git_theta.errors import PluginError
 from git_theta.plugins import builtin_plugin, hookimpl, hookspecs, registry, tables
@@ -443,8 +443,26 @@ def test_the_entry_point_type_is_the_real_one() -> None:
     assert [row.provider for row in some.loaded() if row.name == "dense"] == [BUILT_IN]
 
 
-def test_the_table_of_statistics_is_what_strategies_declare() -> None:
-    plain, _ = made()
-    declared = {name for each in plain.merge_strategies() for name in statistics_of(each)}
-    assert declared == set(tables.STATISTICS)
-    assert plain.statistics() == tables.STATISTICS
+def test_statistics_are_what_strategies_declare() -> None:
+    class Weighted(Coin):
+        name = "weighted"
+        statistics = ("variance", "fisher")
+
+    some, _ = made(("p 1", plugin(strategies=[Weighted()])))
+    assert some.statistics() == ("fisher", "gram", "velocity", "variance")
+
+
+def test_which_formats_know_tensors() -> None:
+    some, _ = made(("p 1", plugin(formats=[Format()])))
+    without = [name for name in [*tables.FORMATS, "odd"] if not some.knows_tensors(name)]
+    assert without == ["stored-zip", "opaque"]
+    assert some.knows_tensors("not-installed")
+    assert some.known_format("not-installed") is None
+    assert some.fallback() is some.checkpoint_format("opaque")
+
+
+def test_a_companion_is_known_by_its_name() -> None:
+    known = [".metadata", "x.index", "x.metadata", "index", "x.index.bak"]
+    assert [name for name in known if builtin_formats.explains(name)] == [".metadata", "x.index"]
+    assert builtin_formats.beside("__0_0.distcp") == ["torch-zip"]
+    assert builtin_formats.beside("x.data-00000-of-00001") == ["tf-checkpoint"]

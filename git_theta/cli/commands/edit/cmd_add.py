@@ -31,8 +31,8 @@ git theta add model.pt --update-type sparse --update-data mask.npz
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path())
 @click.option(
     "--update-type",
-    type=click.Choice(["low-rank", "sparse", "ia3"]),
-    help="What the update's file holds.",
+    metavar="NAME",
+    help="What the update's file holds: low-rank, sparse, ia3, or an update that a plugin adds.",
 )
 @click.option(
     "--update-data",
@@ -78,8 +78,9 @@ def add(paths: tuple[str, ...], update_type: str | None, data: Path | None) -> i
             )
         if update_type is None:
             if not peft_adapters.is_adapter(data):
+                names = ", ".join(supplied.updates_from_parts())
                 raise click.UsageError(
-                    "say what the update's file holds: --update-type low-rank, sparse or ia3"
+                    f"say what the update's file holds: --update-type with one of {names}"
                     " (adapters need none)"
                 )
             changes = peft_adapters.read(

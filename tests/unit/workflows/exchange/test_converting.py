@@ -23,7 +23,7 @@ ARRAYS = {
 
 def npz(arrays: dict[str, np.ndarray]) -> BytesSource:
     file = io.BytesIO()
-    np.savez(file, **arrays)
+    np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub has allow_pickle first
     return BytesSource(file.getvalue())
 
 
@@ -49,7 +49,7 @@ def test_the_library_writes_the_file(tmp_path: Path, by_library: list[Path]) -> 
     assert written == safetensors.numpy.save(ARRAYS)
     assert size == len(written)
     assert (tmp_path / "new.safetensors").stat().st_mode & 0o777 == 0o666 & ~_umask()
-    assert os.listdir(tmp_path) == ["new.safetensors"]
+    assert [path.name for path in tmp_path.iterdir()] == ["new.safetensors"]
 
 
 def _umask() -> int:
@@ -97,7 +97,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, target: str) -> None:
             convert.write(tmp_path / "new", done.save)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert os.listdir(tmp_path) == []
+    assert [path.name for path in tmp_path.iterdir()] == []
 
 
 def test_nothing_is_replaced_unasked(tmp_path: Path) -> None:
@@ -108,4 +108,4 @@ def test_nothing_is_replaced_unasked(tmp_path: Path) -> None:
     assert (tmp_path / "new").read_bytes() == b"old"
     convert.write(tmp_path / "new", done.save, force=True)
     assert (tmp_path / "new").read_bytes() == safetensors.numpy.save(ARRAYS)
-    assert os.listdir(tmp_path) == ["new"]
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
