@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 from types import ModuleType
 
 import git_theta
-from git_theta import errors, testing, training
-from git_theta.core import contracts
+from git_theta import errors, plugin, testing, training
 from git_theta.plugins import hookspecs
 
 PYTHON = "reference/python.md"
@@ -36,7 +36,7 @@ def pages() -> dict[str, str]:
         " promises.",
         {
             "Hooks": {name: f"{hookspecs.__name__}.{name}" for name in hooks()},
-            "Contracts": {name: f"{contracts.__name__}.{name}" for name in contracts.__all__},
+            "Names": names_for_plugins(),
             "Contract suites": public(testing),
         },
     )
@@ -46,6 +46,16 @@ def pages() -> dict[str, str]:
 def hooks() -> list[str]:
     """The names of the hooks."""
     return [name for name in vars(hookspecs) if name.startswith("register_")]
+
+
+def names_for_plugins() -> dict[str, str]:
+    """The names of ``git_theta.plugin`` but for the hooks, and the place of each."""
+    tree = ast.parse(inspect.getsource(plugin))
+    imported = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    places = {a.name: f"{node.module}.{a.name}" for node in imported for a in node.names}
+    return {
+        f"{plugin.__name__}.{name}": places[name] for name in plugin.__all__ if name not in hooks()
+    }
 
 
 def public(module: ModuleType) -> dict[str, str]:

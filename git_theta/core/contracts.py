@@ -57,7 +57,10 @@ __all__ = [
 ]
 
 Level = Literal["fast", "default", "best"]
+"""How much time an update may spend to become smaller: ``theta.compression``."""
+
 Change = Literal["text", "small", "few", "rule"]
+"""The kinds of change that an update can be meant for: see :class:`MeantFor`."""
 
 
 @runtime_checkable

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 hookspec = pluggy.HookspecMarker("git_theta")
 hookimpl = pluggy.HookimplMarker("git_theta")
+"""The decorator that marks a function of a plugin's module as the hook of the same name."""
 
 
 @hookspec

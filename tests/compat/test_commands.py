@@ -819,7 +819,7 @@ def test_a_bad_setting_is_one_clear_line_at_git_add(history: Repo) -> None:
 
 
 PLUGIN = '''
-from git_theta.plugins import hookimpl
+from git_theta.plugin import hookimpl
 import click
 
 @hookimpl

@@ -159,7 +159,7 @@ def test_its_files_stay_as_they_are_where_it_is_not_installed(full: Repo, repo: 
 
 
 CLASH = """
-from git_theta.plugins import hookimpl
+from git_theta.plugin import hookimpl
 class Scaled:
     name, needs_base = "scaled", True
     def encode(self, tensor, base, level): return None
@@ -210,7 +210,7 @@ def test_a_plugin_that_cannot_be_imported(full: Repo, tmp_path: Path) -> None:
 
 
 FAILING = """
-from git_theta.plugins import hookimpl
+from git_theta.plugin import hookimpl
 class Odd:
     name, suffixes = "odd", (".odd",)
     def sniff(self, head): return head.startswith(b"ODD")

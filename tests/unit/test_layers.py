@@ -26,8 +26,9 @@ LAYERS: dict[tuple[str, ...], tuple[str, str]] = {
         "the commands (`cli/commands`, in the sections of `git theta -h`); callbacks for training",
         "arguments, environment, terminal",
     ),
-    ("drivers", "api", "testing"): (
-        "the programs that git starts; the Python API; contract suites for plugins",
+    ("drivers", "api", "testing", "plugin"): (
+        "the programs that git starts; the Python API; contract suites for plugins; the names that"
+        " plugins import",
         "environment, standard input",
     ),
     ("terminal",): (

@@ -9,10 +9,7 @@ from git_theta_json_weights.strategy import Largest
 from git_theta_json_weights.units import Codebook
 from git_theta_json_weights.update import Scaled
 
-from git_theta.core.contracts import MergeCase
-from git_theta.core.source import BytesSource
-from git_theta.core.tensors import Spec, Tensor
-from git_theta.errors import FormatError
+from git_theta.plugin import BytesSource, FormatError, MergeCase, Spec, Tensor
 from git_theta.testing import (
     check_checkpoint_format,
     check_merge_strategy,

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from git_theta.core.tensors import Tensor
-from git_theta.errors import PayloadError
+from git_theta.plugin import PayloadError, Tensor
 from git_theta.testing import check_update
 
 UPDATE = git_theta_trim_rows.TrimRows()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from git_theta.core import dtypes
 from git_theta.core.contracts import FromParts, ReadsContents, cuts_bytes, failed
 from git_theta.core.manifest import Entry, Manifest, is_manifest, parse
-from git_theta.core.names import did_you_mean, display
+from git_theta.core.names import display
 from git_theta.core.source import FileSource, stamp
 from git_theta.core.tensors import Encoded, Spec, Tensor
 from git_theta.errors import FileChanged, FormatError, PluginError, ThetaError, UsageError
@@ -138,14 +138,10 @@ def updates_from_parts() -> dict[str, FromParts]:
 
 def from_file(update: str, arrays: Mapping[str, np.ndarray]) -> list[SuppliedChange]:
     """The changes in a file that has the parts of the update called ``update``, each as
-    ``<tensor>/<part>``. :class:`UsageError` for an unknown update, any other name, and for parts
-    that are missing.
+    ``<tensor>/<part>``. :class:`UsageError` for any other name, and for parts that are missing;
+    :class:`KeyError` for an update that :func:`updates_from_parts` does not name.
     """
-    known = updates_from_parts()
-    if update not in known:
-        hint = did_you_mean(update, known) or f"; there are: {', '.join(known)}"
-        raise UsageError(f"no update called '{display(update, 40)}' is built from parts{hint}")
-    parts = known[update].parts
+    parts = updates_from_parts()[update].parts
     grouped: dict[str, dict[str, np.ndarray]] = {}
     for key, array in arrays.items():
         name, _, part = key.rpartition("/")

@@ -73,7 +73,9 @@ class Reader:
         self._source: StoredSource | None = None
         form = registry.known_format(manifest.format)
         self._form = form if isinstance(form, ShowsViews) else None
-        self._views: Mapping[str, StoredView] = self._find_views(self._form) if self._form else {}
+        self._views: Mapping[str, StoredView] = {}
+        if self._form is not None:
+            self._views = self._find_views(self._form)
         self.specs: Mapping[str, Spec] = self._specs()
 
     def _specs(self) -> dict[str, Spec]:

@@ -15,9 +15,8 @@ import click
 import pytest
 
 import git_theta
-from git_theta import errors, settings, testing, training
+from git_theta import errors, plugin, settings, testing, training
 from git_theta.cli import main, manual
-from git_theta.core import contracts
 from git_theta.plugins import hookspecs
 
 PROJECT = Path(__file__).parents[3]
@@ -222,9 +221,7 @@ def public() -> Iterator[tuple[str, object]]:
         if name != "__version__"
     )
     yield from ((f"git_theta.testing.{name}", getattr(testing, name)) for name in testing.__all__)
-    yield from (
-        (f"git_theta.core.contracts.{name}", getattr(contracts, name)) for name in contracts.__all__
-    )
+    yield from ((f"git_theta.plugin.{name}", getattr(plugin, name)) for name in plugin.__all__)
     for name, value in vars(errors).items():
         if inspect.isclass(value):
             yield f"git_theta.errors.{name}", value

@@ -23,8 +23,9 @@ from git_theta.core.contracts import (
     Update,
 )
 from git_theta.errors import PluginError
-from git_theta.plugins import builtin_plugin, hookimpl, hookspecs, registry, tables
+from git_theta.plugins import builtin_plugin, hookspecs, registry, tables
 from git_theta.plugins.discovery import OfferedPlugin
+from git_theta.plugins.hookspecs import hookimpl
 from git_theta.plugins.registry import BUILT_IN, Registry
 
 SAFETENSORS = b"\x10\0\0\0\0\0\0\0{"

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from git_theta.core.tensors import Tensor
+from git_theta.plugin import Tensor
 from git_theta_json_weights.format import JsonWeights
 
 

@@ -17,11 +17,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from git_theta.core import dtypes
-from git_theta.core.layout import Extent, Layout
-from git_theta.core.source import Source
-from git_theta.core.tensors import Tensor
-from git_theta.errors import FormatError
+from git_theta.plugin import Extent, FormatError, Layout, Source, Tensor, dtypes
 
 START = b'{"format": "json-weights"'
 LIMIT = 16 << 20  # bytes of the line; nothing larger is read, whatever a file claims

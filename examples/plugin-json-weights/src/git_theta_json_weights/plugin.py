@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from git_theta.plugins import hookimpl
+from git_theta.plugin import hookimpl
 
 if TYPE_CHECKING:
     import click
 
-    from git_theta.core.contracts import CheckpointFormat, MergeStrategy, UnitKind, Update
+    from git_theta.plugin import CheckpointFormat, MergeStrategy, UnitKind, Update
 
 
 @hookimpl

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from git_theta.core.contracts import MergeCase, Option
-from git_theta.errors import MergeError
+from git_theta.plugin import MergeCase, MergeError, Option
 
 
 class Largest:

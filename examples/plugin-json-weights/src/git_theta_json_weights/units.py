@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from git_theta.core.tensors import Spec
+from git_theta.plugin import Spec
 
 
 class Codebook:

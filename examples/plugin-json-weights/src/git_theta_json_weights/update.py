@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from git_theta.core import dtypes
-from git_theta.core.contracts import Encoded, Level
-from git_theta.core.tensors import Buffer, Spec, Tensor
-from git_theta.errors import PayloadError
+from git_theta.plugin import Buffer, Encoded, Level, PayloadError, Spec, Tensor, dtypes
 
 _TYPES = ("f16", "f32", "f64")
 

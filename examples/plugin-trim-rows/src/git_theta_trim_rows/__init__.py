@@ -13,10 +13,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from git_theta.core.contracts import Encoded, Level, Update
-from git_theta.core.tensors import Buffer, Spec, Tensor
-from git_theta.errors import PayloadError
-from git_theta.plugins import hookimpl
+from git_theta.plugin import Buffer, Encoded, Level, PayloadError, Spec, Tensor, Update, hookimpl
 
 _RUN = struct.Struct("<II")
 _AT_ONCE = 1024  # rows that are compared at a time

@@ -9,6 +9,7 @@ import click
 
 from git_theta.cli.mistracked_notes import warn_of_links
 from git_theta.cli.output import Command, path, plural, size, warn
+from git_theta.core.names import did_you_mean, display
 from git_theta.errors import GitError, UsageError
 from git_theta.git.config import attributes
 from git_theta.git.config.config_file import load_settings
@@ -90,6 +91,11 @@ def add(paths: tuple[str, ...], update_type: str | None, data: Path | None) -> i
             if data.is_dir():
                 raise click.UsageError(
                     "--update-data must be a file; a PEFT adapter's folder needs no --update-type"
+                )
+            if update_type not in (known := supplied.updates_from_parts()):
+                hint = did_you_mean(update_type, known) or f"; there are: {', '.join(known)}"
+                raise click.UsageError(
+                    f"no update called '{display(update_type, 40)}' is built from parts{hint}"
                 )
             changes = supplied.from_file(update_type, supplied.read_tensors(data))
         after = supplied.apply(session, name, changes)
