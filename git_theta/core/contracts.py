@@ -436,8 +436,9 @@ class WholeModel(Protocol):
 
     All tensors of every side are loaded (the unchanged ones too, since reordering one side touches
     tensors on which nothing else happened), :meth:`prepare` is called once, and then each tensor
-    whose prepared values differ between the sides is merged as usual. What a plan decided by digest
-    does not hold for the prepared sides.
+    whose prepared values differ between the sides is merged as usual, without a base. What a plan
+    decided by digest does not hold for the prepared sides. Statistics reach ``merge`` as they are
+    stored.
     """
 
     def prepare(

@@ -87,7 +87,6 @@ class Registry:
         self._providers: dict[str, str] = {}
         self._listed: dict[_Kind, tuple[Registered, ...]] = {}
         self._warned: set[tuple[_Kind, str]] = set()
-        self._statistics: tuple[str, ...] = ()
 
     def register(self, plugin: object, provider: str) -> None:
         """Add a plugin (a module or object with hook implementations) that no installed package
@@ -98,7 +97,6 @@ class Registry:
             assert manager is not None
             self._add(manager, plugin, provider, provider)
             self._listed.clear()
-            self._statistics = ()
 
     def checkpoint_format(self, name: str) -> CheckpointFormat:
         """The format that manifests call ``name``; :class:`PluginError` if neither built in nor
@@ -228,10 +226,13 @@ class Registry:
 
     def statistics(self) -> tuple[str, ...]:
         """The names of companion files that merge strategies use, built in or of plugins."""
-        if not self._statistics:
-            names = (name for each in self.merge_strategies() for name in statistics_of(each))
-            self._statistics = tuple(dict.fromkeys(names))
-        return self._statistics
+        added = [
+            name
+            for row in (self._rows(_STRATEGY) if self._load() is not None else ())
+            if row.provider != BUILT_IN
+            for name in statistics_of(cast("MergeStrategy", row.value))
+        ]
+        return tuple(dict.fromkeys([*tables.STATISTICS, *added]))
 
     def unit_kinds(self) -> tuple[UnitKind, ...]:
         """All kinds of units, the built-in ones first."""

@@ -24,6 +24,8 @@ UPDATES = {
 FALLBACK_FORMAT = FALLBACK  # takes any bytes
 FALLBACK_UPDATE = next(iter(UPDATES))  # stores any tensor, without a base
 
+STATISTICS = ("fisher", "gram", "velocity")  # that built-in merge strategies use
+
 
 def checkpoint_format(name: str) -> CheckpointFormat:
     """The built-in format called ``name``; :class:`KeyError` if there is none."""

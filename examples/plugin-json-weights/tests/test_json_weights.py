@@ -9,7 +9,7 @@ from git_theta_json_weights.strategy import Largest
 from git_theta_json_weights.units import Codebook
 from git_theta_json_weights.update import Scaled
 
-from git_theta.plugin import BytesSource, FormatError, MergeCase, Spec, Tensor
+from git_theta.plugin import BytesSource, FormatError, MergeCase, Spec, Tensor, UsageError
 from git_theta.testing import (
     check_checkpoint_format,
     check_merge_strategy,
@@ -88,6 +88,18 @@ def test_a_tensor_that_was_scaled_takes_eight_bytes() -> None:
     )
     assert encoded is not None
     assert (encoded.size, encoded.note) == (8, "factor=0.1")
+
+
+def test_a_factor_can_be_handed_over() -> None:
+    base = Tensor.from_array(RANDOM.standard_normal(50).astype(np.float32))
+    new, encoded = Scaled().from_parts(base, {"factor": np.array([0.5], np.float32)})
+    assert new.array().tolist() == (base.array() * 0.5).tolist()
+    assert encoded is not None
+    payload = memoryview(b"".join(encoded.chunks))
+    assert Scaled().decode(payload, new.spec, base) == new.data
+    for wrong in ([np.nan], [1.0, 2.0], []):
+        with pytest.raises(UsageError):
+            Scaled().from_parts(base, {"factor": np.array(wrong)})
 
 
 def test_the_strategy_keeps_its_contract() -> None:

@@ -331,7 +331,7 @@ class _MergeWork:
         try:
             whole_model.check(self.plan, self.rules, rule, self.resolved)
             cases = whole_model.cases(
-                self.plan, strategy, strategy.prepare, rule.options, self._array
+                self.plan, strategy, strategy.prepare, rule.options, self._array, self._of_all
             )
         except ThetaError as error:
             self._refuse([item for item, _, _ in whole], error)
@@ -442,10 +442,19 @@ class _MergeWork:
             fetch_missing(self.session, found)
 
     def _statistics(self, item: plan.Item) -> dict[str, tuple[np.ndarray | None, ...]]:
-        """The statistics of one tensor, an array a side, where any side tracks them."""
+        """The statistics of one tensor, an array for each active side, if any side tracks them."""
+        return self._statistics_of(item, item.active)
+
+    def _of_all(self, item: plan.Item) -> dict[str, tuple[np.ndarray | None, ...]]:
+        """The same, with an array for every side."""
+        return self._statistics_of(item, range(len(self.plan.sides)))
+
+    def _statistics_of(
+        self, item: plan.Item, sides: Iterable[int]
+    ) -> dict[str, tuple[np.ndarray | None, ...]]:
         found: dict[str, tuple[np.ndarray | None, ...]] = {}
         for statistic, manifests in self._beside.items():
-            named = [manifests[i] for i in item.active]
+            named = [manifests[i] for i in sides]
             entries = [each.by_name.get(item.name) if each is not None else None for each in named]
             if any(entry is not None for entry in entries):
                 found[statistic] = tuple(

@@ -44,6 +44,7 @@ def cases(
     prepare: Callable[..., Any],
     options: Mapping[str, object],
     load: Callable[[Entry], np.ndarray],
+    statistics: Callable[[Item], Mapping[str, tuple[np.ndarray | None, ...]]],
 ) -> list[tuple[Item, MergeCase]]:
     """The tensors to merge, as the strategy prepared them: those whose prepared values differ.
 
@@ -78,7 +79,12 @@ def cases(
             found.append(
                 (
                     item,
-                    MergeCase(item.name, None, tuple(np.ascontiguousarray(side) for side in sides)),
+                    MergeCase(
+                        item.name,
+                        None,
+                        tuple(np.ascontiguousarray(side) for side in sides),
+                        statistics(item),
+                    ),
                 )
             )
     return found

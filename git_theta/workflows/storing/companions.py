@@ -30,28 +30,36 @@ if TYPE_CHECKING:
 
 
 def scan(session: Session, path: str, source: Source) -> Layout | None:
-    """The layout of the file that git calls ``path`` as the one beside it tells it; None where
-    there is none, or none that fits.
+    """The layout of the file that git calls ``path``, by a built-in format and the file's
+    companion; None if there is no companion, or none that fits.
     """
+    for form in builtin_formats.beside(PurePosixPath(path).name):
+        found = registry.checkpoint_format(form)
+        layout = scan_by(found, session, path, source) if isinstance(found, ReadsSibling) else None
+        if layout is not None:
+            return layout
+    return None
+
+
+def scan_by(form: ReadsSibling, session: Session, path: str, source: Source) -> Layout | None:
+    """As :func:`scan`, by the format ``form``."""
     if session.repository.worktree is None:
         return None
     name = PurePosixPath(path).name
-    for form in builtin_formats.beside(name):
-        found = registry.checkpoint_format(form)
-        other = found.sibling(name) if isinstance(found, ReadsSibling) else ""
-        if not other or not isinstance(found, ReadsSibling):
-            continue
-        file = session.full_path(path).with_name(other)
-        try:
-            if not stat.S_ISREG(file.lstat().st_mode):
-                continue
-            with FileSource(file) as sibling:
-                if not is_manifest(sibling.read(0, min(32, sibling.size))):
-                    return found.scan_beside(source, name, sibling)
-        except FormatError as error:
-            session.warn(f"{path}: {other}, which lies beside it, is of no use: {error}")
-        except OSError:
-            continue
+    other = form.sibling(name)
+    if not other:
+        return None
+    file = session.full_path(path).with_name(other)
+    try:
+        if not stat.S_ISREG(file.lstat().st_mode):
+            return None
+        with FileSource(file) as sibling:
+            if not is_manifest(sibling.read(0, min(32, sibling.size))):
+                return form.scan_beside(source, name, sibling)
+    except FormatError as error:
+        session.warn(f"{path}: {other}, which lies beside it, is of no use: {error}")
+    except OSError:
+        return None
     return None
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from git_theta.checkpoints import builtin_formats
-from git_theta.core.contracts import failed
+from git_theta.core.contracts import CheckpointFormat, ReadsSibling, failed
 from git_theta.core.layout import Layout, PartlyBrokenError
 from git_theta.core.manifest import Manifest
 from git_theta.core.source import Source
@@ -68,7 +68,7 @@ def scan(session: Session, path: str, source: Source) -> Layout:
             return beside
     for candidate in registry.detect(head_of(source), PurePosixPath(path).suffix.lower()):
         try:
-            layout = registry.scan(candidate, source)
+            layout = _scan_by(candidate, session, path, source)
         except FormatError as error:
             whole = (
                 error.layout
@@ -109,3 +109,12 @@ def scan(session: Session, path: str, source: Source) -> Layout:
         return layout
     # The fallback takes everything
     raise FormatError("no checkpoint format is installed")  # pragma: no cover
+
+
+def _scan_by(form: CheckpointFormat, session: Session, path: str, source: Source) -> Layout:
+    """The layout by one format; by a plugin's format with the file's companion, if it has one."""
+    if isinstance(form, ReadsSibling) and form.name not in tables.FORMATS:
+        layout = companions.scan_by(form, session, path, source)
+        if layout is not None:
+            return layout
+    return registry.scan(form, source)

@@ -21,6 +21,7 @@ from git_theta.core.contracts import (
     MergeStrategy,
     UnitKind,
     Update,
+    statistics_of,
 )
 from git_theta.errors import PluginError
 from git_theta.plugins import builtin_plugin, hookspecs, registry, tables
@@ -444,13 +445,11 @@ def test_the_entry_point_type_is_the_real_one() -> None:
     assert [row.provider for row in some.loaded() if row.name == "dense"] == [BUILT_IN]
 
 
-def test_statistics_are_what_strategies_declare() -> None:
-    class Weighted(Coin):
-        name = "weighted"
-        statistics = ("variance", "fisher")
-
-    some, _ = made(("p 1", plugin(strategies=[Weighted()])))
-    assert some.statistics() == ("fisher", "gram", "velocity", "variance")
+def test_the_table_of_statistics_is_what_strategies_declare() -> None:
+    plain, _ = made()
+    declared = {name for each in plain.merge_strategies() for name in statistics_of(each)}
+    assert declared == set(tables.STATISTICS)
+    assert plain.statistics() == tables.STATISTICS
 
 
 def test_which_formats_know_tensors() -> None:

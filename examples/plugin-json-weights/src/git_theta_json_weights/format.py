@@ -28,6 +28,7 @@ class JsonWeights:
 
     name = "json-weights"
     suffixes: tuple[str, ...] = (".jw",)
+    inside = ".jw"  # also the files of archives
 
     def sniff(self, head: bytes) -> bool:
         """Whether ``head`` starts as every file of this format does."""

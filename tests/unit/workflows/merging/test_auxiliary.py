@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from git_theta.merges.options import complete
-from git_theta.plugins import registry
+from git_theta.plugins import registry, tables
 from git_theta.workflows.merging.auxiliary import of_model, rules_for, sibling
 from git_theta.workflows.merging.merge_rules import Rules, from_words
 
 PATHS = st.text("ab./-é ", min_size=1).filter(lambda path: not path.endswith("/"))
 
 
-@given(PATHS, st.sampled_from(registry.statistics()))
+@given(PATHS, st.sampled_from(tables.STATISTICS))
 def test_the_model_of_a_file_of_statistics_is_found_by_its_name(path: str, statistic: str) -> None:
     assert of_model(sibling(path, statistic)) == (path, statistic)
 
