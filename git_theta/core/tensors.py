@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 Buffer = bytes | bytearray | memoryview
-"""Bytes, whoever holds them: contiguous, in C order."""
+"""Contiguous bytes in memory."""
 
 
 class Spec(NamedTuple):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 def scan(session: Session, path: str, source: Source) -> Layout | None:
     """The layout of the file that git calls ``path``, by a built-in format and the file's
-    companion; None if there is no companion, or none that fits.
+    companion; None without a companion that fits.
     """
     for form in builtin_formats.beside(PurePosixPath(path).name):
         found = registry.checkpoint_format(form)
