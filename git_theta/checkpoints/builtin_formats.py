@@ -32,6 +32,7 @@ class FormatRow(NamedTuple):
     inside: str | None = None
 
 
+# In the order in which they are tried; the last one takes any bytes
 FORMATS = {
     "safetensors": FormatRow(
         "git_theta.checkpoints.safetensors:SafetensorsFormat",
@@ -107,7 +108,7 @@ FORMATS = {
     "opaque": FormatRow("git_theta.checkpoints.opaque:OpaqueFormat", generic=True),
 }
 
-FALLBACK = next(reversed(FORMATS))  # for bytes that no other format knows
+FALLBACK = next(reversed(FORMATS))
 
 
 def beside(name: str) -> list[str]:

@@ -13,6 +13,7 @@ from git_theta.checkpoints.builtin_formats import FORMATS as FORMATS
 if TYPE_CHECKING:
     from git_theta.core.contracts import CheckpointFormat, MergeStrategy, UnitKind, Update
 
+# The first one stores any tensor, without a base
 UPDATES = {
     "dense": "git_theta.updates.dense:Dense",
     "delta": "git_theta.updates.delta:Delta",
@@ -21,8 +22,8 @@ UPDATES = {
     "ia3": "git_theta.updates.ia3:IA3",
     "patch": "git_theta.updates.patch:Patch",
 }
-FALLBACK_FORMAT = FALLBACK  # takes any bytes
-FALLBACK_UPDATE = next(iter(UPDATES))  # stores any tensor, without a base
+FALLBACK_FORMAT = FALLBACK
+FALLBACK_UPDATE = next(iter(UPDATES))
 
 STATISTICS = ("fisher", "gram", "velocity")  # that built-in merge strategies use
 

@@ -53,6 +53,8 @@ ELSEWHERE = {
     "docs/diff.md": "tests/compat/test_diff_docs.py",
     "docs/tutorial.md": "tests/compat/test_tutorial.py",
     "examples/plugin-json-weights/README.md": "tests/compat/test_plugin_of_every_kind.py",
+    "examples/plugin-model-bundle/README.md": "tests/compat/test_powerful_plugins.py",
+    "examples/plugin-tanh-average/README.md": "tests/compat/test_powerful_plugins.py",
     "examples/plugin-trim-rows/README.md": "tests/compat/test_example_plugin.py",
 }
 

@@ -121,6 +121,7 @@ def test_a_strategy_sees_whole_models_and_statistics(full: Repo) -> None:
     full.write("m.variance.safetensors", safetensors_file(ours))
     full.git("add", "m.variance.safetensors")
     full.commit("ours", m__safetensors=safetensors_file(LAYER))
+    assert b"least" in full.theta("strategies", "tanh-average")
     full.theta("merge", "side", "-s", "tanh-average", "-m", "both")
     merged = loaded(full, "m.safetensors")
     # Variances 1 and 3: three parts of ours, one of theirs, whose signs agree with ours by then

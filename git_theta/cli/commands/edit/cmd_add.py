@@ -48,7 +48,8 @@ def add(paths: tuple[str, ...], update_type: str | None, data: Path | None) -> i
 
     The update's file names the tensors it changes: <tensor>/R and <tensor>/C for low-rank (R is
     rows x rank, C rank x columns, and R C is added), <tensor>/data, /indices, /indptr and /shape
-    for sparse (compressed rows, added), <tensor>/ia3 for ia3 (multiplied). The new weights are
+    for sparse (compressed rows, added), <tensor>/ia3 for ia3 (multiplied). An update of a plugin
+    has its own parts. The new weights are
     computed the same way on every machine, staged, and written to the working file; what is stored
     is the update. Tensors that the update does not name are staged from the working file, as by
     'git add'.
