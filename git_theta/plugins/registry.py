@@ -13,9 +13,9 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast, get_args
 
-from git_theta.core.contracts import ScansInside, cuts_bytes, statistics_of
+from git_theta.core.contracts import Change, MeantFor, ScansInside, cuts_bytes, statistics_of
 from git_theta.core.names import did_you_mean
 from git_theta.errors import PluginError
 from git_theta.plugins import discovery, tables
@@ -427,6 +427,8 @@ def _problem(kind: _Kind, value: object) -> str:
     name = getattr(value, "name", None)
     if not isinstance(name, str) or not _WORD.match(name):
         return f"its name {name!a} must be a lower-case word of letters, digits, '-' and '_'"
+    if isinstance(value, MeantFor) and value.meant_for not in get_args(Change):
+        return f"its meant_for must be one of {', '.join(get_args(Change))}"
     return ""
 
 

@@ -9,11 +9,21 @@ import tracemalloc
 import zlib
 from collections.abc import Iterator, Mapping
 
+from git_theta.checkpoints.containers.nested import Members
 from git_theta.core import skeleton
-from git_theta.core.contracts import BuildsFiles, CheckpointFormat
+from git_theta.core.contracts import (
+    BuildsFiles,
+    BuildsPieces,
+    CheckpointFormat,
+    CutsBytes,
+    FoundInside,
+    ReadsContents,
+    ScansInside,
+    ShowsViews,
+)
 from git_theta.core.layout import Layout
 from git_theta.core.source import BytesSource
-from git_theta.core.tensors import Tensor
+from git_theta.core.tensors import Spec, Tensor
 from git_theta.errors import FormatError
 from git_theta.testing.plugin_names import check_name
 
@@ -39,7 +49,8 @@ def check_checkpoint_format(
     those expected; and each of ``mutations`` damaged versions of every file (truncated, extended,
     bytes altered) is either refused with :class:`~git_theta.errors.FormatError` or cut exactly, in
     bounded time and memory. A format that can ``build`` is asked to: what it built must be sound
-    and hold just the tensors given.
+    and hold just the tensors given, and pieces must make the same file. What a format satisfies
+    besides (views, containers, contents) is tried on the sound files.
 
     :class:`AssertionError` names the first thing that is wrong.
     """
@@ -49,6 +60,11 @@ def check_checkpoint_format(
     assert all(suffix.startswith(".") and suffix == suffix.lower() for suffix in suffixes), (
         f"{suffixes}: lower-case, with their dot"
     )
+    inside = checkpoint_format.inside if isinstance(checkpoint_format, FoundInside) else ""
+    assert isinstance(inside, str), "inside must be the end of a name"
+    assert inside == inside.lower(), "inside must be lower-case"
+    if isinstance(checkpoint_format, CutsBytes):
+        assert isinstance(checkpoint_format.cuts_bytes, bool), "cuts_bytes must be True or False"
     assert files, "give at least one sound file"
     for head in (b"", b"\0", b"\xff" * _HEAD, b"{" * _HEAD, b"PK\3\4"):
         assert isinstance(checkpoint_format.sniff(head), bool), (
@@ -70,6 +86,7 @@ def check_checkpoint_format(
         }
         if tensors is not None and what in tensors:
             _check_same(found, tensors[what], what)
+        _check_more(checkpoint_format, layout, data, what)
         for number, altered in enumerate(_altered(data, seed, mutations)):
             _scan(checkpoint_format, altered, f"{what}, altered ({number}, {altered[:40].hex()}…)")
         if isinstance(checkpoint_format, BuildsFiles):
@@ -130,6 +147,28 @@ def _check_same(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what:
         assert bytes(other.data) == bytes(tensor.data), f"{what}, {name}: other values"
 
 
+def _check_more(
+    checkpoint_format: CheckpointFormat, layout: Layout, data: bytes, what: str
+) -> None:
+    """What a format satisfies besides, for a sound file."""
+    source = BytesSource(data)
+    if isinstance(checkpoint_format, ScansInside):
+        assert checkpoint_format.scan_inside(source, Members()) == layout, (
+            f"{what}: scan_inside finds another layout than scan"
+        )
+    if isinstance(checkpoint_format, ReadsContents):
+        for name, tensor in checkpoint_format.contents(source).tensors.items():
+            assert isinstance(tensor, Tensor), f"{what}, {name}: contents must hold tensors"
+    if isinstance(checkpoint_format, ShowsViews):
+        known = {extent.name: Spec(extent.dtype, extent.shape) for extent in layout.extents}
+        for name, view in checkpoint_format.views(source, known).items():
+            held = view.offset >= 0 and view.length >= 0 and view.offset + view.length <= len(data)
+            assert held, f"{what}: view {name} lies outside the file"
+            part = memoryview(data)[view.offset : view.offset + view.length]
+            found = Tensor.from_array(view.read(part)).spec
+            assert found == view.spec, f"{what}: view {name} is {found}, expected {view.spec}"
+
+
 def _check_build(builder: BuildsFiles, found: Mapping[str, Tensor], data: bytes, what: str) -> None:
     scan = builder.scan  # type: ignore[attr-defined]  # it is a CheckpointFormat too
     fewer = dict(list(found.items())[:-1])
@@ -145,6 +184,9 @@ def _check_build(builder: BuildsFiles, found: Mapping[str, Tensor], data: bytes,
                     f"{how}: refused, though they are its own tensors"
                 )
                 continue
+            if isinstance(builder, BuildsPieces):
+                joined = b"".join(builder.pieces(tensors, like))
+                assert joined == built, f"{how}: its pieces make another file"
             layout = scan(BytesSource(built))
             again = {
                 extent.name: Tensor(extent.dtype, extent.shape, built[extent.offset : extent.end])

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import re
 import tracemalloc
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, get_args
 
 from git_theta.core import dtypes
-from git_theta.core.contracts import Encoded, Level, Update
+from git_theta.core.contracts import Change, Encoded, FromParts, Level, MeantFor, Update
 from git_theta.core.tensors import Buffer, Spec, Tensor
 from git_theta.errors import PayloadError
 from git_theta.testing.plugin_names import check_name
@@ -42,6 +42,7 @@ def check_update(
     cases: Iterable[tuple[Tensor, Tensor | None]] = (),
     seed: int = 0,
     mutations: int = 30,
+    parts: Iterable[tuple[Tensor, Mapping[str, np.ndarray]]] = (),
 ) -> None:
     """Prove as far as trying can that ``update`` keeps the
     :class:`~git_theta.core.contracts.Update` contract.
@@ -52,13 +53,17 @@ def check_update(
     is made for. Checked are: exactness, the same bytes again and from several threads, arguments
     left alone, honest sizes and notes, and that a decoder given truncated, extended or altered
     payloads (``mutations`` for a case) raises :class:`~git_theta.errors.PayloadError` or returns as
-    many bytes as the tensor has, within bounded memory.
+    many bytes as the tensor has, within bounded memory. ``parts`` are pairs (base, parts) for an
+    update that is built from parts: its payload must decode to the value that it returns.
 
     :class:`AssertionError` names the first thing that is wrong; also when the update declined every
     single pair.
     """
     check_name(update.name)
     assert isinstance(update.needs_base, bool), "needs_base must be True or False"
+    if isinstance(update, MeantFor):
+        assert update.meant_for in get_args(Change), f"meant_for must be one of {get_args(Change)}"
+    _check_parts(update, list(parts))
     given = [
         Case(f"given pair {number}", tensor, base) for number, (tensor, base) in enumerate(cases)
     ]
@@ -82,6 +87,26 @@ def check_update(
     for case, payload in stored.values():
         _check_hostile(update, case, payload, seed, mutations)
     _check_memory(update, *max(stored.values(), key=lambda pair: pair[0].tensor.spec.nbytes), seed)
+
+
+def _check_parts(update: Update, given: Sequence[tuple[Tensor, Mapping[str, np.ndarray]]]) -> None:
+    if not isinstance(update, FromParts):
+        assert not given, f"{update.name} is not built from parts"
+        return
+    names = update.parts
+    words = all(isinstance(name, str) and name and "/" not in name for name in names)
+    assert isinstance(names, tuple), "parts must be a tuple"
+    assert names, "parts must name at least one"
+    assert words, "parts must be words without '/'"
+    for number, (base, arrays) in enumerate(given):
+        at = f"{update.name}, given parts {number}"
+        (new, encoded), (again, _) = (update.from_parts(base, arrays) for _ in range(2))
+        assert new.spec == base.spec, f"{at}: {new.spec}, expected {base.spec}"
+        assert _bytes(again.data) == _bytes(new.data), f"{at}: another value the second time"
+        if encoded is not None:
+            payload = memoryview(_joined(encoded, at))
+            decoded = update.decode(payload, new.spec, base if update.needs_base else None)
+            assert _bytes(decoded) == _bytes(new.data), f"{at}: does not decode to its value"
 
 
 def _at(update: Update, case: Case, level: str = "") -> str:

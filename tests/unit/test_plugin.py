@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import re
+import subprocess
+import sys
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,6 +89,21 @@ def test_each_name_is_documented(name: str) -> None:
     else:
         assert vars(value).get("__doc__") or inspect.isfunction(value), name
         assert inspect.getdoc(value), name
+
+
+def test_importing_it_takes_little() -> None:
+    heavy = {"numpy", "torch", "click", "rich", "git", "tensorstore", "importlib.metadata"}
+    code = (
+        "import sys; before = set(sys.modules); import git_theta.plugin;"
+        " print(*sorted(set(sys.modules) - before))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    found = set(done.stdout.split())
+    assert "git_theta.plugin" in found
+    assert found & heavy == set()
 
 
 def code() -> Iterator[tuple[str, str]]:

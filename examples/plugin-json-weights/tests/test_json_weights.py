@@ -76,7 +76,8 @@ def test_the_update_keeps_its_contract() -> None:
             )
             for factor in (0.5, -2.0, 0.0)
         ]
-    check_update(Scaled(), pairs)
+    parts = {"factor": np.array(-0.3)}
+    check_update(Scaled(), pairs, parts=[(base, parts) for _, base in pairs])
 
 
 def test_a_tensor_that_was_scaled_takes_eight_bytes() -> None:

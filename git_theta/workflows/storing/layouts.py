@@ -114,6 +114,8 @@ def scan(session: Session, path: str, source: Source) -> Layout:
 def _scan_by(form: CheckpointFormat, session: Session, path: str, source: Source) -> Layout:
     """The layout by one format; by a plugin's format with the file's companion, if it has one."""
     if isinstance(form, ReadsSibling) and form.name not in tables.FORMATS:
+        from git_theta.workflows.storing import companions
+
         layout = companions.scan_by(form, session, path, source)
         if layout is not None:
             return layout

@@ -452,6 +452,15 @@ def test_the_table_of_statistics_is_what_strategies_declare() -> None:
     assert plain.statistics() == tables.STATISTICS
 
 
+def test_a_kind_of_change_that_is_unknown_is_pointed_out() -> None:
+    class Odd(Doubling):
+        meant_for = "large"
+
+    some, warnings = made(("p 1", plugin(updates=[Odd()])))
+    assert names(some.updates()) == list(tables.UPDATES)
+    assert "its meant_for must be one of text, small, few, rule" in warnings[0]
+
+
 def test_which_formats_know_tensors() -> None:
     some, _ = made(("p 1", plugin(formats=[Format()])))
     without = [name for name in [*tables.FORMATS, "odd"] if not some.knows_tensors(name)]

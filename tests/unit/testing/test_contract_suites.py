@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from git_theta.checkpoints.safetensors import SafetensorsFormat
-from git_theta.core.contracts import MergeCase, Option
+from git_theta.core.contracts import MergeCase, Option, StoredView
 from git_theta.core.layout import Extent, Layout
 from git_theta.core.source import Source
-from git_theta.core.tensors import Tensor
-from git_theta.errors import FormatError, MergeError
+from git_theta.core.tensors import Contents, Encoded, Spec, Tensor
+from git_theta.errors import FormatError, MergeError, PayloadError
 from git_theta.plugins import registry
-from git_theta.testing import check_checkpoint_format, check_merge_strategy
+from git_theta.testing import check_checkpoint_format, check_merge_strategy, check_update
+from git_theta.updates.delta import Delta
 
 TENSORS = {
     "a": Tensor.from_array(np.arange(12.0).reshape(3, 4)),
@@ -72,6 +74,69 @@ def forgetful(self: Any, source: Source) -> Layout:
     return Layout("lines", layout.size + 1, layout.extents)
 
 
+def built(self: Any, tensors: Mapping[str, Tensor], like: Source | None) -> bytes:
+    data = b"".join(tensor.data for tensor in tensors.values())
+    return b"LINES" + bytes([len(data)]) + data
+
+
+VIEW = StoredView(Spec("u8", (2,)), 6, 9, lambda data: np.frombuffer(data, np.uint8))
+
+
+class Negative:
+    """The base with another sign, if that is asked for."""
+
+    name = "negative"
+    needs_base = True
+    meant_for = "rule"
+    parts: tuple[str, ...] = ("sign",)
+
+    def encode(self, tensor: Tensor, base: Tensor | None, level: str) -> Encoded | None:
+        same = base is not None and base.spec == tensor.spec and tensor.dtype == "f32"
+        if not same or (-base.array()).tobytes() != bytes(tensor.data):  # type: ignore[union-attr]
+            return None
+        return Encoded([b"-"])
+
+    def decode(self, payload: memoryview, spec: Spec, base: Tensor | None) -> bytes:
+        if base is None or base.spec != spec or spec.dtype != "f32" or bytes(payload) != b"-":
+            raise PayloadError("not a negative")
+        return bytes((-base.array()).tobytes())
+
+    def from_parts(
+        self, base: Tensor, parts: Mapping[str, np.ndarray]
+    ) -> tuple[Tensor, Encoded | None]:
+        return Tensor.from_array(-base.array()), Encoded([b"-"])
+
+
+BASE = Tensor.from_array(np.arange(40, dtype=np.float32))
+PAIRS = [(Tensor.from_array(-BASE.array()), BASE)]
+PARTS = [(BASE, {"sign": np.array(-1)})]
+
+
+def test_an_update_from_parts_passes() -> None:
+    check_update(Negative(), PAIRS, parts=PARTS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"meant_for": "all"}, "meant_for must be one of"),
+        ({"parts": ["sign"]}, "parts must be a tuple"),
+        ({"parts": ()}, "at least one"),
+        ({"parts": ("a/b",)}, "words without"),
+        ({"from_parts": lambda self, base, parts: (base, Encoded([b"-"]))}, "does not decode to"),
+        ({"from_parts": lambda self, base, parts: (TENSORS["b"], None)}, "expected f32"),
+    ],
+)
+def test_what_is_wrong_with_parts_is_found(changes: Mapping[str, Any], said: str) -> None:
+    with pytest.raises(AssertionError, match=said):
+        check_update(type("Broken", (Negative,), changes)(), PAIRS, parts=PARTS)
+
+
+def test_parts_for_an_update_that_has_none_are_a_mistake() -> None:
+    with pytest.raises(AssertionError, match="is not built from parts"):
+        check_update(Delta(), parts=PARTS)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -86,6 +151,13 @@ def forgetful(self: Any, source: Source) -> Layout:
         ({"scan": greedy}, "of memory"),
         ({"scan": forgetful}, "the layout is of 10 bytes"),
         ({"build": lambda self, tensors, like: LINES}, "built anew with 0 tensors"),
+        ({"inside": ".LINES"}, "lower-case"),
+        ({"cuts_bytes": "no"}, "cuts_bytes must be"),
+        ({"scan_inside": lambda self, source, members: Layout("lines", 9, ())}, "another layout"),
+        ({"contents": lambda self, source: Contents({"x": b"abc"})}, "must hold tensors"),
+        ({"views": lambda self, source, known: {"v": VIEW}}, "view v lies outside"),
+        ({"views": lambda self, source, known: {"v": replace(VIEW, length=3)}}, "view v is u8"),
+        ({"build": built, "pieces": lambda self, tensors, like: [b"x"]}, "pieces make another"),
     ],
 )
 def test_what_is_wrong_with_a_format_is_found(changes: Mapping[str, Any], said: str) -> None:

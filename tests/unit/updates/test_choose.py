@@ -174,3 +174,35 @@ def test_plugins_take_part(count: int) -> None:
     new = Tensor("u16", (count,), bytes(base.data)[::-1])
     assert chosen(new, base, updates=(*UPDATES, Reversed()))[0] == "reversed"
     assert chosen(new, None, updates=(*UPDATES, Reversed()))[0] == "dense"
+
+
+class Counting:
+    """Counts how often it is asked, and declines."""
+
+    name = "counting"
+    needs_base = True
+    asked = 0
+
+    def encode(self, tensor: Tensor, base: Tensor | None, level: Level) -> Encoded | None:
+        self.asked += 1
+        return None
+
+    def decode(self, payload: memoryview, spec: Spec, base: Tensor | None) -> Buffer:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("meant_for", "asked"), [("few", 1), ("text", 0), ("rule", 0), ("small", 0), (None, 1)]
+)
+def test_an_update_is_asked_about_the_change_it_is_meant_for(
+    meant_for: str | None, asked: int
+) -> None:
+    """Of a plugin as of a built-in; one that does not say is asked every time."""
+    base = weights((300, 400))
+    new = base.copy()
+    new.reshape(-1)[::211] += 0.5
+    update = Counting()
+    if meant_for is not None:
+        update.meant_for = meant_for  # type: ignore[attr-defined]  # what makes it a MeantFor
+    assert choose(tensor(new), tensor(base), (*UPDATES, update), "default")[0].name == "sparse"
+    assert update.asked == asked
