@@ -82,7 +82,7 @@ def replaced(text: str) -> str:
     for word, made in lists().items():
         marks = f"<!-- {word} -->\n", f"\n<!-- end of {word} -->"
         pattern = f"(?<={re.escape(marks[0])}).*?(?={re.escape(marks[1])})"
-        text, count = re.subn(pattern, lambda _, made=made: made, text, flags=re.DOTALL)
+        text, count = re.subn(pattern, made.replace("\\", r"\\"), text, flags=re.DOTALL)
         if count != 1:
             raise ValueError(f"{PAGE.name} has no place for the list of {word}")
     return text

@@ -98,7 +98,7 @@ def saved(repo: Repo, path: str, tensors: dict[str, np.ndarray]) -> None:
         "git_theta.save(dict(np.load(sys.argv[3])), sys.argv[2], repo=sys.argv[1])"
     )
     given = repo.path.parent / "given.npz"
-    np.savez(given, **tensors)
+    np.savez(given, **tensors)  # type: ignore[arg-type]  # numpy's stub has allow_pickle first
     done = repo.run([sys.executable, "-c", code, str(repo.path), path, str(given)])
     assert done.returncode == 0, done.stderr.decode()
 
@@ -162,7 +162,8 @@ def test_a_format_contains_files_of_any_format(full: Repo, repo: Repo) -> None:
 
 def test_an_update_is_built_from_parts(full: Repo) -> None:
     full.commit("one", m__safetensors=safetensors_file(LAYER))
-    np.savez(full.path.parent / "u.npz", **{"h.in.weight/factor": np.float32(0.3)})
+    factor = {"h.in.weight/factor": np.float32(0.3)}
+    np.savez(full.path.parent / "u.npz", **factor)  # type: ignore[arg-type]  # as above
     words = ("m.safetensors", "--update-data", str(full.path.parent / "u.npz"))
     full.theta("add", *words, "--update-type", "scaled")
     chain = full.manifest(":m.safetensors").by_name["h.in.weight"].chain
@@ -185,7 +186,8 @@ def test_an_update_that_is_not_exact_stores_nothing(full: Repo) -> None:
     before = full.blob(":m.safetensors"), full.object_ids()
     for value, message in (([1.0], "does not round-trip"), ([1.0, 2.0], "failed: KeyError")):
         file = full.path.parent / "u.npz"
-        np.savez(file, **{"h.in.bias/part": np.array(value, np.float32)})
+        part = {"h.in.bias/part": np.array(value, np.float32)}
+        np.savez(file, **part)  # type: ignore[arg-type]  # as above
         words = ("--update-type", "wrong", "--update-data", str(file))
         done = full.theta_run("add", "m.safetensors", *words)
         assert done.returncode != 0

@@ -47,7 +47,7 @@ NESTED = bundle(
 
 def test_the_format_keeps_its_contract() -> None:
     tensors = {"weight": WEIGHT, "b/bias": BIAS}
-    files = {"tensors": FORMAT.build(tensors, None), "nothing": bundle(), "nested": NESTED}
+    files = {"tensors": bytes(FORMAT.build(tensors, None)), "nothing": bundle(), "nested": NESTED}
     check_checkpoint_format(FORMAT, files, {"tensors": tensors, "nothing": {}})
 
 

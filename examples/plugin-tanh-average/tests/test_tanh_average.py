@@ -23,7 +23,7 @@ SIGNS = np.array([1, -1, 1, -1, -1, 1], np.float32)
 def computed(layer: dict[str, np.ndarray], inputs: np.ndarray) -> np.ndarray:
     """What the layer makes of inputs."""
     hidden = np.tanh(inputs @ layer["h.in.weight"].T + layer["h.in.bias"])
-    return hidden @ layer["h.out.weight"].T + layer["head"]
+    return np.asarray(hidden @ layer["h.out.weight"].T + layer["head"])
 
 
 def flipped() -> dict[str, np.ndarray]:

@@ -129,7 +129,7 @@ def test_an_update_from_parts_passes() -> None:
 )
 def test_what_is_wrong_with_parts_is_found(changes: Mapping[str, Any], said: str) -> None:
     with pytest.raises(AssertionError, match=said):
-        check_update(type("Broken", (Negative,), changes)(), PAIRS, parts=PARTS)
+        check_update(type("Broken", (Negative,), dict(changes))(), PAIRS, parts=PARTS)
 
 
 def test_parts_for_an_update_that_has_none_are_a_mistake() -> None:
@@ -154,7 +154,12 @@ def test_parts_for_an_update_that_has_none_are_a_mistake() -> None:
         ({"inside": ".LINES"}, "lower-case"),
         ({"cuts_bytes": "no"}, "cuts_bytes must be"),
         ({"scan_inside": lambda self, source, members: Layout("lines", 9, ())}, "another layout"),
-        ({"contents": lambda self, source: Contents({"x": b"abc"})}, "must hold tensors"),
+        (
+            {
+                "contents": lambda self, source: Contents({"x": b"abc"})  # type: ignore[dict-item]  # the mistake
+            },
+            "must hold tensors",
+        ),
         ({"views": lambda self, source, known: {"v": VIEW}}, "view v lies outside"),
         ({"views": lambda self, source, known: {"v": replace(VIEW, length=3)}}, "view v is u8"),
         ({"build": built, "pieces": lambda self, tensors, like: [b"x"]}, "pieces make another"),

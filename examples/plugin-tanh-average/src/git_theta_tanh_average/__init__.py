@@ -37,7 +37,7 @@ class TanhAverage:
     def prepare(
         self,
         models: Sequence[Mapping[str, np.ndarray]],
-        options: Mapping[str, object],  # noqa: ARG002 - part of the contract
+        options: Mapping[str, object],
     ) -> tuple[Mapping[str, np.ndarray], ...]:
         """The sides with units flipped as in the first one; arrays that stay are not copied."""
         first, *others = models
