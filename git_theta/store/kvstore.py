@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,6 +30,7 @@ from git_theta.store.storage_url import StorageUrl, parse_url
 if TYPE_CHECKING:
     import tensorstore
 
+    from git_theta.store.gateway import Gateway
     from git_theta.store.web import Limits, Web
 
 Item = TypeVar("Item")
@@ -40,10 +43,9 @@ _FLUSH_COUNT, _FLUSH_BYTES = 256, 1 << 30
 _ENOUGH = 8
 _PIECE = 32 << 20  # what is read at a time of a single large file
 _LARGEST = 5 << 30  # the most that S3 takes in one request, in bytes
-_RETRIES = {"max_retries": 6, "initial_delay": "500ms", "max_delay": "8s"}
-# Of web.Limits
+# Longer than web.Limits, which hold for what goes through the gateway
 _PATIENCE = {
-    "TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS": "60",
+    "TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS": "90",
     "TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES": "1024",
 }
 
@@ -102,7 +104,7 @@ class BucketPlace:
         self._limits = limits
         self._environment = environment
         self.title = display(title, 200)
-        self._opened: tensorstore.KvStore | None = None
+        self._opened: OpenedStore | None = None
         self._web: Web | None = None
 
     def lacking(self, refs: Sequence[ObjectRef]) -> list[ObjectRef]:
@@ -238,39 +240,27 @@ class BucketPlace:
         raise TransferError(f"{self.title}: {_reason(outcome)}")
 
     def _reader(self) -> tensorstore.KvStore | Web:
-        """What reads: our own reader wherever an address of somebody's choice is asked, TensorStore
-        for the clouds' own addresses.
-        """
-        if self._web is None and self._storage.read_only:
+        """What reads: of a web server, without TensorStore."""
+        if not self._storage.read_only:
+            return self._store()
+        if self._web is None:
             from git_theta.store.web import Web
 
             self._web = Web(self._storage.address, self._limits)
-        service = self._storage.spec(self._environment)
-        if self._web is None and "endpoint" in service:
-            from git_theta.store.web import Web
-
-            keys = s3_signature.find(self._environment)
-            if keys is not None:  # those of a machine's role and the like only TensorStore finds
-                sign = partial(s3_signature.headers, keys, service["aws_region"])
-                self._web = Web(
-                    f"{service['endpoint']}/{service['bucket']}/{service['path']}",
-                    self._limits,
-                    sign,
-                )
-        return self._web or self._store()
+        return self._web
 
     def _store(self) -> tensorstore.KvStore:
         if self._opened is None:
-            check_reachable(self._storage, self._environment, self.title, self._limits)
-            import tensorstore
+            self._opened = open_store(self._storage, self._environment, self.title, self._limits)
+        return self._opened.store
 
-            try:
-                self._opened = tensorstore.KvStore.open(
-                    self._storage.spec(self._environment), context=context()
-                ).result()
-            except (ValueError, OSError) as error:
-                raise TransferError(f"{self.title} cannot be opened: {_reason(error)}") from None
-        return self._opened
+    def _finish(self, future: Any) -> Any:
+        try:
+            return future.result()
+        except ThetaError:
+            raise
+        except ERRORS as error:
+            return error if self._opened is None else self._opened.explain(error)
 
     def _each(
         self,
@@ -292,58 +282,108 @@ class BucketPlace:
                 ):
                     first, future = under_way.popleft()
                     size -= weight(first)
-                    yield first, _finish(future)
+                    yield first, self._finish(future)
                 under_way.append((item, begin(store, item)))
                 size += weight(item)
             while under_way:
                 first, future = under_way.popleft()
-                yield first, _finish(future)
+                yield first, self._finish(future)
         finally:
             for _, future in under_way:
                 future.cancel()
 
 
-def check_reachable(
-    storage: StorageUrl, environment: Mapping[str, str], title: str, limits: Limits | None = None
-) -> None:
-    """:class:`TransferError` if nobody answers at the storage's address.
+_OPENING = threading.Lock()
+# What TensorStore's errors become in Python
+ERRORS = (ValueError, OSError, RuntimeError, KeyError, IndexError, NotImplementedError)
 
-    TensorStore would go on trying for half a minute, and its libraries would write to standard
-    error about credentials meanwhile.
+
+@dataclass(frozen=True, slots=True)
+class OpenedStore:
+    """A store of TensorStore's, whose requests go through a gateway that keeps to the limits.
+
+    ``gateway`` is None for one that was opened while Python ended.
     """
-    where = storage.contact(environment)
-    if where is not None:
-        from git_theta.store import web
 
-        try:
-            web.reach(*where, limits)
-        except web.ServerFault as fault:
-            raise TransferError(f"{title}: {_reason(fault)}") from None
+    store: tensorstore.KvStore
+    context: tensorstore.Context
+    gateway: Gateway | None
+
+    def explain(self, error: Exception) -> Exception:
+        """What the server did wrong, if that is behind TensorStore's ``error``."""
+        reason = self.gateway.reason() if self.gateway else ""
+        return OSError(reason) if reason else error
 
 
-def context() -> tensorstore.Context:
+def open_store(
+    storage: StorageUrl, environment: Mapping[str, str], title: str, limits: Limits | None = None
+) -> OpenedStore:
+    """Open object storage with the user's own credentials, which TensorStore finds.
+
+    :class:`TransferError` if nobody answers at its address: TensorStore would go on trying for
+    half a minute, and its libraries would write to standard error about credentials meanwhile.
+    """
+    # One at a time: while Google's is opened, the environment names the gateway as its server
+    with _OPENING:
+        return _open(storage, environment, title, limits)
+
+
+def _open(
+    storage: StorageUrl, environment: Mapping[str, str], title: str, limits: Limits | None
+) -> OpenedStore:
+    from git_theta.store import gateway, web
+
+    try:
+        web.reach(storage.server(environment), limits)
+        if storage.scheme == "s3" and not storage.region(environment):
+            link = web.ServerLink(storage.server(environment), limits)
+            region = gateway.region_of(storage.host, link)
+            if not region:
+                raise OSError(
+                    "there is no such bucket; if there is, put ?region=NAME behind its URL"
+                )
+            storage = replace(storage, options={**storage.options, "region": region})
+    except OSError as fault:
+        raise TransferError(f"{title}: {_reason(fault)}") from None
+    made = context(limits)
+    import tensorstore
+
+    try:
+        between = gateway.Gateway(storage.server(environment), limits)
+    except RuntimeError:  # Python ends, and starts no more threads
+        between = None
+    spec = storage.spec(environment, between.address if between else "")
+    try:
+        with between.in_force() if between else nullcontext():
+            store = tensorstore.KvStore.open(spec, context=made).result()
+    except ERRORS as error:
+        raise TransferError(f"{title} cannot be opened: {_reason(error)}") from None
+    return OpenedStore(store, made, between)
+
+
+def context(limits: Limits | None = None) -> tensorstore.Context:
     """How long TensorStore is to try: left to itself, it goes on for a quarter of an hour."""
+    from git_theta.store.gateway import exempt_from_proxies
+    from git_theta.store.web import Limits
+
+    exempt_from_proxies()
     for name, value in _PATIENCE.items():
         os.environ.setdefault(name, value)
     import tensorstore
 
+    pauses = (limits or Limits()).pauses
+    retries = {
+        "max_retries": len(pauses),
+        "initial_delay": f"{pauses[0] * 1000:g}ms",
+        "max_delay": f"{pauses[-1] * 1000:g}ms",
+    }
     return tensorstore.Context(
-        {f"{kind}_request_retries": _RETRIES for kind in ("s3", "gcs", "http")}
+        {f"{kind}_request_retries": retries for kind in ("s3", "gcs", "http")}
     )
 
 
 _DAMAGED = "damaged there: its bytes have another SHA-256 or size"
 _OF_THE_OBJECT = ("missing", "damaged")  # how reasons begin that say nothing of the place
-
-
-def _finish(future: Any) -> Any:
-    try:
-        return future.result()
-    except ThetaError:
-        raise
-    except (ValueError, OSError, RuntimeError, KeyError, IndexError) as error:
-        # What TensorStore's errors become in Python
-        return error
 
 
 def _read(there: tensorstore.KvStore, ref: ObjectRef) -> Any:

@@ -3,7 +3,8 @@
 ``s3://BUCKET/PREFIX`` and ``gs://BUCKET/PREFIX`` use the credentials of the user's own
 configuration and environment (as the AWS and Google Cloud tools do); ``http(s)://HOST/PATH`` is
 read-only; ``file:///PATH`` is a folder. An S3-compatible service is named by ``?endpoint=URL`` and
-``region=NAME`` behind the URL, or by ``AWS_ENDPOINT_URL`` in the environment.
+``region=NAME`` behind the URL, or by ``AWS_ENDPOINT_URL`` in the environment. Requests name a
+bucket in their path, not in their host, so that certificates fit names with dots.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from git_theta.core.names import display
 from git_theta.errors import UsageError
+from git_theta.store import aws_credentials
 
 _SCHEMES = ("file", "s3", "gs", "http", "https")
 # What S3 and Google Cloud allow, together
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,221}\Z")
-_REGION = re.compile(r"[a-z0-9-]+\Z")
+REGION = re.compile(r"[a-z0-9-]+\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,58 +49,60 @@ class StorageUrl:
         """The URL of a web server's files: its path is decoded and ends in a slash."""
         return f"{self.scheme}://{self.host}/{self.path}{'/' if self.path else ''}"
 
-    def contact(self, environment: Mapping[str, str]) -> tuple[str, str] | None:
-        """The scheme and host (with port) that answer for it, as far as they are known before
-        anything is asked.
+    def server(self, environment: Mapping[str, str]) -> str:
+        """What answers for it: ``http(s)://HOST``, with a port that is not the scheme's own.
+
+        For a bucket of Amazon's whose region is not given, the server that knows the region.
         """
         if self.scheme == "gs":
-            return (
-                None
-                if environment.get("TENSORSTORE_GCS_HTTP_URL")
-                else ("https", "storage.googleapis.com")
-            )
-        if self.scheme != "s3":
-            return self.scheme, self.host
-        service = self._service(environment)
-        if "endpoint" in service:
-            parts = urlsplit(service["endpoint"])
-            return parts.scheme, parts.netloc
-        region = service.get("aws_region", "")
-        return (
-            None
-            if region.startswith("cn-")
-            else ("https", f"{self.host}.s3{'.' if region else ''}{region}.amazonaws.com")
-        )
+            url = environment.get("TENSORSTORE_GCS_HTTP_URL") or "https://storage.googleapis.com"
+        elif self.scheme == "s3":
+            region = self.region(environment)
+            domain = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
+            url = self._endpoint(environment) or f"https://s3.{region}{'.' * bool(region)}{domain}"
+        else:
+            url = f"{self.scheme}://{self.host}"
+        parts = urlsplit(url)
+        own = ":443" if parts.scheme == "https" else ":80"
+        return f"{parts.scheme}://{parts.netloc.removesuffix(own)}"
 
-    def spec(self, environment: Mapping[str, str]) -> dict[str, Any]:
-        """What TensorStore calls it."""
-        path = f"{self.path}/" if self.path else ""
-        if self.scheme == "s3":
-            return {"driver": "s3", "bucket": self.host, "path": path, **self._service(environment)}
-        if self.scheme == "gs":
-            return {"driver": "gcs", "bucket": self.host, "path": path}
-        return {"driver": "http", "base_url": f"{self.scheme}://{self.host}", "path": f"/{path}"}
-
-    def _service(self, environment: Mapping[str, str]) -> dict[str, Any]:
-        endpoint = (
-            self.options.get("endpoint")
-            or environment.get("AWS_ENDPOINT_URL_S3")
-            or environment.get("AWS_ENDPOINT_URL")
-        )
-        region = (
+    def region(self, environment: Mapping[str, str]) -> str:
+        """The region of a bucket, empty if it must be asked for."""
+        given = (
             self.options.get("region")
             or environment.get("AWS_REGION")
             or environment.get("AWS_DEFAULT_REGION")
+            or ""
         )
-        service: dict[str, Any] = {}
-        if endpoint:
-            service = {"endpoint": endpoint.rstrip("/"), "aws_region": region or "us-east-1"}
-        elif region:
-            service = {"aws_region": region}
-        # They come first anyway; and no complaints of files that are not there
-        if environment.get("AWS_ACCESS_KEY_ID"):
-            service["aws_credentials"] = {"type": "environment"}
-        return service
+        return given or ("us-east-1" if self._endpoint(environment) else "")
+
+    def spec(self, environment: Mapping[str, str], gateway: str = "") -> dict[str, Any]:
+        """What TensorStore calls it; ``gateway`` is the URL of the server that it asks instead, for
+        requests to :meth:`server`.
+        """
+        path = f"{self.path}/" if self.path else ""
+        if self.scheme == "s3":
+            spec: dict[str, Any] = {"driver": "s3", "bucket": self.host, "path": path}
+            endpoint = self._endpoint(environment)
+            if gateway:
+                spec["endpoint"] = f"{gateway}{urlsplit(endpoint).path}"
+                spec["host_header"] = urlsplit(self.server(environment)).netloc
+            elif endpoint:
+                spec["endpoint"] = endpoint
+            if self.region(environment):
+                spec["aws_region"] = self.region(environment)
+            return {**spec, "aws_credentials": aws_credentials.find(environment)}
+        if self.scheme == "gs":
+            return {"driver": "gcs", "bucket": self.host, "path": path}
+        return {"driver": "http", "base_url": gateway or self.server({}), "path": f"/{path}"}
+
+    def _endpoint(self, environment: Mapping[str, str]) -> str:
+        return (
+            self.options.get("endpoint")
+            or environment.get("AWS_ENDPOINT_URL_S3")
+            or environment.get("AWS_ENDPOINT_URL")
+            or ""
+        ).rstrip("/")
 
 
 def parse_url(url: str) -> StorageUrl:
@@ -154,7 +158,7 @@ def _options(parts: SplitResult, shown: str) -> dict[str, str]:
     ):
         raise UsageError(f"'{shown}' has options that {parts.scheme}:// does not take")
     endpoint, region = options.get("endpoint"), options.get("region")
-    if region is not None and not _REGION.match(region):
+    if region is not None and not REGION.match(region):
         raise UsageError(f"'{shown}' has a region that is no region's name")
     if endpoint is not None:
         try:

@@ -1,5 +1,4 @@
-"""Read objects from a plain web server that is not trusted: in bounded memory, bounded time and
-with few repetitions.
+"""Talk to a server that is not trusted: in bounded memory, bounded time and with few repetitions.
 
 A server can ignore ``Range``, send without end, send a byte a second, or redirect to another
 address. Each of these ends in one error that names the fault; after it the server is not asked
@@ -8,29 +7,38 @@ again. See :class:`Limits` for the bounds.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import io
+import os
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote, unquote, urlsplit
 
 from git_theta.core.resources.threads import Threads
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
+Result = TypeVar("Result")
+
 _THREADS = 16
 _CHUNK = 1 << 16
 _CHUNKED = 8  # bytes on the wire for each byte of content, if each comes in a chunk of its own
 # Statuses that a later request may not get
-_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+TOO_MUCH = "the server sends more than it was asked for"
+OTHER_BYTES = "the server sends other bytes than it was asked for"
+IGNORES_RANGES = "the server ignores ranges of bytes, which a file of this size needs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +58,15 @@ class Limits:
     pauses: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
-def reach(scheme: str, host: str, limits: Limits | None = None) -> None:
-    """Connect to ``host`` (or the proxy to it) and hang up; :class:`ServerFault` if that cannot be
-    done.
+def reach(server: str, limits: Limits | None = None) -> None:
+    """Connect to ``http(s)://HOST`` (or the proxy to it) and hang up; :class:`ServerFault` if that
+    cannot be done.
     """
-    address = urlsplit(f"//{_proxy(scheme, host) or host}")
+    scheme, _, host = server.partition("://")
+    proxy = _proxy(scheme, host)
+    address = urlsplit(f"//{proxy.host or host}")
     try:
+        proxy.check()
         port = address.port or (443 if scheme == "https" else 80)
         socket.create_connection(
             (address.hostname or "", port), timeout=(limits or Limits()).connect
@@ -79,35 +90,113 @@ class ServerFault(OSError):  # noqa: N818 - a fact about the server
     """
 
 
-class _Passing(OSError):  # noqa: N818 - as above
+class PassingFault(OSError):  # noqa: N818 - as above
     """A fault that may have passed by the next request."""
+
+
+class ServerLink:
+    """Connections to one server, one kept for each thread. Safe to use from several threads."""
+
+    def __init__(self, server: str, limits: Limits | None = None) -> None:
+        """``server`` is ``http(s)://HOST[:PORT]``. Nothing is contacted yet."""
+        scheme, _, self.host = server.partition("://")
+        self.limits = limits or Limits()
+        self.fault: ServerFault | None = None
+        self._secure = scheme == "https"
+        self._proxy = _proxy(scheme, self.host)
+        self._own = threading.local()
+
+    def exchange(
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        allowed: int,
+        use: Callable[[http.client.HTTPResponse], Result],
+        body: io.RawIOBase | None = None,
+    ) -> Result:
+        """Send one request, and return what ``use`` makes of the answer, of which at most
+        ``allowed`` bytes of content are let in.
+
+        :class:`ServerFault`, now and at every later request, if the server breaks the protocol or
+        the limits; :class:`PassingFault` if the request may be repeated.
+        """
+        if self.fault is not None:
+            raise self.fault
+        try:
+            return self._exchange(method, target, headers, allowed, use, body)
+        except ServerFault as fault:
+            self.fault = fault
+            raise
+
+    def _exchange(
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        allowed: int,
+        use: Callable[[http.client.HTTPResponse], Result],
+        body: io.RawIOBase | None,
+    ) -> Result:
+        used: _Connection | None = getattr(self._own, "connection", None)
+        connection = used or self._connect()
+        self._own.connection = response = None
+        keep = False
+        try:
+            headers = {"Host": self.host, **headers}
+            if self._proxy.host and not self._secure:
+                target, headers = f"http://{self.host}{target}", {**headers, **self._proxy.headers}
+            response = connection.ask(method, target, headers, allowed, body)
+            result = use(response)
+            if (
+                response.length is not None
+                and response.length <= _CHUNK
+                and not response.will_close
+            ):
+                response.read()
+                keep = True
+            return result
+        except TimeoutError:
+            raise ServerFault(f"the server was silent for {self.limits.window:g} seconds") from None
+        except (http.client.HTTPException, ConnectionError, ssl.SSLError) as error:
+            # The server closed a connection that was kept
+            if used is not None and response is None and body is None:
+                return self._exchange(method, target, headers, allowed, use, body)
+            raise PassingFault(f"the answer was cut short ({_text(error)})") from None
+        finally:
+            if response is not None:
+                response.close()
+            if keep:
+                self._own.connection = connection
+            else:
+                connection.close()
+
+    def _connect(self) -> _Connection:
+        connection = _Connection(self._proxy.host or self.host, self._secure, self.limits)
+        try:
+            self._proxy.check()
+            connection.open(self.host if self._proxy.host else "", self._proxy.headers)
+        except OSError as error:  # no repetition: nobody is there
+            connection.close()
+            raise ServerFault(
+                f"{self._proxy.host or self.host} cannot be reached: {_text(error)}"
+            ) from None
+        return connection
 
 
 class Web:
     """The files below one URL, by key. Safe to use from several threads."""
 
-    def __init__(
-        self,
-        url: str,
-        limits: Limits | None = None,
-        sign: Callable[[str, str], dict[str, str]] | None = None,
-    ) -> None:
+    def __init__(self, url: str, limits: Limits | None = None) -> None:
         """``url`` is ``http(s)://HOST[:PORT]`` and a decoded path that ends in a slash.
 
         Nothing is contacted yet.
-
-        ``sign`` gives the further headers of a request for a host and an encoded path.
         """
         scheme, _, rest = url.partition("://")
-        self._secure = scheme == "https"
-        self._host, _, path = rest.partition("/")
+        host, _, path = rest.partition("/")
+        self._link = ServerLink(f"{scheme}://{host}", limits)
         self._path = quote(f"/{path}")
-        self._proxy = _proxy(scheme, self._host)
-        self._limits = limits or Limits()
-        self._sign = sign
         self._threads = Threads(_THREADS, "git-theta-web")
-        self._own = threading.local()
-        self._fault: ServerFault | None = None
 
     def read(self, key: str, *, byte_range: slice) -> Future[Answer]:
         """The bytes of ``key`` from ``byte_range.start`` up to ``byte_range.stop`` (both given), no
@@ -119,108 +208,74 @@ class Web:
         return self._threads.submit(self._read, key, int(byte_range.start), int(byte_range.stop))
 
     def _read(self, key: str, start: int, stop: int) -> Answer:
-        for pause in (*self._limits.pauses, None):
-            if self._fault is not None:
-                raise self._fault
+        for pause in (*self._link.limits.pauses, None):
             try:
-                return self._attempt(key, start, stop)
-            except ServerFault as fault:
-                self._fault = fault
-                raise
-            except _Passing as error:
+                return self._link.exchange(
+                    "GET",
+                    self._path + quote(key),
+                    {"Range": f"bytes={start}-{stop - 1}"},
+                    stop,
+                    partial(_judge, start=start, stop=stop),
+                )
+            except PassingFault as error:
                 if pause is None:
                     raise OSError(str(error)) from None
             time.sleep(pause)
         raise AssertionError  # pragma: no cover - the last pause is None
 
-    def _attempt(self, key: str, start: int, stop: int) -> Answer:
-        used: _Connection | None = getattr(self._own, "connection", None)
-        connection = used or self._connect()
-        self._own.connection = response = None
-        keep = False
-        try:
-            path = self._path + quote(key)
-            headers = {
-                "Host": self._host,
-                "Range": f"bytes={start}-{stop - 1}",
-                **(self._sign(self._host, path) if self._sign else {}),
-            }
-            through = f"http://{self._host}" if self._proxy and not self._secure else ""
-            response = connection.ask(through + path, headers, stop)
-            answer = _judge(response, start, stop)
-            if (
-                response.length is not None
-                and response.length <= _CHUNK
-                and not response.will_close
-            ):
-                response.read()
-                keep = True
-        except TimeoutError:
-            raise ServerFault(
-                f"the server was silent for {self._limits.window:g} seconds"
-            ) from None
-        except (http.client.HTTPException, ConnectionError, ssl.SSLError) as error:
-            # The server closed a connection that was kept
-            if used is not None and response is None:
-                return self._attempt(key, start, stop)
-            raise _Passing(f"the answer was cut short ({_text(error)})") from None
-        else:
-            return answer
-        finally:
-            if response is not None:
-                response.close()
-            if keep:
-                self._own.connection = connection
-            else:
-                connection.close()
-
-    def _connect(self) -> _Connection:
-        connection = _Connection(
-            self._proxy or self._host, self._secure, self._host if self._proxy else "", self._limits
-        )
-        try:
-            connection.open()
-        except OSError as error:  # no repetition: nobody is there
-            connection.close()
-            raise ServerFault(
-                f"{self._proxy or self._host} cannot be reached: {_text(error)}"
-            ) from None
-        return connection
-
 
 class _Connection:
     """One connection, whose every received byte counts against the limits."""
 
-    def __init__(self, address: str, secure: bool, beyond: str, limits: Limits) -> None:
+    def __init__(self, address: str, secure: bool, limits: Limits) -> None:
         host = urlsplit(f"//{address}")
         name, port = host.hostname or "", host.port
         self._limits = limits
-        self._beyond = beyond if secure else ""
+        self._secure = secure
         if secure:
             self._http: http.client.HTTPConnection = http.client.HTTPSConnection(
-                name, port, timeout=limits.connect, context=ssl.create_default_context()
+                name,
+                port,
+                timeout=limits.connect,
+                context=_certificates(),
+                blocksize=_CHUNK,
             )
         else:
-            self._http = http.client.HTTPConnection(name, port, timeout=limits.connect)
-        self._http.response_class = self._response  # type: ignore[assignment]  # it is only called
+            self._http = http.client.HTTPConnection(
+                name, port, timeout=limits.connect, blocksize=_CHUNK
+            )
+        self._http.response_class = self._response  # type: ignore[assignment]
         self._pace = _Pace(limits)
 
-    def open(self) -> None:
-        """Connect, through a tunnel if there is a proxy."""
-        if self._beyond:
-            beyond = urlsplit(f"//{self._beyond}")
-            self._http.set_tunnel(beyond.hostname or "", beyond.port or 443)
+    def open(self, beyond: str, headers: Mapping[str, str]) -> None:
+        """Connect; with a proxy, through a tunnel to the host ``beyond`` if that is secure."""
+        if beyond and self._secure:
+            host = urlsplit(f"//{beyond}")
+            self._http.set_tunnel(host.hostname or "", host.port or 443, dict(headers))
         self._http.connect()
         if self._http.sock is not None:
             self._http.sock.settimeout(self._limits.window)
 
-    def ask(self, target: str, headers: dict[str, str], length: int) -> http.client.HTTPResponse:
-        """The answer to a GET, of which at most ``length`` bytes of content will be read."""
-        self._http.request(
-            "GET",
-            target,
-            headers={"User-Agent": "git-theta", "Accept-Encoding": "identity", **headers},
-        )
+    def ask(
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        length: int,
+        body: io.RawIOBase | None = None,
+    ) -> http.client.HTTPResponse:
+        """The answer to a request, of which at most ``length`` bytes of content will be read."""
+        try:
+            self._http.request(
+                method,
+                target,
+                body,
+                {"User-Agent": "git-theta", "Accept-Encoding": "identity", **headers},
+            )
+        except (BrokenPipeError, ConnectionResetError):
+            if body is None:
+                raise
+            # A server that refuses a large body answers before it has all of it
         response = self._http.getresponse()
         self._pace.allow(_CHUNKED * length)
         return response
@@ -258,7 +313,7 @@ class _Pace:
         self._arrived += size
         self._left -= size
         if self._left < 0:
-            raise ServerFault("the server sends more than it was asked for")
+            raise ServerFault(TOO_MUCH)
         now = time.monotonic()
         if now - self._begun < self._limits.window:
             return
@@ -302,34 +357,52 @@ class _Arriving(io.RawIOBase):
         super().close()
 
 
+def refuse_redirect(response: http.client.HTTPResponse) -> None:
+    """:class:`ServerFault` if the answer sends elsewhere."""
+    if 300 <= response.status < 400:
+        if region := response.getheader("x-amz-bucket-region"):
+            raise ServerFault(
+                f"the bucket is in the region {region[:40]}; put ?region={region[:40]} behind its"
+                " URL"
+            )
+        where = (response.getheader("Location") or "nowhere")[:200]
+        raise ServerFault(
+            f"the server redirects to {where}, which is not followed; 'git theta remote set' can"
+            " name that address"
+        )
+
+
 def _judge(response: http.client.HTTPResponse, start: int, stop: int) -> Answer:
     """What an answer to the request for the bytes from ``start`` to ``stop`` says."""
     status = response.status
+    refuse_redirect(response)
     if status in (404, 410):
         return Answer("missing")
     if status not in (200, 206):
-        raise _refusal(response)
+        code = "PERMISSION_DENIED: " if status in (401, 403) else ""
+        message = f"{code}the server answers {status} {(response.reason or '')[:80]}".rstrip()
+        raise PassingFault(message) if status in PASSING else OSError(message)
     length = response.length  # None if the server does not say
     if status == 206:
         if not (response.getheader("Content-Range") or "").strip().startswith(f"bytes {start}-"):
-            raise ServerFault("the server sends other bytes than it was asked for")
+            raise ServerFault(OTHER_BYTES)
     elif length is not None and length < stop:
         raise OSError("OUT_OF_RANGE: the file is shorter")
     elif start and stop - start > 1:
-        raise ServerFault("the server ignores ranges of bytes, which a file of this size needs")
+        raise ServerFault(IGNORES_RANGES)
     elif start and length is not None:
         return Answer("value", b"\0")  # somebody asks whether the byte is there
     elif start:
         _skip(response, start)
-    value = _take(response, stop - start)
+    value = take(response, stop - start)
     if len(value) < stop - start:
         if response.length:
             raise http.client.IncompleteRead(b"", response.length)
         raise OSError("OUT_OF_RANGE: the file is shorter")
     if response.length != 0:
-        more = _take(response, _CHUNK)
+        more = take(response, _CHUNK)
         if len(more) == _CHUNK:
-            raise ServerFault("the server sends more than it was asked for")
+            raise ServerFault(TOO_MUCH)
         if more:
             raise OSError("OUT_OF_RANGE: the file is longer")
     return Answer("value", value)
@@ -356,7 +429,7 @@ def _skip(response: http.client.HTTPResponse, size: int) -> None:
         size -= len(piece)
 
 
-def _take(response: http.client.HTTPResponse, size: int) -> bytearray:
+def take(response: http.client.HTTPResponse, size: int) -> bytearray:
     """At most ``size`` bytes, which take memory as they arrive and not before."""
     data = bytearray()
     while len(data) < size and (piece := response.read1(min(_CHUNK, size - len(data)))):
@@ -364,12 +437,37 @@ def _take(response: http.client.HTTPResponse, size: int) -> bytearray:
     return data
 
 
-def _proxy(scheme: str, host: str) -> str:
-    """The proxy that the environment names for a host, as HOST:PORT; empty for none."""
+@dataclass(frozen=True, slots=True)
+class _Proxy:
+    """A proxy: its protocol, HOST:PORT (empty for none), and the headers that authorise its use."""
+
+    protocol: str = "http"
+    host: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def check(self) -> None:
+        """:class:`OSError` if it is not spoken to by HTTP."""
+        if self.protocol != "http":
+            raise OSError(f"a proxy must be http://, not {self.protocol}://")
+
+
+def _proxy(scheme: str, host: str) -> _Proxy:
+    """The proxy that the environment names for a host."""
     from urllib.request import getproxies, proxy_bypass
 
     address = "" if proxy_bypass(host) else getproxies().get(scheme, "")
-    return urlsplit(address if "://" in address else f"//{address}").netloc.rpartition("@")[2]
+    parts = urlsplit(address if "://" in address else f"http://{address}")
+    user, _, proxy = parts.netloc.rpartition("@")
+    code = base64.b64encode(unquote(user).encode()).decode("ascii")
+    headers = {"Proxy-Authorization": f"Basic {code}"} if user else {}
+    return _Proxy(parts.scheme, proxy, headers) if proxy else _Proxy()
+
+
+def _certificates() -> ssl.SSLContext:
+    """The certificates that are trusted: the system's, or those of a file that the user names for
+    TensorStore.
+    """
+    return ssl.create_default_context(cafile=os.environ.get("TENSORSTORE_CA_BUNDLE") or None)
 
 
 def _text(error: Exception) -> str:

@@ -11,8 +11,8 @@ import hashlib
 import json
 import os
 import re
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,19 +20,25 @@ from git_theta.core import dtypes
 from git_theta.core.names import display
 from git_theta.core.tensors import Buffer, Spec
 from git_theta.errors import TransferError, UsageError
-from git_theta.store.kvstore import check_reachable, context
+from git_theta.store.kvstore import ERRORS, OpenedStore, context, open_store
 from git_theta.store.storage_url import parse_url
 
 if TYPE_CHECKING:
     import numpy as np
     import tensorstore
 
+    from git_theta.store.web import Limits
+
 ROOT = "zarr.json"
 _CHUNK, _SHARD = 1 << 20, 64 << 20  # bytes
+# Bytes that all answers may have together: of a JSON file; while keys are listed or an array is
+# written; besides an array's chunks
+_METADATA, _LISTED, _MORE = 256 << 20, 64 << 20, 1 << 20
+# Of arrays that are read: elements of a shard, chunks of a shard. Ours have half as many, and 64
+_ELEMENTS, _CHUNKS = 128 << 20, 1 << 16
+_PLAIN = ("bytes", "crc32c")  # codecs whose output is as large as their input, and a checksum
 _LONGEST = 120  # characters of a name in a path
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_.-]")
-# What TensorStore's errors become in Python
-_ERRORS = (ValueError, OSError, RuntimeError, KeyError, IndexError, NotImplementedError)
 
 
 class ArrayFolder:
@@ -40,41 +46,36 @@ class ArrayFolder:
     theta remote set`` takes it.
     """
 
-    def __init__(self, where: str, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, where: str, environment: Mapping[str, str], limits: Limits | None = None
+    ) -> None:
         if "://" in where:
             storage = parse_url(where)
             folder = storage.path if storage.scheme == "file" else None
             self.read_only = storage.read_only
-            self._reach = (
-                None
-                if folder is not None
-                else partial(check_reachable, storage, environment, display(where, 200))
-            )
-            self._spec = storage.spec(environment) if folder is None else {}
+            self._storage = storage
         else:
-            folder, self.read_only, self._spec, self._reach = (
-                os.path.abspath(where),  # noqa: PTH100 - without following links
-                False,
-                {},
-                None,
-            )
+            folder, self.read_only = os.path.abspath(where), False  # noqa: PTH100 - without following links
         self.title = display(where, 200)
-        if folder is not None:
-            self._spec = {"driver": "file", "path": f"{Path(folder).as_posix().rstrip('/')}/"}
-        self._context: tensorstore.Context | None = None
+        self._folder = "" if folder is None else f"{Path(folder).as_posix().rstrip('/')}/"
+        self._environment, self._limits = environment, limits
+        self._opened: OpenedStore | None = None
+        self._opening = threading.Lock()
 
     def keys(self) -> Iterator[str]:
         """Everything that is there."""
-        for key in self._run(lambda: self._store().list().result()):
+        self._allow(_LISTED)
+        for key in self._run(lambda: self._store().store.list().result()):
             yield key.decode("utf-8", "replace")
 
     def write(self, key: str, data: bytes) -> None:
         """Write a small file."""
-        self._run(lambda: self._store().write(key, data).result())
+        self._run(lambda: self._store().store.write(key, data).result())
 
     def read(self, key: str) -> bytes | None:
         """A small file's bytes; None where there is none."""
-        found = self._run(lambda: self._store().read(key).result())
+        self._allow(_METADATA)
+        found = self._run(lambda: self._store().store.read(key).result())
         return bytes(found.value) if found.state == "value" else None
 
     def array(
@@ -83,59 +84,95 @@ class ArrayFolder:
         """The array at ``path``.
 
         With ``metadata`` it is taken to be such a one, and can be written before anybody sees it.
+        Otherwise its own metadata must be such that its size tells how many bytes it takes.
         """
         import tensorstore
 
-        spec: dict[str, Any] = {
-            "driver": "zarr3",
-            "kvstore": {**self._spec, "path": f"{self._spec['path']}{path}/"},
-        }
-        options: dict[str, Any] = {"open": True}
-        if metadata is not None:
+        spec: dict[str, Any] = {"driver": "zarr3"}
+        if metadata is None:
+            spec["metadata"] = self._metadata(path)
+        else:
             spec |= {"metadata": metadata, "store_data_equal_to_fill_value": True}
-            options |= {"assume_metadata": True}
         array: tensorstore.TensorStore = self._run(
-            lambda: tensorstore.open(spec, context=self._patience(), **options).result()
+            lambda: tensorstore.open(
+                spec,
+                kvstore=self._store().store / f"{path}/",
+                context=self._store().context,
+                open=True,
+                assume_metadata=True,
+            ).result()
         )
         return array
 
     def fill(self, array: tensorstore.TensorStore, value: np.ndarray) -> None:
         """Write all of an array."""
+        self._allow(_LISTED)
         self._run(lambda: array.write(value).result())
 
     def slabs(self, array: tensorstore.TensorStore) -> Iterator[np.ndarray]:
         """All of an array in C order, in pieces of about a shard."""
         shape = tuple(array.shape)
         if not shape or 0 in shape:
-            yield self._run(lambda: array.read().result())
+            yield self._slab(array)
             return
         row = max(1, array.dtype.numpy_dtype.itemsize * dtypes.count(shape[1:]))
         written = array.chunk_layout.write_chunk.shape
         lead = (written[0] if written else None) or 1
         step = max(1, _SHARD // row // lead) * lead
         for start in range(0, shape[0], step):
-            piece = array[start : min(start + step, shape[0])]
-            yield self._run(piece.read().result)
+            yield self._slab(array[start : min(start + step, shape[0])])
 
-    def _store(self) -> tensorstore.KvStore:
+    def _slab(self, piece: tensorstore.TensorStore) -> np.ndarray:
+        """A part of an array, of which the server may send no more than its chunks can take."""
+        self._allow(2 * encoded_size(piece) + _MORE)
+        value: np.ndarray = self._run(lambda: piece.read().result())
+        return value
+
+    def _metadata(self, path: str) -> dict[str, Any]:
+        text = self.read(f"{path}/{ROOT}")
+        if text is None:
+            raise TransferError(f"{self.title}: the array {display(path, 200)} is missing")
+        try:
+            found: dict[str, Any] = json.loads(text)
+            check_metadata(found)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            reason = display(str(error), 200)
+            raise TransferError(
+                f"{self.title}: the array {display(path, 200)} is none of ours: {reason}"
+            ) from None
+        return found
+
+    def _allow(self, size: int) -> None:
+        if not self._folder:
+            gateway = self._store().gateway
+            if gateway is not None:
+                gateway.allow(size)
+
+    def _store(self) -> OpenedStore:
+        with self._opening:
+            if self._opened is None:
+                self._opened = (
+                    self._open_folder()
+                    if self._folder
+                    else open_store(self._storage, self._environment, self.title, self._limits)
+                )
+        return self._opened
+
+    def _open_folder(self) -> OpenedStore:
         import tensorstore
 
-        return tensorstore.KvStore.open(self._spec, context=self._patience()).result()
-
-    def _patience(self) -> tensorstore.Context:
-        if self._context is None:
-            if self._reach is not None:
-                self._reach()
-            self._context = context()
-        return self._context
+        made = context()
+        spec = {"driver": "file", "path": self._folder}
+        return OpenedStore(tensorstore.KvStore.open(spec, context=made).result(), made, None)
 
     def _run(self, work: Any) -> Any:
         try:
             return work()
         except TransferError:  # says where already
             raise
-        except _ERRORS as error:
-            said = str(error).split("[source locations=")[0].split("\n")[0].strip()
+        except ERRORS as error:
+            reason = self._opened.explain(error) if self._opened else error
+            said = str(reason).split("[source locations=")[0].split("\n")[0].strip()
             raise TransferError(f"{self.title}: {display(said, 300)}") from None
 
 
@@ -168,6 +205,37 @@ def metadata(spec: Spec, attributes: Mapping[str, Any]) -> dict[str, Any]:
         "codecs": codecs,
         "attributes": dict(attributes),
     }
+
+
+def check_metadata(found: Mapping[str, Any]) -> None:
+    """:class:`ValueError` unless an array's metadata has chunks of a bounded size, and no codecs
+    that decode to more than they are given.
+    """
+    chunk, codecs = found["chunk_grid"]["configuration"]["chunk_shape"], found["codecs"]
+    inner = chunk
+    if [codec["name"] for codec in codecs] == ["sharding_indexed"]:
+        sharding = codecs[0]["configuration"]
+        inner, codecs = sharding["chunk_shape"], sharding["codecs"] + sharding["index_codecs"]
+    for codec in codecs:
+        if codec["name"] not in _PLAIN:
+            raise ValueError(f"it has the codec {codec['name']}")
+    if any(type(length) is not int or length < 1 for length in (*chunk, *inner)):
+        raise ValueError("its chunks have no size")
+    if dtypes.count(chunk) > _ELEMENTS:
+        raise ValueError(f"its chunks have {dtypes.count(chunk):,} elements")
+    if dtypes.count(chunk) > _CHUNKS * dtypes.count(inner):
+        raise ValueError(f"its shards have more than {_CHUNKS:,} chunks")
+
+
+def encoded_size(array: tensorstore.TensorStore) -> int:
+    """The bytes that an array's shards take at most, whole, with the checksums and the index."""
+    layout, shape = array.chunk_layout, tuple(array.shape)
+    shard = [length or 1 for length in layout.write_chunk.shape or shape]
+    chunk = [length or 1 for length in layout.read_chunk.shape or shape]
+    parts = dtypes.count(shard) // dtypes.count(chunk)
+    size = array.dtype.numpy_dtype.itemsize * dtypes.count(chunk)
+    shards = dtypes.count([-(-length // part) for length, part in zip(shape, shard, strict=True)])
+    return shards * (parts * (size + 4 + 16) + 4)
 
 
 def _zero(name: str) -> Any:

@@ -5,6 +5,7 @@ loopback.
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 import time
 import tracemalloc
@@ -29,6 +30,7 @@ PATIENT = Limits(
 )
 SHORT = replace(PATIENT, window=0.2)
 MEASURED = replace(PATIENT, window=2.0)  # much longer than any pause of the server
+KINDS = ("http", "s3", "gs")
 ON_ITS_WAY = 16 << 20  # bytes of one connection that the system's sockets may hold
 
 
@@ -47,16 +49,19 @@ class State:
 
     def place(self, kind: str = "http", limits: Limits = PATIENT) -> BucketPlace:
         address = f"http://127.0.0.1:{self.port}"
-        url = (
-            f"{address}/some/place"
-            if kind == "http"
-            else f"s3://models/some/place?endpoint={address}"
-        )
         made = kvstore.place(
-            url, {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}, limits
+            self.url(kind), {**os.environ, "TENSORSTORE_GCS_HTTP_URL": address}, limits
         )
         assert isinstance(made, BucketPlace)
         return made
+
+    def url(self, kind: str = "http") -> str:
+        address = f"http://127.0.0.1:{self.port}"
+        return {
+            "http": f"{address}/some/place",
+            "s3": f"s3://models/some/place?endpoint={address}",
+            "gs": "gs://models/some/place",
+        }[kind]
 
     def add(self, *contents: bytes) -> list[ObjectRef]:
         refs = [ObjectRef(hashlib.sha256(data).hexdigest(), len(data)) for data in contents]
@@ -65,7 +70,14 @@ class State:
 
 
 @pytest.fixture
-def server() -> Iterator[State]:
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[State]:
+    for name in [name for name in os.environ if name.startswith(("AWS_", "GOOGLE_", "CLOUDSDK_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    monkeypatch.setenv("GCE_METADATA_ROOT", "127.0.0.1:1")
     state = State()
 
     class Handler(BaseHTTPRequestHandler):
@@ -81,6 +93,8 @@ def server() -> Iterator[State]:
                 state.behave(self, state)
             except OSError:  # the other side has gone
                 self.close_connection = True
+
+        do_PUT = do_POST = do_GET
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
@@ -157,7 +171,7 @@ def endless_interim(handler: BaseHTTPRequestHandler, state: State) -> None:
         pytest.param(endless_interim, id="interim answers"),
     ],
 )
-@pytest.mark.parametrize("kind", ["http", "s3"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_server_that_sends_without_end_gets_no_memory(
     server: State,
     store: LocalStore,
@@ -196,9 +210,10 @@ def test_a_server_that_broke_the_protocol_is_not_asked_again(
     assert len(server.asked) == asked
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("where", ["header", "content"])
 def test_a_server_that_trickles_is_given_up_on(
-    server: State, store: LocalStore, where: str
+    server: State, store: LocalStore, where: str, kind: str
 ) -> None:
     def behave(handler: BaseHTTPRequestHandler, state: State) -> None:
         handler.send_response(200)
@@ -215,14 +230,15 @@ def test_a_server_that_trickles_is_given_up_on(
     server.behave = behave
     refs = server.add(bytes(41_000))
     with pytest.raises(TransferError, match=r"too slow: .* less than 1,024 bytes a second"):
-        server.place(limits=MEASURED).bring(store, refs, lambda _: None)
+        server.place(kind, MEASURED).bring(store, refs, lambda _: None)
     assert len(server.asked) == 1
 
 
-def test_a_silent_server_is_given_up_on(server: State, store: LocalStore) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_silent_server_is_given_up_on(server: State, store: LocalStore, kind: str) -> None:
     server.behave = lambda handler, state: time.sleep(1)
     with pytest.raises(TransferError, match=r"silent for 0\.2 seconds"):
-        server.place(limits=SHORT).bring(store, server.add(b"something"), lambda _: None)
+        server.place(kind, SHORT).bring(store, server.add(b"something"), lambda _: None)
     assert len(server.asked) == 1
 
 
@@ -241,7 +257,8 @@ def test_a_slow_server_that_makes_progress_is_waited_for(server: State, store: L
     assert store.missing(refs) == []
 
 
-def test_a_redirect_is_named_and_not_followed(server: State, store: LocalStore) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_redirect_is_named_and_not_followed(server: State, store: LocalStore, kind: str) -> None:
     def behave(handler: BaseHTTPRequestHandler, state: State) -> None:
         handler.send_response(302)
         handler.send_header("Location", "https://elsewhere.example.com/p\x1b[31m")
@@ -252,12 +269,12 @@ def test_a_redirect_is_named_and_not_followed(server: State, store: LocalStore) 
     with pytest.raises(
         TransferError, match=r"redirects to https://elsewhere\.example\.com/p\\x1b\[31m"
     ):
-        server.place().bring(store, server.add(b"something"), lambda _: None)
+        server.place(kind).bring(store, server.add(b"something"), lambda _: None)
     assert len(server.asked) == 1
 
 
 def serve(handler: BaseHTTPRequestHandler, state: State, ranges: bool, length: bool = True) -> None:
-    data = state.objects.get(handler.path.rpartition("/")[2])
+    data = state.objects.get(handler.path.partition("?")[0].replace("%2F", "/").rpartition("/")[2])
     if data is None:
         handler.send_error(404)
         return
@@ -268,6 +285,7 @@ def serve(handler: BaseHTTPRequestHandler, state: State, ranges: bool, length: b
     )
     part = data[int(first) : int(last) + 1]
     handler.send_response((206 if part else 416) if ranges else 200)
+    handler.send_header("ETag", '"x"')
     if ranges:
         handler.send_header(
             "Content-Range", f"bytes {first}-{int(first) + len(part) - 1}/{len(data)}"
@@ -277,6 +295,82 @@ def serve(handler: BaseHTTPRequestHandler, state: State, ranges: bool, length: b
     )
     handler.end_headers()
     handler.wfile.write(part if length else b"%x\r\n%s\r\n0\r\n\r\n" % (len(part), part))
+
+
+@pytest.mark.parametrize("length", [True, False])
+@pytest.mark.parametrize("kind", ["s3", "gs"])
+def test_an_honest_bucket(
+    server: State, store: LocalStore, tmp_path: Path, length: bool, kind: str
+) -> None:
+    server.behave = lambda handler, state: serve(handler, state, True, length)
+    refs = server.add(*(bytes([number]) * (number * 997 + 1) for number in range(80)))
+    absent = ObjectRef("0" * 64, 10)
+    place = server.place(kind)
+    with pytest.raises(TransferError, match=f"object {absent.oid}: missing"):
+        place.bring(store, [*refs[:40], absent, *refs[40:]], lambda _: None)
+    assert store.missing(refs) == []
+    assert place.lacking([*refs, absent]) == [absent]
+    short = ObjectRef(refs[9].oid, refs[9].size + 1)
+    assert place.lacking([short]) == [short]
+    assert [why.partition(":")[0] for _, why in place.audit([*refs, short])] == ["damaged there"]
+    place.download(refs[20], tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == server.objects[refs[20].oid]
+
+
+@pytest.mark.parametrize("kind", ["s3", "gs"])
+def test_a_bucket_that_ignores_ranges_is_no_bucket(
+    server: State, store: LocalStore, kind: str
+) -> None:
+    server.behave = lambda handler, state: serve(handler, state, ranges=False)
+    refs = server.add(b"something")
+    server.place(kind).bring(store, refs, lambda _: None)  # the range is all there is
+    assert store.missing(refs) == []
+    with pytest.raises(TransferError, match="ignores ranges of bytes"):
+        server.place(kind).lacking(refs)
+
+
+@pytest.mark.parametrize("kind", ["s3", "gs"])
+@pytest.mark.parametrize(
+    ("behave", "why"),
+    [
+        pytest.param(endless(), "sends more than it was asked for", id="success"),
+        pytest.param(endless(status=400), "", id="refusal"),
+        pytest.param(endless_header, "", id="header"),
+    ],
+)
+def test_a_receipt_without_end_gets_no_memory(
+    server: State,
+    store: LocalStore,
+    kind: str,
+    behave: Callable[[BaseHTTPRequestHandler, State], None],
+    why: str,
+) -> None:
+    def take(handler: BaseHTTPRequestHandler, state: State) -> None:
+        handler.rfile.read(int(handler.headers["Content-Length"] or 0))
+        behave(handler, state)
+
+    server.behave = take
+    refs = [store.put([bytes([number]) * 41_000]) for number in range(1, 6)]
+    store.flush()
+    with pytest.raises(TransferError, match=rf"could not be delivered to .*{why}"):
+        server.place(kind).send(store, refs, lambda _: None)
+    assert len(server.asked) <= 3 * len(refs)
+    assert server.sent < ON_ITS_WAY * len(server.asked)
+
+
+@pytest.mark.parametrize("kind", ["s3", "gs"])
+def test_a_refusal_of_a_large_upload_is_read(server: State, store: LocalStore, kind: str) -> None:
+    """It comes before the server has read what is sent."""
+
+    def behave(handler: BaseHTTPRequestHandler, state: State) -> None:
+        handler.send_error(403)
+        handler.close_connection = True
+
+    server.behave = behave
+    ref = store.put([bytes(20 << 20)])
+    store.flush()
+    with pytest.raises(TransferError, match=r"could not be delivered to .*PERMISSION_DENIED"):
+        server.place(kind).send(store, [ref], lambda _: None)
 
 
 @pytest.mark.parametrize("ranges", [True, False])

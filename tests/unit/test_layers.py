@@ -251,6 +251,8 @@ ALSO_SEE = {
     "git_theta.git.repository": "what git itself tells its children: GIT_INDEX_FILE and the like",
     "git_theta.git.lfs_program": "the environment that git-lfs is given",
     "git_theta.git.gitpython": "GitPython asks the environment which git to run",
+    "git_theta.store.gateway": "TensorStore learns by the environment whom to ask",
+    "git_theta.store.web": "the certificates that the user names for TensorStore",
     "git_theta.store.kvstore": "TensorStore and cloud credentials are set by the environment",
     "git_theta.training.background": "a saver keeps the folder that it was made in",
     "git_theta.workflows.restoring.checkout": "pathspecs count from the current folder",

@@ -21,6 +21,7 @@ from git_theta.core.manifest import ObjectRef
 from git_theta.errors import ObjectDamaged, TransferError
 from git_theta.store import kvstore, zarr
 from git_theta.store.local import LocalStore
+from git_theta.store.web import Limits
 
 
 def object_of(data: bytes) -> ObjectRef:
@@ -301,10 +302,7 @@ def test_a_place_where_nobody_answers_is_one_line_and_no_waiting(
     assert capfd.readouterr() == ("", "")
 
 
-def test_exports_do_not_wait_for_long_either(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        kvstore, "_RETRIES", {"max_retries": 1, "initial_delay": "1ms", "max_delay": "1ms"}
-    )
+def test_exports_do_not_wait_for_long_either() -> None:
     asked = []
 
     class Busy(BaseHTTPRequestHandler):
@@ -317,7 +315,9 @@ def test_exports_do_not_wait_for_long_either(monkeypatch: pytest.MonkeyPatch) ->
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        place = zarr.ArrayFolder(f"http://127.0.0.1:{server.server_port}/nobody", {})
+        place = zarr.ArrayFolder(
+            f"http://127.0.0.1:{server.server_port}/nobody", {}, Limits(pauses=(0.001,))
+        )
         for attempt in (lambda: place.read("zarr.json"), lambda: place.array("tensors/w")):
             asked.clear()
             with pytest.raises(TransferError, match="nobody"):

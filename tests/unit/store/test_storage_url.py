@@ -109,11 +109,17 @@ def test_a_quoted_path_comes_back(parts: list[str]) -> None:
 
 
 def test_what_tensorstore_is_told() -> None:
-    assert parse_url("s3://models/p").spec({}) == {"driver": "s3", "bucket": "models", "path": "p/"}
+    nothing = {"AWS_EC2_METADATA_DISABLED": "true"}
+    assert parse_url("s3://models/p").spec(nothing) == {
+        "driver": "s3",
+        "bucket": "models",
+        "path": "p/",
+        "aws_credentials": {"type": "anonymous"},
+    }
     assert parse_url("gs://models").spec({}) == {"driver": "gcs", "bucket": "models", "path": ""}
     assert parse_url("http://[::1]:80/a%20b/").spec({}) == {
         "driver": "http",
-        "base_url": "http://[::1]:80",
+        "base_url": "http://[::1]",
         "path": "/a b/",
     }
     assert parse_url("https://host").spec({}) == {
@@ -131,6 +137,7 @@ def test_the_service_comes_from_the_url_then_from_the_environment() -> None:
         "bucket": "models",
         "path": "",
         **service,
+        "aws_credentials": {"type": "default", "profile": "default"},
     }
     environment["AWS_ENDPOINT_URL_S3"] = "https://two"
     assert parse_url("s3://models").spec(environment)["endpoint"] == "https://two"
@@ -158,16 +165,33 @@ def test_only_web_servers_are_read_only() -> None:
 @pytest.mark.parametrize(
     ("url", "environment", "expected"),
     [
-        ("https://host:8443/p", {}, ("https", "host:8443")),
-        ("s3://models/p", {}, ("https", "models.s3.amazonaws.com")),
-        ("s3://models/p?region=eu-1", {}, ("https", "models.s3.eu-1.amazonaws.com")),
-        ("s3://models/p", {"AWS_REGION": "cn-north-1"}, None),
-        ("s3://models/p?endpoint=http://x:9000/y", {}, ("http", "x:9000")),
-        ("gs://models/p", {}, ("https", "storage.googleapis.com")),
-        ("gs://models/p", {"TENSORSTORE_GCS_HTTP_URL": "http://x"}, None),
+        ("https://host:8443/p", {}, "https://host:8443"),
+        ("https://host:443/p", {}, "https://host"),
+        ("http://host:80", {}, "http://host"),
+        ("s3://models/p", {}, "https://s3.amazonaws.com"),
+        ("s3://my.models/p?region=eu-1", {}, "https://s3.eu-1.amazonaws.com"),
+        ("s3://models/p", {"AWS_REGION": "cn-north-1"}, "https://s3.cn-north-1.amazonaws.com.cn"),
+        ("s3://models/p?endpoint=http://x:9000/y", {}, "http://x:9000"),
+        ("s3://models/p?endpoint=https://x:443", {}, "https://x"),
+        ("gs://models/p", {}, "https://storage.googleapis.com"),
+        ("gs://models/p", {"TENSORSTORE_GCS_HTTP_URL": "http://x/"}, "http://x"),
     ],
 )
-def test_who_answers_for_it(
-    url: str, environment: dict[str, str], expected: tuple[str, str] | None
-) -> None:
-    assert parse_url(url).contact(environment) == expected
+def test_what_answers_for_it(url: str, environment: dict[str, str], expected: str) -> None:
+    assert parse_url(url).server(environment) == expected
+
+
+def test_requests_through_a_gateway_are_for_the_server() -> None:
+    gateway = "http://127.0.0.1:9"
+    spec = parse_url("s3://models/p?region=eu-1").spec({}, gateway)
+    assert spec["endpoint"] == gateway
+    assert spec["host_header"] == "s3.eu-1.amazonaws.com"
+    assert spec["aws_region"] == "eu-1"
+    spec = parse_url("s3://models/p?endpoint=https://x:443/y/").spec({}, gateway)
+    assert (spec["endpoint"], spec["host_header"]) == (f"{gateway}/y", "x")
+    assert parse_url("https://host/a%20b").spec({}, gateway) == {
+        "driver": "http",
+        "base_url": gateway,
+        "path": "/a b/",
+    }
+    assert parse_url("gs://models").spec({}, gateway) == parse_url("gs://models").spec({})
