@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from git_theta.core.manifest import ObjectRef
 from git_theta.core.names import display
 from git_theta.errors import ObjectDamaged, ThetaError, TransferError
-from git_theta.store import s3_signature
 from git_theta.store.folder import FolderPlace
 from git_theta.store.local import LocalStore
 from git_theta.store.storage_url import StorageUrl, parse_url

@@ -155,7 +155,6 @@ class ServerLink:
             ):
                 response.read()
                 keep = True
-            return result
         except TimeoutError:
             raise ServerFault(f"the server was silent for {self.limits.window:g} seconds") from None
         except (http.client.HTTPException, ConnectionError, ssl.SSLError) as error:
@@ -163,6 +162,8 @@ class ServerLink:
             if used is not None and response is None and body is None:
                 return self._exchange(method, target, headers, allowed, use, body)
             raise PassingFault(f"the answer was cut short ({_text(error)})") from None
+        else:
+            return result
         finally:
             if response is not None:
                 response.close()
@@ -379,9 +380,7 @@ def _judge(response: http.client.HTTPResponse, start: int, stop: int) -> Answer:
     if status in (404, 410):
         return Answer("missing")
     if status not in (200, 206):
-        code = "PERMISSION_DENIED: " if status in (401, 403) else ""
-        message = f"{code}the server answers {status} {(response.reason or '')[:80]}".rstrip()
-        raise PassingFault(message) if status in PASSING else OSError(message)
+        raise _refusal(response)
     length = response.length  # None if the server does not say
     if status == 206:
         if not (response.getheader("Content-Range") or "").strip().startswith(f"bytes {start}-"):
@@ -411,17 +410,11 @@ def _judge(response: http.client.HTTPResponse, start: int, stop: int) -> Answer:
 def _refusal(response: http.client.HTTPResponse) -> Exception:
     """What the status says if the server does not send the bytes."""
     status = response.status
-    if 300 <= status < 400:
-        where = (response.getheader("Location") or "nowhere")[:200]
-        return ServerFault(
-            f"the server redirects to {where}, which is not followed; 'git theta remote set' can"
-            " name that address"
-        )
     if status == 416:
         return OSError("OUT_OF_RANGE: the file is shorter")
     code = "PERMISSION_DENIED: " if status in (401, 403) else ""
     message = f"{code}the server answers {status} {(response.reason or '')[:80]}".rstrip()
-    return _Passing(message) if status in _PASSING else OSError(message)
+    return PassingFault(message) if status in PASSING else OSError(message)
 
 
 def _skip(response: http.client.HTTPResponse, size: int) -> None:
