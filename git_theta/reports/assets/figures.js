@@ -223,7 +223,15 @@ function saveButton(box, name) {
 }
 
 // Layer 2 before layer 10
-const byName = new Intl.Collator("en", { numeric: true });
+function byName(a, b) {
+  const x = a.split(/(\d+)/), y = b.split(/(\d+)/);
+  for (let i = 0; i < Math.min(x.length, y.length); i++) {
+    if (x[i] === y[i]) continue;
+    if (i % 2 && Number(x[i]) !== Number(y[i])) return Number(x[i]) - Number(y[i]);
+    return x[i] < y[i] ? -1 : 1;
+  }
+  return x.length - y.length;
+}
 
 // A table that is sorted by its headings; long ones come in portions
 
@@ -255,7 +263,7 @@ function table(spec) {
     rows = rows.map((row, i) => [value(row), i, row]).sort((a, b) => {
       if (a[0] === null || a[0] === undefined) return b[0] === null || b[0] === undefined ? a[1] - b[1] : 1;
       if (b[0] === null || b[0] === undefined) return -1;
-      if (typeof a[0] === "string" && typeof b[0] === "string") return sign * byName.compare(a[0], b[0]) || a[1] - b[1];
+      if (typeof a[0] === "string" && typeof b[0] === "string") return sign * byName(a[0], b[0]) || a[1] - b[1];
       return a[0] < b[0] ? -sign : a[0] > b[0] ? sign : a[1] - b[1];
     }).map((item) => item[2]);
   }
