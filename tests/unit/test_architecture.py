@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -243,7 +244,24 @@ def test_an_import_in_a_function_needs_a_reason(monkeypatch: pytest.MonkeyPatch)
     assert found == [("shlex", None), ("torch", "optional"), ("git_theta.core.names", None)]
 
 
-# Exceptions from the linters
+# The linters
+
+
+def test_the_types_of_every_module_are_checked() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    checked = [ROOT / name for name in settings["tool"]["mypy"]["files"]]
+    ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    ours = [
+        folder
+        for folder in ROOT.iterdir()
+        if not folder.name.startswith(".")
+        and f"{folder.name}/" not in ignored
+        and not (folder / "pyvenv.cfg").exists()
+    ]
+    modules = [path for folder in ours for path in folder.rglob("*.py")]
+    assert len(modules) > len(MODULES)
+    assert [path for path in modules if not any(map(path.is_relative_to, checked))] == []
+
 
 PROJECT = ("git_theta", "docs", "examples", "benchmarks")
 EXCEPTION = re.compile(r"# noqa(?!: [A-Z0-9, ]+ - \S)|# type: ignore(?!\[[a-z, -]+\]  # \S)")
