@@ -18,7 +18,8 @@ from git_theta.git.config.config_file import load_settings
 from git_theta.git.history import revisions
 from git_theta.git.repository import discover
 from git_theta.git.writing.merge_trees import common_bases
-from git_theta.merges.plan import MergePlan, plan
+from git_theta.merges.items import MergePlan
+from git_theta.merges.plan import plan
 from git_theta.terminal.bars import Bars
 from git_theta.workflows.merging import merge_rules
 from git_theta.workflows.merging.auxiliary import OfCommits, merge_file, rules_for, tracked_for

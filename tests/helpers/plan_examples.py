@@ -5,7 +5,7 @@ from __future__ import annotations
 from git_theta.core import dtypes
 from git_theta.core.digest import digest
 from git_theta.core.manifest import Entry, Link, Manifest, ObjectRef
-from git_theta.merges.plan import Item, MergePlan
+from git_theta.merges.items import Item, MergePlan
 
 
 def tensor(

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from git_theta.core.manifest import Entry, Manifest
-from git_theta.merges import plan
+from git_theta.merges.items import MergePlan
+from git_theta.merges.plan import plan
 from git_theta.plugins import registry
 from git_theta.workflows.merging.merge import merge
 from git_theta.workflows.merging.merge_rules import MergeRule, Rules, rule
@@ -116,7 +117,7 @@ def merge_file(
     base: Manifest | None,
     sides: Sequence[Manifest],
     rules: Rules,
-    model: plan.MergePlan | None = None,
+    model: MergePlan | None = None,
     outcome: MergeProgress | None = None,
 ) -> Merged:
     """Merge the file of statistics at ``path``.
@@ -129,7 +130,7 @@ def merge_file(
     kept = None
     if model is not None:
         followed = _followed(model, outcome or MergeProgress(), sides, base)
-        items = plan.plan(base, sides).items
+        items = plan(base, sides).items
         kept = MergeProgress(
             {
                 item.name: followed[name]
@@ -179,7 +180,7 @@ def left_behind(
 
 
 def _followed(
-    model: plan.MergePlan,
+    model: MergePlan,
     outcome: MergeProgress,
     sides: Sequence[Manifest | None],
     base: Manifest | None,

@@ -21,8 +21,17 @@ from git_theta.core.manifest import Entry, Manifest
 from git_theta.core.names import display, shell_word
 from git_theta.core.tensors import Tensor
 from git_theta.errors import MergeError, ThetaError
+from git_theta.merges import finish, plan
 from git_theta.merges import options as merge_options
-from git_theta.merges import plan
+from git_theta.merges.items import (
+    BASE,
+    GENERIC,
+    Item,
+    MergePlan,
+    computable,
+    listed,
+    reason,
+)
 from git_theta.merges.training_state import never_negative
 from git_theta.plugins import registry
 from git_theta.workflows import chains
@@ -40,10 +49,10 @@ if TYPE_CHECKING:
 
 # numpy, and the modules that compute or write files, are imported where something has to be
 # computed: most merges only compare digests.
-PICKS = {"ours": 0, "theirs": 1, "base": plan.BASE}
+PICKS = {"ours": 0, "theirs": 1, "base": BASE}
 
 
-def planned(base: Manifest | None, sides: Sequence[Manifest]) -> plan.MergePlan:
+def planned(base: Manifest | None, sides: Sequence[Manifest]) -> MergePlan:
     """What digests decide of a merge of ``sides`` (the first is ours), with the units that plugins
     know, too.
     """
@@ -119,7 +128,7 @@ class _MergeWork:
         self,
         session: Session,
         path: str,
-        decided: plan.MergePlan,
+        decided: MergePlan,
         rules: Rules,
         before: MergeProgress,
         siblings: Siblings | None,
@@ -142,7 +151,7 @@ class _MergeWork:
             return []
         formats = sorted({side.format for side in self.plan.sides})
         what = f"the sides are files of different formats ({', '.join(formats)})"
-        unknown = [form for form in formats if form in plan.GENERIC]
+        unknown = [form for form in formats if form in GENERIC]
         if unknown:
             return [
                 f"{what}, and the tensors of {unknown[0]} files are not known; take one side whole"
@@ -199,9 +208,9 @@ class _MergeWork:
             self._settle(item, rule, future)
         for strategy_name, names in self._averaged.items():
             what = f"cannot be negative, so averaged where {strategy_name} could make it so"
-            self.notices.append(f"{what}: {plan.listed(names)}")
+            self.notices.append(f"{what}: {listed(names)}")
 
-    def _settle(self, item: plan.Item, rule: MergeRule, future: Future[_TensorResult]) -> None:
+    def _settle(self, item: Item, rule: MergeRule, future: Future[_TensorResult]) -> None:
         try:
             result = future.result()
         except ThetaError as error:
@@ -214,16 +223,16 @@ class _MergeWork:
         for name, entry in result.statistics.items():
             self.statistics.setdefault(name, {})[item.name] = entry
 
-    def _refuse(self, items: Iterable[plan.Item], error: ThetaError) -> None:
+    def _refuse(self, items: Iterable[Item], error: ThetaError) -> None:
         self.conflicts += [Conflict(item, _explained(item, str(error))) for item in items]
 
-    def _pick(self, items: Sequence[plan.Item], rule: MergeRule) -> None:
+    def _pick(self, items: Sequence[Item], rule: MergeRule) -> None:
         """Take all of ``items`` from one side."""
         side = PICKS[rule.strategy]
         problem = ""
         if rule.strategy == "theirs" and len(self.plan.sides) != 2:
             problem = f"'theirs' is one of two sides, and {len(self.plan.sides)} are merged"
-        elif side == plan.BASE and self.plan.base is None:
+        elif side == BASE and self.plan.base is None:
             problem = "there is no common ancestor to go back to"
         if problem:
             if items[0].conflict:
@@ -231,7 +240,7 @@ class _MergeWork:
             return
         known = self.plan.version(side).by_name
         for item in items:
-            self.resolved[item.name] = item.base if side == plan.BASE else item.sides[side]
+            self.resolved[item.name] = item.base if side == BASE else item.sides[side]
             self.used[item.name] = rule
             # The side may have several values for these names
             if item.kind in ("tied-apart", "unit"):
@@ -257,13 +266,13 @@ class _MergeWork:
             }
             chosen = every.pop() if len(every) == 1 else ""
         side = PICKS.get(chosen)
-        if (side == plan.BASE and self.plan.base is None) or (
+        if (side == BASE and self.plan.base is None) or (
             chosen == "theirs" and len(self.plan.sides) != 2
         ):
             return None
         return side
 
-    def _fetch(self, items: Iterable[plan.Item]) -> None:
+    def _fetch(self, items: Iterable[Item]) -> None:
         """Bring every object that computing ``items`` will read, in one go."""
         entries = [e for item in items for e in (item.base, *item.sides) if e is not None]
         refs = [ref for entry in entries for ref in entry.objects]
@@ -316,7 +325,7 @@ class _MergeWork:
                 and item.base
             ):
                 present = cast("list[Entry]", entries)
-                if plan.computable(present[0]):
+                if computable(present[0]):
                     arrays = [self._array(entry) for entry in present]
                     yield MergeCase(item.name, arrays[0], tuple(arrays[1:]))
 
@@ -343,7 +352,7 @@ class _MergeWork:
             self._settle(item, rule, future)
         return []
 
-    def _compute(self, item: plan.Item, rule: MergeRule, strategy: MergeStrategy) -> _TensorResult:
+    def _compute(self, item: Item, rule: MergeRule, strategy: MergeStrategy) -> _TensorResult:
         """Merge one tensor by a strategy and store the result."""
         rows = rule.options.get("rows") == "common"
         if len(item.entries) != len(item.active):
@@ -381,7 +390,7 @@ class _MergeWork:
 
     def _merged(
         self,
-        item: plan.Item,
+        item: Item,
         options: Mapping[str, object],
         strategy: MergeStrategy,
         case: MergeCase,
@@ -409,7 +418,7 @@ class _MergeWork:
     def _array(self, entry: Entry) -> np.ndarray:
         return chains.load(self.session.store, entry).array()
 
-    def _stored(self, tensor: Tensor, like: Sequence[Entry], item: plan.Item) -> Entry:
+    def _stored(self, tensor: Tensor, like: Sequence[Entry], item: Item) -> Entry:
         """The entry of a merged value: one that a side (or the base) has already, or an update
         against the first of ``like``.
         """
@@ -441,16 +450,16 @@ class _MergeWork:
             found = [manifest for manifest in self._beside[statistic] if manifest is not None]
             fetch_missing(self.session, found)
 
-    def _statistics(self, item: plan.Item) -> dict[str, tuple[np.ndarray | None, ...]]:
+    def _statistics(self, item: Item) -> dict[str, tuple[np.ndarray | None, ...]]:
         """The statistics of one tensor, an array for each active side, if any side tracks them."""
         return self._statistics_of(item, item.active)
 
-    def _of_all(self, item: plan.Item) -> dict[str, tuple[np.ndarray | None, ...]]:
+    def _of_all(self, item: Item) -> dict[str, tuple[np.ndarray | None, ...]]:
         """The same, with an array for every side."""
         return self._statistics_of(item, range(len(self.plan.sides)))
 
     def _statistics_of(
-        self, item: plan.Item, sides: Iterable[int]
+        self, item: Item, sides: Iterable[int]
     ) -> dict[str, tuple[np.ndarray | None, ...]]:
         found: dict[str, tuple[np.ndarray | None, ...]] = {}
         for statistic, manifests in self._beside.items():
@@ -470,11 +479,11 @@ class _MergeWork:
 
         None, with ``problem`` set, when it cannot be built.
         """
-        entries = plan.finish(self.plan, self.resolved)
+        entries = finish.finish(self.plan, self.resolved)
         taken = self._taken()
-        if taken is not None and plan.same_values(entries, self.plan.version(taken).entries):
+        if taken is not None and finish.same_values(entries, self.plan.version(taken).entries):
             entries = self.plan.version(taken).entries  # tied as there
-        file = plan.choose_file(self.plan, entries, taken)
+        file = finish.choose_file(self.plan, entries, taken)
         if file.notice:
             self.notices.append(file.notice)
         side = self.plan.version(file.source)
@@ -530,14 +539,14 @@ class _TensorResult:
     averaged: bool = False
 
 
-_Waiting = tuple[plan.Item, MergeRule, MergeStrategy]
+_Waiting = tuple[Item, MergeRule, MergeStrategy]
 
 
-def _explained(item: plan.Item, problem: str = "") -> str:
+def _explained(item: Item, problem: str = "") -> str:
     """Why ``item`` is a conflict, what keeps a strategy from merging it, and, for a unit, what does
     settle it.
     """
-    words = [plan.reason(item), problem] if problem else [plan.reason(item)]
+    words = [reason(item), problem] if problem else [reason(item)]
     if item.kind == "unit":
         params = shell_word(literal(item.name))
         words.append(

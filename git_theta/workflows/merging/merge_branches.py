@@ -13,7 +13,8 @@ from git_theta.core.manifest import Manifest
 from git_theta.core.names import display
 from git_theta.errors import GitError, MergeError
 from git_theta.git.writing import merge_trees, plumbing
-from git_theta.merges.plan import MergePlan, plan
+from git_theta.merges.items import MergePlan
+from git_theta.merges.plan import plan
 from git_theta.workflows.merging.auxiliary import (
     OfCommits,
     left_behind,

@@ -12,7 +12,7 @@ from git_theta.core.contracts import MergeStrategy
 from git_theta.core.manifest import Entry, Manifest
 from git_theta.core.names import display
 from git_theta.errors import MergeError, ThetaError
-from git_theta.merges import plan
+from git_theta.merges.items import Item, MergePlan
 from git_theta.workflows.merging.merge_rules import MergeRule
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class MergeProgress:
 class Conflict:
     """A tensor that is left to the user, and why; of a unit, its first part."""
 
-    item: plan.Item
+    item: Item
     reason: str
 
     @property
@@ -60,7 +60,7 @@ class Merged:
     conflicts: tuple[Conflict, ...]
     problems: tuple[str, ...]
     notices: tuple[str, ...]
-    plan: plan.MergePlan
+    plan: MergePlan
 
     @property
     def resolved(self) -> Mapping[str, Entry | None]:

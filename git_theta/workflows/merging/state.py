@@ -19,7 +19,7 @@ from git_theta.errors import ThetaError
 from git_theta.git.history import listing
 from git_theta.git.history.roots import SETTLED
 from git_theta.git.repository import Repository
-from git_theta.merges.plan import MergePlan
+from git_theta.merges.items import MergePlan
 from git_theta.workflows.merging.merge_rules import rule
 from git_theta.workflows.merging.outcome import MergeProgress
 

@@ -11,7 +11,7 @@ from git_theta.core.contracts import MergeCase, MergeStrategy
 from git_theta.core.manifest import Entry
 from git_theta.core.names import display
 from git_theta.errors import MergeError
-from git_theta.merges.plan import Item, MergePlan
+from git_theta.merges.items import Item, MergePlan
 from git_theta.workflows.merging.merge_rules import MergeRule, Rules
 from git_theta.workflows.merging.outcome import guarded
 

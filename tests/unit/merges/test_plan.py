@@ -15,7 +15,9 @@ from git_theta.core import dtypes
 from git_theta.core.digest import digest
 from git_theta.core.manifest import Entry, Manifest
 from git_theta.errors import MergeError
-from git_theta.merges.plan import CONFLICTS, choose_file, finish, plan, reason
+from git_theta.merges.finish import choose_file, finish
+from git_theta.merges.items import CONFLICTS, reason
+from git_theta.merges.plan import plan
 
 
 def names(entries: Sequence[Entry]) -> list[str]:

@@ -12,7 +12,9 @@ from git_theta.core.manifest import Entry, Manifest
 from git_theta.core.tensors import Spec
 from git_theta.errors import MergeError
 from git_theta.merges import units
-from git_theta.merges.plan import choose_file, finish, plan, reason
+from git_theta.merges.finish import choose_file, finish
+from git_theta.merges.items import reason
+from git_theta.merges.plan import plan
 from git_theta.testing import check_unit_kind
 
 

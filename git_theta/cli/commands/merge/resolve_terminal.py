@@ -15,7 +15,7 @@ from git_theta.cli.output import path, plural, table
 from git_theta.core.manifest import Entry, Manifest
 from git_theta.core.names import display
 from git_theta.errors import FormatError, ThetaError
-from git_theta.merges import plan
+from git_theta.merges.items import Item, reason
 from git_theta.workflows import chains
 from git_theta.workflows.merging import merge_rules
 from git_theta.workflows.merging.merge import planned
@@ -31,7 +31,7 @@ class TensorGroup:
     """Tensors that differ only in their numbers (layers), which mostly want the same choice."""
 
     label: str
-    items: tuple[plan.Item, ...]
+    items: tuple[Item, ...]
 
 
 def ask(session: Session, name: str, versions: Versions, by_name: bool) -> merge_rules.Rules:
@@ -74,9 +74,9 @@ def ask(session: Session, name: str, versions: Versions, by_name: bool) -> merge
     return merge_rules.Rules(rules, by_name=by_name)
 
 
-def grouped(items: Sequence[plan.Item]) -> list[TensorGroup]:
+def grouped(items: Sequence[Item]) -> list[TensorGroup]:
     """The items by name with numbers left open, in order of first occurrence."""
-    found: dict[str, list[plan.Item]] = {}
+    found: dict[str, list[Item]] = {}
     for item in items:
         found.setdefault(re.sub(r"[0-9]+(?![A-Za-z0-9])", "*", item.name), []).append(item)
     return [
@@ -125,7 +125,7 @@ def _show(session: Session, name: str, groups: Sequence[TensorGroup]) -> None:
 
 
 def _row(session: Session, number: int, group: TensorGroup) -> tuple[str, ...]:
-    why = " or ".join(dict.fromkeys(plan.reason(item).partition(":")[0] for item in group.items))
+    why = " or ".join(dict.fromkeys(reason(item).partition(":")[0] for item in group.items))
     moved = [
         _moved(session, [(item.base, item.sides[side]) for item in group.items]) for side in (0, 1)
     ]
