@@ -25,6 +25,7 @@ __all__ = [
     "BuildsPieces",
     "Change",
     "CheckpointFormat",
+    "Combination",
     "Contents",
     "CutsBytes",
     "CutsMembers",
@@ -49,6 +50,7 @@ __all__ = [
     "ShowsViews",
     "StoredView",
     "SurveysModel",
+    "TakesVersion",
     "UnitKind",
     "Update",
     "UsesStatistics",
@@ -61,6 +63,9 @@ Level = Literal["fast", "default", "best"]
 
 Change = Literal["text", "small", "few", "rule"]
 """The kinds of change that an update can be meant for: see :class:`MeantFor`."""
+
+Combination = Literal["sum", "weighted", "mean"]
+"""How a statistic combines when its models are merged: see :class:`UsesStatistics`."""
 
 
 @runtime_checkable
@@ -394,13 +399,16 @@ class UnitKind(Protocol):
 
 @runtime_checkable
 class UsesStatistics(Protocol):
-    """A strategy that reads companion files of the model, by the names in ``statistics``.
+    """A strategy that reads companion files of the model.
 
-    ``model.NAME.safetensors`` holds the statistic NAME of ``model.safetensors``. Each side's arrays
-    stand in :attr:`MergeCase.siblings` under that name.
+    ``statistics`` maps their names to how a merge combines what several sides changed. ``sum``: the
+    values are added up, as evidence of several trainings is. ``weighted``: likewise, each side's
+    times its weight if a rule gives this strategy an option ``weights``. ``mean``: they are
+    averaged, as moving averages are. ``model.NAME.safetensors`` holds the statistic NAME of
+    ``model.safetensors``. Each side's arrays stand in :attr:`MergeCase.siblings` under that name.
     """
 
-    statistics: tuple[str, ...]
+    statistics: Mapping[str, Combination]
 
 
 @runtime_checkable
@@ -450,6 +458,18 @@ class WholeModel(Protocol):
 
 
 @runtime_checkable
+class TakesVersion(Protocol):
+    """A strategy that takes tensors from one version as they are: other content, ties and units of
+    that version included.
+
+    ``takes`` is the number of the side, from 0 (ours), or -1 for the common ancestor. Such a
+    strategy is not asked to merge. Without ``takes``, or if it is None, it is.
+    """
+
+    takes: int | None
+
+
+@runtime_checkable
 class SaysReproducible(Protocol):
     """A strategy that says whether it gives the same bytes on every machine.
 
@@ -494,9 +514,14 @@ def computes(strategy: MergeStrategy) -> bool:
     return strategy.numbers if isinstance(strategy, SaysNumbers) else True
 
 
-def statistics_of(strategy: MergeStrategy) -> tuple[str, ...]:
-    """The statistics that ``strategy`` reads from companion files."""
-    return tuple(strategy.statistics) if isinstance(strategy, UsesStatistics) else ()
+def statistics_of(strategy: MergeStrategy) -> Mapping[str, Combination]:
+    """The statistics that ``strategy`` reads from companion files, with how they combine."""
+    return strategy.statistics if isinstance(strategy, UsesStatistics) else {}
+
+
+def taken_version(strategy: MergeStrategy) -> int | None:
+    """The number of the version that ``strategy`` takes tensors from; None if it merges them."""
+    return strategy.takes if isinstance(strategy, TakesVersion) else None
 
 
 def cuts_bytes(form: CheckpointFormat) -> bool:

@@ -24,7 +24,13 @@ if TYPE_CHECKING:
     import click
     import pluggy
 
-    from git_theta.core.contracts import CheckpointFormat, MergeStrategy, UnitKind, Update
+    from git_theta.core.contracts import (
+        CheckpointFormat,
+        Combination,
+        MergeStrategy,
+        UnitKind,
+        Update,
+    )
     from git_theta.core.layout import Layout
     from git_theta.core.source import Source
 
@@ -224,15 +230,17 @@ class Registry:
         """All merge strategies, the built-in ones first."""
         return tuple(cast("MergeStrategy", row.value) for row in self._rows(_STRATEGY))
 
-    def statistics(self) -> tuple[str, ...]:
-        """The names of companion files that merge strategies use, built in or of plugins."""
-        added = [
-            name
-            for row in (self._rows(_STRATEGY) if self._load() is not None else ())
-            if row.provider != BUILT_IN
-            for name in statistics_of(cast("MergeStrategy", row.value))
-        ]
-        return tuple(dict.fromkeys([*tables.STATISTICS, *added]))
+    def statistics(self) -> Mapping[str, Combination]:
+        """The names of companion files that merge strategies use, and how they combine.
+
+        Of strategies that declare one statistic differently, the first counts; what is built in
+        comes first.
+        """
+        found = dict(tables.STATISTICS)
+        for row in self._rows(_STRATEGY) if self._load() is not None else ():
+            for name, how in statistics_of(cast("MergeStrategy", row.value)).items():
+                found.setdefault(name, how)
+        return found
 
     def unit_kinds(self) -> tuple[UnitKind, ...]:
         """All kinds of units, the built-in ones first."""
@@ -429,7 +437,19 @@ def _problem(kind: _Kind, value: object) -> str:
         return f"its name {name!a} must be a lower-case word of letters, digits, '-' and '_'"
     if isinstance(value, MeantFor) and value.meant_for not in get_args(Change):
         return f"its meant_for must be one of {', '.join(get_args(Change))}"
+    if kind is _STRATEGY and not _fits(getattr(value, "statistics", {})):
+        return "its statistics must map lower-case words to 'sum', 'weighted' or 'mean'"
     return ""
+
+
+def _fits(statistics: object) -> bool:
+    """Whether a strategy declares its statistics as
+    :class:`~git_theta.core.contracts.UsesStatistics` says.
+    """
+    return isinstance(statistics, Mapping) and all(
+        isinstance(name, str) and _WORD.match(name) and how in (*tables.COMBINING,)
+        for name, how in statistics.items()
+    )
 
 
 def _module(value: object) -> str:

@@ -5,13 +5,20 @@ The registry's hot path imports the one that is asked for.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
 from git_theta.checkpoints.builtin_formats import FALLBACK, make
 from git_theta.checkpoints.builtin_formats import FORMATS as FORMATS
 
 if TYPE_CHECKING:
-    from git_theta.core.contracts import CheckpointFormat, MergeStrategy, UnitKind, Update
+    from git_theta.core.contracts import (
+        CheckpointFormat,
+        Combination,
+        MergeStrategy,
+        UnitKind,
+        Update,
+    )
 
 # The first one stores any tensor, without a base
 UPDATES = {
@@ -25,7 +32,15 @@ UPDATES = {
 FALLBACK_FORMAT = FALLBACK
 FALLBACK_UPDATE = next(iter(UPDATES))
 
-STATISTICS = ("fisher", "gram", "velocity")  # that built-in merge strategies use
+# The statistics that built-in merge strategies declare
+STATISTICS: Mapping[str, Combination] = {"fisher": "weighted", "gram": "sum", "velocity": "mean"}
+# The strategy, with options, that combines statistics; sums take a weight a side besides
+COMBINING: Mapping[Combination, tuple[str, Mapping[str, object]]] = {
+    "sum": ("average", {"normalize": False}),
+    "weighted": ("average", {"normalize": False}),
+    "mean": ("average", {}),
+}
+TAKES_BASE = "base"  # the strategy that goes back to the common ancestor
 
 
 def checkpoint_format(name: str) -> CheckpointFormat:

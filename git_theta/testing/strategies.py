@@ -5,10 +5,16 @@ that say what is impossible.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from git_theta.core import dtypes
-from git_theta.core.contracts import MergeCase, MergeStrategy, is_reproducible
+from git_theta.core.contracts import (
+    Combination,
+    MergeCase,
+    MergeStrategy,
+    is_reproducible,
+    statistics_of,
+)
 from git_theta.errors import MergeError
 from git_theta.merges import options as merge_options
 from git_theta.testing.plugin_names import check_name
@@ -47,6 +53,9 @@ def check_merge_strategy(
         "max_sides is below min_sides"
     )
     assert merge_options.lines(strategy) is not None
+    for name, how in statistics_of(strategy).items():
+        check_name(name)
+        assert how in get_args(Combination), f"{name} must combine by sum, weighted or mean"
     try:
         complete = merge_options.complete(strategy.name, strategy.options, options or {})
     except MergeError as error:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from git_theta.core.contracts import MergeCase, Option
+from git_theta.core.contracts import Combination, MergeCase, Option
 from git_theta.core.names import display
 from git_theta.errors import MergeError
 from git_theta.merges.numerics.rounding import supported
@@ -25,7 +25,8 @@ class Formula:
     case and complete options. ``reproducible``: the same bytes on every machine (else the method
     needs LAPACK or BLAS, and a repetition is compared to a tolerance). ``order_free``: the sides'
     order does not matter. ``numbers``: it computes, so only real and complex floating types will
-    do; otherwise any array is fine. ``statistics``: the companion files that it reads.
+    do; otherwise any array is fine. ``statistics``: the companion files that it reads, and how they
+    combine. ``takes``: the version that it takes tensors from, if it does not merge them.
     """
 
     name: str
@@ -38,7 +39,8 @@ class Formula:
     reproducible: bool = True
     order_free: bool = True
     numbers: bool = True
-    statistics: tuple[str, ...] = ()
+    statistics: Mapping[str, Combination] = field(default_factory=dict)
+    takes: int | None = None
 
     def merge(self, case: MergeCase, options: Mapping[str, object]) -> np.ndarray:
         """The merged value; :class:`MergeError` when the case or the options do not fit this

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from git_theta.core.contracts import MergeCase
+from git_theta.merges.items import BASE
 from git_theta.merges.strategies.formula import Formula
 
 
@@ -31,6 +32,7 @@ STRATEGIES = (
         min_sides=1,
         order_free=False,
         numbers=False,
+        takes=0,
     ),
     Formula(
         "theirs",
@@ -39,6 +41,7 @@ STRATEGIES = (
         max_sides=2,
         order_free=False,
         numbers=False,
+        takes=1,
     ),
     Formula(
         "base",
@@ -47,5 +50,6 @@ STRATEGIES = (
         needs_base=True,
         min_sides=1,
         numbers=False,
+        takes=BASE,
     ),
 )

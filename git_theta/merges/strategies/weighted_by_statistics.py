@@ -267,7 +267,7 @@ STRATEGIES = (
             ),
             WEIGHTS,
         ),
-        statistics=("fisher",),
+        statistics={"fisher": "weighted"},
     ),
     Formula(
         "regmean",
@@ -280,7 +280,7 @@ STRATEGIES = (
             Option("layout", "str", "out_in", "the matrices' axes", choices=("out_in", "in_out")),
         ),
         reproducible=False,
-        statistics=("gram",),
+        statistics={"gram": "sum"},
     ),
     DiLoCo(
         "diloco",
@@ -292,6 +292,7 @@ STRATEGIES = (
         ),
         needs_base=True,
         min_sides=1,
-        statistics=("velocity",),
+        # A moving average of gradients: the mean of several is one again, their sum is not
+        statistics={"velocity": "mean"},
     ),
 )

@@ -2,32 +2,29 @@
 what a merge makes of them.
 
 A file of statistics follows its model. It is never merged by the strategy that merges the model:
-what several sides changed is added up (evidence of several trainings is their sum, as in Fisher
-merging and RegMean), velocities are averaged, and where the merge took a tensor of the model from
-one side, its statistics are that side's.
+what several sides changed is combined as the strategy that uses the statistic declares (evidence of
+several trainings is added up, as in Fisher merging and RegMean; velocities are averaged). If the
+merge took a tensor of the model from one side, its statistics are that side's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
+from git_theta.core.contracts import Combination, statistics_of, taken_version
 from git_theta.core.manifest import Entry, Manifest
-from git_theta.merges.items import MergePlan
+from git_theta.merges.items import BASE, MergePlan
 from git_theta.merges.plan import plan
-from git_theta.plugins import registry
+from git_theta.plugins import registry, tables
 from git_theta.workflows.merging.merge import merge
-from git_theta.workflows.merging.merge_rules import MergeRule, Rules, rule
+from git_theta.workflows.merging.merge_rules import MergeRule, Rules, rule, strategy_of
 from git_theta.workflows.merging.outcome import MergeProgress
 from git_theta.workflows.session import Session
 
 if TYPE_CHECKING:
     from git_theta.workflows.merging.outcome import Merged, MergeProgress
-
-# A moving average of gradients: the mean of several is one again, their sum is not
-_AVERAGED: Final = ("velocity",)
-_OF_A_SIDE: Final = ("ours", "theirs", "base")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,23 +89,27 @@ def tracked_for(session: Session, path: str) -> tuple[str, str] | None:
 def rules_for(statistic: str, rules: Rules, sides: int, picks: bool = True) -> Rules:
     """The rules for a file of statistics, from the ``rules`` for its model.
 
-    With ``picks``, a rule that takes a side (or the base) takes it here too. All else is added up,
-    by the weights of a rule for ``fisher`` if it has any (the merged model then has the precision
-    sum w F), or averaged (velocities).
+    With ``picks``, a rule that takes a side (or the base) takes it here too. All else is combined
+    as the rule's strategy declares; if that does not use the statistic, as the first one that does.
+    A weighted sum takes the weights of the rule (a model merged by ``fisher`` then has the
+    precision sum w F).
     """
+    usual = registry.statistics()[statistic]
 
     def followed(given: MergeRule) -> MergeRule:
-        if given.strategy in _OF_A_SIDE:
-            return given if picks else together(given.params)
-        weights = given.options.get("weights") if given.strategy == statistic == "fisher" else None
-        return together(given.params, weights)
+        strategy = strategy_of(given)
+        if picks and taken_version(strategy) is not None:
+            return given
+        own = statistics_of(strategy).get(statistic)
+        weights = given.options.get("weights") if own == "weighted" else None
+        return together(given.params, own or usual, weights)
 
-    def together(params: str, weights: object = None) -> MergeRule:
-        if statistic in _AVERAGED:
-            return rule("average", {}, params)
-        return rule("average", {"normalize": False, "weights": weights or (1.0,) * sides}, params)
+    def together(params: str, how: Combination, weights: object = None) -> MergeRule:
+        strategy, options = tables.COMBINING[how]
+        added = {} if how == "mean" else {"weights": weights or (1.0,) * sides}
+        return rule(strategy, {**options, **added}, params)
 
-    return replace(rules, rules=(*map(followed, rules.rules), together("*")))
+    return replace(rules, rules=(*map(followed, rules.rules), together("*", usual)))
 
 
 def merge_file(
@@ -195,10 +196,11 @@ def _followed(
         leader = item.twin or item.name
         rule = outcome.used.get(leader) if item.conflict else None
         value = outcome.resolved.get(leader) if item.conflict else item.result
-        if rule is not None and rule.strategy not in _OF_A_SIDE:
+        version = taken_version(strategy_of(rule)) if rule is not None else BASE
+        if version is None:
             continue
-        if rule is not None and rule.strategy != "base":
-            took = [_OF_A_SIDE.index(rule.strategy)]
+        if version != BASE:
+            took = [version]
         else:
             took = [i for i in item.active if _same(item.sides[i], value)]
         if len(took) == 1:

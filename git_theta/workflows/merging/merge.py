@@ -16,6 +16,7 @@ from git_theta.core.contracts import (
     SurveysModel,
     WholeModel,
     statistics_of,
+    taken_version,
 )
 from git_theta.core.manifest import Entry, Manifest
 from git_theta.core.names import display, shell_word
@@ -33,7 +34,7 @@ from git_theta.merges.items import (
     reason,
 )
 from git_theta.merges.training_state import never_negative
-from git_theta.plugins import registry
+from git_theta.plugins import registry, tables
 from git_theta.workflows import chains
 from git_theta.workflows.merging import whole_model
 from git_theta.workflows.merging.merge_rules import MergeRule, Rules, literal, strategy_of
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
 
 # numpy, and the modules that compute or write files, are imported where something has to be
 # computed: most merges only compare digests.
-PICKS = {"ours": 0, "theirs": 1, "base": BASE}
 
 
 def planned(base: Manifest | None, sides: Sequence[Manifest]) -> MergePlan:
@@ -102,7 +102,8 @@ def ancestor(
     Where that cannot be, it is ``base``.
     """
     picks = tuple(
-        replace(rule, strategy="base") if rule.strategy in PICKS else rule for rule in rules.rules
+        rule if _version(rule) is None else replace(rule, strategy=tables.TAKES_BASE)
+        for rule in rules.rules
     )
     merged = merge(session, path, base, versions, replace(rules, rules=picks))
     if merged.conflicts and not merged.problems:
@@ -179,7 +180,7 @@ class _MergeWork:
             rule = self.rules.rule(name for part in parts for name in (part.name, *part.aliases))
             if rule is None:
                 self.conflicts.append(Conflict(item, _explained(item)))
-            elif rule.strategy in PICKS:
+            elif _version(rule) is not None:
                 self._pick(parts, rule)
             elif item.kind == "unit":
                 self._refuse(
@@ -194,7 +195,7 @@ class _MergeWork:
         for item in self.plan.items:
             if item.kind == "counter" and item.name not in self.resolved:
                 rule = self.rules.rule((item.name, *item.aliases))
-                if rule is not None and rule.strategy in PICKS:
+                if rule is not None and _version(rule) is not None:
                     self._pick((item,), rule)
         if not waiting:
             return
@@ -228,12 +229,8 @@ class _MergeWork:
 
     def _pick(self, items: Sequence[Item], rule: MergeRule) -> None:
         """Take all of ``items`` from one side."""
-        side = PICKS[rule.strategy]
-        problem = ""
-        if rule.strategy == "theirs" and len(self.plan.sides) != 2:
-            problem = f"'theirs' is one of two sides, and {len(self.plan.sides)} are merged"
-        elif side == BASE and self.plan.base is None:
-            problem = "there is no common ancestor to go back to"
+        side, problem = _version(rule), _absent(self.plan, strategy_of(rule))
+        assert side is not None
         if problem:
             if items[0].conflict:
                 self.conflicts.append(Conflict(items[0], _explained(items[0], problem)))
@@ -256,21 +253,14 @@ class _MergeWork:
         """The side from which all that several sides changed is taken, if it is one; the file's
         other content comes from there, too.
         """
-        rest = self.rules.rest
-        if rest is not None:
-            chosen = rest.strategy
-        else:
-            every = {
-                self.used[item.name].strategy if item.name in self.used else ""
-                for item in self.plan.conflicts
-            }
-            chosen = every.pop() if len(every) == 1 else ""
-        side = PICKS.get(chosen)
-        if (side == BASE and self.plan.base is None) or (
-            chosen == "theirs" and len(self.plan.sides) != 2
-        ):
+        chosen = self.rules.rest
+        if chosen is None:
+            rules = [self.used.get(item.name) for item in self.plan.conflicts]
+            names = {rule.strategy if rule is not None else "" for rule in rules}
+            chosen = rules[0] if len(names) == 1 else None
+        if chosen is None or _absent(self.plan, strategy_of(chosen)):
             return None
-        return side
+        return _version(chosen)
 
     def _fetch(self, items: Iterable[Item]) -> None:
         """Bring every object that computing ``items`` will read, in one go."""
@@ -537,6 +527,25 @@ class _TensorResult:
     notices: tuple[str, ...]
     statistics: Mapping[str, Entry]
     averaged: bool = False
+
+
+def _version(rule: MergeRule) -> int | None:
+    """The version that ``rule`` takes tensors from, if it takes one."""
+    return taken_version(strategy_of(rule))
+
+
+def _absent(plan: MergePlan, strategy: MergeStrategy) -> str:
+    """Why ``strategy`` cannot take its version of what ``plan`` merges; empty if it can."""
+    version, count = taken_version(strategy), len(plan.sides)
+    if version == BASE:
+        return "" if plan.base is not None else "there is no common ancestor to go back to"
+    if version is not None and version >= count:
+        return f"'{strategy.name}' takes side {version + 1}, and only {count} are merged"
+    most = strategy.max_sides
+    if version is not None and most is not None and count > most:
+        named = "two" if most == 2 else most
+        return f"'{strategy.name}' is one of {named} sides, and {count} are merged"
+    return ""
 
 
 _Waiting = tuple[Item, MergeRule, MergeStrategy]

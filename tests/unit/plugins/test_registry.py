@@ -447,8 +447,8 @@ def test_the_entry_point_type_is_the_real_one() -> None:
 
 def test_the_table_of_statistics_is_what_strategies_declare() -> None:
     plain, _ = made()
-    declared = {name for each in plain.merge_strategies() for name in statistics_of(each)}
-    assert declared == set(tables.STATISTICS)
+    declared = [pair for each in plain.merge_strategies() for pair in statistics_of(each).items()]
+    assert declared == list(tables.STATISTICS.items())
     assert plain.statistics() == tables.STATISTICS
 
 
@@ -475,3 +475,28 @@ def test_a_companion_is_known_by_its_name() -> None:
     assert [name for name in known if builtin_formats.explains(name)] == [".metadata", "x.index"]
     assert builtin_formats.beside("__0_0.distcp") == ["torch-zip"]
     assert builtin_formats.beside("x.data-00000-of-00001") == ["tf-checkpoint"]
+
+
+class Trusting(Coin):
+    name = "trusting"
+
+    def __init__(self, statistics: Any) -> None:
+        self.statistics = statistics
+
+
+def test_statistics_of_plugins_are_listed_behind_those_built_in() -> None:
+    some, _ = made()
+    some.register(plugin(strategies=[Trusting({"trust": "mean", "fisher": "mean"})]), "by hand")
+    assert some.statistics() == {**tables.STATISTICS, "trust": "mean"}
+
+
+@pytest.mark.parametrize(
+    "statistics", [("trust",), {"trust": "median"}, {"../trust": "sum"}, {"trust": []}, None]
+)
+def test_a_strategy_whose_statistics_do_not_say_how_they_combine_is_ignored(
+    statistics: Any,
+) -> None:
+    some, warnings = made()
+    some.register(plugin(strategies=[Trusting(statistics)]), "by hand")
+    assert "trusting" not in names(some.merge_strategies())
+    assert "its statistics must map lower-case words to 'sum', 'weighted' or 'mean'" in warnings[0]
