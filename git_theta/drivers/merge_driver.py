@@ -23,8 +23,8 @@ from git_theta.merges.plan import plan
 from git_theta.terminal.bars import Bars
 from git_theta.workflows.merging import merge_rules
 from git_theta.workflows.merging.auxiliary import OfCommits, merge_file, rules_for, tracked_for
-from git_theta.workflows.merging.merge import ancestor, describe, merge
-from git_theta.workflows.merging.outcome import Merged, MergeProgress
+from git_theta.workflows.merging.merge import ancestor, merge
+from git_theta.workflows.merging.outcome import Merged, MergeProgress, describe
 from git_theta.workflows.restoring.statcache import StatCache
 from git_theta.workflows.session import Session
 

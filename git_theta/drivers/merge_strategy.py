@@ -23,7 +23,6 @@ from git_theta.git.repository import discover
 from git_theta.git.writing import merge_trees, staging
 from git_theta.terminal.bars import Bars
 from git_theta.workflows.merging import merge_rules
-from git_theta.workflows.merging.merge import describe
 from git_theta.workflows.merging.merge_branches import (
     merge_model,
     merged_tree,
@@ -31,7 +30,7 @@ from git_theta.workflows.merging.merge_branches import (
     statistics,
     tracks_statistics,
 )
-from git_theta.workflows.merging.outcome import Merged
+from git_theta.workflows.merging.outcome import Merged, describe
 from git_theta.workflows.session import Session
 
 CANNOT = 2

@@ -31,7 +31,9 @@ COMMON: Final = (
         choices=("same", "common"),
     ),
 )
-"""Options that every strategy understands; :func:`git_theta.merges.apply.apply` acts on them."""
+"""Options that every strategy understands, on which
+:func:`git_theta.merges.compute.compute` acts.
+"""
 
 PER_SIDE: Final = ("weights", "cutoffs")
 """Options with one value a side."""

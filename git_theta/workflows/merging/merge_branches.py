@@ -22,9 +22,9 @@ from git_theta.workflows.merging.auxiliary import (
     of_model,
     rules_for,
 )
-from git_theta.workflows.merging.merge import ancestor, describe, merge
+from git_theta.workflows.merging.merge import ancestor, merge
 from git_theta.workflows.merging.merge_rules import Rules
-from git_theta.workflows.merging.outcome import Merged, MergeProgress
+from git_theta.workflows.merging.outcome import Merged, MergeProgress, describe
 from git_theta.workflows.session import Session, scratch_index
 
 

@@ -12,10 +12,9 @@ from git_theta.errors import GitError, MergeError, UsageError
 from git_theta.git.history import revisions
 from git_theta.git.writing import merge_trees, plumbing, staging
 from git_theta.store.guard import turn
-from git_theta.workflows.merging.merge import describe
 from git_theta.workflows.merging.merge_branches import merge_model, merged_tree, models, statistics
 from git_theta.workflows.merging.merge_rules import Rules
-from git_theta.workflows.merging.outcome import Merged
+from git_theta.workflows.merging.outcome import Merged, describe
 from git_theta.workflows.session import Session
 
 

@@ -4,21 +4,14 @@ report.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Protocol
 
-from git_theta.core.contracts import MergeStrategy
 from git_theta.core.manifest import Entry, Manifest
-from git_theta.core.names import display
-from git_theta.errors import MergeError, ThetaError
-from git_theta.merges.items import Item, MergePlan
-from git_theta.workflows.merging.merge_rules import MergeRule
-
-if TYPE_CHECKING:
-    pass
-
-from typing import TYPE_CHECKING, Protocol
+from git_theta.core.names import display, shell_word
+from git_theta.merges.items import Item, MergePlan, reason
+from git_theta.workflows.merging.merge_rules import MergeRule, literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,19 +66,6 @@ class Merged:
         return self.progress.statistics
 
 
-def guarded(strategy: MergeStrategy, call: Callable[..., Any], *arguments: object) -> Any:
-    """What a strategy's further method returns; :class:`MergeError` whatever goes wrong in it."""
-    try:
-        return call(*arguments)
-    except ThetaError:
-        raise
-    except Exception as error:
-        what = f"{type(error).__name__}: {display(str(error) or 'no message', 200)}"
-        raise MergeError(
-            f"{strategy.name} failed with {what}; resolve it by another strategy"
-        ) from error
-
-
 class Siblings(Protocol):
     """Where a strategy's statistics come from: per statistic and side, the manifest of the tracked
     file that holds them.
@@ -93,3 +73,53 @@ class Siblings(Protocol):
 
     def __call__(self, statistic: str) -> Sequence[Manifest | None]:
         """One manifest a side, None where that side tracks none."""
+
+
+def conflict(item: Item, problem: str = "") -> Conflict:
+    """``item`` as a conflict: why it is one, the ``problem`` that keeps a strategy from merging it,
+    and, for a unit, what does settle it.
+    """
+    words = [reason(item), problem] if problem else [reason(item)]
+    if item.kind == "unit":
+        params = shell_word(literal(item.name))
+        words.append(
+            f"take it whole from one side: git theta resolve --params {params} --ours (or --theirs,"
+            " --base)"
+        )
+    return Conflict(item, "; ".join(words))
+
+
+def _kinds(conflicts: Sequence[Conflict]) -> str:
+    """What ``conflicts`` are: tensors, units, or both."""
+    units = sum(conflict.item.kind == "unit" for conflict in conflicts)
+    mark = "s" if len(conflicts) > 1 else ""
+    return (
+        f"tensor{mark}"
+        if not units
+        else f"unit{mark}"
+        if units == len(conflicts)
+        else "tensors and units"
+    )
+
+
+def describe(path: str, merged: Merged, shown: int = 5) -> list[str]:
+    """What a user should read about a merge that is not finished: what conflicts, why, and the
+    commands that go on.
+    """
+    lines = [f"{display(path)}: {problem}" for problem in merged.problems]
+    if merged.conflicts:
+        count = len(merged.conflicts)
+        lines.append(
+            f"{display(path)}: {count} {_kinds(merged.conflicts)} changed on several sides:"
+        )
+        lines += [f"    {c.title}: {c.reason}" for c in merged.conflicts[:shown]]
+        if count > shown:
+            lines.append(f"    … and {count - shown} more")
+    if lines:
+        quoted = shell_word(path)
+        lines.append(
+            f"resolve with: git theta resolve {quoted} -s STRATEGY    ('git theta strategies' lists"
+            " them; also --ours, --theirs, --base)"
+        )
+        lines.append(f"or put the file you want there and run: git add {quoted}")
+    return lines

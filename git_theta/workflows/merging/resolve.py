@@ -11,7 +11,8 @@ from git_theta.errors import UsageError
 from git_theta.git.history import listing
 from git_theta.git.writing.merge_trees import merged_mode
 from git_theta.workflows.merging.auxiliary import OfCommits, left_behind, rules_for, tracked_for
-from git_theta.workflows.merging.merge import merge, planned
+from git_theta.workflows.merging.decisions import planned
+from git_theta.workflows.merging.merge import merge
 from git_theta.workflows.merging.merge_rules import Rules
 from git_theta.workflows.merging.outcome import Merged
 from git_theta.workflows.merging.state import MergeState

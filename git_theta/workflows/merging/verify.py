@@ -136,7 +136,7 @@ def _near(session: Session, rules: Rules, one: Entry | None, other: Entry | None
 
     fetch_missing(session, [Manifest("none", 0, one, (one, other), {})])
     try:
-        arrays = [chains.load(session.store, e).array() for e in (other, one)]
+        arrays = [chains.load(session.store, entry).array() for entry in (other, one)]
     except ThetaError:
         return False
     return same_merge(strategy_of(rule), *arrays)

@@ -1,98 +1,116 @@
-"""Merging by a strategy that must see whole models (git re-basin reorders one side before anything
-is averaged).
+"""Strategies that see whole models before they merge tensors one by one: surveys set options from
+all tensors, and preparation reorders one side (git re-basin).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 
-from git_theta.core.contracts import MergeCase, MergeStrategy
-from git_theta.core.manifest import Entry
+import numpy as np
+
+from git_theta.core.contracts import MergeCase, SurveysModel, WholeModel
 from git_theta.core.names import display
-from git_theta.errors import MergeError
-from git_theta.merges.items import Item, MergePlan
-from git_theta.workflows.merging.merge_rules import MergeRule, Rules
-from git_theta.workflows.merging.outcome import guarded
+from git_theta.errors import MergeError, ThetaError
+from git_theta.merges.compute import guarded
+from git_theta.merges.options import for_sides
+from git_theta.merges.strategies.formula import computable
+from git_theta.workflows.merging.decisions import Task
+from git_theta.workflows.merging.load_inputs import (
+    Inputs,
+    every_case,
+    statistics_of_sides,
+    whole_sides,
+)
+from git_theta.workflows.merging.merge_rules import MergeRule
 
-if TYPE_CHECKING:
-    import numpy as np
 
+def prepared(inputs: Inputs, tasks: Sequence[Task]) -> tuple[list[Task], list[tuple[Task, str]]]:
+    """The tasks as their strategies want them after a look at the whole model, and those that
+    cannot be done, with the reason.
 
-def check(plan: MergePlan, rules: Rules, rule: MergeRule, resolved: Container[str]) -> None:
-    """:class:`MergeError` unless ``rule`` has the whole model to itself: reordering moves tensors
-    that no side changed, too.
+    A strategy for whole models has a model to itself: it gets a task for each tensor that differs.
     """
-    for item in plan.items:
-        if item.unit is not None and any(side != item.sides[0] for side in item.sides):
-            raise MergeError(
-                f"{rule.strategy} reorders tensors one by one, and unit"
-                f" '{display(item.unit.name, 80)}' cannot be; take a side"
-            )
-        other = rules.rule((item.name, *item.aliases))
-        if item.name in resolved or other != rule:
-            what = f"'{display(item.name, 80)}' follows another choice"
-            raise MergeError(
-                f"{rule.strategy} merges whole models, and {what}; let {rule.strategy} alone merge"
-                " this model"
-            )
+    whole = [task for task in tasks if isinstance(task.strategy, WholeModel)]
+    if not whole:
+        return _surveyed(inputs, tasks)
+    try:
+        return _reordered(inputs, whole[0]), []
+    except ThetaError as error:
+        others = [task for task in tasks if not isinstance(task.strategy, WholeModel)]
+        done, refused = _surveyed(inputs, others)
+        return done, [*((task, str(error)) for task in whole), *refused]
 
 
-def cases(
-    plan: MergePlan,
-    strategy: MergeStrategy,
-    prepare: Callable[..., Any],
-    options: Mapping[str, object],
-    load: Callable[[Entry], np.ndarray],
-    statistics: Callable[[Item], Mapping[str, tuple[np.ndarray | None, ...]]],
-) -> list[tuple[Item, MergeCase]]:
-    """The tensors to merge, as the strategy prepared them: those whose prepared values differ.
+def _surveyed(inputs: Inputs, tasks: Sequence[Task]) -> tuple[list[Task], list[tuple[Task, str]]]:
+    """The tasks with the options that surveys set, one survey a rule; and those of surveys that
+    failed.
+    """
+    done: list[Task] = []
+    refused: list[tuple[Task, str]] = []
+    surveys: dict[int, MergeRule | ThetaError] = {}
+    for task in tasks:
+        if not isinstance(task.strategy, SurveysModel):
+            done.append(task)
+            continue
+        key = id(task.rule)
+        if key not in surveys:
+            surveys[key] = _survey(inputs, task)
+        rule = surveys[key]
+        try:
+            if isinstance(rule, ThetaError):
+                raise rule
+            options = for_sides(rule.options, task.item.active, len(inputs.plan.sides))
+            done.append(replace(task, rule=rule, options=options))
+        except ThetaError as error:
+            refused.append((task, str(error)))
+    return done, refused
+
+
+def _survey(inputs: Inputs, task: Task) -> MergeRule | ThetaError:
+    """The rule of ``task`` with the options that its strategy sets, or why it cannot."""
+    strategy, rule = task.strategy, task.rule
+    assert isinstance(strategy, SurveysModel)
+    try:
+        cases = partial(every_case, inputs)
+        return replace(rule, options=guarded(strategy, strategy.survey, cases, rule.options))
+    except ThetaError as error:
+        return error
+
+
+def _reordered(inputs: Inputs, first: Task) -> list[Task]:
+    """A task for each tensor whose values differ as the strategy of ``first`` prepared the sides.
 
     Counters, and what is not made of numbers, stay as the plan decided it. Holds all sides' models.
     :class:`MergeError` when the sides' tensors differ in name, type or shape, or the strategy
     cannot prepare them.
     """
-    import numpy as np
-
-    from git_theta.merges.strategies.formula import computable
-
-    models: list[dict[str, np.ndarray]] = [{} for _ in plan.sides]
-    for item in plan.items:
-        for model, entry in zip(models, item.sides, strict=True):
-            if entry is not None:
-                model.update(dict.fromkeys((item.name, *item.aliases), load(entry)))
-    prepared = guarded(strategy, prepare, models, options)
+    assert isinstance(first.strategy, WholeModel)
+    sides = guarded(first.strategy, first.strategy.prepare, whole_sides(inputs), first.rule.options)
     found = []
-    for item in plan.items:
-        values = [model.get(item.name) for model in prepared]
+    for item in inputs.plan.items:
+        values = [side.get(item.name) for side in sides]
         if any(value is None for value in values):
             continue
-        sides = cast("list[np.ndarray]", values)
         for alias in item.aliases:
             if any(
-                not _same(side, model[alias]) for side, model in zip(sides, prepared, strict=True)
+                not _same(value, side[alias]) for value, side in zip(values, sides, strict=True)
             ):
                 tied = f"'{display(item.name, 80)}' and '{display(alias, 80)}'"
-                raise MergeError(f"{strategy.name} would reorder {tied}, which are tied, apart")
-        differ = any(not _same(side, sides[0]) for side in sides[1:])
-        if item.conflict or (differ and item.kind != "counter" and computable(sides[0].dtype)):
-            found.append(
-                (
-                    item,
-                    MergeCase(
-                        item.name,
-                        None,
-                        tuple(np.ascontiguousarray(side) for side in sides),
-                        statistics(item),
-                    ),
+                raise MergeError(
+                    f"{first.strategy.name} would reorder {tied}, which are tied, apart"
                 )
-            )
+        differ = any(not _same(value, values[0]) for value in values[1:])
+        if item.conflict or (differ and item.kind != "counter" and computable(values[0].dtype)):
+            arrays = tuple(map(np.ascontiguousarray, values))
+            statistics = statistics_of_sides(inputs, item, range(len(sides)))
+            case = MergeCase(item.name, None, arrays, statistics)
+            found.append(replace(first, item=item, case=case))
     return found
 
 
 def _same(one: np.ndarray, other: np.ndarray) -> bool:
-    import numpy as np
-
     flat = (
         np.ascontiguousarray(one).reshape(-1).view(np.uint8),
         np.ascontiguousarray(other).reshape(-1).view(np.uint8),

@@ -11,8 +11,8 @@ import pytest
 from merge_references import BF16, F16, F32, F64, FP8, REFERENCES, rounded
 
 from git_theta.core.contracts import KeepsState, MergeCase, MergeStrategy
-from git_theta.merges.apply import apply
 from git_theta.merges.builtin_strategies import strategies
+from git_theta.merges.compute import compute
 from git_theta.merges.options import parse
 
 STRATEGIES = {strategy.name: strategy for strategy in strategies()}
@@ -414,9 +414,9 @@ def test_the_list_is_complete() -> None:
 def test_two_merges_of_the_same_inputs_are_the_same_bytes() -> None:
     base, sides = values((64, 65), BF16, 3)
     for name in ("dare_ties", "della", "ties", "sce", "karcher"):
-        first = apply(STRATEGIES[name], MergeCase("w", base, sides), parse(STRATEGIES[name], []))
+        first = compute(STRATEGIES[name], MergeCase("w", base, sides), parse(STRATEGIES[name], []))
         copies = MergeCase("w", base.copy(), tuple(side.copy() for side in sides))
         assert (
-            apply(STRATEGIES[name], copies, parse(STRATEGIES[name], [])).array.tobytes()
+            compute(STRATEGIES[name], copies, parse(STRATEGIES[name], [])).array.tobytes()
             == first.array.tobytes()
         )

@@ -9,7 +9,7 @@ import pytest
 
 from git_theta.core.contracts import MergeCase, Option
 from git_theta.errors import MergeError
-from git_theta.merges.apply import apply
+from git_theta.merges.compute import compute
 from git_theta.merges.options import REQUIRED, complete
 from git_theta.merges.training_state import never_negative
 from git_theta.plugins import registry
@@ -83,7 +83,7 @@ def test_no_strategy_makes_a_variance_negative(name: str, dtype: str) -> None:
             known = {option.name for option in strategy.options}
             if set(extreme) <= known:
                 try:
-                    outcome = apply(
+                    outcome = compute(
                         strategy, case("bn.running_var", dtype, count), options(name, extreme)
                     )
                 except MergeError:
@@ -95,11 +95,11 @@ def test_task_vectors_average_it_and_say_so() -> None:
     strategy = registry.merge_strategy("task_arithmetic")
     given = options("task_arithmetic", {})
     variance = case("bn.running_var")
-    outcome = apply(strategy, variance, given)
+    outcome = compute(strategy, variance, given)
     wanted = ((variance.sides[0].astype(np.float64) + variance.sides[1]) / 2).astype(np.float32)
     assert outcome.averaged
     assert np.array_equal(outcome.array, wanted)
-    weight = apply(strategy, case("bn.weight"), given)
+    weight = compute(strategy, case("bn.weight"), given)
     assert not weight.averaged
     assert (weight.array < 0).any()
 
@@ -107,7 +107,7 @@ def test_task_vectors_average_it_and_say_so() -> None:
 def test_what_was_negative_before_is_left_to_the_strategy() -> None:
     strategy = registry.merge_strategy("task_arithmetic")
     odd = MergeCase("x.running_var", np.full(4, -1.0), (np.full(4, -2.0), np.full(4, -3.0)))
-    outcome = apply(strategy, odd, options("task_arithmetic", {}))
+    outcome = compute(strategy, odd, options("task_arithmetic", {}))
     assert not outcome.averaged
     assert np.array_equal(outcome.array, np.full(4, -4.0))
 
@@ -122,17 +122,17 @@ def test_a_plugins_strategy_cannot_make_it_negative_either() -> None:
             return -case.sides[0]
 
     variance = case("exp_avg_sq")
-    outcome = apply(Negate(), variance, {})
+    outcome = compute(Negate(), variance, {})
     assert outcome.averaged
     assert (outcome.array > 0).all()
-    assert not apply(Negate(), case("exp_avg"), {}).averaged
+    assert not compute(Negate(), case("exp_avg"), {}).averaged
 
 
 def test_rows_in_common_are_averaged_too() -> None:
     variance = case("opt_state/nu/embed")
     longer = np.concatenate([variance.sides[1], np.ones((3, 16), np.float32)])
     given = {**options("task_arithmetic", {}), "rows": "common"}
-    outcome = apply(
+    outcome = compute(
         registry.merge_strategy("task_arithmetic"),
         MergeCase(variance.name, variance.base, (variance.sides[0], longer)),
         given,

@@ -8,9 +8,9 @@ from merge_references import BF16, F16, F32, F64
 
 from git_theta.core.contracts import MergeCase, MergeStrategy, Option, SurveysModel
 from git_theta.errors import MergeError
-from git_theta.merges.apply import apply
 from git_theta.merges.builtin_strategies import strategies
 from git_theta.merges.check import check_finite, check_result, same_merge
+from git_theta.merges.compute import compute
 from git_theta.merges.options import parse
 
 STRATEGIES = {strategy.name: strategy for strategy in strategies()}
@@ -169,7 +169,7 @@ def test_nan_and_infinity_are_reported_and_stay_where_they_are(
     clean = np.ones((6, 8), bool)
     clean[2, 3] = False
     for name in ("average", "nearswap", "task_arithmetic", "ram", "diloco"):
-        outcome = apply(STRATEGIES[name], broken, options(name))
+        outcome = compute(STRATEGIES[name], broken, options(name))
         assert outcome.notices == (notice,)
         assert np.isfinite(outcome.array.astype(np.float64)[clean]).all()
     for name in (
@@ -220,7 +220,7 @@ def test_a_side_full_of_nan_is_counted() -> None:
 
 def test_values_that_leave_the_types_range_are_reported() -> None:
     base, big = np.zeros(3, F16), np.full(3, 60000, F16)
-    outcome = apply(STRATEGIES["task_arithmetic"], case(big, big, base=base), {})
+    outcome = compute(STRATEGIES["task_arithmetic"], case(big, big, base=base), {})
     assert outcome.notices == (
         "merging tensor 'w' gave 3 infinite values: the values left the range of float16",
     )
@@ -267,20 +267,20 @@ def test_tables_of_different_rows_are_an_error_unless_asked_for(strategy: MergeS
     ):
         strategy.merge(case(ours, theirs, base=base), options(strategy.name))
     with pytest.raises(MergeError, match="rows=common"):
-        apply(strategy, case(ours, theirs, base=base), options(strategy.name))
+        compute(strategy, case(ours, theirs, base=base), options(strategy.name))
 
 
 def test_rows_in_common_are_merged_and_the_others_taken() -> None:
     base, ours, theirs, more = sides(4)
     theirs = np.concatenate([theirs, more[:3]])
     average = STRATEGIES["average"]
-    outcome = apply(average, case(ours, theirs, base=base), parse(average, ["rows=common"]))
+    outcome = compute(average, case(ours, theirs, base=base), parse(average, ["rows=common"]))
     assert outcome.notices == ("tensor 'w': 6 rows in common merged, 3 taken from theirs",)
     assert np.array_equal(outcome.array[:6], average.merge(case(ours, theirs[:6]), {}))
     assert np.array_equal(outcome.array[6:], more[:3])
     # The other way round, and by a strategy that needs the base.
     ties = STRATEGIES["ties"]
-    turned = apply(ties, case(theirs, ours, base=base), parse(ties, ["rows=common"]))
+    turned = compute(ties, case(theirs, ours, base=base), parse(ties, ["rows=common"]))
     assert np.array_equal(turned.array[:6], ties.merge(case(theirs[:6], ours, base=base), {}))
     assert np.array_equal(turned.array[6:], more[:3])
 
@@ -291,9 +291,9 @@ def test_rows_that_the_base_lacks() -> None:
     short = case(ours, theirs, base=base[:4])
     average = STRATEGIES["average"]
     assert np.array_equal(
-        apply(average, short, parse(average, rows)).array, average.merge(short, {})
+        compute(average, short, parse(average, rows)).array, average.merge(short, {})
     )
-    task = apply(STRATEGIES["task_arithmetic"], short, parse(STRATEGIES["task_arithmetic"], rows))
+    task = compute(STRATEGIES["task_arithmetic"], short, parse(STRATEGIES["task_arithmetic"], rows))
     assert np.array_equal(task.array[4:], ours[4:])
     assert "4 rows in common merged, 2 taken from ours" in task.notices[0]
 
@@ -302,7 +302,7 @@ def test_rows_of_three_sides_and_of_statistics() -> None:
     a, b, c = sides(3)
     b, c = np.concatenate([b, b[:2]]), np.concatenate([c, c[:2]])
     fisher = tuple(np.abs(side) for side in (a, b, c))
-    merged = apply(
+    merged = compute(
         STRATEGIES["fisher"],
         MergeCase("w", None, (a, b, c), {"fisher": fisher}),
         parse(STRATEGIES["fisher"], ["rows=common"]),
@@ -327,7 +327,7 @@ def test_rows_of_three_sides_and_of_statistics() -> None:
 )
 def test_other_differences_are_not_bridged(others: tuple[np.ndarray, ...]) -> None:
     with pytest.raises(MergeError, match=r"differs in more than its number of rows|one side"):
-        apply(
+        compute(
             STRATEGIES["average"],
             case(np.zeros((6, 8), F32), *others),
             parse(STRATEGIES["average"], ["rows=common"]),
@@ -467,11 +467,11 @@ class Broken:
 )
 def test_a_strategy_that_fails_leaves_a_conflict_with_a_reason(result: object, words: str) -> None:
     with pytest.raises(MergeError) as error:
-        apply(Broken(result), case(*sides()), {})
+        compute(Broken(result), case(*sides()), {})
     assert words in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_interruptions_pass_through() -> None:
     with pytest.raises(KeyboardInterrupt):
-        apply(Broken(KeyboardInterrupt()), case(*sides()), {})
+        compute(Broken(KeyboardInterrupt()), case(*sides()), {})

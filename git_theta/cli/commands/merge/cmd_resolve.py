@@ -69,7 +69,7 @@ def resolve(
     from git_theta.workflows.merging import merge_rules
     from git_theta.workflows.merging import resolve as work
     from git_theta.workflows.merging.auxiliary import tracked_for
-    from git_theta.workflows.merging.merge import describe
+    from git_theta.workflows.merging.outcome import describe
     from git_theta.workflows.session import Session
 
     repository = discover()

@@ -31,7 +31,7 @@ from git_theta.plugins import registry
 from git_theta.terminal.bars import Bars
 from git_theta.workflows.comparing import tracked_models
 from git_theta.workflows.merging import merge_branches, merge_rules, resolve
-from git_theta.workflows.merging.merge import describe
+from git_theta.workflows.merging.outcome import describe
 from git_theta.workflows.restoring import smudge
 from git_theta.workflows.session import Session
 from git_theta.workflows.sharing.fetch import fetch_missing

@@ -18,7 +18,7 @@ from git_theta.errors import FormatError, ThetaError
 from git_theta.merges.items import Item, reason
 from git_theta.workflows import chains
 from git_theta.workflows.merging import merge_rules
-from git_theta.workflows.merging.merge import planned
+from git_theta.workflows.merging.decisions import planned
 from git_theta.workflows.merging.state import MergeState
 from git_theta.workflows.session import Session
 from git_theta.workflows.sharing.fetch import fetch_missing

@@ -14,7 +14,8 @@ from plan_examples import of
 
 from git_theta.core.contracts import Combination, MergeCase, MergeStrategy, Option
 from git_theta.merges.options import complete
-from git_theta.plugins import discovery, hookimpl, registry, tables
+from git_theta.plugin import hookimpl
+from git_theta.plugins import discovery, registry, tables
 from git_theta.workflows.merging.auxiliary import of_model, rules_for, sibling
 from git_theta.workflows.merging.merge import merge
 from git_theta.workflows.merging.merge_rules import Rules, from_words
@@ -75,8 +76,9 @@ class Trusting:
     built-in strategy does.
     """
 
-    name, summary, needs_base, min_sides, max_sides = "trusting", "trusts", False, 2, None
-    options = (Option("weights", "floats", None, "one a side"),)
+    name, summary, needs_base, min_sides = "trusting", "trusts", False, 2
+    max_sides: int | None = None
+    options: tuple[Option, ...] = (Option("weights", "floats", None, "one a side"),)
 
     def __init__(self, how: Combination) -> None:
         self.statistics: dict[str, Combination] = {"trust": how, "gram": how}

@@ -1,17 +1,19 @@
-"""Calling a merge strategy, built in or a plugin's, on one tensor: the one place that trusts
-nothing it gets back.
+"""The third step of a merge, compute: a strategy, built in or a plugin's, called on one tensor.
+
+The one place that trusts nothing it gets back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from git_theta.core.contracts import MergeCase, MergeStrategy, computes
+from git_theta.core.contracts import KeepsState, MergeCase, MergeStrategy, computes
 from git_theta.core.names import display
-from git_theta.errors import MergeError
+from git_theta.errors import MergeError, ThetaError
 from git_theta.merges.check import any_negative, check_finite, check_result
 from git_theta.merges.rows import merge_rows, needs_rows
 from git_theta.merges.strategies.averages import mean
@@ -20,18 +22,26 @@ from git_theta.merges.training_state import never_negative
 
 
 @dataclass(frozen=True, slots=True)
-class MergedArray:
+class Computed:
     """A merged tensor and what the user should hear about it; ``averaged``: in place of the
-    strategy, since it cannot be negative.
+    strategy, since it cannot be negative. ``statistics`` are those that the strategy leaves.
     """
 
     array: np.ndarray
     notices: tuple[str, ...] = ()
     averaged: bool = False
+    statistics: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
-def apply(strategy: MergeStrategy, case: MergeCase, options: Mapping[str, object]) -> MergedArray:
+def compute(
+    strategy: MergeStrategy,
+    case: MergeCase,
+    options: Mapping[str, object],
+    with_state: bool = False,
+) -> Computed:
     """Merge ``case``; with ``rows=common`` also where the sides differ in rows.
+
+    ``with_state``: the statistics that the strategy leaves are wanted, too.
 
     Variances, means of squares and the like are averaged if the strategy moves the base by the
     sides' changes, whose sum may be below 0, or if it made any of them negative.
@@ -49,11 +59,27 @@ def apply(strategy: MergeStrategy, case: MergeCase, options: Mapping[str, object
 
     if options.get("rows") == "common" and needs_rows(case):
         array, taken = merge_rows(merged, case, strategy.needs_base)
-        return MergedArray(array, (*notices, taken, *check_result(case, array)), any(averaged))
-    array = merged(case)
-    return MergedArray(
-        array, (*notices, *([] if notices else check_result(case, array))), any(averaged)
-    )
+        told = (*notices, taken, *check_result(case, array))
+    else:
+        array = merged(case)
+        told = (*notices, *([] if notices else check_result(case, array)))
+    left: Mapping[str, np.ndarray] = {}
+    if with_state and isinstance(strategy, KeepsState) and not any(averaged):
+        left = guarded(strategy, strategy.after, case, own)
+    return Computed(array, told, any(averaged), left)
+
+
+def guarded(strategy: MergeStrategy, call: Callable[..., Any], *arguments: object) -> Any:
+    """What a strategy's further method returns; :class:`MergeError` whatever goes wrong in it."""
+    try:
+        return call(*arguments)
+    except ThetaError:
+        raise
+    except Exception as error:
+        what = f"{type(error).__name__}: {display(str(error) or 'no message', 200)}"
+        raise MergeError(
+            f"{strategy.name} failed with {what}; resolve it by another strategy"
+        ) from error
 
 
 def _kept_positive(
