@@ -19,10 +19,10 @@ from git_theta.git.history import revisions
 from git_theta.git.repository import discover
 from git_theta.git.writing.merge_trees import common_bases
 from git_theta.merges.items import MergePlan
-from git_theta.merges.plan import plan
 from git_theta.terminal.bars import Bars
 from git_theta.workflows.merging import merge_rules
 from git_theta.workflows.merging.auxiliary import OfCommits, merge_file, rules_for, tracked_for
+from git_theta.workflows.merging.decisions import planned
 from git_theta.workflows.merging.merge import ancestor, merge
 from git_theta.workflows.merging.outcome import Merged, MergeProgress, describe
 from git_theta.workflows.restoring.statcache import StatCache
@@ -191,7 +191,7 @@ def _plan_of_model(
     present = [side for side in sides if side is not None]
     if list(map(_identity, known)) != list(map(_identity, versions)) or len(present) < 2:
         return None
-    return plan(base, present)
+    return planned(base, present)
 
 
 def _identity(manifest: Manifest | None) -> str:

@@ -27,7 +27,7 @@ def plan(
 ) -> MergePlan:
     """Decide what digests can decide.
 
-    ``base`` is None where there is no common ancestor; ``sides[0]`` is ours.
+    ``base`` is None without a common ancestor; ``sides[0]`` is ours.
 
     ``kinds`` tell which tensors are units. :class:`MergeError` for fewer than two sides, or when a
     kind fails.

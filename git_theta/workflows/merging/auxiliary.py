@@ -11,20 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from git_theta.core.contracts import Combination, statistics_of, taken_version
 from git_theta.core.manifest import Entry, Manifest
 from git_theta.merges.items import BASE, MergePlan
-from git_theta.merges.plan import plan
 from git_theta.plugins import registry, tables
+from git_theta.workflows.merging.decisions import planned
 from git_theta.workflows.merging.merge import merge
 from git_theta.workflows.merging.merge_rules import MergeRule, Rules, rule, strategy_of
-from git_theta.workflows.merging.outcome import MergeProgress
+from git_theta.workflows.merging.outcome import Merged, MergeProgress
 from git_theta.workflows.session import Session
-
-if TYPE_CHECKING:
-    from git_theta.workflows.merging.outcome import Merged, MergeProgress
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +127,7 @@ def merge_file(
     kept = None
     if model is not None:
         followed = _followed(model, outcome or MergeProgress(), sides, base)
-        items = plan(base, sides).items
+        items = planned(base, sides).items
         kept = MergeProgress(
             {
                 item.name: followed[name]

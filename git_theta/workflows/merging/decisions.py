@@ -110,7 +110,7 @@ def _taken(
     plan: MergePlan, items: Sequence[Item], strategy: MergeStrategy
 ) -> dict[str, Entry | None]:
     """The values of all ``items`` in the version that ``strategy`` takes, by name; None: it has no
-    such tensor. :class:`MergeError` if there is no such version.
+    such tensor. :class:`MergeError` without such a version.
     """
     problem, version = _absent(plan, strategy), taken_version(strategy)
     if problem or version is None:

@@ -4,17 +4,15 @@ make.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
 
 from git_theta.core.manifest import Manifest
 from git_theta.core.names import display
 from git_theta.errors import GitError, MergeError
 from git_theta.git.writing import merge_trees, plumbing
 from git_theta.merges.items import MergePlan
-from git_theta.merges.plan import plan
 from git_theta.workflows.merging.auxiliary import (
     OfCommits,
     left_behind,
@@ -22,6 +20,7 @@ from git_theta.workflows.merging.auxiliary import (
     of_model,
     rules_for,
 )
+from git_theta.workflows.merging.decisions import planned
 from git_theta.workflows.merging.merge import ancestor, merge
 from git_theta.workflows.merging.merge_rules import Rules
 from git_theta.workflows.merging.outcome import Merged, MergeProgress, describe
@@ -159,14 +158,11 @@ def _plan(
     rules: Callable[[str], Rules],
 ) -> MergePlan | None:
     """The plan of merging the model at ``path``, which git can merge by itself."""
-    sides = [
-        side
-        for side in (session.manifest(f"{commit}:{path}") for commit in commits)
-        if side is not None
-    ]
-    return (
-        plan(before_all(session, path, bases, rules), sides) if len(sides) == len(commits) else None
-    )
+    found = [session.manifest(f"{commit}:{path}") for commit in commits]
+    sides = [side for side in found if side is not None]
+    if len(sides) < len(commits):
+        return None
+    return planned(before_all(session, path, bases, rules), sides)
 
 
 def tracks_statistics(session: Session, commits: Sequence[str]) -> bool:
@@ -249,18 +245,3 @@ def merged_tree(
             )
         result = merge_trees.scratch_commit(tree, [result, head], session.cwd)
     return tree
-
-
-def candidates(
-    strategies: Sequence[str], words: Sequence[str], sweeps: Sequence[tuple[str, Sequence[str]]]
-) -> Iterator[tuple[str, list[str]]]:
-    """Every combination of a strategy and swept option values: (strategy, ``key=value`` words)."""
-    for strategy in strategies:
-        for values in product(*(steps for _, steps in sweeps)):
-            yield (
-                strategy,
-                [
-                    *words,
-                    *(f"{key}={value}" for (key, _), value in zip(sweeps, values, strict=True)),
-                ],
-            )

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
+from functools import partial
 from pathlib import Path
 
 import click
@@ -30,7 +31,7 @@ from git_theta.git.writing import merge_trees
 from git_theta.plugins import registry
 from git_theta.terminal.bars import Bars
 from git_theta.workflows.comparing import tracked_models
-from git_theta.workflows.merging import merge_branches, merge_rules, resolve
+from git_theta.workflows.merging import merge_branches, merge_rules, resolve, scoring
 from git_theta.workflows.merging.outcome import describe
 from git_theta.workflows.restoring import smudge
 from git_theta.workflows.session import Session
@@ -62,15 +63,6 @@ class Request:
             merge_rules.from_words(strategy, words, self.params) if strategy is not None else None
         )
         return merge_rules.asked(chosen, self.by_name)
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """A candidate and what it scored; None: the command failed or printed no number."""
-
-    strategy: str
-    words: tuple[str, ...]
-    value: float | None
 
 
 def check_side_options(given: Sequence[str], strategies: Sequence[str]) -> None:
@@ -184,78 +176,50 @@ def by_score(
     if "{checkpoint}" not in command:
         raise click.UsageError("--eval needs {checkpoint} where the candidate's file name belongs")
     steps = [parse_sweep(sweep) for sweep in sweeps]
-    tried = list(merge_branches.candidates(request.strategies, request.words, steps))
-    for strategy, words in tried:
-        request.rules(strategy, words)  # a value out of range is told before any is tried
+    tried = scoring.candidates(request.strategies, request.words, steps)
+
+    def rules(candidate: scoring.Candidate) -> merge_rules.Rules:
+        return request.rules(candidate.strategy, candidate.words)
+
+    for candidate in tried:
+        rules(candidate)  # a value out of range is told before any is tried
+    found = []
     with _session() as session:
         commits = _commits(request)
         if len(commits) < 2:
             click.echo("[]" if as_json else "Already up to date.")
             return 0
-        found = merge_branches.models(session, commits, lambda _: merge_rules.Rules())
-        if len(found) != 1:
-            listed = ", ".join(path(model.path) for model in found) or "none"
-            raise UsageError(
-                "choosing by score needs exactly one model that changed on several sides, not"
-                f" {len(found)} ({listed})"
-            )
-        scores = []
-        for strategy, words in tried:
-            score = _score(session, found[0], request, strategy, words, command)
-            scores.append(score)
+        model = scoring.only_model(session, commits)
+        for score in scoring.scores(session, model, tried, rules, partial(_evaluate, command)):
+            found.append(score)
             if not as_json:
-                click.echo(
-                    f"{strategy} {' '.join(words)}:"
-                    f" {'failed' if score.value is None else f'{score.value:g}'}",
-                    err=True,
-                )
-    ranked = sorted(
-        (s for s in scores if s.value is not None),
-        key=lambda s: s.value or 0.0,
-        reverse=not minimize,
-    )
-    _show(scores, ranked[0] if ranked else None, as_json)
-    if not ranked:
+                words = " ".join(score.candidate.words)
+                click.echo(f"{score.candidate.strategy} {words}: {_shown(score)}", err=True)
+    best = scoring.best(found, minimize)
+    _show(found, best, as_json)
+    if best is None:
         raise UsageError(
             "no candidate could be scored; run the --eval command by hand on a checkpoint to"
             " see why"
         )
     if dry_run:
         return 0
-    best = ranked[0]
-    return run_merge(replace(request, strategies=(best.strategy,), words=best.words), dry_run=False)
-
-
-def _score(
-    session: Session,
-    model: merge_branches.BranchModel,
-    request: Request,
-    strategy: str,
-    words: Sequence[str],
-    command: str,
-) -> Score:
-    rules = merge_rules.complete(session, model.path, request.rules(strategy, words))
-    merged = merge_branches.merge_model(session, model, rules)
-    if merged.manifest is None:
-        session.store.discard()
-        warn(f"{strategy} {' '.join(words)}: {describe(model.path, merged)[0]}")
-        return Score(strategy, tuple(words), None)
-    with tempfile.TemporaryDirectory(prefix="git-theta-") as folder:
-        file = Path(folder) / Path(model.path).name
-        try:
-            smudge.write(session.store, merged.manifest, file, session.pool())
-        finally:
-            session.store.discard()
-        line = command.replace("{checkpoint}", shlex.quote(str(file)))
-        # The user's own command line
-        done = subprocess.run(  # noqa: S602 - the user's
-            line, shell=True, stdout=subprocess.PIPE, env=inherited_environment(), check=False
-        )
-    return Score(
-        strategy,
-        tuple(words),
-        last_number(done.stdout.decode("utf-8", "replace")) if done.returncode == 0 else None,
+    chosen = best.candidate
+    return run_merge(
+        replace(request, strategies=(chosen.strategy,), words=chosen.words), dry_run=False
     )
+
+
+def _evaluate(command: str, file: Path) -> float | None:
+    """What the user's ``command`` prints as the score of a checkpoint; None if it fails."""
+    line = command.replace("{checkpoint}", shlex.quote(str(file)))
+    # The user's own command line
+    done = subprocess.run(  # noqa: S602 - the user's
+        line, shell=True, stdout=subprocess.PIPE, env=inherited_environment(), check=False
+    )
+    if done.returncode != 0:
+        return None
+    return last_number(done.stdout.decode("utf-8", "replace"))
 
 
 def last_number(text: str) -> float | None:
@@ -292,25 +256,34 @@ def parse_sweep(text: str) -> tuple[str, list[str]]:
     return key, [str(start + number * step) for number in range(count)]
 
 
-def _show(scores: Sequence[Score], best: Score | None, as_json: bool) -> None:
+def _show(found: Sequence[scoring.Score], best: scoring.Score | None, as_json: bool) -> None:
     if as_json:
         rows = [
-            {"strategy": s.strategy, "options": list(s.words), "score": s.value, "best": s is best}
-            for s in scores
+            {
+                "strategy": score.candidate.strategy,
+                "options": list(score.candidate.words),
+                "score": score.value,
+                "best": score is best,
+            }
+            for score in found
         ]
         click.echo(json.dumps(rows, indent=2))
         return
     lines = [
         (
-            s.strategy,
-            " ".join(s.words),
-            "failed" if s.value is None else f"{s.value:g}",
-            "*" if s is best else "",
+            score.candidate.strategy,
+            " ".join(score.candidate.words),
+            _shown(score),
+            "*" if score is best else "",
         )
-        for s in scores
+        for score in found
     ]
     for line in table(lines, ("strategy", "options", "score", ""), right=(2,)):
         click.echo(line)
+
+
+def _shown(score: scoring.Score) -> str:
+    return "failed" if score.value is None else f"{score.value:g}"
 
 
 def _commits(request: Request) -> list[str]:
