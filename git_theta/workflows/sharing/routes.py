@@ -155,7 +155,7 @@ class Routes:
 
         path = remotes.local_path(remote.push_url if push else remote.url, self._base)
         if path is not None and not path.exists() and not self._offer.server_named(remote):
-            raise TransferError(f"{remote.title}: there is no repository at {display(str(path))}")
+            raise TransferError(f"{remote.title}: {display(str(path))} does not exist")
         lfs = GitLfs.find(self._session.repository)
         self._offer.agreed_lfs(remote, push)
         return LfsPlace(lfs, remote, self._offer.lfs_settings())
