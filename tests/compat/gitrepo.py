@@ -14,6 +14,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import forking
+
 from git_theta.core.manifest import Manifest, parse
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -125,7 +127,11 @@ class Repo:
 
     def theta_run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
         """``git theta ARGUMENTS``, whatever its exit code."""
-        return self.under(environment).run([sys.executable, "-m", "git_theta", *arguments])
+        done = forking.run(arguments, self.path, {**self.environment, **environment}, PATIENCE)
+        if done is None:
+            return self.under(environment).run([sys.executable, "-m", "git_theta", *arguments])
+        assert b"Traceback" not in done.stderr, done.stderr.decode("utf-8", "replace")
+        return done
 
     def theta(self, *arguments: str, **environment: str) -> bytes:
         """What ``git theta ARGUMENTS`` prints; it must succeed."""
