@@ -7,12 +7,14 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
+import shutil
 import stat
 import subprocess
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import forking
 
@@ -20,6 +22,13 @@ from git_theta.core.manifest import Manifest, parse
 
 ROOT = Path(__file__).resolve().parents[2]
 ATTRIBUTES = "*.safetensors filter=theta -text\n*.pt filter=theta -text\n*.bin filter=theta -text\n"
+# Git-Theta as "git theta install" records it, but with the PYTHON* variables of the tests. Starting
+# it with -m would take a quarter more.
+PROGRAM = (
+    Path(sys.executable).as_posix(),
+    "-P",
+    (ROOT / "git_theta" / "start.py").as_posix(),
+)
 PATIENCE = 600  # seconds: no test waits so long unless something hangs, however busy the machine is
 CONFIG = """\
 [user]
@@ -43,8 +52,7 @@ CONFIG = """\
 
 def filter_command() -> str:
     """What git runs, for a Git-Theta that need not be installed."""
-    words = [Path(sys.executable).as_posix(), "-m", "git_theta", "filter-process"]
-    return " ".join(map(shlex.quote, words))
+    return shlex.join([*PROGRAM, "filter-process"])
 
 
 def isolated_environment(home: Path) -> dict[str, str]:
@@ -86,6 +94,20 @@ class Repo:
         repo.git("add", ".gitattributes")
         repo.git("commit", "-qm", "attributes")
         return repo
+
+    def copy(self, path: Path) -> Self:
+        """A copy of this working tree and its repository, in place of what is at ``path``.
+
+        For states that many tests begin with. Nothing may be modified here: the copy's files are
+        new to git, which then asks its index for what the filter would make of them.
+        """
+        if path.exists():
+            shutil.rmtree(path)
+        shutil.copytree(self.path, path, symlinks=True)
+        copy = replace(self, path=path)
+        known = ["filter.theta.process=", "filter.theta.clean=git cat-file blob :%f"]
+        copy.git("-c", known[0], "-c", known[1], "update-index", "-q", "--refresh")
+        return copy
 
     def at(self, path: Path) -> Repo:
         """Another working tree, in the same environment."""
@@ -129,7 +151,7 @@ class Repo:
         """``git theta ARGUMENTS``, whatever its exit code."""
         done = forking.run(arguments, self.path, {**self.environment, **environment}, PATIENCE)
         if done is None:
-            return self.under(environment).run([sys.executable, "-m", "git_theta", *arguments])
+            return self.under(environment).run([*PROGRAM, *arguments])
         assert b"Traceback" not in done.stderr, done.stderr.decode("utf-8", "replace")
         return done
 

@@ -6,12 +6,11 @@ import hashlib
 import os
 import shlex
 import shutil
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from gitrepo import Repo
+from gitrepo import PROGRAM, Repo
 from small_models import safetensors_file
 
 from git_theta.core.manifest import parse
@@ -21,9 +20,7 @@ def with_program(environment: Mapping[str, str], folder: Path) -> dict[str, str]
     """``environment`` with ``git-theta`` on PATH, as an installation has it."""
     folder.mkdir(parents=True, exist_ok=True)
     script = folder / "git-theta"
-    script.write_text(
-        f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m git_theta "$@"\n', encoding="utf-8"
-    )
+    script.write_text(f'#!/bin/sh\nexec {shlex.join(PROGRAM)} "$@"\n', encoding="utf-8")
     script.chmod(0o755)
     return {**environment, "PATH": os.pathsep.join([str(folder), environment["PATH"]])}
 
@@ -81,14 +78,17 @@ def objects_at(folder: Path) -> set[str]:
 
 def needed_by(repo: Repo, *revisions: str) -> set[str]:
     """The objects that the manifests in revisions' trees need."""
-    found = set()
-    for revision in revisions:
-        for line in repo.git("ls-tree", "-r", "-z", revision).split(b"\0"):
-            head, _, _ = line.partition(b"\t")
-            if head:
-                text = repo.git("cat-file", "blob", head.split()[2].decode())
-                if text.startswith(b"git-theta manifest "):
-                    found |= set(parse(text).objects())
+    trees = [repo.git("ls-tree", "-r", "--object-only", revision) for revision in revisions]
+    blobs = sorted(set(b"".join(trees).split()))
+    listed = repo.git("cat-file", "--batch", stdin=b"".join(blob + b"\n" for blob in blobs))
+    found: set[str] = set()
+    for _ in blobs:
+        head, _, rest = listed.partition(b"\n")
+        assert b" blob " in head, head
+        size = int(head.split()[2])
+        text, listed = rest[:size], rest[size + 1 :]
+        if text.startswith(b"git-theta manifest "):
+            found |= set(parse(text).objects())
     return found
 
 

@@ -15,11 +15,18 @@ from safetensors.numpy import load_file
 
 from git_theta.core.digest import digest
 
-os.environ.setdefault("KERAS_BACKEND", "torch")
-keras: Any = pytest.importorskip("keras")
-pytest.importorskip("torch")
-
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Keras and torch
+
+keras: Any = None
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imported() -> None:
+    """Keras takes seconds to import, which only the process that runs these tests should spend."""
+    global keras
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+    pytest.importorskip("torch")
+    keras = pytest.importorskip("keras")
 
 
 def network() -> Any:

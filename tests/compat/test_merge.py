@@ -24,21 +24,38 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="the programs are POSIX 
 BASE = model()
 
 
-@pytest.fixture
-def repo(tmp_path: Path, environment: Mapping[str, str], bin_folder: Path) -> Branches:
-    """On main: BASE, two ordinary files."""
-    repo = Branches.make(tmp_path / "repo", environment, bin_folder)
+@pytest.fixture(scope="module")
+def repo_once(
+    tmp_path_factory: pytest.TempPathFactory, environment: Mapping[str, str], bin_folder: Path
+) -> Branches:
+    repo = Branches.make(tmp_path_factory.mktemp("once") / "repo", environment, bin_folder)
     repo.save("base", BASE, a__txt=b"a\n", b__txt=b"b\n")
     return repo
 
 
 @pytest.fixture
-def conflict(repo: Branches) -> tuple[Tensors, Tensors]:
-    """On main layers 0 and 1 changed, on 'theirs' 1, 2 and the bias: layer 1 conflicts."""
+def repo(repo_once: Branches, tmp_path: Path) -> Branches:
+    """On main: BASE, two ordinary files."""
+    return repo_once.copy(tmp_path / "repo")
+
+
+@pytest.fixture(scope="module")
+def conflict_once(repo_once: Branches) -> tuple[Branches, Tensors, Tensors]:
+    repo = repo_once.copy(repo_once.path.with_name("conflict"))
     theirs = repo.branch(
         "theirs", moved(BASE, 3, "layer1", "layer2", "layer3.bias"), b__txt=b"b\ntheirs\n"
     )
     ours = repo.save("ours", moved(BASE, 2, "layer0", "layer1"), a__txt=b"a\nours\n")
+    return repo, ours, theirs
+
+
+@pytest.fixture
+def conflict(
+    repo: Branches, conflict_once: tuple[Branches, Tensors, Tensors]
+) -> tuple[Tensors, Tensors]:
+    """On main layers 0 and 1 changed, on 'theirs' 1, 2 and the bias: layer 1 conflicts."""
+    once, ours, theirs = conflict_once
+    once.copy(repo.path)
     return ours, theirs
 
 

@@ -19,10 +19,11 @@ BASE = model()
 CONFLICT = "the sides are files of different formats (safetensors, torch-zip)"
 
 
-@pytest.fixture
-def repo(tmp_path: Path, environment: Mapping[str, str], bin_folder: Path) -> Branches:
-    """m.pt; 'theirs' trained layer 0 in it, main made m.safetensors of it and trained layer 1."""
-    repo = Branches.make(tmp_path / "repo", environment, bin_folder)
+@pytest.fixture(scope="module")
+def repo_once(
+    tmp_path_factory: pytest.TempPathFactory, environment: Mapping[str, str], bin_folder: Path
+) -> Branches:
+    repo = Branches.make(tmp_path_factory.mktemp("once") / "repo", environment, bin_folder)
     repo.commit("base", m__pt=torch_file(BASE))
     repo.git("checkout", "-qb", "theirs")
     repo.commit("theirs", m__pt=torch_file(moved(BASE, 3, "layer0")))
@@ -30,6 +31,12 @@ def repo(tmp_path: Path, environment: Mapping[str, str], bin_folder: Path) -> Br
     repo.git("mv", "m.pt", "m.safetensors")
     repo.commit("ours", m__safetensors=safetensors_file(moved(BASE, 2, "layer1")))
     return repo
+
+
+@pytest.fixture
+def repo(repo_once: Branches, tmp_path: Path) -> Branches:
+    """m.pt; 'theirs' trained layer 0 in it, main made m.safetensors of it and trained layer 1."""
+    return repo_once.copy(tmp_path / "repo")
 
 
 def merged() -> Tensors:

@@ -20,20 +20,35 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="the programs are POSIX 
 BASE = model()
 
 
-@pytest.fixture
-def repo(tmp_path: Path, environment: Mapping[str, str], bin_folder: Path) -> Branches:
-    """On main: BASE."""
-    repo = Branches.make(tmp_path / "repo", environment, bin_folder)
+@pytest.fixture(scope="module")
+def repo_once(
+    tmp_path_factory: pytest.TempPathFactory, environment: Mapping[str, str], bin_folder: Path
+) -> Branches:
+    repo = Branches.make(tmp_path_factory.mktemp("once") / "repo", environment, bin_folder)
     repo.save("base", BASE)
     return repo
 
 
 @pytest.fixture
-def sides(repo: Branches) -> dict[str, Tensors]:
-    """main, s1 and s2 changed layer 0, s1 and s2 another one each."""
+def repo(repo_once: Branches, tmp_path: Path) -> Branches:
+    """On main: BASE."""
+    return repo_once.copy(tmp_path / "repo")
+
+
+@pytest.fixture(scope="module")
+def sides_once(repo_once: Branches) -> tuple[Branches, dict[str, Tensors]]:
+    repo = repo_once.copy(repo_once.path.with_name("sides"))
     one = repo.branch("s1", moved(BASE, 11, "layer0", "layer1"))
     two = repo.branch("s2", moved(BASE, 12, "layer0", "layer2"))
-    return {"main": repo.save("ours", moved(BASE, 10, "layer0")), "s1": one, "s2": two}
+    return repo, {"main": repo.save("ours", moved(BASE, 10, "layer0")), "s1": one, "s2": two}
+
+
+@pytest.fixture
+def sides(repo: Branches, sides_once: tuple[Branches, dict[str, Tensors]]) -> dict[str, Tensors]:
+    """main, s1 and s2 changed layer 0, s1 and s2 another one each."""
+    once, sides = sides_once
+    once.copy(repo.path)
+    return dict(sides)
 
 
 def parents(repo: Branches) -> int:

@@ -14,14 +14,11 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="the programs are POSIX 
 BASE = model()
 
 
-@pytest.fixture
-def crossed(
-    tmp_path: Path, environment: Mapping[str, str], bin_folder: Path
+@pytest.fixture(scope="module")
+def crossed_once(
+    tmp_path_factory: pytest.TempPathFactory, environment: Mapping[str, str], bin_folder: Path
 ) -> tuple[Branches, Tensors, Tensors]:
-    """'one' changed layers 0 and 1, 'two' layers 0 and 2; each merged the other, and each kept its
-    own layer 0.
-    """
-    repo = Branches.make(tmp_path / "repo", environment, bin_folder)
+    repo = Branches.make(tmp_path_factory.mktemp("once") / "repo", environment, bin_folder)
     repo.save("base", BASE)
     one = repo.branch("one", moved(BASE, 11, "layer0", "layer1"))
     two = repo.branch("two", moved(BASE, 12, "layer0", "layer2"))
@@ -32,6 +29,17 @@ def crossed(
         repo.told("resolve", "--ours")
         repo.git("commit", "-qm", f"{name} with {other}")
     return repo, one, two
+
+
+@pytest.fixture
+def crossed(
+    crossed_once: tuple[Branches, Tensors, Tensors], tmp_path: Path
+) -> tuple[Branches, Tensors, Tensors]:
+    """'one' changed layers 0 and 1, 'two' layers 0 and 2; each merged the other, and each kept its
+    own layer 0.
+    """
+    once, one, two = crossed_once
+    return once.copy(tmp_path / "repo"), one, two
 
 
 def test_what_was_settled_in_two_ways_conflicts(crossed: tuple[Branches, Tensors, Tensors]) -> None:

@@ -20,20 +20,35 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="the programs are POSIX 
 BASE = model()
 
 
-@pytest.fixture
-def repo(tmp_path: Path, environment: Mapping[str, str], bin_folder: Path) -> Branches:
-    repo = Branches.make(tmp_path / "repo", environment, bin_folder)
+@pytest.fixture(scope="module")
+def repo_once(
+    tmp_path_factory: pytest.TempPathFactory, environment: Mapping[str, str], bin_folder: Path
+) -> Branches:
+    repo = Branches.make(tmp_path_factory.mktemp("once") / "repo", environment, bin_folder)
     repo.save("base", BASE)
     return repo
 
 
 @pytest.fixture
-def sides(repo: Branches) -> list[Tensors]:
-    """main, 'one' and 'two' changed layer 1."""
+def repo(repo_once: Branches, tmp_path: Path) -> Branches:
+    return repo_once.copy(tmp_path / "repo")
+
+
+@pytest.fixture(scope="module")
+def sides_once(repo_once: Branches) -> tuple[Branches, list[Tensors]]:
+    repo = repo_once.copy(repo_once.path.with_name("sides"))
     branches = [
         repo.branch(name, moved(BASE, seed, "layer1")) for name, seed in (("one", 3), ("two", 4))
     ]
-    return [repo.save("ours", moved(BASE, 2, "layer1")), *branches]
+    return repo, [repo.save("ours", moved(BASE, 2, "layer1")), *branches]
+
+
+@pytest.fixture
+def sides(repo: Branches, sides_once: tuple[Branches, list[Tensors]]) -> list[Tensors]:
+    """main, 'one' and 'two' changed layer 1."""
+    once, sides = sides_once
+    once.copy(repo.path)
+    return list(sides)
 
 
 def middle(sides: list[Tensors]) -> np.ndarray:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -69,24 +70,31 @@ def state(seed: int) -> bytes:
     return out.getvalue()
 
 
-FILES = {
-    number: {MODEL: safetensors_file(trained(number)), "state.pt": state(number)}
-    for number in (1, 2, 3)
-}
-BASE, OURS, THEIRS = (FILES[number] for number in (1, 2, 3))
+@cache
+def files(side: str) -> dict[str, bytes]:
+    """The models of 'base', 'ours' or 'theirs'."""
+    number = {"base": 1, "ours": 2, "theirs": 3}[side]
+    return {MODEL: safetensors_file(trained(number)), "state.pt": state(number)}
 
 
-@pytest.fixture
-def repo(tmp_path: Path, environment: Mapping[str, str], bin_folder: Path) -> Branches:
-    """Two models of which 'main' and 'theirs' changed everything."""
-    repo = Branches.make(tmp_path / "repo", environment, bin_folder)
-    for branch, files in (("main", BASE), ("theirs", THEIRS), ("main", OURS)):
+@pytest.fixture(scope="module")
+def repo_once(
+    tmp_path_factory: pytest.TempPathFactory, environment: Mapping[str, str], bin_folder: Path
+) -> Branches:
+    repo = Branches.make(tmp_path_factory.mktemp("once") / "repo", environment, bin_folder)
+    for branch, side in (("main", "base"), ("theirs", "theirs"), ("main", "ours")):
         repo.git("checkout", "-q", *(["-b"] if branch == "theirs" else []), branch)
-        for name, data in files.items():
+        for name, data in files(side).items():
             repo.write(name, data)
         repo.git("add", ".")
         repo.git("commit", "-qm", f"on {branch}")
     return repo
+
+
+@pytest.fixture
+def repo(repo_once: Branches, tmp_path: Path) -> Branches:
+    """Two models of which 'main' and 'theirs' changed everything."""
+    return repo_once.copy(tmp_path / "repo")
 
 
 def by_resolve(repo: Branches, side: str) -> None:
@@ -143,7 +151,7 @@ def test_a_side_is_taken_to_the_byte(
     repo: Branches, way: Callable[[Branches, str], None], side: str
 ) -> None:
     way(repo, side)
-    for name, data in {"ours": OURS, "theirs": THEIRS, "base": BASE}[side].items():
+    for name, data in files(side).items():
         assert repo.read(name) == data, name
     repo.settled()
     if way is not by_checkout:
@@ -255,4 +263,4 @@ def test_ours_among_several_branches_is_ours_and_theirs_is_none(repo: Branches) 
     said = repo.told("merge", "theirs", "third", "-s", "theirs", "-m", "merged", code=2)
     assert "'theirs' is one of two sides, and 3 are merged" in said
     repo.told("merge", "theirs", "third", "-s", "ours", "-m", "merged")
-    assert repo.read(MODEL) == OURS[MODEL]
+    assert repo.read(MODEL) == files("ours")[MODEL]

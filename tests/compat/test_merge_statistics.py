@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -82,9 +83,19 @@ class Sides:
         assert "differ" not in said
 
 
+@pytest.fixture(scope="module")
+def sides_once(
+    tmp_path_factory: pytest.TempPathFactory, environment: Mapping[str, str], bin_folder: Path
+) -> Sides:
+    folder = tmp_path_factory.mktemp("once") / "repo"
+    return Sides(Branches.make(folder, environment, bin_folder), "fisher")
+
+
 @pytest.fixture
-def sides(tmp_path: Path, environment: Mapping[str, str], bin_folder: Path) -> Sides:
-    return Sides(Branches.make(tmp_path / "repo", environment, bin_folder), "fisher")
+def sides(sides_once: Sides, tmp_path: Path) -> Sides:
+    sides = copy(sides_once)
+    sides.repo = sides_once.repo.copy(tmp_path / "repo")
+    return sides
 
 
 def merged_by_fisher(sides: Sides, *which: int) -> np.ndarray:

@@ -16,7 +16,6 @@ from git_theta.core import dtypes
 from git_theta.core.source import BytesSource
 from git_theta.core.tensors import Tensor
 
-torch = pytest.importorskip("torch")
 pytestmark = [
     # Sparse, nested and quantized tensors are called experimental
     pytest.mark.filterwarnings("ignore::UserWarning"),
@@ -26,6 +25,17 @@ pytestmark = [
 
 FORMAT = TorchZipFormat()
 DATA = Path(__file__).parents[1] / "data"
+
+torch: Any = None
+Tagged: Any = None  # a subclass of Tensor
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imported() -> None:
+    """Torch takes seconds to import, which only the process that runs these tests should spend."""
+    global torch, Tagged
+    torch = pytest.importorskip("torch")
+    Tagged = type("Tagged", (torch.Tensor,), {"__module__": __name__})
 
 
 def script() -> Any:
@@ -156,10 +166,6 @@ def quantized() -> Any:
     return torch.quantize_per_channel(
         torch.ones(2, 3), torch.tensor([0.1, 0.2]), torch.tensor([0, 1]), 0, torch.qint8
     )
-
-
-class Tagged(torch.Tensor):  # type: ignore[misc, name-defined]
-    pass
 
 
 def test_less_common_kinds_of_tensors() -> None:

@@ -26,7 +26,12 @@ def module_name(path: Path) -> str:
 
 
 MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
-TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+
+
+@cache
+def trees() -> dict[str, ast.Module]:
+    """The syntax tree of each module: parsed by a test, as every worker collects them all."""
+    return {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
@@ -43,7 +48,9 @@ def imported(tree: ast.AST) -> Iterator[str]:
                     yield node.module
 
 
-GRAPH = {name: set(imported(tree)) - {name} for name, tree in TREES.items()}
+@cache
+def graph_of_imports() -> dict[str, set[str]]:
+    return {name: set(imported(tree)) - {name} for name, tree in trees().items()}
 
 
 def circle(graph: Mapping[str, set[str]]) -> list[str]:
@@ -56,7 +63,7 @@ def circle(graph: Mapping[str, set[str]]) -> list[str]:
 
 
 def test_modules_import_each_other_in_no_circle() -> None:
-    assert circle(GRAPH) == []
+    assert circle(graph_of_imports()) == []
 
 
 def test_folders_import_each_other_in_no_circle() -> None:
@@ -69,7 +76,7 @@ def test_folders_import_each_other_in_no_circle() -> None:
             return name.removeprefix(inside).partition(".")[0]
 
         arrows: dict[str, set[str]] = defaultdict(set)
-        for name, targets in GRAPH.items():
+        for name, targets in graph_of_imports().items():
             if name.startswith(inside):
                 found = {child(target) for target in targets if target.startswith(inside)}
                 arrows[child(name)] |= found - {child(name)}
@@ -86,7 +93,7 @@ def test_a_module_name_stands_once() -> None:
 def test_a_class_name_stands_once() -> None:
     names = Counter(
         node.name
-        for tree in TREES.values()
+        for tree in trees().values()
         for node in ast.iter_child_nodes(tree)
         if isinstance(node, ast.ClassDef)
     )
@@ -103,7 +110,7 @@ def test_packages_hold_no_code() -> None:
     public = {"git_theta", "git_theta.training", "git_theta.testing"}
     for name, path in MODULES.items():
         if path.name == "__init__.py" and name not in public:
-            assert [type(node).__name__ for node in TREES[name].body] == ["Expr"], name
+            assert [type(node).__name__ for node in trees()[name].body] == ["Expr"], name
 
 
 def test_unit_tests_mirror_the_package() -> None:
