@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+import forking
 import pytest
 from gitrepo import Repo, isolated_environment
 from merging import programs
@@ -14,10 +15,38 @@ if shutil.which("git") is None:
     pytest.skip("git is not installed", allow_module_level=True)
 
 
+# In these, git has Git-Theta's filter and merge driver forked, which takes half the time: they are
+# about what comes out, not about how processes start and end.
+FORKED = {
+    "test_fetching",
+    "test_merge",
+    "test_merge_by_name",
+    "test_merge_commands",
+    "test_merge_crossed",
+    "test_merge_formats",
+    "test_merge_sides",
+    "test_merge_statistics",
+    "test_python_api",
+    "test_sharing",
+    "test_sideload",
+    "test_two_clones",
+    "test_updates",
+}
+
+
 @pytest.fixture(scope="session")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
-    """The environment of all these tests' git commands."""
+def starting_environment(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
     return isolated_environment(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="module")
+def environment(
+    request: pytest.FixtureRequest, starting_environment: Mapping[str, str]
+) -> Mapping[str, str]:
+    """The environment of all these tests' git commands."""
+    if request.path.stem not in FORKED:
+        return starting_environment
+    return forking.quick(starting_environment, Path(starting_environment["HOME"]) / "quick")
 
 
 @pytest.fixture(scope="session")

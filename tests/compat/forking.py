@@ -1,32 +1,45 @@
-"""``git theta`` commands as forks of a process that has imported Git-Theta.
+"""Git-Theta's commands and filter as forks of a process that has imported Git-Theta.
 
-A small command takes a tenth of a second to start Python and import, and a hundredth for its work.
-The tests run thousands of them, so :func:`run` has a server fork for each. A command is still a
-process of its own, with its own arguments, environment, folder, umask and pipes. What git starts
-(the filter, the drivers, the hook, ``git theta`` itself) starts in the ordinary way.
+Starting Python and importing takes ten times as long as most commands' work, and the tests run
+thousands of them. :func:`run` has a server fork for each ``git theta``; with :func:`quick`, git
+starts :mod:`asking`, which does the same for the filter and the merge driver. A fork is a process
+of its own, with the arguments, environment, folder, umask and pipes of whoever asked for it.
 
-Only on Linux: the other systems' runs in CI start every command in the ordinary way.
+This is for tests of what a command does, not of how it starts or ends: those that kill processes,
+race, or look at the installation let git start Git-Theta itself. And only on Linux: in the runs of
+the other systems every command is started in the ordinary way.
 """
 
 from __future__ import annotations
 
 import atexit
-import json
 import os
 import re
 import selectors
+import shlex
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import asking
+
+# As "git theta install" records it, but the tests' PYTHON* variables have an effect. Starting it
+# with -m would take a quarter longer.
+PROGRAM = (
+    Path(sys.executable).as_posix(),
+    "-P",
+    (Path(__file__).resolve().parents[2] / "git_theta" / "start.py").as_posix(),
+)
 # Python and libraries read these when they start or are imported
 _AT_START = ("PYTHON", "COVERAGE_", "OPENBLAS_", "OMP_", "LC_", "LANG", "LD_")
-_LENGTH = 1 << 20  # bytes of a request, at most
+_VARIABLE = "TESTS_OF_THETA_SERVER"  # set by quick(): the server's name
 _server: _Server | None = None
 _lock = threading.Lock()
 
@@ -39,65 +52,97 @@ def run(
     None if the command must be started in the ordinary way: on another system, while coverage is
     measured, or in an environment in which Python would start differently.
     """
+    server = _started(environment)
+    if server is None or server.how != _how(environment):
+        return None
+    return server.run(words, folder, environment, timeout)
+
+
+def quick(environment: Mapping[str, str], config: Path) -> Mapping[str, str]:
+    """``environment`` in which git has the server fork where its configuration starts Git-Theta.
+
+    Writes that configuration into the file ``config``.
+    """
+    server = _started(environment)
+    if server is None:
+        return environment
+    old = Path(environment["GIT_CONFIG_GLOBAL"]).read_text(encoding="utf-8")
+    asked = {**environment, "GIT_CONFIG_GLOBAL": str(config), _VARIABLE: server.name}
+    new = old.replace(shlex.join(PROGRAM), shlex.join(program(asked)))
+    assert new != old
+    config.write_text(new, encoding="utf-8")
+    return asked
+
+
+def program(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """What starts Git-Theta in the configuration of ``environment``, or has the server fork."""
+    name = environment.get(_VARIABLE)
+    return (sys.executable, "-I", "-S", asking.__file__, name) if name else PROGRAM
+
+
+def _started(environment: Mapping[str, str]) -> _Server | None:
     global _server
-    start = {key: value for key, value in environment.items() if key.startswith(_AT_START)}
-    if sys.platform != "linux" or any(key.startswith("COVERAGE_") for key in start):
+    how = _how(environment)
+    if sys.platform != "linux" or any(key.startswith("COVERAGE_") for key in how):
         return None
     with _lock:
         if _server is None:
-            _server = _Server.start(environment, start)
-    return _server.run(words, folder, environment, timeout) if _server.how == start else None
+            _server = _Server.start(environment, how)
+    return _server
+
+
+def _how(environment: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in environment.items() if key.startswith(_AT_START)}
 
 
 @dataclass(frozen=True, slots=True)
 class _Server:
-    """A process that forks for each command; it ends when this process does."""
+    """A process that forks for whoever asks; it ends when this process does."""
 
     how: Mapping[str, str]
-    socket: socket.socket
+    name: str
     process: subprocess.Popen[bytes]
 
     @classmethod
     def start(cls, environment: Mapping[str, str], how: Mapping[str, str]) -> _Server:
-        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        mine.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _LENGTH)
-        with theirs:
+        name = f"git-theta-tests-{os.getpid()}-{os.urandom(8).hex()}"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
+            listening.bind(f"\0{name}")
+            listening.listen(64)
             process = subprocess.Popen(
-                [sys.executable, __file__, str(theirs.fileno())],
+                [sys.executable, __file__, str(listening.fileno())],
                 env=dict(environment),
-                stdin=subprocess.PIPE,  # a command's streams will be pipes, too
-                stdout=subprocess.PIPE,
+                stdin=subprocess.PIPE,  # its end is the server's
+                stdout=subprocess.PIPE,  # a command's streams will be pipes, too
                 stderr=subprocess.PIPE,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[listening.fileno()],
             )
-        server = cls(how, mine, process)
-        atexit.register(server.stop)
-        return server
-
-    def stop(self) -> None:
-        self.socket.close()
-        self.process.communicate()
+        atexit.register(process.communicate)
+        return cls(how, name, process)
 
     def run(
         self, words: Sequence[str], folder: Path, environment: Mapping[str, str], timeout: float
     ) -> subprocess.CompletedProcess[bytes]:
-        asked = [[os.fspath(word) for word in words], str(folder), dict(environment), _umask()]
         stdin, nothing = os.pipe()
         os.close(nothing)
-        pipes = [os.pipe() for _ in ("output", "errors", "exit code")]
+        pipes = [os.pipe() for _ in ("output", "errors")]
         theirs = [stdin, *(write for _, write in pipes)]
+        asked = [os.fspath(word) for word in words]
         try:
-            socket.send_fds(self.socket, [json.dumps(asked).encode()], theirs)
+            connection = asking.ask(
+                self.name, asked, str(folder), dict(environment), _umask(), theirs
+            )
         finally:
             for descriptor in theirs:
                 os.close(descriptor)
-        said = _read([read for read, _ in pipes], time.monotonic() + timeout)
-        if said is None:
-            self.process.kill()
-            raise subprocess.TimeoutExpired(list(words), timeout)
-        out, errors, code = said
-        assert code, f"the server of commands ended with {self.process.poll()}"
-        return subprocess.CompletedProcess(list(words), int(code), out, errors)
+        try:
+            said = _read([read for read, _ in pipes], time.monotonic() + timeout)
+            if said is None:
+                self.process.kill()
+                raise subprocess.TimeoutExpired(asked, timeout)
+            return subprocess.CompletedProcess(asked, int(connection.recv(16)), *said)
+        finally:
+            connection.close()
 
 
 def _umask() -> int:
@@ -127,55 +172,52 @@ def _read(descriptors: Sequence[int], deadline: float) -> list[bytes] | None:
 # In the server
 
 
-def _serve(requests: socket.socket) -> list[str] | None:
+def _serve(listening: socket.socket) -> list[str] | None:
     """Fork for each request: the command's words in a child, None in the server at the end."""
-    running = selectors.DefaultSelector()
-    running.register(requests, selectors.EVENT_READ)
+    how = _how(os.environ)
+    waiting = selectors.DefaultSelector()
+    waiting.register(0, selectors.EVENT_READ)
+    waiting.register(listening, selectors.EVENT_READ)
+    children: dict[int, tuple[int, socket.socket]] = {}
     while True:
-        for key, _ in running.select():
-            if key.fileobj is requests:
-                text, descriptors, _, _ = socket.recv_fds(requests, _LENGTH, 4)
-                if not text:
-                    return None
-                child = os.fork()
-                if not child:
-                    for other in list(running.get_map().values()):
-                        if other.fileobj is not requests:  # or that pipe would stay open as long
-                            os.close(other.data[1])
-                    requests.close()
-                    running.close()
-                    return _become(descriptors, *json.loads(text))
-                for descriptor in descriptors[:3]:
-                    os.close(descriptor)
-                process = os.pidfd_open(child)
-                running.register(process, selectors.EVENT_READ, (child, descriptors[3]))
-            else:
-                child, report = key.data
-                running.unregister(key.fd)
+        for key, _ in waiting.select():
+            if key.fd == 0:
+                return None
+            if key.fd in children:
+                child, connection = children.pop(key.fd)
+                waiting.unregister(key.fd)
                 os.close(key.fd)
                 code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-                os.write(report, str(code).encode())
-                os.close(report)
-
-
-def _become(
-    descriptors: Sequence[int],
-    words: list[str],
-    folder: str,
-    environment: dict[str, str],
-    umask: int,
-) -> list[str]:
-    """Take on what the command was asked for with; return its words."""
-    for number, descriptor in enumerate(descriptors[:3]):
-        os.dup2(descriptor, number)
-    for descriptor in descriptors:
-        os.close(descriptor)
-    os.chdir(folder)
-    os.umask(umask)
-    os.environ.clear()
-    os.environ.update(environment)
-    sys.path[0] = folder  # as for python -m
-    return words
+                with suppress(BrokenPipeError), connection:
+                    connection.send(str(code).encode())
+                continue
+            connection, _ = listening.accept()
+            data, files, _, _ = socket.recv_fds(connection, 1 << 20, 3)
+            umask, asker, folder, count, *rest = os.fsdecode(data).split("\0")
+            words, pairs = rest[: int(count)], rest[int(count) :]
+            variables = dict(pair.split("=", 1) for pair in pairs)
+            child = os.fork() if _how(variables) == how else -1
+            if not child:
+                for other in (listening, connection, *(one for _, one in children.values())):
+                    other.close()
+                for number, file in enumerate(files):
+                    os.dup2(file, number)
+                    os.close(file)
+                os.getppid = partial(int, asker)  # who asked, not this server
+                os.chdir(folder)
+                os.umask(int(umask))
+                os.environ.clear()
+                os.environ.update(variables)
+                sys.path[0] = folder  # as for python -m
+                return words
+            for file in files:
+                os.close(file)
+            if child < 0:
+                connection.close()
+            else:
+                process = os.pidfd_open(child)
+                children[process] = child, connection
+                waiting.register(process, selectors.EVENT_READ)
 
 
 def _main() -> int:

@@ -10,7 +10,6 @@ import shlex
 import shutil
 import stat
 import subprocess
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,13 +21,6 @@ from git_theta.core.manifest import Manifest, parse
 
 ROOT = Path(__file__).resolve().parents[2]
 ATTRIBUTES = "*.safetensors filter=theta -text\n*.pt filter=theta -text\n*.bin filter=theta -text\n"
-# Git-Theta as "git theta install" records it, but with the PYTHON* variables of the tests. Starting
-# it with -m would take a quarter more.
-PROGRAM = (
-    Path(sys.executable).as_posix(),
-    "-P",
-    (ROOT / "git_theta" / "start.py").as_posix(),
-)
 PATIENCE = 600  # seconds: no test waits so long unless something hangs, however busy the machine is
 CONFIG = """\
 [user]
@@ -52,7 +44,7 @@ CONFIG = """\
 
 def filter_command() -> str:
     """What git runs, for a Git-Theta that need not be installed."""
-    return shlex.join([*PROGRAM, "filter-process"])
+    return shlex.join([*forking.PROGRAM, "filter-process"])
 
 
 def isolated_environment(home: Path) -> dict[str, str]:
@@ -99,14 +91,19 @@ class Repo:
         """A copy of this working tree and its repository, in place of what is at ``path``.
 
         For states that many tests begin with. Nothing may be modified here: the copy's files are
-        new to git, which then asks its index for what the filter would make of them.
+        new to git, which asks its index for what the filter would make of each.
         """
         if path.exists():
             shutil.rmtree(path)
         shutil.copytree(self.path, path, symlinks=True)
         copy = replace(self, path=path)
-        known = ["filter.theta.process=", "filter.theta.clean=git cat-file blob :%f"]
-        copy.git("-c", known[0], "-c", known[1], "update-index", "-q", "--refresh")
+        attributes = path / ".git" / "info" / "attributes"
+        assert not attributes.exists()
+        attributes.parent.mkdir(exist_ok=True)
+        attributes.write_text("* filter=known\n", encoding="utf-8")
+        clean = "filter.known.clean=git cat-file blob :%f"
+        copy.git("-c", clean, "update-index", "-q", "--refresh")
+        attributes.unlink()
         return copy
 
     def at(self, path: Path) -> Repo:
@@ -151,7 +148,7 @@ class Repo:
         """``git theta ARGUMENTS``, whatever its exit code."""
         done = forking.run(arguments, self.path, {**self.environment, **environment}, PATIENCE)
         if done is None:
-            return self.under(environment).run([*PROGRAM, *arguments])
+            return self.under(environment).run([*forking.PROGRAM, *arguments])
         assert b"Traceback" not in done.stderr, done.stderr.decode("utf-8", "replace")
         return done
 

@@ -8,8 +8,9 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import forking
 import numpy as np
-from gitrepo import PROGRAM, ROOT, Repo
+from gitrepo import ROOT, Repo
 from small_models import safetensors_file
 
 Tensors = dict[str, np.ndarray]
@@ -77,7 +78,7 @@ class Branches(Repo):
     def make(cls, path: Path, environment: Mapping[str, str], bin_folder: Path) -> Branches:
         """On ``main``: the attributes."""
         repo = cls.create(path, {**environment, "PATH": f"{bin_folder}:{environment['PATH']}"})
-        command = shlex.join([*PROGRAM, "merge-driver"])
+        command = shlex.join([*forking.program(environment), "merge-driver"])
         repo.git("config", "merge.theta.driver", f"{command} %O %A %B %P")
         repo.git("config", "merge.theta.recursive", "theta-ancestors")
         repo.git("config", "merge.theta-ancestors.driver", f"{command} --ancestors %O %A %B %P")

@@ -9,8 +9,9 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+import forking
 import numpy as np
-from gitrepo import PROGRAM, Repo
+from gitrepo import Repo
 from small_models import safetensors_file
 
 from git_theta.core.manifest import parse
@@ -20,7 +21,9 @@ def with_program(environment: Mapping[str, str], folder: Path) -> dict[str, str]
     """``environment`` with ``git-theta`` on PATH, as an installation has it."""
     folder.mkdir(parents=True, exist_ok=True)
     script = folder / "git-theta"
-    script.write_text(f'#!/bin/sh\nexec {shlex.join(PROGRAM)} "$@"\n', encoding="utf-8")
+    script.write_text(
+        f'#!/bin/sh\nexec {shlex.join(forking.program(environment))} "$@"\n', encoding="utf-8"
+    )
     script.chmod(0o755)
     return {**environment, "PATH": os.pathsep.join([str(folder), environment["PATH"]])}
 
