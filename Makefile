@@ -6,6 +6,7 @@ VENV ?= .venv
 STAMPS ?= .make
 # Where torch's processor-only build is (PyPI's own for Linux brings gigabytes of GPU libraries); passed over where it cannot be reached.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# One more worker than cores (tests/conftest.py): tests mostly wait for commands. The longest tests are begun first.
 PYTEST_ARGS ?= -n auto --dist worksteal
 
 ifeq ($(OS),Windows_NT)

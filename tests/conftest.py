@@ -43,6 +43,28 @@ EXCUSED = (
 )
 
 
+# These take longest, and are begun first: at the end, no worker waits for one of them.
+LONG = (
+    "test_two_clones",
+    "test_merging_docs",
+    "test_many_objects",
+    "test_training",
+    "test_killed_while",
+    "test_two_adds_at_once",
+    "test_blame_of_a_tangled_history",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not any(name in item.nodeid for name in LONG))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One more than there are cores: a test mostly waits for the commands that it has started."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--no-skips",

@@ -19,6 +19,7 @@ if shutil.which("git") is None:
 # about what comes out, not about how processes start and end.
 FORKED = {
     "test_fetching",
+    "test_history",
     "test_merge",
     "test_merge_by_name",
     "test_merge_commands",

@@ -140,7 +140,9 @@ class _Server:
             if said is None:
                 self.process.kill()
                 raise subprocess.TimeoutExpired(asked, timeout)
-            return subprocess.CompletedProcess(asked, int(connection.recv(16)), *said)
+            code = connection.recv(16)
+            assert code, f"the server of commands ended with {self.process.poll()}"
+            return subprocess.CompletedProcess(asked, int(code), *said)
         finally:
             connection.close()
 

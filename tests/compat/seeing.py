@@ -58,6 +58,11 @@ def file(tensors: Mapping[str, np.ndarray]) -> bytes:
 def install(repo: Repo) -> Repo:
     """Configure ``repo`` as ``git theta install`` and ``track`` do."""
     repo.theta("install", "--local")
+    return track(repo)
+
+
+def track(repo: Repo) -> Repo:
+    """Commit the attributes of models in ``repo``."""
     repo.write(".gitattributes", b"*.safetensors filter=theta diff=theta merge=theta -text\n")
     repo.git("add", ".gitattributes")
     repo.git("commit", "-qm", "track", "--allow-empty")
@@ -70,7 +75,7 @@ _told: dict[tuple[str, bytes, bytes], tuple[Repo, dict[str, Tensors]]] = {}
 def story(repo: Repo) -> dict[str, Tensors]:
     """Three commits: the base, its attention tuned, and its head and embedding tuned.
 
-    ``repo`` is as :func:`install` leaves it. Versions by commit id, oldest first.
+    ``repo`` is as :func:`install` or :func:`track` leaves it. Versions by commit id, oldest first.
     """
     home = repo.environment["HOME"]
     # Another kind of repository gets commits of its own

@@ -7,6 +7,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Mapping
+from copy import copy
 from pathlib import Path
 
 import forking
@@ -114,6 +115,25 @@ class World:
                 Path(environment["GIT_CONFIG_GLOBAL"]).read_text() + f"[lfs]\n\turl = {url}\n"
             )
             self.environment["GIT_CONFIG_GLOBAL"] = str(config)
+
+    def copy(self, folder: Path) -> World:
+        """This world with its clones, none of which may be modified, in another folder."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        for config in [*folder.glob("gitconfig"), *folder.glob("*/config")]:
+            config.write_text(config.read_text().replace(str(self.folder), str(folder)))
+        world = copy(self)
+        world.folder = folder
+        world.environment = {
+            key: value.replace(str(self.folder), str(folder))
+            for key, value in self.environment.items()
+        }
+        world.remote, world.server = (folder / path.name for path in (self.remote, self.server))
+        world.url = world.remote.as_uri()
+        for one in self.folder.glob("*/.git"):
+            clone = Repo(one.parent, world.environment).copy(folder / one.parent.name)
+            config = clone.common / "config"
+            config.write_text(config.read_text().replace(str(self.folder), str(folder)))
+        return world
 
     def start(self, name: str = "one") -> Repo:
         repo = Repo.create(self.folder / name, self.environment)

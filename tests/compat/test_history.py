@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gitrepo import Repo
-from seeing import MODEL, Tensors, base, data, file, hide_objects, install, story, tuned
+from seeing import MODEL, Tensors, base, data, file, hide_objects, story, track, tuned
 
 from git_theta.core.manifest import Manifest, parse
 
 
 @pytest.fixture
 def seen(repo: Repo) -> Repo:
-    return install(repo)
+    return track(repo)
 
 
 def text(output: bytes) -> str:

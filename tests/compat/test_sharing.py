@@ -86,6 +86,31 @@ def test_pull_brings_what_a_colleague_pushed(world: World) -> None:
     one.assert_clean()
 
 
+@pytest.fixture(scope="module", params=[False, True], ids=["folder", "git-lfs"])
+def apart_once(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    environment: Mapping[str, str],
+) -> World:
+    folder = tmp_path_factory.mktemp("once")
+    programs = sharing.with_program(environment, folder / "bin")
+    world = World(folder, programs, server=request.param)
+    one = world.start()
+    one.commit("base", model__safetensors=model(1), other__safetensors=model(2))
+    one.git("push", "-q", "origin", "main")
+    one.git("checkout", "-q", "-b", "side")
+    one.commit("side", other__safetensors=changed(model(2), 0, 3))
+    one.git("checkout", "-q", "main")
+    one.commit("main", model__safetensors=changed(model(1), 1, 4))
+    return world
+
+
+@pytest.fixture
+def apart(apart_once: World, tmp_path: Path) -> World:
+    """The remote has what 'main' and 'side' of clone 'one' began with."""
+    return apart_once.copy(tmp_path / "world")
+
+
 @pytest.mark.parametrize(
     "kind",
     [
@@ -100,14 +125,8 @@ def test_pull_brings_what_a_colleague_pushed(world: World) -> None:
         "delete-and-push",
     ],
 )
-def test_every_way_to_bring_commits_to_a_remote(world: World, kind: str) -> None:
-    one = world.start()
-    one.commit("base", model__safetensors=model(1), other__safetensors=model(2))
-    one.git("push", "-q", "origin", "main")
-    one.git("checkout", "-q", "-b", "side")
-    one.commit("side", other__safetensors=changed(model(2), 0, 3))
-    one.git("checkout", "-q", "main")
-    one.commit("main", model__safetensors=changed(model(1), 1, 4))
+def test_every_way_to_bring_commits_to_a_remote(apart: World, kind: str) -> None:
+    one = Repo(apart.folder / "one", apart.environment)
     push = ["push", "-q", "origin", "main"]
     if kind == "new-branch":
         push = ["push", "-q", "origin", "side:refs/heads/someone/else"]
@@ -140,8 +159,8 @@ def test_every_way_to_bring_commits_to_a_remote(world: World, kind: str) -> None
         one.git("push", "-q", "origin", "main:refs/heads/old")
         push = ["push", "-q", "origin", ":old", "side"]
     one.git(*push)
-    world.assert_complete()
-    clone = world.clone("two", "--no-checkout")
+    apart.assert_complete()
+    clone = apart.clone("two", "--no-checkout")
     for branch in (
         clone.git("for-each-ref", "--format=%(refname)", "refs/remotes", "refs/tags")
         .decode()
