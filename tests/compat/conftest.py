@@ -49,7 +49,9 @@ FORKED = {
 
 @pytest.fixture(scope="session")
 def starting_environment(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
-    return isolated_environment(tmp_path_factory.mktemp("home"))
+    environment = isolated_environment(tmp_path_factory.mktemp("home"))
+    forking.serve(environment)
+    return environment
 
 
 @pytest.fixture(scope="module")

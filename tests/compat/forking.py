@@ -40,8 +40,19 @@ PROGRAM = (
 # Python and libraries read these when they start or are imported
 _AT_START = ("PYTHON", "COVERAGE_", "OPENBLAS_", "OMP_", "LC_", "LANG", "LD_")
 _VARIABLE = "TESTS_OF_THETA_SERVER"  # set by quick(): the server's name
+_start: Mapping[str, str] = {}
 _server: _Server | None = None
 _lock = threading.Lock()
+
+
+def serve(environment: Mapping[str, str]) -> None:
+    """From now on fork for commands that would start as in ``environment``.
+
+    Not on other systems, nor while coverage is measured.
+    """
+    global _start
+    if sys.platform == "linux" and not any(key.startswith("COVERAGE_") for key in environment):
+        _start = dict(environment)
 
 
 def run(
@@ -49,13 +60,10 @@ def run(
 ) -> subprocess.CompletedProcess[bytes] | None:
     """Run ``git theta WORDS`` with empty standard input, as ``subprocess.run`` would.
 
-    None if the command must be started in the ordinary way: on another system, while coverage is
-    measured, or in an environment in which Python would start differently.
+    None if nothing is forked, or in an environment in which Python would start differently.
     """
     server = _started(environment)
-    if server is None or server.how != _how(environment):
-        return None
-    return server.run(words, folder, environment, timeout)
+    return server and server.run(words, folder, environment, timeout)
 
 
 def quick(environment: Mapping[str, str], config: Path) -> Mapping[str, str]:
@@ -82,12 +90,10 @@ def program(environment: Mapping[str, str]) -> tuple[str, ...]:
 
 def _started(environment: Mapping[str, str]) -> _Server | None:
     global _server
-    how = _how(environment)
-    if sys.platform != "linux" or any(key.startswith("COVERAGE_") for key in how):
+    if not _start or _how(environment) != _how(_start):
         return None
     with _lock:
-        if _server is None:
-            _server = _Server.start(environment, how)
+        _server = _server or _Server.start(_start)
     return _server
 
 
@@ -99,12 +105,11 @@ def _how(environment: Mapping[str, str]) -> dict[str, str]:
 class _Server:
     """A process that forks for whoever asks; it ends when this process does."""
 
-    how: Mapping[str, str]
     name: str
     process: subprocess.Popen[bytes]
 
     @classmethod
-    def start(cls, environment: Mapping[str, str], how: Mapping[str, str]) -> _Server:
+    def start(cls, environment: Mapping[str, str]) -> _Server:
         name = f"git-theta-tests-{os.getpid()}-{os.urandom(8).hex()}"
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
             listening.bind(f"\0{name}")
@@ -118,7 +123,7 @@ class _Server:
                 pass_fds=[listening.fileno()],
             )
         atexit.register(process.communicate)
-        return cls(how, name, process)
+        return cls(name, process)
 
     def run(
         self, words: Sequence[str], folder: Path, environment: Mapping[str, str], timeout: float

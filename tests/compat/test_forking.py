@@ -12,7 +12,10 @@ import pytest
 import sharing
 from gitrepo import PATIENCE, Repo
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or any(key.startswith("COVERAGE_") for key in os.environ),
+    reason="nothing is forked",
+)
 
 
 @pytest.mark.parametrize(
