@@ -6,13 +6,16 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 import tarfile
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from cutting import rebuilt
 
@@ -30,9 +33,36 @@ from git_theta.core.source import BytesSource
 from git_theta.core.tensors import Contents
 from git_theta.errors import FormatError
 
-# Of what counting to a million takes; tracing memory makes everything some four times as slow
-WORK = 1000
+WORK = 1000  # of what counting to a million takes
 MEMORY = 192 << 20
+
+
+@contextmanager
+def traced() -> Iterator[None]:
+    """Fails if more than :data:`MEMORY` is allocated inside; makes it some four times as slow."""
+    tracemalloc.start()
+    try:
+        yield
+    finally:
+        taken = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert taken < MEMORY, f"{taken >> 20} MiB"
+
+
+@contextmanager
+def limited() -> Iterator[None]:
+    """Fails if more than :data:`MEMORY` is allocated inside: Linux refuses it."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY, hard))
+    try:
+        yield
+    except MemoryError:
+        pytest.fail(f"more than {MEMORY >> 20} MiB")
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 @contextmanager
@@ -40,19 +70,31 @@ def bounded() -> Iterator[None]:
     """Fails if what is done inside takes more work than :data:`WORK` or more memory than
     :data:`MEMORY`.
     """
-    tracemalloc.start()
     start = time.process_time()
     for _ in range(1_000_000):
         pass
     unit = time.process_time() - start
     start = time.process_time()
-    try:
+    with limited() if sys.platform == "linux" else traced():
         yield
-    finally:
-        taken = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
     assert time.process_time() - start < WORK * unit
-    assert taken < MEMORY, f"{taken >> 20} MiB"
+
+
+@pytest.mark.parametrize(
+    "allocate",
+    [
+        lambda count: b"x" * count,
+        lambda count: bytearray(count),
+        lambda count: np.empty(count, np.uint8),
+        lambda count: [bytes(100) for _ in range(count // 100)],
+    ],
+    ids=["bytes", "zeros", "array", "small objects"],
+)
+def test_what_is_too_much_is_noticed(allocate: Callable[[int], object]) -> None:
+    with bounded():
+        allocate(MEMORY // 2)
+    with pytest.raises((AssertionError, pytest.fail.Exception), match=" MiB"), bounded():
+        allocate(2 * MEMORY)
 
 
 def scanned(fmt: Any, data: bytes) -> None:
