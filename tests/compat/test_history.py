@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gitrepo import Repo
-from seeing import MODEL, Tensors, base, data, file, hide_objects, story, track, tuned
+from seeing import MODEL, Tensors, base, data, file, hide_objects, install, story, track, tuned
 
 from git_theta.core.manifest import Manifest, parse
 
@@ -117,6 +117,7 @@ def test_blame_of_a_straight_history(seen: Repo) -> None:
 
 
 def test_merges_cost_and_own_nothing_they_only_joined(seen: Repo) -> None:
+    install(seen)
     start = seen.commit("base", model__safetensors=file(base()))
     seen.git("checkout", "-qb", "side")
     side = seen.commit("side", model__safetensors=file(tuned(base(), "layers.1", seed=11)))
