@@ -63,7 +63,7 @@ def run(
     None if nothing is forked, or in an environment in which Python would start differently.
     """
     server = _started(environment)
-    return server and server.run(words, folder, environment, timeout)
+    return server.run(words, folder, environment, timeout) if server else None
 
 
 def quick(environment: Mapping[str, str], config: Path) -> Mapping[str, str]:

@@ -72,10 +72,11 @@ def test_git_has_the_filter_forked_or_starts_it(
     for seed, more in enumerate(({}, {"LC_ALL": "C.UTF-8"})):
         data = sharing.model(seed)
         repo.write("model.safetensors", data)
-        repo.git("add", ".", **more)
+        git = repo.under(more).git
+        git("add", ".")
         repo.git("commit", "-qm", "changed")
         (repo.path / "model.safetensors").unlink()
-        repo.git("checkout", "-q", "--", ".", **more)
+        git("checkout", "-q", "--", ".")
         assert repo.read("model.safetensors") == data
         repo.assert_clean()
     repo.write("broken.safetensors", data[:-1])

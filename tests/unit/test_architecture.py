@@ -193,7 +193,9 @@ def statements(tree: ast.AST, late: bool = False) -> Iterator[tuple[bool, str, i
             yield from statements(node, late or function)
 
 
-IMPORTS = {name: list(statements(tree)) for name, tree in TREES.items()}
+@cache
+def all_imports() -> dict[str, list[tuple[bool, str, int]]]:
+    return {name: list(statements(tree)) for name, tree in trees().items()}
 
 
 @cache
@@ -205,7 +207,7 @@ def brought(*names: str) -> set[str]:
         name = waiting.pop()
         if name not in found:
             found.add(name)
-            waiting += [target for late, target, _ in IMPORTS.get(name, ()) if not late]
+            waiting += [target for late, target, _ in all_imports().get(name, ()) if not late]
             waiting += [name.rpartition(".")[0]] if "." in name else []
     return found
 
@@ -229,7 +231,7 @@ def reason(name: str, target: str) -> str | None:
 def test_functions_import_only_what_would_delay_a_start() -> None:
     late = [
         (name, target, f"{MODULES[name]}:{line}")
-        for name, found in IMPORTS.items()
+        for name, found in all_imports().items()
         for inside, target, line in found
         if inside
     ]
@@ -246,8 +248,8 @@ def test_an_import_in_a_function_needs_a_reason(monkeypatch: pytest.MonkeyPatch)
     source = (
         "import os\ndef f():\n import shlex\n import torch\n from git_theta.core import names\n"
     )
-    monkeypatch.setitem(IMPORTS, name, list(statements(ast.parse(source))))
-    found = [(target, reason(name, target)) for late, target, _ in IMPORTS[name] if late]
+    monkeypatch.setitem(all_imports(), name, list(statements(ast.parse(source))))
+    found = [(target, reason(name, target)) for late, target, _ in all_imports()[name] if late]
     assert found == [("shlex", None), ("torch", "optional"), ("git_theta.core.names", None)]
 
 

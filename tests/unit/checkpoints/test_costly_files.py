@@ -84,7 +84,7 @@ def bounded() -> Iterator[None]:
     "allocate",
     [
         lambda count: b"x" * count,
-        lambda count: bytearray(count),
+        bytearray,
         lambda count: np.empty(count, np.uint8),
         lambda count: [bytes(100) for _ in range(count // 100)],
     ],
