@@ -97,8 +97,9 @@ class BuildsFiles(Protocol):
     """
 
     def build(self, tensors: Mapping[str, Tensor], like: Source | None) -> Buffer:
-        """A file of this format with exactly ``tensors``, in their order; other content is taken
-        from ``like``.
+        """A file of this format with exactly ``tensors``; other content is taken from ``like``.
+
+        The same tensors give the same bytes, in their order or in the format's own.
         """
 
 
