@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from git_theta.core import dtypes
 from git_theta.core.manifest import Entry, Manifest, rename
@@ -49,10 +49,20 @@ CONFLICTS: tuple[Kind, ...] = (
     "unit",
     "unrelated",
 )
-# Formats that know no tensors: they cut files into runs of bytes.
-GENERIC = ("opaque", "stored-zip")
 BASE = -1
 """The number of the common ancestor, beside those of the sides."""
+
+
+class ByteFormats(NamedTuple):
+    """Formats that know no tensors, by name: ``runs`` cut a file into runs of bytes; of these,
+    ``whole`` understand nothing of the file, so that its runs belong together.
+    """
+
+    runs: frozenset[str] = frozenset()
+    whole: frozenset[str] = frozenset()
+
+
+NO_BYTES = ByteFormats()
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,12 +188,16 @@ class SkeletonPlan:
 
 @dataclass(frozen=True)
 class MergePlan:
-    """All that a merge of ``sides`` has to do; ``items`` are in the order of the merged file."""
+    """All that a merge of ``sides`` has to do; ``items`` are in the order of the merged file.
+
+    ``formats`` says which of the sides' formats know no tensors.
+    """
 
     base: Manifest | None
     sides: tuple[Manifest, ...]
     items: tuple[Item, ...]
     skeleton: SkeletonPlan
+    formats: ByteFormats
 
     @cached_property
     def conflicts(self) -> tuple[Item, ...]:

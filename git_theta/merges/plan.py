@@ -15,7 +15,15 @@ from git_theta.core.contracts import UnitKind
 from git_theta.core.manifest import Entry, Manifest
 from git_theta.errors import MergeError
 from git_theta.merges import units
-from git_theta.merges.items import GENERIC, Item, MergePlan, SkeletonPlan, Value, value_of
+from git_theta.merges.items import (
+    NO_BYTES,
+    ByteFormats,
+    Item,
+    MergePlan,
+    SkeletonPlan,
+    Value,
+    value_of,
+)
 from git_theta.merges.one_tensor import decide
 from git_theta.merges.renames import renames
 from git_theta.merges.ties import decide_tied, tied_groups
@@ -23,13 +31,17 @@ from git_theta.merges.unit_conflicts import united
 
 
 def plan(
-    base: Manifest | None, sides: Sequence[Manifest], kinds: Sequence[UnitKind] = units.KINDS
+    base: Manifest | None,
+    sides: Sequence[Manifest],
+    kinds: Sequence[UnitKind] = units.KINDS,
+    formats: ByteFormats = NO_BYTES,
 ) -> MergePlan:
     """Decide what digests can decide.
 
     ``base`` is None without a common ancestor; ``sides[0]`` is ours.
 
-    ``kinds`` tell which tensors are units. :class:`MergeError` for fewer than two sides, or when a
+    ``kinds`` find the tensors that are units; ``formats`` names the formats that know no tensors.
+    :class:`MergeError` for fewer than two sides, or when a
     kind fails.
     """
     if len(sides) < 2:
@@ -50,7 +62,8 @@ def plan(
             items.append(decide(keys, [table.get(keys[0]) for table in tables], called))
         else:
             items.extend(decide_tied(keys, tables, called))
-    if _opaque(sides):
+    # Runs of bytes are content, however small, and not counters
+    if any(side.format in formats.runs for side in sides):
         items = [
             (
                 replace(item, kind="changed", result=None, notice="")
@@ -59,14 +72,14 @@ def plan(
             )
             for item in items
         ]
-    if all(side.format == "opaque" for side in sides):
+    if all(side.format in formats.whole for side in sides):
         items = _whole(items)
     elif _strangers(base, items):
         items = [_unrelated(item) for item in items]
     skeleton = _skeleton(base, sides)
     items = _twins(united(_unclashed(items), base, sides, kinds))
     return MergePlan(
-        base, tuple(sides), tuple(_in_file_order(items, sides, skeleton.source)), skeleton
+        base, tuple(sides), tuple(_in_file_order(items, sides, skeleton.source)), skeleton, formats
     )
 
 
@@ -171,13 +184,6 @@ def _unrelated(item: Item) -> Item:
     return replace(
         item, kind="unrelated", active=tuple(range(len(item.sides))), result=None, notice=""
     )
-
-
-def _opaque(sides: Sequence[Manifest]) -> bool:
-    """Whether a side's "tensors" are runs of bytes of a file that nobody understood: content,
-    however small, and no counters.
-    """
-    return any(side.format in GENERIC for side in sides)
 
 
 def _in_file_order(items: list[Item], sides: Sequence[Manifest], lead: int) -> list[Item]:

@@ -36,12 +36,6 @@ OTHER_MEANING = {
     "merges/training_state.py": {"delta", "fisher"},  # names of tensors
 }
 SIDES = {"ours", "theirs", "base"}
-# Merging still knows these; they wait for the plan of a merge to be told what formats are.
-LEFT = {
-    "merges/plan.py": {"opaque", "stored-zip"},
-    "merges/items.py": {"opaque", "stored-zip"},
-    "workflows/merging/auxiliary.py": {"velocity", "fisher", "average"},
-}
 
 
 def names() -> set[str]:
@@ -73,7 +67,7 @@ def test_no_built_in_is_known_by_name_outside_of_the_tables() -> None:
     left = {
         place: rest
         for place, found in places().items()
-        if (rest := found - OTHER_MEANING.get(place, set()) - LEFT.get(place, set()))
+        if (rest := found - OTHER_MEANING.get(place, set()))
     }
     assert left == {}, "ask the format or update for a property instead (core/contracts.py)"
 
@@ -87,7 +81,7 @@ def test_what_has_another_meaning_is_still_there() -> None:
 @pytest.mark.parametrize("name", [*tables.FORMATS, *tables.UPDATES])
 def test_a_format_or_update_stands_in_two_files(name: str) -> None:
     """Its module and a table: as many files as adding another one touches."""
-    excused = {place for known in (OTHER_MEANING, LEFT) for place in known if name in known[place]}
+    excused = {place for place, known in OTHER_MEANING.items() if name in known}
     found = {place for place, texts in QUOTED.items() if name in texts}
     assert len(found - excused) == 2, found
 

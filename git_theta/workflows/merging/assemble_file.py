@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from git_theta.core.manifest import Entry, Manifest
 from git_theta.errors import ThetaError
 from git_theta.merges.finish import File, choose_file, finish, same_values
-from git_theta.merges.items import GENERIC, MergePlan, listed
+from git_theta.merges.items import MergePlan, listed
 from git_theta.workflows.merging.decisions import Decisions, Task, taken_side
 from git_theta.workflows.merging.merge_rules import MergeRule, Rules, literal
 from git_theta.workflows.merging.outcome import Merged, MergeProgress, conflict
@@ -94,7 +94,7 @@ def _formats(plan: MergePlan, by_name: bool) -> tuple[list[str], list[str]]:
         return [], []
     formats = sorted({side.format for side in plan.sides})
     what = f"the sides are files of different formats ({', '.join(formats)})"
-    unknown = [form for form in formats if form in GENERIC]
+    unknown = [form for form in formats if form in plan.formats.runs]
     if unknown:
         problem = (
             f"{what}, and the tensors of {unknown[0]} files are not known; take one side whole"

@@ -13,9 +13,9 @@ from git_theta.core.manifest import Entry, Manifest
 from git_theta.core.names import display
 from git_theta.errors import MergeError
 from git_theta.merges import options as merge_options
-from git_theta.merges.items import BASE, Item, MergePlan
+from git_theta.merges.items import BASE, ByteFormats, Item, MergePlan
 from git_theta.merges.plan import plan
-from git_theta.plugins import registry
+from git_theta.plugins import registry, tables
 from git_theta.workflows.merging.merge_rules import MergeRule, Rules, strategy_of
 from git_theta.workflows.merging.outcome import Conflict, MergeProgress, conflict
 
@@ -52,7 +52,9 @@ def planned(base: Manifest | None, sides: Sequence[Manifest]) -> MergePlan:
     """What digests decide of a merge of ``sides`` (the first is ours), with the units that plugins
     know, too.
     """
-    return plan(base, sides, registry.unit_kinds())
+    runs = frozenset(side.format for side in sides if not registry.knows_tensors(side.format))
+    formats = ByteFormats(runs, runs & {tables.FALLBACK_FORMAT})
+    return plan(base, sides, registry.unit_kinds(), formats)
 
 
 def decide(plan: MergePlan, rules: Rules, before: MergeProgress) -> Decisions:

@@ -16,7 +16,7 @@ from git_theta.core.digest import digest
 from git_theta.core.manifest import Entry, Manifest
 from git_theta.errors import MergeError
 from git_theta.merges.finish import choose_file, finish
-from git_theta.merges.items import CONFLICTS, reason
+from git_theta.merges.items import CONFLICTS, ByteFormats, MergePlan, reason
 from git_theta.merges.plan import plan
 
 
@@ -134,14 +134,20 @@ def test_two_new_models_in_place_of_the_old_one_are_not_put_together() -> None:
     assert plan(BASE, [of(x="1"), of(x="1")]).clean
 
 
+BYTES = ByteFormats(frozenset({"opaque", "stored-zip"}), frozenset({"opaque"}))
+
+
 def test_pieces_of_a_file_nobody_understood_are_not_mixed() -> None:
+    def decide(base: Manifest, sides: list[Manifest]) -> MergePlan:
+        return plan(base, sides, formats=BYTES)
+
     def file(*values: str) -> Manifest:
         return manifest(
             *(tensor(f"bytes.{i}", value, "u8", (300,)) for i, value in enumerate(values)),
             form="opaque",
         )
 
-    decided = plan(file("0", "0", "0"), [file("1", "0", "0"), file("0", "0", "2", "3")])
+    decided = decide(file("0", "0", "0"), [file("1", "0", "0"), file("0", "0", "2", "3")])
     assert {i.name: i.kind for i in decided.items} == {
         "bytes.0": "changed", "bytes.1": "unchanged", "bytes.2": "changed",
         "bytes.3": "removed-changed"
@@ -149,8 +155,8 @@ def test_pieces_of_a_file_nobody_understood_are_not_mixed() -> None:
     for side, count in ((0, 3), (1, 4)):
         chosen = {i.name: i.sides[side] for i in decided.conflicts}
         assert len(finish(decided, chosen)) == count
-    assert plan(file("0", "0"), [file("1", "0"), file("0", "0")]).clean
-    assert plan(file("0", "0"), [file("1", "2"), file("1", "2")]).clean
+    assert decide(file("0", "0"), [file("1", "0"), file("0", "0")]).clean
+    assert decide(file("0", "0"), [file("1", "2"), file("1", "2")]).clean
 
 
 def test_a_merge_of_one_side_is_none() -> None:
@@ -281,7 +287,7 @@ def test_bytes_of_files_nobody_understood_are_content(form: str) -> None:
     base, ours, theirs = (
         manifest(tensor("bytes", value, "u8", (300,)), form=form) for value in "012"
     )
-    decided = plan(base, [ours, theirs])
+    decided = plan(base, [ours, theirs], formats=BYTES)
     assert [(i.kind, i.numeric) for i in decided.conflicts] == [("changed", False)]
     assert decided.notices() == ()
 
