@@ -7,6 +7,7 @@ themselves.
 
 from __future__ import annotations
 
+import tokenize
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -100,7 +101,7 @@ def _read_npz(file: Path) -> dict[str, np.ndarray]:
         raise FormatError(
             f"{display(str(file))} cannot be read as npz: {display(str(error), 120)}"
         ) from None
-    except (MemoryError, zipfile.BadZipFile, zlib.error):
+    except (MemoryError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error):
         raise FormatError(f"{display(str(file))} cannot be read as npz: it is damaged") from None
     return found
 

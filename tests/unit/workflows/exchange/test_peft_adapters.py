@@ -463,6 +463,15 @@ class TestFiles:
         with pytest.raises(FormatError):
             supplied.read_tensors(tmp_path / "x.npz")
 
+    @pytest.mark.parametrize("end", [", u", ", (", "}}", "'", "\\"])
+    def test_npz_with_a_header_that_python_cannot_read(self, tmp_path: Path, end: str) -> None:
+        header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': (1,){end}\n".encode()
+        array = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(4)
+        with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+            archive.writestr("w/R.npy", array)
+        with pytest.raises(FormatError, match="cannot be read as npz"):
+            supplied.read_tensors(tmp_path / "x.npz")
+
     def test_damaged_npz(self, tmp_path: Path) -> None:
         file = tmp_path / "x.npz"
         npz(file, {"w/R": normal(40, 40)})
