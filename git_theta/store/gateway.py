@@ -38,7 +38,7 @@ from git_theta.store.web import (
 )
 
 _CHUNK = 1 << 16
-_REFUSAL = 1 << 16  # bytes that are passed on of an answer which is no success
+_REFUSAL = 1 << 16  # bytes that are passed on of an answer that is not a success
 _RECEIPT = 1 << 20  # bytes that the answer to an upload may have
 _UNASKED = 64 << 20  # bytes of an answer to a request that names no range
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)\Z")
@@ -145,7 +145,7 @@ class _State:
         return self.left if size is None else min(size, self.left)
 
     def count(self, size: int) -> None:
-        """Take note of content that has arrived, or (negative) was of no use."""
+        """Take note of content that has arrived, or (negative) was not used."""
         if self.left is not None:
             with self.lock:
                 self.left -= size
@@ -166,7 +166,7 @@ class _Listener(ThreadingHTTPServer):
         try:
             super().process_request(request, client_address)
         except RuntimeError:  # Python ends and starts no more threads
-            self.RequestHandlerClass.args[0].alone = True  # type: ignore[attr-defined]
+            self.RequestHandlerClass.args[0].alone = True  # type: ignore[attr-defined]  # a partial of ours
             self.process_request_thread(request, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -301,8 +301,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """The bytes that a request names: ``header`` is its range, empty for all there are, ``start``
-    None for so many from the end.
+    """The bytes that a request names: ``header`` is its range, empty for all bytes; ``start`` is
+    None for a number of bytes from the end.
     """
 
     header: str = ""

@@ -245,7 +245,7 @@ class _Connection:
             self._http = http.client.HTTPConnection(
                 name, port, timeout=limits.connect, blocksize=_CHUNK
             )
-        self._http.response_class = self._response  # type: ignore[assignment]
+        self._http.response_class = self._response  # type: ignore[assignment]  # it is only called
         self._pace = _Pace(limits)
 
     def open(self, beyond: str, headers: Mapping[str, str]) -> None:
@@ -465,6 +465,6 @@ def _certificates() -> ssl.SSLContext:
 
 def _text(error: Exception) -> str:
     if isinstance(error, socket.gaierror):
-        return "there is no such host"
+        return "no such host"
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return (reason or type(error).__name__)[:120]

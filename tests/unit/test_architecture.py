@@ -164,7 +164,7 @@ COMMANDS = "git_theta.cli."
 # What takes milliseconds to import (tempfile: 3, numpy: 60), or what not everybody has installed
 OPTIONAL = {"torch", "jax", "scipy", "git_filter_repo"}
 SLOW = {
-    *("numpy", "tensorstore", "rich", "git", "blake3", "zstandard"),
+    *("numpy", "safetensors", "tensorstore", "rich", "git", "blake3", "zstandard"),
     *("tempfile", "subprocess", "zipfile", "concurrent.futures", "http", "ssl", "urllib.request"),
 }
 MANY = 6  # modules of ours that take as long as one of these

@@ -19,7 +19,13 @@ from git_theta.core import contracts, tensors
 from git_theta.plugins import hookspecs
 
 ROOT = Path(__file__).parents[2]
-ALIASES = {"Buffer": tensors, "Change": contracts, "Level": contracts, "hookimpl": hookspecs}
+ALIASES = {
+    "Buffer": tensors,
+    "Change": contracts,
+    "Combination": contracts,
+    "Level": contracts,
+    "hookimpl": hookspecs,
+}
 OFFERED = {name: getattr(plugin, name) for name in plugin.__all__}
 HOOKS = [name for name in vars(hookspecs) if name.startswith("register_")]
 PUBLIC = ("git_theta", "git_theta.plugin", "git_theta.testing", "git_theta.errors")

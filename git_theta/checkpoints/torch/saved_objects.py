@@ -29,8 +29,7 @@ def pieces(state_dict: Mapping[str, object]) -> list[Buffer]:
     import torch
 
     file = _Pieces(state_dict)
-    # Torch asks of a file only that it can be written
-    torch.save(state_dict, file)  # type: ignore[arg-type]
+    torch.save(state_dict, file)  # type: ignore[arg-type]  # torch asks only for write()
     return file.written
 
 

@@ -26,6 +26,7 @@ from git_theta.workflows.comparing.values import Absent, FileValues, Pair, Store
 from git_theta.workflows.comparing.version import NOTHING, Side, Version
 from git_theta.workflows.restoring.statcache import StatCache
 from git_theta.workflows.session import Session
+from git_theta.workflows.storing import layouts
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -195,8 +196,6 @@ def working_tree(
     text = StatCache(session.repository.cache).get(path, source.stat)
 
     def scan() -> Layout:
-        from git_theta.workflows.storing import layouts
-
         return layouts.scan(session, path, source)
 
     if text is not None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from git_theta.checkpoints.safetensors import SafetensorsFormat
 from git_theta.core.source import BytesSource
 from git_theta.errors import StoreError, UsageError
 from git_theta.workflows.exchange import convert
@@ -64,7 +65,8 @@ def test_tied_names_are_written_the_same_every_time(
     ties = {f"tied.{number}": "h.2.w" for number in range(30)}
     untied = convert._untied
     monkeypatch.setattr(convert, "_untied", lambda tensors: (untied(tensors)[0], ties))
-    monkeypatch.setattr(convert, "_metadata", lambda form, tied: {"format": "pt", **tied})
+    noting = SafetensorsFormat.noting
+    monkeypatch.setattr(SafetensorsFormat, "noting", lambda self, tied, _: noting(self, tied, "pt"))
     written = set()
     for name in "abc":
         done = convert.convert(npz(ARRAYS), ".npz", "safetensors")
