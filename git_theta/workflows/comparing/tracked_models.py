@@ -48,17 +48,19 @@ def find(
     here: Callable[[str], str] = str,
 ) -> Iterator[TrackedModel]:
     """The tracked files at ``revision`` (None: in the index) that match the pathspecs ``paths``,
-    seen from the current folder.
+    seen from the current folder; for the index of a sharded model, its parts too.
 
     So are manifests that no attribute tracks, and tracked links; ``problem`` says what is wrong
     with these, and ``here`` how a person in the current folder calls a path.
     """
     bare = session.repository.worktree is None
-    held = mistracked.survey(session, revision, paths if bare else paths or ["."])
-    if held.unmatched and paths:
+    specs = shards.pathspecs(paths)
+    held = mistracked.survey(session, revision, specs if bare else specs or ["."])
+    unmatched = [path for path in paths if {*shards.pathspecs([path])} <= {*held.unmatched}]
+    if unmatched:
         raise UsageError(
             f"nothing in {'the index' if revision is None else display(revision)} matches"
-            f" {' '.join(map(display, held.unmatched))}"
+            f" {' '.join(map(display, unmatched))}"
         )
     found = held.by_path
     for name in sorted({*held.tracked, *held.manifests, *found}):

@@ -21,7 +21,6 @@ from git_theta.cli.output import (
     table,
     warn,
 )
-from git_theta.core import shards
 from git_theta.errors import GitError, UsageError
 from git_theta.git.config.config_file import load_settings
 from git_theta.git.history import changes
@@ -89,8 +88,7 @@ def ls_files(
             raise GitError(unfinished)
     here = partial(from_here, repository)
     with Session(repository, load_settings(repository), warn) as session:
-        specs = shards.pathspecs(paths)
-        found = list(tracked_models.find(session, revision, specs, here))
+        found = list(tracked_models.find(session, revision, paths, here))
     if group or tracked_models.as_one(paths):
         found = tracked_models.grouped(found)
     if as_json:
