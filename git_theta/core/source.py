@@ -12,6 +12,8 @@ from typing import Protocol
 
 from git_theta.errors import FileChanged, FormatError
 
+HEAD = 4096  # bytes from the start of a file by which formats recognise it
+
 
 class Source(Protocol):
     """Immutable bytes with random access; safe to read from several threads."""
@@ -25,6 +27,11 @@ class Source(Protocol):
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill ``buffer`` (bytes, contiguous, writable) from ``offset``."""
+
+
+def head_of(source: Source) -> bytes:
+    """The start of a file, as much as formats recognise it by."""
+    return source.read(0, min(HEAD, source.size))
 
 
 class BytesSource:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from git_theta.core import earlier_release, lfs_pointer
 from git_theta.core.manifest import Manifest, ObjectRef, dump, is_manifest, parse, unconverted
 from git_theta.core.names import display
-from git_theta.core.source import BytesSource, FileSource, stamp
+from git_theta.core.source import HEAD, BytesSource, FileSource, stamp
 from git_theta.core.tensors import Buffer
 from git_theta.drivers import asker, drain, text_merge
 from git_theta.errors import FileChanged, ObjectMissing, ThetaError
@@ -24,7 +24,7 @@ from git_theta.workflows import chains
 from git_theta.workflows.progress import Bar
 from git_theta.workflows.restoring.statcache import StatCache
 from git_theta.workflows.session import Session
-from git_theta.workflows.storing import clean, layouts
+from git_theta.workflows.storing import clean
 
 if TYPE_CHECKING:
     from git_theta.drivers.pipes import Input, Say
@@ -277,7 +277,7 @@ class FilterWork:
                 f"warning: attributes of {display(path)} have git convert line ends; 'git theta"
                 " track' it again, so that it says -text"
             )
-        if earlier_release.is_metadata(content[: layouts.HEAD]):
+        if earlier_release.is_metadata(content[:HEAD]):
             self._say(f"{display(path)} is {earlier_release.ADVICE}")
         if self._skip or not is_manifest(content) or asker.wants_manifest(request):
             self._status("success")

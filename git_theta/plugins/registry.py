@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from git_theta.core.source import Source
 
 BUILT_IN = "built in"
-HEAD = 4096
 _WORD = re.compile(r"[a-z][a-z0-9_-]{0,63}\Z")
 
 

@@ -22,12 +22,11 @@ from git_theta.core.contracts import (
     ShowsViews,
 )
 from git_theta.core.layout import Layout
-from git_theta.core.source import BytesSource
+from git_theta.core.source import HEAD, BytesSource
 from git_theta.core.tensors import Spec, Tensor
 from git_theta.errors import FormatError
 from git_theta.testing.plugin_names import check_name
 
-_HEAD = 4096
 _SLACK = 64 << 20  # bytes that a scan may take whatever it reads
 _FACTOR = 16  # and how many times the file's size
 _SECONDS = 20.0
@@ -66,12 +65,12 @@ def check_checkpoint_format(
     if isinstance(checkpoint_format, CutsBytes):
         assert isinstance(checkpoint_format.cuts_bytes, bool), "cuts_bytes must be True or False"
     assert files, "give at least one sound file"
-    for head in (b"", b"\0", b"\xff" * _HEAD, b"{" * _HEAD, b"PK\3\4"):
+    for head in (b"", b"\0", b"\xff" * HEAD, b"{" * HEAD, b"PK\3\4"):
         assert isinstance(checkpoint_format.sniff(head), bool), (
             "sniff must return True or False, whatever it is given"
         )
     for what, data in files.items():
-        assert checkpoint_format.sniff(data[:_HEAD]), f"{what}: sniff does not recognise it"
+        assert checkpoint_format.sniff(data[:HEAD]), f"{what}: sniff does not recognise it"
         layout = _scan(checkpoint_format, data, what)
         assert layout is not None, f"{what}: scan refuses it"
         assert layout.format == checkpoint_format.name, (

@@ -16,11 +16,10 @@ from git_theta.checkpoints.assemble import NAME_LIMIT, bounded, raw
 from git_theta.checkpoints.builtin_formats import FORMATS, make
 from git_theta.core.contracts import CheckpointFormat, FoundInside, ScansInside, failed
 from git_theta.core.layout import Checksum, Extent, Layout
-from git_theta.core.source import Source
+from git_theta.core.source import Source, head_of
 from git_theta.errors import FormatError, ThetaError
 
 DEPTH_LIMIT = 4
-_HEAD = 4096
 
 
 class SourceWindow:
@@ -74,7 +73,7 @@ class Members:
         """
         if self.depth < DEPTH_LIMIT and length >= 8:
             part = SourceWindow(source, offset, length)
-            found = self._format(part.read(0, min(_HEAD, length)), name.lower())
+            found = self._format(head_of(part), name.lower())
             if found is not None:
                 try:
                     layout = self._scan(found, part)

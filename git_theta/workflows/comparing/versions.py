@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from git_theta.core import earlier_release
 from git_theta.core.manifest import Entry, Manifest, is_manifest
 from git_theta.core.names import display
-from git_theta.core.source import FileSource
+from git_theta.core.source import FileSource, head_of
 from git_theta.core.tensors import Tensor
 from git_theta.errors import GitError, ThetaError, UsageError
 from git_theta.git.history import contents
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     from git_theta.core.layout import Layout
 
-_HEAD = 4096
 _MANIFEST_LIMIT = 256 << 20
 _RENAME_LIMIT = 400  # pairs of deleted and added models that are looked at
 _ALIKE = 0.5  # equal tensors from which an added model counts as a deleted one under another name
@@ -189,14 +188,15 @@ def working_tree(
     if not stat.S_ISREG(status.st_mode):
         raise GitError(f"{display(path)} is no ordinary file")
     source = stack.enter_context(FileSource(file))
-    if is_manifest(source.read(0, min(_HEAD, source.size))):
+    head = head_of(source)
+    if is_manifest(head):
         return _manifest_file(source, StoredValues(session.store))
     if source.size == 0:
         raise GitError("the file is empty")
     text = StatCache(session.repository.cache).get(path, source.stat)
 
     def scan() -> Layout:
-        return layouts.scan(session, path, source)
+        return layouts.scan(session, path, source, head)
 
     if text is not None:
         return Version(text, _LazyFile(source, scan))
@@ -248,7 +248,7 @@ def file(
         raise UsageError(
             f"{display(str(path))} cannot be read: {error.strerror or error}"
         ) from None
-    head = source.read(0, min(_HEAD, source.size))
+    head = head_of(source)
     if is_manifest(head):
         return _manifest_file(source, StoredValues(session.store) if session else Absent())
     form = next(registry.detect(head, PurePosixPath(path.name).suffix.lower()))

@@ -19,12 +19,11 @@ from git_theta.core.contracts import (
     cuts_bytes,
 )
 from git_theta.core.names import did_you_mean, display
-from git_theta.core.source import PiecesSource, Source
+from git_theta.core.source import PiecesSource, Source, head_of
 from git_theta.core.tensors import Buffer, Tensor
 from git_theta.errors import FormatError, StoreError, UsageError
 from git_theta.plugins import registry
 
-_HEAD = 4096
 _PIECE = 16 << 20
 _SHOWN = 5  # tensors that an error names
 
@@ -79,7 +78,7 @@ def convert(source: Source, suffix: str, target: str, drop: bool = False) -> Con
             " first make one file of its folder: python -m"
             " torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER model.pt"
         )
-    found = next(registry.detect(source.read(0, min(_HEAD, source.size)), suffix.lower()))
+    found = next(registry.detect(head_of(source), suffix.lower()))
     if found.name == target:
         count = len(registry.scan(found, source).extents)
         return Conversion(partial(_save_pieces, _copied(source)), target, count)

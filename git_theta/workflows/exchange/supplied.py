@@ -19,7 +19,7 @@ from git_theta.core import dtypes
 from git_theta.core.contracts import FromParts, ReadsContents, cuts_bytes, failed
 from git_theta.core.manifest import Entry, Manifest, is_manifest, parse
 from git_theta.core.names import display
-from git_theta.core.source import FileSource, stamp
+from git_theta.core.source import FileSource, head_of, stamp
 from git_theta.core.tensors import Encoded, Spec, Tensor
 from git_theta.errors import FileChanged, FormatError, PluginError, ThetaError, UsageError
 from git_theta.git.history import listing
@@ -28,7 +28,7 @@ from git_theta.workflows import chains
 from git_theta.workflows.restoring.checkout import Target, stage
 from git_theta.workflows.session import Session
 from git_theta.workflows.sharing.fetch import fetch_missing
-from git_theta.workflows.storing import clean, layouts
+from git_theta.workflows.storing import clean
 
 if TYPE_CHECKING:
     import numpy as np
@@ -109,7 +109,7 @@ def _read_npz(file: Path) -> dict[str, np.ndarray]:
 def _read_checkpoint(file: Path) -> dict[str, np.ndarray]:
     try:
         with FileSource(file) as source:
-            form = next(iter(registry.detect(layouts.head_of(source), file.suffix.lower())))
+            form = next(iter(registry.detect(head_of(source), file.suffix.lower())))
             if cuts_bytes(form):
                 raise FormatError("it holds no named tensors")
             if isinstance(form, ReadsContents):
@@ -389,7 +389,7 @@ def _staged(session: Session, path: str) -> tuple[str, Manifest, FileSource | No
             f"{display(path)} has changes that are not staged; 'git add' or 'git restore' it first"
         )
     source = FileSource(session.full_path(path))
-    if is_manifest(layouts.head_of(source)):
+    if is_manifest(head_of(source)):
         source.close()
         raise UsageError(
             f"{display(path)} is a manifest in the working tree; 'git theta checkout' it first"

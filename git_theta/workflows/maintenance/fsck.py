@@ -18,7 +18,7 @@ from git_theta.core.digest import digest
 from git_theta.core.manifest import Entry, Link, ObjectRef, parse
 from git_theta.core.names import display
 from git_theta.core.references import References
-from git_theta.core.source import FileSource
+from git_theta.core.source import FileSource, head_of
 from git_theta.core.tensors import Spec, Tensor
 from git_theta.errors import ManifestError, ObjectDamaged, ObjectMissing, PayloadError, ThetaError
 from git_theta.git.config.remotes import Remote
@@ -439,7 +439,7 @@ class _Checkouts:
     def _read(self, path: Path, held: Held) -> Tensor | None:
         try:
             with FileSource(path) as source:
-                layout = layouts.scan(self._session, held.path, source)
+                layout = layouts.scan(self._session, held.path, source, head_of(source))
                 for extent in layout.extents:
                     if (
                         held.entry.name in (extent.name, *extent.aliases)

@@ -22,7 +22,7 @@ from git_theta.core import earlier_release
 from git_theta.core.manifest import Manifest, is_manifest, parse
 from git_theta.core.names import display
 from git_theta.core.references import References
-from git_theta.core.source import BytesSource, FileSource, Source
+from git_theta.core.source import HEAD, BytesSource, FileSource, Source, head_of
 from git_theta.errors import GitError, ObjectMissing, ThetaError, UsageError
 from git_theta.git.config import attributes, push_hook
 from git_theta.git.history import blobs, changes, contents, listing, manifest_scan
@@ -37,7 +37,7 @@ from git_theta.workflows.maintenance import rewrite_attributes
 from git_theta.workflows.restoring import checkout, smudge
 from git_theta.workflows.session import Session
 from git_theta.workflows.sharing import fetch
-from git_theta.workflows.storing import clean, layouts
+from git_theta.workflows.storing import clean
 
 _SMALL = 4 << 20  # versions up to this size are read into memory
 _FLUSH = 1 << 30
@@ -310,13 +310,13 @@ class _Contents:
         small = self._session.blobs.read(blob, _SMALL)
         if small is None:
             with self._spooled(blob) as path, path.open("rb") as file:
-                return file.read(layouts.HEAD)
+                return file.read(HEAD)
         pointer = _POINTER.fullmatch(small)
         if pointer is None:
-            return small[: layouts.HEAD]
+            return small[:HEAD]
         try:
             with self._lfs_path(pointer[1].decode("ascii")).open("rb") as file:
-                return file.read(layouts.HEAD)
+                return file.read(HEAD)
         except OSError:
             return b""
 
@@ -536,7 +536,7 @@ class _Import(_Rewriter):
         return self.converted[key]
 
     def _clean(self, item: BlobChange, source: Source, known: Sequence[Manifest]) -> str:
-        head = source.read(0, min(layouts.HEAD, source.size))
+        head = head_of(source)
         if earlier_release.is_metadata(head):
             self.old_metadata.add(item.blob)
             return item.blob

@@ -25,7 +25,7 @@ from git_theta.core.manifest import (
 )
 from git_theta.core.resources.futures import abandon
 from git_theta.core.resources.memory import Scratch, Take
-from git_theta.core.source import Source
+from git_theta.core.source import Source, head_of
 from git_theta.core.tensors import Spec, Tensor
 from git_theta.errors import FormatError, ManifestError, ThetaError
 from git_theta.workflows import chains
@@ -73,7 +73,7 @@ def clean(
     """
     job = job or Job()
     job.total = source.size
-    head = layouts.head_of(source)
+    head = head_of(source)
     if is_manifest(head):
         return _pass_through(session, source)
     if earlier_release.is_metadata(head):
@@ -81,7 +81,7 @@ def clean(
         return source.read(0, source.size)
     if lfs_pointer.is_pointer(source.size, head):
         return _held_pointer(session, source, known)
-    layout = layouts.find(session, path, source, known)
+    layout = layouts.find(session, path, source, head, known)
     elsewhere = Elsewhere(session, path)
     try:
         manifest = _CleanWork(session, source, layout, list(known), elsewhere, job).run()

@@ -16,21 +16,16 @@ from git_theta.errors import FormatError, ThetaError
 from git_theta.plugins import registry, tables
 from git_theta.workflows.session import Session
 
-HEAD = 4096  # bytes from the start of a file by which formats recognise it
 
-
-def head_of(source: Source) -> bytes:
-    """The start of a file, as much as formats recognise it by."""
-    return source.read(0, min(HEAD, source.size))
-
-
-def find(session: Session, path: str, source: Source, known: Sequence[Manifest]) -> Layout:
+def find(
+    session: Session, path: str, source: Source, head: bytes, known: Sequence[Manifest]
+) -> Layout:
     """How to cut ``source``: as one of the ``known`` manifests was cut that describes these very
     bytes, else as its format says.
     """
     problem, layout = None, None
     try:
-        layout = scan(session, path, source)
+        layout = scan(session, path, source, head)
     except FormatError as error:
         problem = error
     for manifest in known:
@@ -56,7 +51,7 @@ def _cut_otherwise(layout: Layout, manifest: Manifest) -> bool:
     ]
 
 
-def scan(session: Session, path: str, source: Source) -> Layout:
+def scan(session: Session, path: str, source: Source, head: bytes) -> Layout:
     """The layout of a checkpoint by the first format that recognises it: with a file beside it, by
     content, then by the path's suffix.
     """
@@ -66,7 +61,7 @@ def scan(session: Session, path: str, source: Source) -> Layout:
         beside = companions.scan(session, path, source)
         if beside is not None:
             return beside
-    for candidate in registry.detect(head_of(source), PurePosixPath(path).suffix.lower()):
+    for candidate in registry.detect(head, PurePosixPath(path).suffix.lower()):
         try:
             layout = _scan_by(candidate, session, path, source)
         except FormatError as error:
