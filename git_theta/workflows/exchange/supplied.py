@@ -178,9 +178,7 @@ def _built(
         new, encoded = update.from_parts(base, parts)
         exact = new.spec == base.spec
         if encoded is not None and exact:
-            payload = memoryview(b"".join(encoded.chunks))
-            decoded = update.decode(payload, new.spec, base if update.needs_base else None)
-            exact = memoryview(decoded).cast("B") == memoryview(new.data).cast("B")
+            exact = chains.round_trips(update, encoded, new, base if update.needs_base else None)
     except ThetaError:
         raise
     except Exception as error:
