@@ -30,6 +30,7 @@ from git_theta.store.local import LocalStore
 if TYPE_CHECKING:
     from git_theta.core.contracts import Level, Update
     from git_theta.core.resources.memory import Take
+    from git_theta.settings import Settings
 
 Look = Callable[[ObjectRef, memoryview], None]
 
@@ -290,15 +291,17 @@ class StagedEntry:
 
 def keep(
     store: LocalStore,
+    settings: Settings,
     line: tuple[str, tuple[str, ...]],
     value: Storable,
     equal: Callable[[str], Sequence[Link] | None],
-    add: Callable[[], StagedLink],
-    level: Level,
+    bases: Callable[[], Sequence[Base]],
     warn: Callable[[str], None],
+    given: Callable[[], StagedLink | None] = lambda: None,
 ) -> StagedEntry:
     """Store ``value`` under the name and aliases of ``line``: in the line itself if it is small
-    enough, else as what is ``equal`` to its digest is stored, else as ``add`` stages it.
+    enough, else as what is ``equal`` to its digest is stored, else as ``given`` stages it, else the
+    smallest way on one of ``bases``.
 
     An object of an equal tensor that is gone from the store is written again if that gives the same
     object; if not, ``warn`` gets a line that says so.
@@ -310,10 +313,11 @@ def keep(
     chain = tuple(equal(identity) or ())
     entry = Entry(name, spec.dtype, spec.shape, identity, chain, None, aliases)
     if not chain:
-        return StagedEntry(entry, add())
+        added = given() or encode(store, value, bases(), settings.compression, settings.max_chain)
+        return StagedEntry(entry, added)
     if store.rely_on(ref for link in chain for ref in link.objects):
         if _is_dense(chain):  # with the value at hand the store is mended
-            stage(store, tables.FALLBACK_UPDATE, spec, _dense(value, level))
+            stage(store, tables.FALLBACK_UPDATE, spec, _dense(value, settings.compression))
         else:
             warn(
                 f"objects of {display(name, 80)} are not here; 'git theta fsck --repair' makes or"

@@ -420,27 +420,27 @@ def _changed(session: Session, entry: Entry, change: SuppliedChange) -> chains.S
             f"tensor '{display(entry.name, 80)}': its new value would be infinite in places:"
             f" {entry.dtype} cannot hold it"
         )
-    value = chains.InMemory(new)
 
-    def add() -> chains.StagedLink:
+    def given() -> chains.StagedLink | None:
         if (
-            encoded is not None
-            and bases
-            and chains.has_room(bases[0], encoded.size, settings.max_chain)
+            encoded is None
+            or not bases
+            or not chains.has_room(bases[0], encoded.size, settings.max_chain)
         ):
-            return chains.stage(
-                store, change.update, new.spec, encoded.chunks, encoded.note, entry.chain
-            )
-        return chains.encode(store, value, bases, settings.compression, settings.max_chain)
+            return None
+        return chains.stage(
+            store, change.update, new.spec, encoded.chunks, encoded.note, entry.chain
+        )
 
     return chains.keep(
         store,
+        settings,
         (entry.name, entry.aliases),
-        value,
+        chains.InMemory(new),
         chains.equal_among([entry], new.spec),
-        add,
-        settings.compression,
+        lambda: bases,
         session.warn,
+        given,
     )
 
 

@@ -54,19 +54,13 @@ def _staged(
     """The entry of a merged value: as a side (or the base) has it already, or an update against the
     first of ``like``.
     """
-    settings, store = session.settings, session.store
-    value = chains.InMemory(tensor)
-
-    def add() -> chains.StagedLink:
-        bases = chains.bases(store, like[0]) if like else []
-        return chains.encode(store, value, bases, settings.compression, settings.max_chain)
-
+    store = session.store
     return chains.keep(
         store,
+        session.settings,
         (item.name, item.aliases),
-        value,
+        chains.InMemory(tensor),
         chains.equal_among([*like, item.base], tensor.spec),
-        add,
-        settings.compression,
+        lambda: chains.bases(store, like[0]) if like else [],
         session.warn,
     )

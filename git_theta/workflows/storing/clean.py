@@ -259,11 +259,11 @@ class _CleanWork:
             notices: list[str] = []
             staged = chains.keep(
                 self.session.store,
+                self.session.settings,
                 (extent.name, extent.aliases),
                 value,
                 lambda identity: self._known_chain(extent, identity),
-                lambda: self._add(value, notices, take),
-                self.session.settings.compression,
+                lambda: self._bases(extent.name, value.spec, notices, take),
                 notices.append,
             )
             return _CutTensor(staged, value.crc, notices)
@@ -287,34 +287,28 @@ class _CleanWork:
                 return entry.chain
         return self.elsewhere.chain(identity, Spec(extent.dtype, extent.shape))
 
-    def _add(self, value: _InFile, notices: list[str], take: Take) -> chains.StagedLink:
-        extent, settings, store = value.extent, self.session.settings, self.session.store
-        earlier = [m.by_name[extent.name] for m in self.known if extent.name in m.by_name]
-        earlier = earlier or self.elsewhere.bases(extent.name, value.spec)
-        bases = chains.load_bases(store, [entry for entry in earlier if entry.chain], notices, take)
-        return chains.encode(store, value, bases, settings.compression, settings.max_chain)
+    def _bases(self, name: str, spec: Spec, notices: list[str], take: Take) -> list[chains.Base]:
+        earlier = [m.by_name[name] for m in self.known if name in m.by_name]
+        earlier = earlier or self.elsewhere.bases(name, spec)
+        stored = [entry for entry in earlier if entry.chain]
+        return chains.load_bases(self.session.store, stored, notices, take)
 
     def _skeleton(self, sums: Sequence[int | None]) -> chains.StagedEntry:
         data = skeletons.cut(self.layout, self.source, sums)
         _check_skeleton(data, self.layout, self.source)
-        settings, store = self.session.settings, self.session.store
+        store, notices = self.session.store, list[str]()
         value = chains.InMemory(Tensor("u8", (len(data),), data))
         earlier = [manifest.skeleton for manifest in self.known]
         if len(data) > INLINE_LIMIT:
             earlier = earlier or self.elsewhere.skeletons()
-        notices: list[str] = []
-
-        def add() -> chains.StagedLink:
-            bases = chains.load_bases(store, [each for each in earlier if each.chain], notices)
-            return chains.encode(store, value, bases, settings.compression, settings.max_chain)
-
+        stored = [entry for entry in earlier if entry.chain]
         return chains.keep(
             store,
+            self.session.settings,
             ("skeleton", ()),
             value,
             chains.equal_among(earlier, value.spec),
-            add,
-            settings.compression,
+            lambda: chains.load_bases(store, stored, notices),
             notices.append,
         )
 

@@ -16,6 +16,7 @@ from git_theta.core.manifest import Entry, Link
 from git_theta.core.tensors import Buffer, Spec, Tensor
 from git_theta.errors import ObjectDamaged, ObjectMissing, PluginError
 from git_theta.plugins import registry
+from git_theta.settings import Settings
 from git_theta.store.local import LocalStore
 from git_theta.workflows import chains
 
@@ -203,15 +204,14 @@ def kept(
     store: LocalStore, tensor: Tensor, earlier: Sequence[Entry] = (), warn: list[str] | None = None
 ) -> Entry:
     """The line of ``tensor`` beside ``earlier`` ones, the store flushed."""
-    value = chains.InMemory(tensor)
     told: list[str] = [] if warn is None else warn
     staged = chains.keep(
         store,
+        Settings(),
         ("w", ("tied",)),
-        value,
+        chains.InMemory(tensor),
         chains.equal_among(earlier, tensor.spec),
-        lambda: chains.encode(store, value, [], "default", 8),
-        "default",
+        list,
         told.append,
     )
     store.flush()
