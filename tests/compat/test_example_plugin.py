@@ -15,6 +15,7 @@ from gitrepo import ROOT, Repo
 from installing import install, with_site
 from small_models import safetensors_file
 
+EXAMPLES = sorted((ROOT / "examples").glob("plugin-*"))
 EXAMPLE = ROOT / "examples" / "plugin-trim-rows"
 WORDS = np.random.default_rng(1).standard_normal((4000, 48)).astype(np.float32)
 
@@ -76,20 +77,16 @@ def test_git_add_chooses_it(with_plugin: Repo, repo: Repo) -> None:
     )
 
 
-def test_its_own_tests_pass() -> None:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(EXAMPLE / "src")])}
-    words = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-c",
-        str(EXAMPLE / "pyproject.toml"),
-        str(EXAMPLE),
-    ]
+@pytest.mark.parametrize("example", EXAMPLES, ids=[path.name for path in EXAMPLES])
+def test_the_own_tests_of_an_example_package_pass(example: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(example / "src")])}
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     done = subprocess.run(
-        words, cwd=EXAMPLE, env=environment, capture_output=True, text=True, check=False
+        [*words, "-c", str(example / "pyproject.toml"), str(example)],
+        cwd=example,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

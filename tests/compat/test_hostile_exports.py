@@ -22,8 +22,10 @@ from test_hostile_servers import (
     MEASURED,
     ON_ITS_WAY,
     PATIENT,
+    REDIRECTED,
     State,
     endless,
+    redirecting,
     server,  # noqa: F401 - a fixture
 )
 
@@ -152,16 +154,8 @@ def test_a_server_that_trickles_is_given_up_on(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_redirect_is_named(server: State, exported: Path, kind: str) -> None:  # noqa: F811
-    def behave(handler: BaseHTTPRequestHandler, state: State) -> None:
-        handler.send_response(302)
-        handler.send_header("Location", "https://elsewhere.example.com/p\x1b[31m")
-        handler.send_header("Content-Length", "0")
-        handler.end_headers()
-
-    server.behave = behave
-    with pytest.raises(
-        TransferError, match=r"redirects to https://elsewhere\.example\.com/p\\x1b\[31m"
-    ):
+    server.behave = redirecting
+    with pytest.raises(TransferError, match=REDIRECTED):
         read(place(server, kind))
     assert len(server.asked) == 1
 

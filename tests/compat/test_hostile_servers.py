@@ -257,18 +257,20 @@ def test_a_slow_server_that_makes_progress_is_waited_for(server: State, store: L
     assert store.missing(refs) == []
 
 
+def redirecting(handler: BaseHTTPRequestHandler, state: State) -> None:
+    handler.send_response(302)
+    handler.send_header("Location", "https://elsewhere.example.com/p\x1b[31m")
+    handler.send_header("Content-Length", "0")
+    handler.end_headers()
+
+
+REDIRECTED = r"redirects to https://elsewhere\.example\.com/p\\x1b\[31m"
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_redirect_is_named_and_not_followed(server: State, store: LocalStore, kind: str) -> None:
-    def behave(handler: BaseHTTPRequestHandler, state: State) -> None:
-        handler.send_response(302)
-        handler.send_header("Location", "https://elsewhere.example.com/p\x1b[31m")
-        handler.send_header("Content-Length", "0")
-        handler.end_headers()
-
-    server.behave = behave
-    with pytest.raises(
-        TransferError, match=r"redirects to https://elsewhere\.example\.com/p\\x1b\[31m"
-    ):
+    server.behave = redirecting
+    with pytest.raises(TransferError, match=REDIRECTED):
         server.place(kind).bring(store, server.add(b"something"), lambda _: None)
     assert len(server.asked) == 1
 

@@ -5,7 +5,6 @@ broken, or missing.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -234,22 +233,3 @@ def test_a_plugin_that_fails(full: Repo, tmp_path: Path) -> None:
     assert done.returncode == 0
     assert b"plugin leaving 2.0 cannot be imported and is ignored: SystemExit: 3" in done.stderr
     assert full.manifest(":m.jw").format == "json-weights"
-
-
-def test_its_own_tests_pass() -> None:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(EXAMPLE / "src")])}
-    words = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-c",
-        str(EXAMPLE / "pyproject.toml"),
-        str(EXAMPLE),
-    ]
-    done = subprocess.run(
-        words, cwd=EXAMPLE, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr

@@ -5,8 +5,6 @@ their statistics, a format that contains files, and an update built from parts.
 from __future__ import annotations
 
 import io
-import os
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -218,19 +216,3 @@ def test_a_format_that_fails_inside_a_container_is_named(full: Repo) -> None:
     full.write("m.zip", target.getvalue())
     said = full.git_fails("add", "m.zip")
     assert "checkpoint format 'odd', which a plugin provides, failed: KeyError" in said
-
-
-@pytest.mark.parametrize("name", ["tanh-average", "model-bundle"])
-def test_the_packages_own_tests_pass(name: str) -> None:
-    example = EXAMPLES / f"plugin-{name}"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(example / "src")])}
-    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    done = subprocess.run(
-        [*words, "-c", str(example / "pyproject.toml"), str(example)],
-        cwd=example,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
