@@ -11,11 +11,12 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from xml.etree import ElementTree
 
 from gitrepo import PATIENCE
+from served import ManyConnections, served
 
 _S3 = """
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
@@ -211,17 +212,6 @@ def proxy(upstream: int) -> Iterator[Proxy]:
 
         do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = forward
 
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-        request_queue_size = 128
-
-    server = Server(("127.0.0.1", 0), Handler)
-    state = Proxy(server.server_port, upstream)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with served(ManyConnections(("127.0.0.1", 0), Handler)) as server:
+        state = Proxy(server.server_port, upstream)
         yield state
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

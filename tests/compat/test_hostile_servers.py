@@ -11,11 +11,12 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 from gitrepo import PATIENCE
+from served import ManyConnections, served
 
 from git_theta.core.manifest import ObjectRef
 from git_theta.errors import TransferError
@@ -96,18 +97,9 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[State]:
 
         do_PUT = do_POST = do_GET
 
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-        request_queue_size = 128
-
-    http = Server(("127.0.0.1", 0), Handler)
-    state.port = http.server_port
-    thread = threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield state
-    http.shutdown()
-    http.server_close()
-    thread.join()
+    with served(ManyConnections(("127.0.0.1", 0), Handler)) as http:
+        state.port = http.server_port
+        yield state
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from served import served
 
 from git_theta.core.manifest import ObjectRef
 from git_theta.errors import TransferError
@@ -74,13 +75,8 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    made = Server()
-    thread = threading.Thread(target=made.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield made
-    made.shutdown()
-    made.server_close()
-    thread.join()
+    with served(Server()) as made:
+        yield made
 
 
 @pytest.fixture
@@ -209,10 +205,7 @@ def test_without_credentials_nothing_is_signed(
 def test_requests_to_the_gateway_go_to_no_proxy(
     server: Server, environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    proxy = Server()
-    thread = threading.Thread(target=proxy.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
+    with served(Server()) as proxy:
         for name in ("http_proxy", "https_proxy", "all_proxy"):
             monkeypatch.setenv(name, f"http://user:word@127.0.0.1:{proxy.server_port}")
         monkeypatch.setenv("NO_PROXY", "elsewhere")
@@ -227,10 +220,6 @@ def test_requests_to_the_gateway_go_to_no_proxy(
         assert headers["host"] == "storage.example.com"
         assert headers["proxy-authorization"] == "Basic dXNlcjp3b3Jk"
         assert len(proxy.asked) == 1
-    finally:
-        proxy.shutdown()
-        proxy.server_close()
-        thread.join()
 
 
 def test_a_proxy_of_another_kind_is_named(

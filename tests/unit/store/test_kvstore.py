@@ -7,7 +7,6 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
-import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import ClassVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
+from served import ManyConnections, served
 
 from git_theta.core.manifest import ObjectRef
 from git_theta.errors import ObjectDamaged, TransferError
@@ -168,10 +168,6 @@ class FakeCloud(BaseHTTPRequestHandler):
         self.answer(200, json.dumps({"name": name, "generation": "1"}).encode())
 
 
-class Server(ThreadingHTTPServer):
-    request_queue_size = 128
-
-
 @pytest.fixture(scope="module")
 def cloud() -> Iterator[dict[str, bytes]]:
     """The objects of a bucket.
@@ -179,17 +175,13 @@ def cloud() -> Iterator[dict[str, bytes]]:
     TensorStore reads the variable once, so this is for the whole module.
     """
     FakeCloud.objects = {}
-    server = Server(("127.0.0.1", 0), FakeCloud)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    patch = pytest.MonkeyPatch()
-    patch.setenv("TENSORSTORE_GCS_HTTP_URL", f"http://127.0.0.1:{server.server_port}")
-    patch.setenv("NO_GCE_CHECK", "true")
-    yield FakeCloud.objects
-    patch.undo()
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with (
+        served(ManyConnections(("127.0.0.1", 0), FakeCloud)) as server,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("TENSORSTORE_GCS_HTTP_URL", f"http://127.0.0.1:{server.server_port}")
+        patch.setenv("NO_GCE_CHECK", "true")
+        yield FakeCloud.objects
 
 
 def test_google_cloud_storage(cloud: dict[str, bytes], store: LocalStore, tmp_path: Path) -> None:
@@ -313,8 +305,7 @@ def test_exports_do_not_wait_for_long_either() -> None:
         def log_message(self, *words: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with served(ThreadingHTTPServer(("127.0.0.1", 0), Busy)) as server:
         place = zarr.ArrayFolder(
             f"http://127.0.0.1:{server.server_port}/nobody", {}, Limits(pauses=(0.001,))
         )
@@ -323,4 +314,3 @@ def test_exports_do_not_wait_for_long_either() -> None:
             with pytest.raises(TransferError, match="nobody"):
                 attempt()
             assert 0 < len(asked) <= 2 * len(set(asked)), "once, and once more"
-        server.shutdown()
