@@ -85,7 +85,7 @@ def manifests(folder: Path, runs: int) -> list[Row]:
                 chain = tuple(
                     Link(
                         "delta" if step else "dense",
-                        (ObjectRef(f"{number * 8 + step:064x}", 123456),),
+                        (ObjectRef(f"{number * 8 + step:064x}", 123456).whole,),
                     )
                     for step in range(mine, -1, -1)
                 )

@@ -207,7 +207,7 @@ def plan_seconds(runs: int) -> float:
                     "f32",
                     (64, 64),
                     identity,
-                    (Step("dense", (ObjectRef(identity, 16384),)),),
+                    (Step("dense", (ObjectRef(identity, 16384).whole,)),),
                 )
             )
         return Manifest(

@@ -66,7 +66,7 @@ def _filter_process() -> NoReturn:
     """
     import gc
 
-    gc.set_threshold(100_000)  # what is imported stays; looking through it for garbage is in vain
+    gc.set_threshold(1_000_000)  # what is imported stays; looking through it for garbage is in vain
     # Dataclasses imports it, but needs it only for classes without a docstring
     _import_when_used("inspect")
     # Pathlib imports urllib.parse, which needs it only for URLs with an IPv6 host

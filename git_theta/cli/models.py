@@ -64,7 +64,7 @@ def tensor_data(entry: Entry) -> dict[str, Any]:
             {
                 "update": link.update,
                 "note": link.note,
-                "objects": [{"oid": ref.oid, "size": ref.size} for ref in link.objects],
+                "objects": [place._asdict() for place in link.ranges],
             }
             for link in entry.chain
         ],

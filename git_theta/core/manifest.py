@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 from git_theta.core import dtypes
 from git_theta.core.digest import HEX, digest
@@ -17,11 +17,13 @@ from git_theta.core.names import escape, unescape
 from git_theta.core.tensors import Spec
 from git_theta.errors import FormatError, ManifestError, ManifestVersionError
 
-if TYPE_CHECKING:
-    pass
-
 VERSION = 1
 MAGIC = b"git-theta manifest "
+# Line 2, for people who see the text because Git-Theta is not installed
+NOTICE = (
+    "# This text stands for a machine-learning model. To get the model:"
+    ' pip install "git-theta>=1.0" && git theta install && git theta pull'
+)
 INLINE_LIMIT = 64
 CHAIN_LIMIT = 64
 PARTS_LIMIT = 4096
@@ -31,9 +33,20 @@ HEADERS_LIMIT, HEADER_SIZE_LIMIT = 256, 16 << 20
 
 _NUMBER = r"(?:0|[1-9][0-9]{0,18})"
 _SHAPE = re.compile(rf"([a-z][a-z0-9_]*)\[((?:{_NUMBER}(?:,{_NUMBER})*)?)\]\Z")
-_REF = r"[0-9a-f]{64}:[1-9][0-9]{0,18}"
-_LINK = re.compile(rf"([a-z][a-z0-9_-]*)(?:\(([A-Za-z0-9=.,%_-]+)\))?:({_REF}(?:\+{_REF})*)\Z")
+_SIZE = r"[1-9][0-9]{0,18}"
+_RANGE = rf"[0-9a-f]{{64}}:{_SIZE}(?:@{_NUMBER}:{_SIZE})?"
+# Most lines are as plain as this, and a manifest may have a hundred thousand of them
+_ONE_RANGE = re.compile(
+    rf"([a-z][a-z0-9_-]*)(?:\(([A-Za-z0-9=.,%_-]+)\))?:([0-9a-f]{{64}}):({_SIZE})"
+    rf"(?:@({_NUMBER}):({_SIZE}))?\Z"
+)
+_LINK = re.compile(rf"([a-z][a-z0-9_-]*)(?:\(([A-Za-z0-9=.,%_-]+)\))?:({_RANGE}(?:\+{_RANGE})*)\Z")
 _WORD = re.compile(r"[a-z0-9][a-z0-9._-]*\Z")
+_CONTENT = re.compile(
+    rb"^\S+ ([a-z][a-z0-9_]*\[[0-9,]*\]) (?:inline:((?:[0-9a-f]{2})*)|([0-9a-f]{64}) )[^\n]*$",
+    re.MULTILINE,
+)
+_NAMED = re.compile(rb"[:+]([0-9a-f]{64}):([1-9][0-9]{0,18})")
 
 
 class ObjectRef(NamedTuple):
@@ -42,20 +55,44 @@ class ObjectRef(NamedTuple):
     oid: str
     size: int
 
+    @property
+    def whole(self) -> ObjectRange:
+        """All of its bytes."""
+        return ObjectRange(self.oid, self.size, 0, self.size)
+
+
+class ObjectRange(NamedTuple):
+    """``length`` bytes from ``offset`` of the object ``oid``, which has ``size`` bytes."""
+
+    oid: str
+    size: int
+    offset: int
+    length: int
+
+    @property
+    def object(self) -> ObjectRef:
+        """The object that the bytes are of."""
+        return ObjectRef(self.oid, self.size)
+
 
 class Link(NamedTuple):
-    """One step of a chain: how it is stored (``update``), a note for the reader, and the object(s)
-    that hold it.
+    """One step of a chain: how it is stored (``update``), a note for the reader, and the ranges of
+    objects that hold it.
     """
 
     update: str
-    objects: tuple[ObjectRef, ...]
+    ranges: tuple[ObjectRange, ...]
     note: str = ""
+
+    @property
+    def objects(self) -> tuple[ObjectRef, ...]:
+        """The objects that the ranges are of."""
+        return tuple(part.object for part in self.ranges)
 
     @property
     def size(self) -> int:
         """Stored bytes."""
-        return sum(ref.size for ref in self.objects)
+        return sum(part.length for part in self.ranges)
 
 
 class Entry(NamedTuple):
@@ -84,9 +121,14 @@ class Entry(NamedTuple):
         return dtypes.nbytes(self.dtype, self.shape)
 
     @property
+    def ranges(self) -> tuple[ObjectRange, ...]:
+        """Every range of an object needed to rebuild it."""
+        return tuple(place for link in self.chain for place in link.ranges)
+
+    @property
     def objects(self) -> tuple[ObjectRef, ...]:
-        """Every object needed to rebuild it."""
-        return tuple(ref for link in self.chain for ref in link.objects)
+        """Every object that one of its ranges is of."""
+        return tuple(place.object for place in self.ranges)
 
     @classmethod
     def of_inline(
@@ -141,11 +183,33 @@ class Manifest:
         )
         return digest("\n".join(parts).encode("ascii"))
 
+    def same_content(self, other: Manifest) -> bool:
+        """Whether both rebuild the same bytes."""
+        mine, theirs = (self.format, self.size), (other.format, other.size)
+        return (
+            mine == theirs
+            and self.skeleton.digest == other.skeleton.digest
+            and len(self.entries) == len(other.entries)
+            and all(
+                a is b
+                or (a.name, a.dtype, a.shape, a.digest) == (b.name, b.dtype, b.shape, b.digest)
+                for a, b in zip(self.entries, other.entries, strict=True)
+            )
+        )
+
     def objects(self) -> dict[str, int]:
         """Every object needed to rebuild the file: id → size."""
         return {
-            ref.oid: ref.size for entry in (self.skeleton, *self.entries) for ref in entry.objects
+            place.oid: place.size
+            for entry in (self.skeleton, *self.entries)
+            for link in entry.chain
+            for place in link.ranges
         }
+
+    @cached_property
+    def text(self) -> bytes:
+        """The one text of it."""
+        return _dump(self)
 
 
 def is_manifest(head: bytes) -> bool:
@@ -166,15 +230,20 @@ def unconverted(text: bytes) -> bytes:
 
 def dump(manifest: Manifest) -> bytes:
     """The one text of ``manifest``."""
+    return manifest.text
+
+
+def _dump(manifest: Manifest) -> bytes:
     lines = [
         f"git-theta manifest {VERSION}",
+        NOTICE,
         f"format {manifest.format}",
         f"size {manifest.size}",
         _entry(manifest.skeleton, skeleton=True),
     ]
     for key in sorted(manifest.headers):
         lines.append(f"{key} {_json(manifest.headers[key])}")
-        if len(lines[-1]) > HEADER_SIZE_LIMIT or len(lines) > 4 + HEADERS_LIMIT:
+        if len(lines[-1]) > HEADER_SIZE_LIMIT or len(lines) > 5 + HEADERS_LIMIT:
             raise ManifestError(
                 f"header {key!r} is too large ({len(lines[-1])} bytes), or one too many"
             )
@@ -200,7 +269,12 @@ def _entry(entry: Entry, skeleton: bool = False) -> str:
 
 def _link(link: Link) -> str:
     note = f"({link.note})" if link.note else ""
-    return f"{link.update}{note}:" + "+".join(f"{ref.oid}:{ref.size}" for ref in link.objects)
+    return f"{link.update}{note}:{'+'.join(map(_range, link.ranges))}"
+
+
+def _range(part: ObjectRange) -> str:
+    oid, size, offset, length = part
+    return f"{oid}:{size}" if length == size else f"{oid}:{size}@{offset}:{length}"
 
 
 def dump_chain(chain: Iterable[Link]) -> str:
@@ -242,22 +316,24 @@ def parse(text: bytes) -> Manifest:
         raise ManifestError("no empty line behind the header") from None
     number = 0
     try:
-        number = 1
-        if blank < 4:
-            raise ManifestError("the header needs format, size and skeleton")
         number = 2
-        format_name = _word(_field(lines[1], "format"))
+        _check_notice(lines[1])
+        number = 1
+        if blank < 5:
+            raise ManifestError("the header needs format, size and skeleton")
         number = 3
-        size = _number(_field(lines[2], "size"))
+        format_name = _word(_field(lines[2], "format"))
         number = 4
-        skeleton = _parse_entry("skeleton " + _field(lines[3], "skeleton"))
+        size = _number(_field(lines[3], "size"))
+        number = 5
+        skeleton = _parse_entry("skeleton " + _field(lines[4], "skeleton"))
         if skeleton.dtype != "u8" or len(skeleton.shape) != 1 or skeleton.aliases:
             raise ManifestError("the skeleton must be u8[N]")
         headers: dict[str, object] = {}
-        number, previous = 4 + HEADERS_LIMIT, ""
-        if blank - 4 > HEADERS_LIMIT:
-            raise ManifestError(f"{blank - 4} lines of headers are more than {HEADERS_LIMIT}")
-        for number, line in enumerate(lines[4:blank], start=5):  # noqa: B007 - for the error
+        number, previous = 5 + HEADERS_LIMIT, ""
+        if blank - 5 > HEADERS_LIMIT:
+            raise ManifestError(f"{blank - 5} lines of headers are more than {HEADERS_LIMIT}")
+        for number, line in enumerate(lines[5:blank], start=6):  # noqa: B007 - for the error
             previous, value = _header(line, previous)
             headers[previous] = value
         entries, seen, total = [], set[str](), 0
@@ -270,14 +346,62 @@ def parse(text: bytes) -> Manifest:
             total += entry.nbytes
             entries.append(entry)
         if total > size:
-            number = 3
+            number = 4
             raise ManifestError(f"the tensors hold {total} bytes, more than the file's {size}")
     except (ManifestError, FormatError) as error:
         reason = _MARKED if lines[number - 1].startswith(_MARKERS) else error
         raise ManifestError(f"line {number}: {reason}") from None
     if blank == len(lines) - 1:
         raise ManifestError(f"line {blank + 1}: no empty line behind the header")
-    return Manifest(format_name, size, skeleton, tuple(entries), headers)
+    manifest = Manifest(format_name, size, skeleton, tuple(entries), headers)
+    manifest.__dict__["text"] = text  # writing what was read gives the same text again
+    return manifest
+
+
+class Glimpse(NamedTuple):
+    """What a manifest says of a file's content, but for the tensors' names: its size, skeleton, and
+    for each tensor, in the order of the file, the size in bytes and the digest.
+    """
+
+    size: int
+    skeleton: Entry
+    tensors: list[tuple[int, str]]
+
+
+def glimpse(text: bytes) -> Glimpse | None:
+    """What ``text`` says, in a fraction of the time that :func:`parse` takes; None where that is
+    not found so easily, as for most other texts.
+    """
+    head, _, body = text.partition(b"\n\n")
+    lines = head.split(b"\n")
+    if not is_manifest(text) or lines[1:2] != [NOTICE.encode()] or len(lines) < 5:
+        return None
+    found = _CONTENT.findall(body)
+    if len(found) != body.count(b"\n"):
+        return None
+    try:
+        _check_version(lines[0].decode("ascii"))
+        size = _number(_field(lines[3].decode("ascii"), "size"))
+        skeleton = _parse_entry(lines[4].decode("ascii"))
+        sizes = {spec: _parse_spec(spec.decode("ascii"))[2] for spec, _, _ in set(found)}
+    except (ManifestError, FormatError, UnicodeDecodeError):
+        return None
+    return Glimpse(
+        size,
+        skeleton,
+        [
+            (
+                sizes[spec],
+                identity.decode("ascii") or digest(bytes.fromhex(inline.decode("ascii"))),
+            )
+            for spec, inline, identity in found
+        ],
+    )
+
+
+def object_refs(text: bytes) -> dict[str, int]:
+    """Every object that a manifest's text names: id → size."""
+    return {oid.decode("ascii"): int(size) for oid, size in set(_NAMED.findall(text))}
 
 
 def check_size(text: bytes) -> None:
@@ -301,6 +425,11 @@ def _check_version(line: str) -> None:
         )
     if version != VERSION:
         raise ManifestError(f"line 1: there is no manifest version {version}")
+
+
+def _check_notice(line: str) -> None:
+    if line != NOTICE:
+        raise ManifestError(f"expected '{NOTICE}'")
 
 
 def _field(line: str, key: str) -> str:
@@ -350,14 +479,12 @@ def _parse_entry(line: str) -> Entry:
     fields = line.split(" ")
     if len(fields) < 3:
         raise ManifestError("a tensor's line needs a name, a type and where it is stored")
-    name, (dtype, shape) = unescape(fields[0]), _parse_spec(fields[1])
-    rest = fields[2:]
-    first_alias = next((i for i, field in enumerate(rest) if field.startswith("also:")), len(rest))
-    stored, aliases = (
-        rest[:first_alias],
-        tuple(unescape(_after(field, "also:")) for field in rest[first_alias:]),
-    )
-    size = dtypes.nbytes(dtype, shape)
+    name, (dtype, shape, size) = unescape(fields[0]), _parse_spec(fields[1])
+    stored, aliases = fields[2:], tuple[str, ...]()
+    if " also:" in line:
+        first = next(at for at, field in enumerate(stored) if field.startswith("also:"))
+        aliases = tuple(unescape(_after(field, "also:")) for field in stored[first:])
+        stored = stored[:first]
     if stored and stored[0].startswith("inline:"):
         if len(stored) != 1:
             raise ManifestError("an inline tensor has no objects")
@@ -379,11 +506,14 @@ def _after(field: str, prefix: str) -> str:
     return field[len(prefix) :]
 
 
-def _parse_spec(text: str) -> tuple[str, tuple[int, ...]]:
+@lru_cache(maxsize=1024)
+def _parse_spec(text: str) -> tuple[str, tuple[int, ...], int]:
+    """Type, shape, and size in bytes."""
     match = _SHAPE.match(text)
     if not match or text.count(",") > 63:
         raise ManifestError(f"{text[:60]!a} is not a type and shape")
-    return match[1], tuple(map(int, match[2].split(","))) if match[2] else ()
+    shape = tuple(map(int, match[2].split(","))) if match[2] else ()
+    return match[1], shape, dtypes.nbytes(match[1], shape)
 
 
 def _parse_inline(text: str, size: int) -> bytes:
@@ -393,14 +523,39 @@ def _parse_inline(text: str, size: int) -> bytes:
 
 
 def _parse_link(field: str) -> Link:
+    match = _ONE_RANGE.match(field)
+    if match:
+        update, note, oid, number, offset, length = match.groups()
+        size = int(number)
+        if offset is None and size <= dtypes.MAX_BYTES:
+            return Link(update, (ObjectRange(oid, size, 0, size),), note or "")
+        if offset is not None and int(offset) + int(length) <= size <= dtypes.MAX_BYTES:
+            place = ObjectRange(oid, size, int(offset), int(length))
+            if place.length < size:
+                return Link(update, (place,), note or "")
     match = _LINK.match(field)
     if not match or field.count("+") >= PARTS_LIMIT:
         raise ManifestError(f"{field[:60]!a} is not 'update:object:size'")
-    refs = []
-    for part in match[3].split("+"):
-        oid, _, size = part.partition(":")
-        refs.append(ObjectRef(oid, _number(size)))
-    return Link(match[1], tuple(refs), match[2] or "")
+    update, note, ranges = match.groups("")
+    return Link(update, tuple(map(_parse_range, ranges.split("+"))), note)
+
+
+def _parse_range(text: str) -> ObjectRange:
+    oid, ref = text[:64], text[65:]
+    if "@" not in ref:
+        size = _number(ref)
+        return ObjectRange(oid, size, 0, size)
+    ref, _, place = ref.partition("@")
+    offset, _, length = place.partition(":")
+    part = ObjectRange(oid, _number(ref), _number(offset), _number(length))
+    if part.offset + part.length > part.size:
+        raise ManifestError(
+            f"bytes {offset} to {part.offset + part.length} lie outside of object {oid}"
+            f" ({part.size} bytes)"
+        )
+    if part.length == part.size:
+        raise ManifestError(f"the range of object {oid} is all of it, and must be left out")
+    return part
 
 
 def rename(entry: Entry, name: str, aliases: Iterable[str]) -> Entry:

@@ -13,7 +13,7 @@ from git_theta.errors import FormatError, ManifestError
 
 # An update and its objects, behind a space: a tensor's name stands at the start of the line, an
 # alias behind "also:".
-_REF = rb"[0-9a-f]{64}:[0-9]{1,19}"
+_REF = rb"[0-9a-f]{64}:[0-9]{1,19}(?:@[0-9]{1,19}:[0-9]{1,19})?"
 _LINK = re.compile(
     rb" (?!also:)[a-z][a-z0-9_-]*(?:\([^ ()]*\))?:(" + _REF + rb"(?:\+" + _REF + rb")*)(?![^ \r\n])"
 )
@@ -53,16 +53,16 @@ class References:
         lines = text.split(b"\n")
         _check_version(lines[0].decode("ascii", "replace"))
         blank = lines.index(b"", 1) if b"" in lines[1:] else len(lines)
-        if lines[-1] != b"" or blank < 4 or blank >= len(lines) - 1:
+        if lines[-1] != b"" or blank < 5 or blank >= len(lines) - 1:
             raise ManifestError(f"line {len(lines)}: the manifest is cut short")
-        wanted = {lines[3], *lines[blank + 1 : -1]} - self._seen
+        wanted = {lines[4], *lines[blank + 1 : -1]} - self._seen
         if not wanted:
             return []
-        numbered = [(4, lines[3]), *enumerate(lines[blank + 1 : -1], start=blank + 2)]
+        numbered = [(5, lines[4]), *enumerate(lines[blank + 1 : -1], start=blank + 2)]
         return [(number, line) for number, line in numbered if line in wanted]
 
     def _guess(self, text: bytes) -> None:
         for match in _LINK.finditer(text):
             for part in match[1].decode("ascii").split("+"):
-                oid, _, size = part.partition(":")
+                oid, _, size = part.partition("@")[0].partition(":")
                 self.objects.setdefault(oid, int(size))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from git_theta.core import dtypes
@@ -25,10 +26,16 @@ class Spec(NamedTuple):
     @property
     def nbytes(self) -> int:
         """Size in bytes."""
-        return dtypes.nbytes(self.dtype, self.shape)
+        return _nbytes(self)
 
     def __str__(self) -> str:
         return dtypes.describe(self.dtype, self.shape)
+
+
+@lru_cache(maxsize=1024)
+def _nbytes(spec: Spec) -> int:
+    """A model has few different shapes, and many tensors."""
+    return dtypes.nbytes(*spec)
 
 
 @dataclass(frozen=True, slots=True)

@@ -171,7 +171,7 @@ class FilterWork:
 
         def work() -> None:
             try:
-                outcome.append(clean.clean(self._session, path, file, self._known(path), job))
+                outcome.append(self._manifest_for(path, file, job))
             except BaseException as error:
                 outcome.append(error)
 
@@ -212,7 +212,21 @@ class FilterWork:
                     " 'git add --renormalize' it"
                 )
             return source.read(0, source.size)
-        return self._finish(clean.clean(self._session, path, source, self._known(path)))
+        return self._finish(self._manifest_for(path, source))
+
+    def _manifest_for(
+        self, path: str, source: BytesSource | FileSource, job: clean.Job | None = None
+    ) -> bytes:
+        """The manifest of the content: what is known of it as it is, where that is quickly seen to
+        describe it.
+        """
+        from git_theta.workflows.storing import recut
+
+        if source.size > _SMALL:
+            for text in self._session.known_texts(path):
+                if is_manifest(text) and recut.is_unchanged(self._session, text, source):
+                    return self._session.hand_out_text(text)
+        return clean.clean(self._session, path, source, self._known(path), job)
 
     def _is_held_pointer(self, path: str, source: BytesSource | FileSource) -> bool:
         """Whether the content is a Git LFS pointer that the index or HEAD holds as it is: then
@@ -248,18 +262,14 @@ class FilterWork:
         """
         known = self._session.known_manifests(path)
         held = next(
-            (manifest for manifest in known if manifest.identity == remembered.identity), remembered
+            (manifest for manifest in known if manifest.same_content(remembered)), remembered
         )
         return (
             dump(held) if held.objects() == remembered.objects() else self._session.hand_out(held)
         )
 
     def _known(self, path: str) -> list[Manifest]:
-        known = self._session.known_manifests(path)
-        last = self._cache.last(path)
-        if last is not None:
-            known.append(last)
-        return known
+        return self._session.known_manifests(path, self._cache.last(path))
 
     # smudge
 

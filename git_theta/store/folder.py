@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from git_theta.core.manifest import ObjectRef
+from git_theta.core.manifest import ObjectRange, ObjectRef
 from git_theta.errors import ObjectDamaged, ObjectMissing, StoreError, TransferError
 from git_theta.store.local import LocalStore
 
@@ -96,6 +96,27 @@ class FolderPlace:
         if damaged:
             many = f", and {len(damaged) - 1} others" if len(damaged) > 1 else ""
             raise TransferError(f"{self.title}: object {damaged[0].oid}{many} is damaged there")
+
+    def bring_ranges(
+        self, store: LocalStore, places: Sequence[ObjectRange], advance: Callable[[int], None]
+    ) -> None:
+        """Copy ranges of objects into ``store``, unless the objects themselves can be linked there
+        (see :meth:`bring`), which takes less.
+        """
+        for place in places:
+            path = self.find(place.object)
+            if path is None or _is_beside(path, store.root):
+                continue
+            try:
+                with path.open("rb") as file:
+                    file.seek(place.offset)
+                    data = file.read(place.length)
+            except OSError:
+                continue
+            if len(data) == place.length:
+                store.put_part(place, data)
+                advance(place.length)
+        store.flush()
 
     def audit(self, refs: Sequence[ObjectRef]) -> Iterator[tuple[ObjectRef, str]]:
         """Read objects there; return those that are missing or damaged, with the reason."""
@@ -219,6 +240,14 @@ def _groups(found: Sequence[tuple[ObjectRef, Path]]) -> Iterator[list[tuple[Obje
         size += item[0].size
     if group:
         yield group
+
+
+def _is_beside(path: Path, folder: Path) -> bool:
+    """Whether both are in one file system."""
+    try:
+        return path.stat().st_dev == folder.stat().st_dev
+    except OSError:
+        return False
 
 
 def _same(folder: Path, other: Path) -> bool:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from git_theta.core.manifest import ObjectRef
+from git_theta.core.manifest import ObjectRange, ObjectRef
 from git_theta.core.names import display
 from git_theta.errors import ObjectDamaged, ThetaError, TransferError
 from git_theta.store.folder import FolderPlace
@@ -161,6 +161,24 @@ class BucketPlace:
         if problem:
             more = f" (and {failed - 1:,} more)" if failed > 1 else ""
             raise TransferError(f"{self.title}: {problem}{more}")
+
+    def bring_ranges(
+        self, store: LocalStore, places: Sequence[ObjectRange], advance: Callable[[int], None]
+    ) -> None:
+        """Fetch ranges of objects that are there into ``store``; errors as of :meth:`bring`."""
+        problem = ""
+        for place, outcome in self._each(places, _read_range, lambda place: place.length):
+            reason = _unreadable(outcome)
+            if not reason and len(outcome.value) != place.length:
+                reason = _DAMAGED
+            if reason:
+                problem = problem or f"object {place.oid}: {reason}"
+                break
+            store.put_part(place, outcome.value)
+            advance(place.length)
+        store.flush()
+        if problem:
+            raise TransferError(f"{self.title}: {problem}")
 
     def audit(self, refs: Sequence[ObjectRef]) -> Iterator[tuple[ObjectRef, str]]:
         """Read objects there; those that are missing or not what their name says, with the reason.
@@ -388,6 +406,11 @@ _OF_THE_OBJECT = ("missing", "damaged")  # how reasons begin that say nothing of
 def _read(there: tensorstore.KvStore, ref: ObjectRef) -> Any:
     # No more than that, whatever is there
     return there.read(_key(ref), byte_range=slice(0, ref.size))
+
+
+def _read_range(there: tensorstore.KvStore, place: ObjectRange) -> Any:
+    wanted = slice(place.offset, place.offset + place.length)
+    return there.read(_key(place.object), byte_range=wanted)
 
 
 def _last_byte(ref: ObjectRef) -> slice:

@@ -22,10 +22,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeVar
 
-from git_theta.core.manifest import ObjectRef
+from git_theta.core.manifest import ObjectRange, ObjectRef
 from git_theta.core.tensors import Buffer
 from git_theta.errors import ObjectDamaged, ObjectMissing, StoreError
 from git_theta.store.guard import exclusive, hold, if_alone, keep
+from git_theta.store.partial import PartialObject
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -41,6 +42,7 @@ _STALE = 24 * 3600  # seconds after which a temporary file belongs to nobody
 _FRESH = 6 * 3600
 _CHUNK = 1 << 20
 _MAPPED = 1 << 20  # bytes from which mapping a file beats reading it
+_KEPT_OPEN = 64  # objects of which parts are read that stay mapped
 
 
 class _Pending(NamedTuple):
@@ -83,6 +85,8 @@ class LocalStore:
         # Folders with a new subfolder, to be synced with the next flush
         self._grown: set[Path] = set()
         self._linked: set[Path] = set()  # folders with a new link, likewise
+        self._open: dict[str, memoryview] = {}  # objects of which parts were read, oldest first
+        self._partial: dict[str, PartialObject] = {}  # with parts that are not yet durable
 
     def again(self) -> LocalStore:
         """The same store, to be held and closed by itself."""
@@ -146,11 +150,57 @@ class LocalStore:
         """
         return self._load(ref, Path.read_bytes)
 
-    def view(self, ref: ObjectRef) -> memoryview:
-        """As :meth:`read`; a large object is mapped into memory, as git maps its packs, which saves
-        a copy and fresh memory for it.
+    def view(self, place: ObjectRange) -> memoryview:
+        """The bytes of a range, of an object that is here or whose range is (see
+        :meth:`put_part`); errors as of :meth:`read`.
+
+        A large object is mapped into memory, as git maps its packs, which saves a copy and fresh
+        memory for it.
         """
+        oid, size, offset, length = place
+        if length == size:
+            return self._whole(place.object)
+        with self._lock:
+            data = self._open.pop(oid, None)
+        if data is None or len(data) != size:
+            try:
+                data = self._whole(place.object)
+            except ObjectMissing:
+                part = self._part(place)
+                if part is None:
+                    raise
+                return part
+        with self._lock:
+            self._open[oid] = data
+            if len(self._open) > _KEPT_OPEN:
+                del self._open[next(iter(self._open))]
+        return data[offset : offset + length]
+
+    def _whole(self, ref: ObjectRef) -> memoryview:
         return self._load(ref, _map if ref.size >= _MAPPED and os.name == "posix" else _view)
+
+    def _part(self, place: ObjectRange) -> memoryview | None:
+        """A range of an object that is here in part."""
+        for root in (self.root, *self.alternates):
+            found = self._partial.get(place.oid) if root == self.root else None
+            data = (found or PartialObject(_path(root, place.oid), place.size)).read(place)
+            if data is not None:
+                return data
+        return None
+
+    def lacking(self, places: Iterable[ObjectRange]) -> list[ObjectRange]:
+        """Those ranges that are not here: neither their object (see :meth:`missing`) nor they
+        alone.
+        """
+        wanted: dict[ObjectRef, list[ObjectRange]] = {}
+        for place in places:
+            wanted.setdefault(place.object, []).append(place)
+        return [
+            place
+            for ref in self.missing(wanted)
+            for place in wanted[ref]
+            if place.length == place.size or self._part(place) is None
+        ]
 
     def _load(self, ref: ObjectRef, take: Callable[[Path], Held]) -> Held:
         for path in self._places(ref):
@@ -169,6 +219,8 @@ class LocalStore:
 
     def verify(self, ref: ObjectRef) -> None:
         """Read an object and check its hash: :class:`ObjectMissing` or :class:`ObjectDamaged`."""
+        with self._lock:
+            self._open.pop(ref.oid, None)
         for path in self._places(ref):
             hasher = hashlib.sha256()
             try:
@@ -222,6 +274,24 @@ class LocalStore:
         except BaseException:
             writer.abort()
             raise
+
+    def put_part(self, place: ObjectRange, data: Buffer) -> None:
+        """Store one range of an object that is not here; it becomes durable and visible with the
+        next :meth:`flush`, and the object itself, once all of its ranges are here.
+
+        The hash of a part cannot be checked: a reader checks what it decodes to.
+        """
+        self.hold()
+        with self._lock:
+            partial = self._partial.get(place.oid)
+            if partial is None:
+                partial = PartialObject(self._path(place.oid), place.size)
+                self._partial[place.oid] = partial
+        try:
+            self._make_folder(partial.path.parent)
+            partial.write(place, data)
+        except OSError as error:
+            raise _store_error(error, self.root) from None
 
     def adopt(self, path: Path, ref: ObjectRef) -> None:
         """Take over the file at ``path`` as an object: by hard link where possible, else as a copy.
@@ -285,8 +355,13 @@ class LocalStore:
                 self._linked.add(target.parent)
 
     def remove(self, oid: str) -> None:
-        """Delete an object of this store's own; the caller has made sure that nothing needs it."""
+        """Delete an object of this store's own, or what is here of it; the caller has made sure
+        that nothing needs it.
+        """
         path = self._path(oid)
+        with self._lock:
+            self._open.pop(oid, None)
+        PartialObject(path, 0).remove()
         try:
             if sys.platform == "win32":
                 path.chmod(0o666)
@@ -297,19 +372,22 @@ class LocalStore:
             raise StoreError(f"object {oid} cannot be deleted: {error.strerror or error}") from None
 
     def touched(self, oid: str) -> float | None:
-        """When an object of this store's own was last written, linked or relied on; None if it is
-        not there.
+        """When an object of this store's own, or a part of it, was last written, linked or relied
+        on; None if it is not there.
         """
-        try:
-            return touched(os.stat(self._path(oid), follow_symlinks=False))
-        except OSError:
-            return None
+        for path in (self._path(oid), PartialObject(self._path(oid), 0).path):
+            try:
+                return touched(os.stat(path, follow_symlinks=False))
+            except OSError:
+                continue
+        return None
 
     def flush(self) -> None:
         """Make every object written so far durable and visible.
 
         :class:`StoreError` when the disk refuses.
         """
+        self._complete_parts()
         with self._lock:
             pending = list(self._pending.values())
             linked, self._linked = self._linked, set()
@@ -328,10 +406,29 @@ class LocalStore:
             for item in pending:
                 self._pending.pop(item.ref.oid, None)
 
+    def _complete_parts(self) -> None:
+        """Make the parts that were put durable; those that are complete become objects."""
+        with self._lock:
+            partial, self._partial = self._partial, {}
+        for oid, item in partial.items():
+            whole = self.temporary_path()
+            try:
+                item.flush()
+                if item.is_whole():
+                    self.adopt(item.copy(whole), ObjectRef(oid, item.size))
+                    item.remove()
+            except ObjectDamaged:  # of its parts one is not as it was: each is checked when read
+                continue
+            except OSError as error:
+                raise _store_error(error, self.root) from None
+            finally:
+                whole.unlink(missing_ok=True)
+
     def discard(self) -> None:
         """Forget everything that was written since the last :meth:`flush`."""
         with self._lock:
             pending, self._pending = list(self._pending.values()), {}
+            self._partial = {}
         for item in pending:
             if item.synced is not None:
                 item.synced.cancel()
@@ -340,6 +437,7 @@ class LocalStore:
     def close(self) -> None:
         """Discard what was not flushed and stop the background thread."""
         self.discard()
+        self._open.clear()
         if self._syncer is not None:
             self._syncer.shutdown(wait=True)
             self._syncer = None
@@ -407,13 +505,14 @@ class LocalStore:
             raise _store_error(error, self.root) from None
         with exclusive(self._beside):
             self._alone = True
+            self._open.clear()
             try:
                 yield
             finally:
                 self._alone = False
 
     def _path(self, oid: str) -> Path:
-        return self.root / oid[:2] / oid[2:4] / oid
+        return _path(self.root, oid)
 
     def _add(self, temporary: Path, ref: ObjectRef) -> None:
         """Queue a finished temporary file; it is renamed when it is flushed."""
@@ -453,6 +552,7 @@ class LocalStore:
         if sys.platform == "win32" and path.exists():  # damaged, or it would be the same
             path.chmod(0o666)
         item.temporary.replace(path)
+        PartialObject(path, 0).remove()
         return path.parent
 
     def _make_folder(self, folder: Path) -> None:
@@ -526,6 +626,10 @@ def _link(path: Path, other: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def _path(root: Path, oid: str) -> Path:
+    return root / oid[:2] / oid[2:4] / oid
 
 
 def _view(path: Path) -> memoryview:

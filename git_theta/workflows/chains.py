@@ -12,8 +12,15 @@ import blake3
 
 from git_theta.core import dtypes, objects
 from git_theta.core.contracts import ExactUpdate
-from git_theta.core.digest import digest
-from git_theta.core.manifest import INLINE_LIMIT, Entry, Link, Manifest, ObjectRef
+from git_theta.core.digest import digest, object_id
+from git_theta.core.manifest import (
+    INLINE_LIMIT,
+    Entry,
+    Link,
+    Manifest,
+    ObjectRange,
+    ObjectRef,
+)
 from git_theta.core.names import display
 from git_theta.core.tensors import Buffer, Encoded, Spec, Tensor
 from git_theta.errors import (
@@ -26,13 +33,14 @@ from git_theta.errors import (
 )
 from git_theta.plugins import registry, tables
 from git_theta.store.local import LocalStore
+from git_theta.workflows.bundles import Bundle, BundledPayload, is_bundled
 
 if TYPE_CHECKING:
     from git_theta.core.contracts import Level, Update
     from git_theta.core.resources.memory import Take
     from git_theta.settings import Settings
 
-Look = Callable[[ObjectRef, memoryview], None]
+Look = Callable[[ObjectRange], None]
 
 _POUR = 1 << 20  # bytes from which a tensor is decoded block by block where it can be
 
@@ -86,7 +94,7 @@ def pour(
 
 def _is_plain(chain: Sequence[Link]) -> bool:
     """Whether one object holds all of the tensor."""
-    return _is_dense(chain) and len(chain[0].objects) == 1
+    return _is_dense(chain) and len(chain[0].ranges) == 1
 
 
 def _is_dense(chain: Sequence[Link]) -> bool:
@@ -96,9 +104,9 @@ def _is_dense(chain: Sequence[Link]) -> bool:
 
 def _payload(store: LocalStore, entry: Entry) -> memoryview:
     """The payload of such a tensor."""
-    spec, payload = read_payload(store, entry.chain[0])
-    if spec != entry.spec:
-        raise PayloadError(f"its object holds {spec}, the manifest says {entry.spec}")
+    header, payload = read_payload(store, entry.chain[0])
+    if header.spec != entry.spec:
+        raise PayloadError(f"its object holds {header.spec}, the manifest says {entry.spec}")
     return payload
 
 
@@ -173,7 +181,8 @@ def decode(
     update = registry.update(link.update)
     if update.needs_base and base is None:
         raise PayloadError(f"its chain ends with '{link.update}', which needs a base")
-    spec, payload = read_payload(store, link, look)
+    header, payload = read_payload(store, link, look)
+    spec = header.spec
     if link.update == tables.FALLBACK_UPDATE and take is not None:
         from git_theta.updates import dense
 
@@ -183,27 +192,45 @@ def decode(
 
 def read_payload(
     store: LocalStore, link: Link, look: Look | None = None
-) -> tuple[Spec, memoryview]:
-    """What the object or objects of ``link`` say they hold, and their joined payload.
+) -> tuple[objects.Header, memoryview]:
+    """What the payload of ``link`` says of itself, and its bytes.
 
-    ``look`` sees each object, whole, before anything in it is believed.
+    ``look`` sees each range before anything in it is believed.
     """
-    parts, spec = [], None
-    for number, ref in enumerate(link.objects):
-        data = store.view(ref)
+    parts: list[memoryview] = []
+    first: objects.Header | None = None
+    for number, place in enumerate(link.ranges):
         if look is not None:
-            look(ref, data)
+            look(place)
+        data = store.view(place)
         header, start = objects.parse(data)
-        if (
-            header.update != link.update
-            or header.part != number
-            or (spec or header.spec) != header.spec
-        ):
-            raise PayloadError(f"object {ref.oid} is not part {number} of this '{link.update}'")
-        spec = header.spec
+        first = first or header
+        if header != first._replace(update=link.update, part=number):
+            raise PayloadError(f"object {place.oid} is not part {number} of this '{link.update}'")
         parts.append(data[start:])
-    assert spec is not None
-    return spec, parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
+    assert first is not None
+    return first, parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
+
+
+def earlier(
+    store: LocalStore, chain: Sequence[Link], identity: str, spec: Spec
+) -> tuple[Link, ...] | None:
+    """The part of ``chain`` that gives the value with the digest ``identity``, if one of those that
+    it goes through is that one.
+
+    Each payload says which value it gives; what one says is believed once the value was seen.
+    """
+    for position in range(1, len(chain)):
+        try:
+            header, _ = read_payload(store, chain[position])
+            if (header.digest, header.spec) != (identity, spec):
+                continue
+            value = follow(store, chain[position:], None)
+            if value.spec == spec and digest(memoryview(value.data).cast("B")) == identity:
+                return tuple(chain[position:])
+        except ThetaError:
+            return None
+    return None
 
 
 def _blame_object(store: LocalStore, entry: Entry) -> None:
@@ -239,9 +266,10 @@ class Storable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class InMemory:
-    """A tensor to be stored that is in memory already."""
+    """A tensor to be stored that is in memory already, with its digest if that is known."""
 
     held: Tensor
+    identity: str = ""
 
     @property
     def spec(self) -> Spec:
@@ -250,7 +278,7 @@ class InMemory:
 
     def digest(self) -> str:
         """As :meth:`Storable.digest`."""
-        return digest(memoryview(self.held.data).cast("B"))
+        return self.identity or digest(memoryview(self.held.data).cast("B"))
 
     def tensor(self) -> Tensor:
         """As :meth:`Storable.tensor`."""
@@ -269,12 +297,13 @@ class StagedLink:
 
     update: str
     note: str
-    objects: tuple[ObjectRef, ...]
+    place: tuple[ObjectRange, ...] | BundledPayload
     chain: tuple[Link, ...] = ()
 
     def seal(self) -> tuple[Link, ...]:
         """The whole chain, with the objects' names."""
-        return (Link(self.update, self.objects, self.note), *self.chain)
+        place = self.place if isinstance(self.place, tuple) else self.place.seal()
+        return (Link(self.update, place, self.note), *self.chain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,24 +313,58 @@ class StagedEntry:
     entry: Entry
     staged: StagedLink | None = None
 
+    @property
+    def chain_below(self) -> tuple[Link, ...]:
+        """What of its chain was stored before."""
+        return self.entry.chain if self.staged is None else self.staged.chain
+
+    @property
+    def new_bytes(self) -> int:
+        """Bytes of the new payload, header and all, in a bundle."""
+        place = self.staged.place if self.staged is not None else ()
+        return place.size if isinstance(place, BundledPayload) else 0
+
     def seal(self) -> Entry:
         """The line, with the names of all objects."""
         return self.entry if self.staged is None else self.entry._replace(chain=self.staged.seal())
 
 
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """A payload that is still to be stored: ``chunks``, one behind the other, of an ``update`` on
+    top of ``chain``.
+    """
+
+    update: str
+    chunks: Iterable[Buffer]
+    note: str = ""
+    chain: tuple[Link, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadTarget:
+    """Where new payloads go, and by which settings: each into objects of its own, or as that of
+    tensor ``number`` into a ``bundle``.
+    """
+
+    store: LocalStore
+    settings: Settings
+    bundle: Bundle | None = None
+    number: int = 0
+
+
 def keep(
-    store: LocalStore,
-    settings: Settings,
+    to: PayloadTarget,
     line: tuple[str, tuple[str, ...]],
     value: Storable,
     equal: Callable[[str], Sequence[Link] | None],
     bases: Callable[[], Sequence[Base]],
     warn: Callable[[str], None],
-    given: Callable[[], StagedLink | None] = lambda: None,
+    given: Callable[[], Payload | None] = lambda: None,
 ) -> StagedEntry:
     """Store ``value`` under the name and aliases of ``line``: in the line itself if it is small
-    enough, else as what is ``equal`` to its digest is stored, else as ``given`` stages it, else the
-    smallest way on one of ``bases``.
+    enough, else as what is ``equal`` to its digest is stored, else by the payload that is
+    ``given``, else the smallest way on one of ``bases``.
 
     An object of an equal tensor that is gone from the store is written again if that gives the same
     object; if not, ``warn`` gets a line that says so.
@@ -312,18 +375,36 @@ def keep(
         return StagedEntry(Entry(name, spec.dtype, spec.shape, identity, (), data, aliases))
     chain = tuple(equal(identity) or ())
     entry = Entry(name, spec.dtype, spec.shape, identity, chain, None, aliases)
+    level = to.settings.compression
     if not chain:
-        added = given() or encode(store, value, bases(), settings.compression, settings.max_chain)
-        return StagedEntry(entry, added)
-    if store.rely_on(ref for link in chain for ref in link.objects):
+        payload = given() or encode(value, bases(), level, to.settings.max_chain)
+        return StagedEntry(entry, stage(to, spec, identity, payload))
+    if to.store.rely_on(ref for link in chain for ref in link.objects):
         if _is_dense(chain):  # with the value at hand the store is mended
-            stage(store, tables.FALLBACK_UPDATE, spec, _dense(value, settings.compression))
+            again = Payload(tables.FALLBACK_UPDATE, _dense(value, level))
+            put_again(to.store, chain[0], spec, identity, again)
         else:
             warn(
                 f"objects of {display(name, 80)} are not here; 'git theta fsck --repair' makes or"
                 " fetches them"
             )
     return StagedEntry(entry)
+
+
+def put_again(store: LocalStore, link: Link, spec: Spec, identity: str, payload: Payload) -> bool:
+    """Store the payload of ``link`` once more, whose object is gone: the object, where it held
+    nothing else, or that part of it; False where these are other bytes than its.
+    """
+    if is_bundled(spec.nbytes) and len(link.ranges) == 1:
+        data, place = whole_payload(payload.update, spec, identity, payload.chunks), link.ranges[0]
+        if place.length != len(data) or (
+            place.length == place.size and object_id(data) != place.oid
+        ):
+            return False
+        store.put_part(place, data)
+        return True
+    header = objects.Header(payload.update, spec, identity)
+    return tuple(_write_parts(store, header, payload.chunks)) == link.objects
 
 
 def equal_among(entries: Iterable[Entry | None], spec: Spec) -> Callable[[str], Sequence[Link]]:
@@ -336,21 +417,35 @@ def equal_among(entries: Iterable[Entry | None], spec: Spec) -> Callable[[str], 
     return equal
 
 
-def stage(
-    store: LocalStore,
-    update: str,
-    spec: Spec,
-    chunks: Iterable[Buffer],
-    note: str = "",
-    chain: tuple[Link, ...] = (),
-) -> StagedLink:
-    """Store a payload that builds on ``chain``, in parts if it is longer than a Git LFS server
-    would take.
+def stage(to: PayloadTarget, spec: Spec, identity: str, payload: Payload) -> StagedLink:
+    """Store the payload of the value with that type, shape and digest: in a bundle if it is small
+    enough for one, in parts if it is longer than a Git LFS server would take.
     """
+    place: tuple[ObjectRange, ...] | BundledPayload
+    if is_bundled(spec.nbytes):
+        data = whole_payload(payload.update, spec, identity, payload.chunks)
+        place = (
+            (to.store.put([data]).whole,) if to.bundle is None else to.bundle.add(to.number, data)
+        )
+    else:
+        header = objects.Header(payload.update, spec, identity)
+        place = tuple(ref.whole for ref in _write_parts(to.store, header, payload.chunks))
+    return StagedLink(payload.update, payload.note, place, payload.chain)
+
+
+def whole_payload(update: str, spec: Spec, identity: str, chunks: Iterable[Buffer]) -> bytes:
+    """The payload of a small tensor's value, with its header."""
+    data = b"".join(chunks)
+    return objects.dump(objects.Header(update, spec, identity, 0, len(data))) + data
+
+
+def _write_parts(
+    store: LocalStore, header: objects.Header, chunks: Iterable[Buffer]
+) -> list[ObjectRef]:
     refs: list[ObjectRef] = []
     writer = store.writer()
     try:
-        writer.write(objects.dump(objects.Header(update, spec, 0)))
+        writer.write(objects.dump(header))
         for chunk in chunks:
             view = memoryview(chunk).cast("B")
             while writer.size + len(view) > objects.PART_SIZE:
@@ -359,13 +454,13 @@ def stage(
                 view = view[room:]
                 refs.append(writer.close())
                 writer = store.writer()
-                writer.write(objects.dump(objects.Header(update, spec, len(refs))))
+                writer.write(objects.dump(header._replace(part=len(refs))))
             writer.write(view)
         refs.append(writer.close())
     except BaseException:
         writer.abort()
         raise
-    return StagedLink(update, note, tuple(refs), chain)
+    return refs
 
 
 def load_bases(
@@ -387,32 +482,30 @@ def load_bases(
     return []
 
 
-def encode(
-    store: LocalStore, value: Storable, candidates: Sequence[Base], level: Level, max_chain: int
-) -> StagedLink:
-    """Store ``value`` the smallest exact way.
+def encode(value: Storable, candidates: Sequence[Base], level: Level, max_chain: int) -> Payload:
+    """The payload by which ``value`` is stored the smallest exact way.
 
     Of the ``candidates`` with room for one more update, samples tell which is closest. Where the
     updates of a chain would together be larger than a dense copy, the next is tried; if none is
     left, the tensor is stored dense, or by a plugin's update that needs no base.
     """
     usable = [base for base in candidates if len(base.chain) < max_chain]
-    added = baseless()
+    added = baseless() if registry.added_updates() else []
     if not usable and not added:
-        return stage(store, tables.FALLBACK_UPDATE, value.spec, _dense(value, level))
+        return Payload(tables.FALLBACK_UPDATE, _dense(value, level))
     from git_theta.updates.choose import choose
 
     tensor = value.tensor()
     for base in _closest_first(tensor, usable):
         update, encoded = choose(tensor, base.tensor, registry.updates(), level)
         if not update.needs_base:
-            return _accepted(store, update, encoded, tensor, None)
+            return _accepted(update, encoded, tensor, None)
         if _updates_size(base) + encoded.size <= _dense_size(tensor, base):
-            return _accepted(store, update, encoded, tensor, base)
+            return _accepted(update, encoded, tensor, base)
     if not added:
-        return stage(store, tables.FALLBACK_UPDATE, value.spec, _dense(value, level))
+        return Payload(tables.FALLBACK_UPDATE, _dense(value, level))
     update, encoded = choose(tensor, None, added, level)
-    return _accepted(store, update, encoded, tensor, None)
+    return _accepted(update, encoded, tensor, None)
 
 
 def _dense(value: Storable, level: Level) -> Iterator[Buffer]:
@@ -420,14 +513,14 @@ def _dense(value: Storable, level: Level) -> Iterator[Buffer]:
     from git_theta.updates import dense, planes
 
     dtype = value.spec.dtype
-    for block in value.blocks(planes.BLOCK * dtypes.get(dtype).width):
-        yield from dense.chunks(dtype, block, level)
+    if is_bundled(value.spec.nbytes):
+        return dense.chunks(dtype, memoryview(value.tensor().data).cast("B"), level)
+    blocks = value.blocks(planes.BLOCK * dtypes.get(dtype).width)
+    return (chunk for block in blocks for chunk in dense.chunks(dtype, block, level))
 
 
-def _accepted(
-    store: LocalStore, update: Update, encoded: Encoded, tensor: Tensor, base: Base | None
-) -> StagedLink:
-    """Stage what was chosen, once it has come back: here every encoding is verified."""
+def _accepted(update: Update, encoded: Encoded, tensor: Tensor, base: Base | None) -> Payload:
+    """What was chosen, once it has come back: here every encoding is verified."""
     exact = isinstance(update, ExactUpdate) and update.exact_by_construction
     if not exact and not round_trips(
         update, encoded, tensor, None if base is None else base.tensor
@@ -437,7 +530,7 @@ def _accepted(
             " provides it, remove that plugin; else please report it"
         )
     chain = () if base is None else base.chain
-    return stage(store, update.name, tensor.spec, encoded.chunks, encoded.note, chain)
+    return Payload(update.name, encoded.chunks, encoded.note, chain)
 
 
 def round_trips(update: Update, encoded: Encoded, tensor: Tensor, base: Tensor | None) -> bool:
@@ -493,25 +586,31 @@ def _dense_size(tensor: Tensor, base: Base) -> int:
 
 
 def missing(store: LocalStore, manifest: Manifest) -> list[ObjectRef]:
-    """The objects that ``manifest`` needs and that are not in the store."""
-    return store.missing(ObjectRef(oid, size) for oid, size in manifest.objects().items())
+    """The objects that ``manifest`` needs of which the store lacks what it needs."""
+    return sorted({place.object for place in _lacking(store, manifest)})
+
+
+def _lacking(store: LocalStore, manifest: Manifest) -> list[ObjectRange]:
+    entries = (manifest.skeleton, *manifest.entries)
+    return store.lacking(dict.fromkeys(place for entry in entries for place in entry.ranges))
 
 
 def require(store: LocalStore, manifest: Manifest) -> None:
     """:class:`ObjectMissing`, naming a tensor and its object, unless everything that ``manifest``
     needs is here.
     """
-    absent = {ref.oid for ref in missing(store, manifest)}
-    for entry in (manifest.skeleton, *manifest.entries) if absent else ():
-        for ref in entry.objects:
-            if ref.oid in absent:
-                more = f", nor are {len(absent) - 1} others" if len(absent) > 1 else ""
+    absent = set(_lacking(store, manifest))
+    for entry in (*manifest.entries, manifest.skeleton) if absent else ():
+        for place in entry.ranges:
+            if place in absent:
+                others = len({each.oid for each in absent}) - 1
+                more = f", nor are {others} others" if others else ""
                 what = (
                     display(entry.name, 200)
                     if entry is not manifest.skeleton
                     else "(the file's skeleton)"
                 )
                 raise ObjectMissing(
-                    f"tensor {what}: object {ref.oid} ({ref.size} bytes) is not in the store{more};"
-                    " 'git theta fetch' may bring it"
+                    f"tensor {what}: object {place.oid} ({place.size} bytes) is not in the"
+                    f" store{more}; 'git theta fetch' may bring it"
                 )

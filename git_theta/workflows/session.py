@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from git_theta.core.manifest import Manifest, ObjectRef, dump, parse_if_manifest
+from git_theta.core.manifest import Manifest, ObjectRef, dump, object_refs, parse_if_manifest
 from git_theta.core.resources.memory import keep_buffers
 from git_theta.git.history.blobs import BlobReader
 from git_theta.git.repository import Repository
@@ -97,9 +97,13 @@ class Session:
         The objects that it needs, however old, are as young as new ones now: prune spares them
         until a commit or index names them.
         """
+        return self.hand_out_text(dump(manifest))
+
+    def hand_out_text(self, text: bytes) -> bytes:
+        """As :meth:`hand_out`, for a manifest that is text already."""
         self.store.hold()
-        self.store.rely_on(ObjectRef(*item) for item in manifest.objects().items())
-        return dump(manifest)
+        self.store.rely_on(ObjectRef(*item) for item in object_refs(text).items())
+        return text
 
     def pool(self) -> Executor:
         """The executor to spread work on."""
@@ -119,16 +123,22 @@ class Session:
         text = self.blobs.read(name)
         return parse_if_manifest(text) if text is not None else None
 
-    def known_manifests(self, path: str) -> list[Manifest]:
-        """What the index and HEAD hold at ``path``, the index first: where lines are reused and
-        bases are found.
+    def known_texts(self, path: str) -> list[bytes]:
+        """What the index and HEAD hold at ``path``, the index first."""
+        names = (f":0:{path}", f":2:{path}", f":3:{path}", f"HEAD:{path}")
+        texts = [text for name in names if (text := self.blobs.read(name)) is not None]
+        return list(dict.fromkeys(texts))
+
+    def known_manifests(self, path: str, last: bytes = b"") -> list[Manifest]:
+        """What the index and HEAD hold at ``path``, the index first, and the manifest that it had
+        ``last``: where lines are reused and bases are found.
         """
-        found: dict[str, Manifest] = {}
-        for name in (f":0:{path}", f":2:{path}", f":3:{path}", f"HEAD:{path}"):
-            manifest = self.manifest(name)
-            if manifest is not None:
-                found.setdefault(manifest.identity, manifest)
-        return list(found.values())
+        found: list[Manifest] = []
+        for text in dict.fromkeys([*self.known_texts(path), last]):
+            manifest = parse_if_manifest(text)
+            if manifest is not None and not any(map(manifest.same_content, found)):
+                found.append(manifest)
+        return found
 
     def full_path(self, path: str) -> Path:
         """Where the file that git calls ``path`` lies in the working tree."""

@@ -207,12 +207,13 @@ class Repo:
         return self.common / "theta" / "objects"
 
     def objects(self, checked: Collection[str] = ()) -> dict[str, Path]:
-        """The store's objects by id.
+        """The store's objects by id, those that are here in part left out.
 
         Each must be what its name says, and read-only; those that are ``checked`` are left out.
         """
         found = {}
-        for path in sorted(path for path in self.store.glob("*/*/*") if path.name not in checked):
+        left_out = {*checked, *(path.name for path in self.store.glob("*/*/*.partial"))}
+        for path in sorted(path for path in self.store.glob("*/*/*") if path.name not in left_out):
             assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name, (
                 f"{path} is not what its name says"
             )
@@ -222,8 +223,8 @@ class Repo:
         return found
 
     def object_ids(self) -> set[str]:
-        """The names in the store, unchecked."""
-        return {path.name for path in self.store.glob("*/*/*")}
+        """The names in the store, unchecked; those of objects that are here in part left out."""
+        return {path.name for path in self.store.glob("*/*/*") if not path.suffix}
 
     def leftovers(self) -> list[str]:
         """Temporary files that nobody removed."""

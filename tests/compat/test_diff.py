@@ -313,21 +313,23 @@ def test_a_broken_manifest_in_a_commit_is_shown_as_text(seen: Repo) -> None:
 
 def test_missing_and_damaged_objects(seen: Repo) -> None:
     first, second, _ = story(seen)
-    victim = seen.manifest(f"{second}:{MODEL}").by_name["layers.2.attn.q.weight"].objects[0]
+    victim = seen.manifest(f"{second}:{MODEL}").by_name["layers.2.attn.q.weight"].ranges[0]
     path = seen.objects()[victim.oid]
-    data_ = path.read_bytes()
+    data_ = bytearray(path.read_bytes())
+    data_[victim.offset + victim.length - 1] ^= 1
     path.chmod(0o644)
-    path.write_bytes(data_[:-1] + b"x")
+    path.write_bytes(data_)
     shown = text(seen.git("diff", first, second))
     assert "4 modified of 14 tensors" in shown
     assert "not measured: tensor layers.2.attn.q.weight" in shown
     path.unlink()
     shown = text(seen.git("diff", first, second))
-    assert "1 tensor not measured: objects are not here ('git theta fetch' may bring them)" in shown
+    lost = "4 tensors not measured: objects are not here ('git theta fetch' may bring them)"
+    assert lost in shown, "they were one object"
     result = data(seen, "diff", first, second)
     unknown = [change["name"] for change in result["models"][0]["changes"] if change["unknown"]]
-    assert unknown == ["layers.2.attn.q.weight"]
-    assert result["models"][0]["together"]["elements"] == 3 * 4096
+    assert len(unknown) == 4
+    assert "layers.2.attn.q.weight" in unknown
 
 
 def test_committed_without_the_filter(seen: Repo) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import signal
 import struct
@@ -297,7 +298,8 @@ def test_bad_object_at_checkout(two_versions: tuple[Repo, dict[str, bytes]], dam
         said = repo.git_fails("checkout", "two")
         (line,) = lines_of_ours(said)
         assert "model.safetensors: " in line
-        assert entry.name in line
+        inside = [each.name for each in two.entries if oid in [ref.oid for ref in each.objects]]
+        assert any(name in line for name in inside)
         assert oid in line
         assert repo.git("rev-parse", "--abbrev-ref", "HEAD") == b"one\n"
         assert repo.read("model.safetensors") == files["one"]
@@ -310,7 +312,7 @@ def test_bad_object_at_checkout(two_versions: tuple[Repo, dict[str, bytes]], dam
         assert done.returncode == 1
         (line,) = lines_of_ours(done.stderr.decode())
         assert "model.safetensors: " in line
-        assert entry.name in line
+        assert any(name in line for name in inside)
         assert oid in line
         assert repo.read("model.safetensors") == b"precious"
         repo.write("model.safetensors", files["one"])
@@ -382,11 +384,12 @@ def test_other_files_of_the_same_checkout(two_versions: tuple[Repo, dict[str, by
     damages()["missing"](repo.objects()[entry.objects[0].oid])
     done = repo.run(["git", "clone", "-q", str(repo.path), str(there.path)])
     assert done.returncode != 0
-    assert f"tensor up: object {entry.objects[0].oid}" in done.stderr.decode()
+    lost = rf"tensor \S+: object {entry.objects[0].oid}"
+    assert re.search(lost, done.stderr.decode())
     there.git("reset", "-q")
     done = there.theta_run("checkout")
     assert done.returncode == 1
-    assert f"model.safetensors: tensor up: object {entry.objects[0].oid}" in done.stderr.decode()
+    assert re.search(f"model.safetensors: {lost}", done.stderr.decode())
     assert there.read("other.safetensors") == other
     assert not (there.path / "model.safetensors").exists()
     there.git("checkout", "-q", "--force", "origin/one")

@@ -70,13 +70,13 @@ def entry(
         "f32",
         shape,
         identity,
-        (Link(update if version else "dense", (ObjectRef(sha(("o", identity)), size),)),),
+        (Link(update if version else "dense", (ObjectRef(sha(("o", identity)), size).whole,)),),
     )
 
 
 def manifest(*entries: Entry) -> Manifest:
     skeleton = Entry(
-        "skeleton", "u8", (100,), sha("s"), (Link("dense", (ObjectRef(sha("so"), 90),)),)
+        "skeleton", "u8", (100,), sha("s"), (Link("dense", (ObjectRef(sha("so"), 90).whole,)),)
     )
     return Manifest(
         "safetensors", sum(item.nbytes for item in entries) + 100, skeleton, entries, {}

@@ -30,6 +30,8 @@ from small_models import (
     weights,
 )
 
+from git_theta.core.manifest import NOTICE
+
 Files = dict[str, bytes]
 PACKET = 65516  # bytes of content in one full packet between git and the filter
 IN_MEMORY = 4 << 20  # larger content is streamed beside the file in the working tree
@@ -756,7 +758,7 @@ def test_manifests_pass_through(history: History, clone: Repo) -> None:
 def test_a_manifest_that_is_none_is_refused(repo: Repo) -> None:
     for text in (
         b"git-theta manifest 1\n",
-        b"git-theta manifest 1\nformat x\nsize 3\n",
+        f"git-theta manifest 1\n{NOTICE}\nformat x\nsize 3\n".encode(),
         b"git-theta manifest 2\nwhatever\n",
     ):
         repo.write("model.pt", text)

@@ -353,6 +353,7 @@ def test_a_replaced_manifest(one: Repo, precious: tuple[str, set[str]]) -> None:
 @pytest.mark.parametrize("kind", ["itself", "borrower", "storage"])
 def test_a_remote_that_has_no_copy_of_its_own(world: World, one: Repo, kind: str) -> None:
     """What is 'at the remote' is this very file."""
+    one.commit("of another kind", model__safetensors=model(77))
     place = one.path
     if kind == "borrower":
         place = world.folder / "borrower.git"

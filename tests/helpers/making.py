@@ -67,7 +67,7 @@ def entry(
         dtype,
         shape,
         identity,
-        (Link(update, (ObjectRef(sha(("o", identity)), 1000),), note),),
+        (Link(update, (ObjectRef(sha(("o", identity)), 1000).whole,), note),),
         None,
         tuple(aliases),
     )
@@ -80,7 +80,7 @@ def manifest(entries: Iterable[Entry], skeleton: object = "s") -> Manifest:
         "u8",
         (100,),
         sha(skeleton),
-        (Link("dense", (ObjectRef(sha(("so", skeleton)), 90),)),),
+        (Link("dense", (ObjectRef(sha(("so", skeleton)), 90).whole,)),),
     )
     return Manifest("safetensors", sum(item.nbytes for item in every) + 100, head, every, {})
 

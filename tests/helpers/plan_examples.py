@@ -25,7 +25,7 @@ def tensor(
         dtype,
         shape,
         digest(f"{value}{dtype}{shape}".encode()),
-        (Link("dense", (ObjectRef(oid, size),)),),
+        (Link("dense", (ObjectRef(oid, size).whole,)),),
         None,
         also,
     )
@@ -37,7 +37,7 @@ def manifest(*entries: Entry, skeleton: str = "header", form: str = "safetensors
         "u8",
         (100,),
         digest(skeleton.encode()),
-        (Link("dense", (ObjectRef(digest(skeleton.encode()), 50),)),),
+        (Link("dense", (ObjectRef(digest(skeleton.encode()), 50).whole,)),),
     )
     return Manifest(form, 100 + sum(entry.nbytes for entry in entries), head, entries, {})
 

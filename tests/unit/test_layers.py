@@ -67,7 +67,12 @@ PARTS: dict[tuple[str, ...], str] = {
     ("storing",): "from a checkpoint's bytes to a manifest: clean, commit",
     ("restoring",): "from a manifest back to bytes: smudge, checkout, reading single tensors",
     ("sharing",): "objects to and from remotes: routes, fetch, push",
-    ("chains", "session", "progress"): "a tensor and its chain of objects; what one command shares",
+    (
+        "chains",
+        "bundles",
+        "session",
+        "progress",
+    ): "a tensor and its chain of objects; which of them share an object; what one command shares",
 }
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 PART_RANK = {name: rank for rank, names in enumerate(PARTS) for name in names}

@@ -11,7 +11,6 @@ import contextlib
 import os
 import re
 import stat
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -369,6 +368,8 @@ def matches(
     """
     probe = "git-theta-rule-"
     found: list[list[str]] = [[] for _ in patterns]
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix="git-theta-") as folder:
         file = Path(folder, "attributes")
         lines = [

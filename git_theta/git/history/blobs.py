@@ -18,6 +18,8 @@ from git_theta.git.repository import Repository
 
 SIZE_LIMIT = 256 << 20
 
+_REPEATED = 16 << 20  # bytes of a blob that is held, should it be asked for again
+
 
 class BlobReader:
     """Reads blobs by any name git understands: ``HEAD:path``, ``:path``, an object id.
@@ -34,6 +36,7 @@ class BlobReader:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._index: tuple[int, int, int] | None = None
+        self._last: tuple[bytes, bytes] = b"", b""  # id and bytes: index and HEAD mostly agree
 
     def __enter__(self) -> BlobReader:
         return self
@@ -64,12 +67,16 @@ class BlobReader:
             words = self._reply(stdout)
             if len(words) != 3 or words[1] != b"blob" or int(words[2]) > limit:
                 return None
+            if words[0] == self._last[0]:
+                return self._last[1]
             stdin.write(b"contents " + words[0] + b"\n")
             stdin.flush()
             size = int(self._reply(stdout)[2])
             data = stdout.read(size + 1)
             if len(data) != size + 1:
                 raise GitError(f"git cat-file stopped while {name!a} was read")
+            if size <= _REPEATED:
+                self._last = words[0], data[:-1]
             return data[:-1]
 
     def _streams(self) -> tuple[IO[bytes], IO[bytes]]:

@@ -113,22 +113,16 @@ class Comparison:
 
     @property
     def stored(self) -> int:
-        """Bytes of the objects that the new version needs and the old one does not: what the change
-        costs to store.
+        """Stored bytes that the new version needs and the old one does not: what the change costs
+        to store.
         """
         if self.new is None:
             return 0
-        old = {oid for change in self.changes if change.old for oid in _objects(change.old)}
-        old |= _objects(self.old.skeleton).keys() if self.old else set()
-        new: dict[str, int] = dict(_objects(self.new.skeleton))
-        for change in self.changes:
-            if change.new:
-                new |= _objects(change.new)
-        return sum(size for oid, size in new.items() if oid not in old)
-
-
-def _objects(entry: Entry) -> dict[str, int]:
-    return {ref.oid: ref.size for ref in entry.objects}
+        old = {place for change in self.changes if change.old for place in change.old.ranges}
+        new = {place for change in self.changes if change.new for place in change.new.ranges}
+        old |= set(self.old.skeleton.ranges) if self.old else set()
+        new |= set(self.new.skeleton.ranges)
+        return sum(place.length for place in new - old)
 
 
 def compare(old: Manifest | None, new: Manifest | None, unchanged: int = 0) -> Comparison:

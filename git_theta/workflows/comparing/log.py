@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
-from git_theta.core.manifest import Entry, is_manifest
+from git_theta.core.manifest import Entry, ObjectRange, is_manifest
 from git_theta.errors import ManifestError
 from git_theta.git.history.commits import Commit, of_file
 from git_theta.workflows.comparing.compare import Comparison, TensorChange, compare_texts, select
@@ -25,7 +25,7 @@ class Step:
     """What one commit did to the model, beside its first parent.
 
     ``changes`` are those asked for. ``tensor_bytes`` counts the tensors that came in with new
-    values, ``stored`` the bytes of objects that no earlier commit needed. Without ``comparison``
+    values, ``stored`` the stored bytes that no earlier commit needed. Without ``comparison``
     the ``problem`` says why. ``metrics`` are those noted on the commit.
     """
 
@@ -71,7 +71,7 @@ def log(
     """
     commits = of_file(path, revisions, cwd, count)
     text = reader(session)
-    seen: set[str] = set()
+    seen: set[ObjectRange] = set()
     steps = []
     for commit in reversed(commits):
         step = _step(commit, text, globs, seen)
@@ -93,7 +93,10 @@ def reader(session: Session) -> Callable[[str | None], bytes | None]:
 
 
 def _step(
-    commit: Commit, text: Callable[[str | None], bytes | None], globs: Sequence[str], seen: set[str]
+    commit: Commit,
+    text: Callable[[str | None], bytes | None],
+    globs: Sequence[str],
+    seen: set[ObjectRange],
 ) -> Step:
     old, new = text(commit.old_blob), text(commit.blob)
     if new is None and commit.blob is not None:
@@ -103,28 +106,21 @@ def _step(
     except ManifestError as error:
         return Step(commit, None, (), problem=f"its manifest cannot be read: {error}")
     changes = select(found.changes, globs)
-    fresh = _new_objects(found, changes if globs else found.changes, not globs, seen)
-    seen.update(_new_objects(found, found.changes, True, seen))
+    fresh = _new_ranges(found, changes if globs else found.changes, not globs) - seen
+    seen |= _new_ranges(found, found.changes, True)
     tensors = sum(
         change.new.nbytes for change in changes if change.new and change.kind != "renamed"
     )
-    return Step(commit, found, tuple(changes), tensors, sum(fresh.values()))
+    return Step(commit, found, tuple(changes), tensors, sum(place.length for place in fresh))
 
 
-def _new_objects(
-    found: Comparison, changes: Sequence[TensorChange], skeleton: bool, seen: set[str]
-) -> dict[str, int]:
-    """The objects, with their sizes, that the new version needs and neither the old one nor an
-    earlier commit did.
-    """
-    old = {ref.oid for change in found.changes if change.old for ref in change.old.objects}
-    entries = [change.new for change in changes if change.new]
+def _new_ranges(
+    found: Comparison, changes: Sequence[TensorChange], skeleton: bool
+) -> set[ObjectRange]:
+    """The ranges of objects that the new version needs and the old one did not."""
+    old = {place for change in found.changes if change.old for place in change.old.ranges}
+    new = {place for change in changes if change.new for place in change.new.ranges}
     if skeleton and found.new:
-        entries.append(found.new.skeleton)
-        old |= {ref.oid for ref in found.old.skeleton.objects} if found.old else set()
-    return {
-        ref.oid: ref.size
-        for entry in entries
-        for ref in entry.objects
-        if ref.oid not in old and ref.oid not in seen
-    }
+        new |= set(found.new.skeleton.ranges)
+        old |= set(found.old.skeleton.ranges) if found.old else set()
+    return new - old

@@ -31,7 +31,7 @@ def joined(manifests: Sequence[Manifest]) -> Manifest:
     Names that several have are numbered (``x``, ``x#2``).
     """
     skeletons = [manifest.skeleton for manifest in manifests]
-    refs = tuple(dict.fromkeys(ref for skeleton in skeletons for ref in skeleton.objects))
+    places = tuple(dict.fromkeys(place for each in skeletons for place in each.ranges))
     identity = digest(
         "\n".join(
             f"{manifest.format} {manifest.skeleton.digest}" for manifest in manifests
@@ -42,7 +42,7 @@ def joined(manifests: Sequence[Manifest]) -> Manifest:
         "u8",
         (sum(each.nbytes for each in skeletons),),
         identity,
-        (Link(tables.FALLBACK_UPDATE, refs),) if refs else (),
+        (Link(tables.FALLBACK_UPDATE, places),) if places else (),
     )
     entries = [entry for manifest in manifests for entry in manifest.entries]
     names = iter(unique_names(name for entry in entries for name in (entry.name, *entry.aliases)))

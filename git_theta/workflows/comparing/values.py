@@ -105,7 +105,7 @@ def _shared_tail(first: Sequence[Link], second: Sequence[Link]) -> int:
     count = 0
     while (
         count < min(len(first), len(second))
-        and first[-1 - count].objects == second[-1 - count].objects
+        and first[-1 - count].ranges == second[-1 - count].ranges
     ):
         count += 1
     return count

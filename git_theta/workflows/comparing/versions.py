@@ -17,6 +17,7 @@ from git_theta.core.names import display
 from git_theta.core.source import FileSource, head_of
 from git_theta.core.tensors import Tensor
 from git_theta.errors import GitError, ThetaError, UsageError
+from git_theta.git.config import attributes
 from git_theta.git.history import contents
 from git_theta.git.history.changes import FileChange, Range, changed
 from git_theta.plugins import registry
@@ -147,8 +148,6 @@ def _texts(session: Session, changes: Iterable[FileChange]) -> tuple[dict[str, b
 
 def _tracked(session: Session, paths: Sequence[str]) -> set[str]:
     """Those of ``paths`` that git would run our filter for."""
-    from git_theta.git.config import attributes
-
     return {
         path
         for path, values in attributes.check(session.repository, paths, ["filter"]).items()

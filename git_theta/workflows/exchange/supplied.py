@@ -25,6 +25,7 @@ from git_theta.errors import FileChanged, FormatError, PluginError, ThetaError, 
 from git_theta.git.history import listing
 from git_theta.plugins import registry, tables
 from git_theta.workflows import chains
+from git_theta.workflows.bundles import Bundles
 from git_theta.workflows.restoring.checkout import Target, stage
 from git_theta.workflows.session import Session
 from git_theta.workflows.sharing.fetch import fetch_missing
@@ -282,18 +283,27 @@ def _apply(
     chosen = [
         (number, entry) for number, entry in enumerate(manifest.entries) if entry.name in by_name
     ]
-    futures = [
-        (number, session.pool().submit(_changed, session, entry, by_name[entry.name]))
-        for number, entry in chosen
-    ]
     entries = list(manifest.entries)
-    for number, future in futures:
-        entries[number] = future.result().seal()
+    numbers = [number for number, _ in chosen]
+    bundles = Bundles(session.store, [entry.nbytes for entry in entries], numbers)
+
+    def change_one(number: int) -> chains.StagedEntry:
+        entry, bundle = entries[number], bundles.get(number)
+        to = chains.PayloadTarget(session.store, session.settings, bundle, number)
+        try:
+            return _changed(session, entry, by_name[entry.name], to)
+        finally:
+            bundles.done(number)
+
+    futures = [session.pool().submit(change_one, number) for number in numbers]
+    changed = [future.result() for future in futures]
+    for number, staged in zip(numbers, changed, strict=True):
+        entries[number] = staged.seal()
     if source is not None:
         found = parse(clean.clean(session, path, source, [manifest]))
         new = {entries[number].name: (entry, entries[number]) for number, entry in chosen}
         manifest, entries = found, _with_updates(session, found, new)
-    changed = replace(
+    result = replace(
         manifest,
         entries=tuple(entries),
         headers={k: v for k, v in manifest.headers.items() if k != "merge"},
@@ -303,8 +313,8 @@ def _apply(
         raise FileChanged(
             f"{display(path)}: the file was written while it was read; add the update again"
         )
-    stage(session, Target(path, changed, mode == "100755"), mode)
-    return changed
+    stage(session, Target(path, result, mode == "100755"), mode)
+    return result
 
 
 def _with_updates(
@@ -404,11 +414,13 @@ def _find(manifest: Manifest, name: str) -> Entry:
     )
 
 
-def _changed(session: Session, entry: Entry, change: SuppliedChange) -> chains.StagedEntry:
+def _changed(
+    session: Session, entry: Entry, change: SuppliedChange, to: chains.PayloadTarget
+) -> chains.StagedEntry:
     """The entry of a changed tensor: the given update on the old chain, or any update where that
     cannot be stored or is no smaller.
     """
-    store, settings = session.store, session.settings
+    store = session.store
     bases = chains.bases(store, entry)
     base = bases[0].tensor if bases else chains.load(store, entry)
     try:
@@ -421,20 +433,17 @@ def _changed(session: Session, entry: Entry, change: SuppliedChange) -> chains.S
             f" {entry.dtype} cannot hold it"
         )
 
-    def given() -> chains.StagedLink | None:
+    def given() -> chains.Payload | None:
         if (
             encoded is None
             or not bases
-            or not chains.has_room(bases[0], encoded.size, settings.max_chain)
+            or not chains.has_room(bases[0], encoded.size, to.settings.max_chain)
         ):
             return None
-        return chains.stage(
-            store, change.update, new.spec, encoded.chunks, encoded.note, entry.chain
-        )
+        return chains.Payload(change.update, encoded.chunks, encoded.note, entry.chain)
 
     return chains.keep(
-        store,
-        settings,
+        to,
         (entry.name, entry.aliases),
         chains.InMemory(new),
         chains.equal_among([entry], new.spec),

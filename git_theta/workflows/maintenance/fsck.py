@@ -7,24 +7,31 @@ end alike form a tree, which is walked from its dense root outwards.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from git_theta.core import skeleton as skeletons
 from git_theta.core.contracts import Level
-from git_theta.core.digest import digest
-from git_theta.core.manifest import Entry, Link, ObjectRef, parse
+from git_theta.core.digest import digest, digest_of_range
+from git_theta.core.layout import Layout
+from git_theta.core.manifest import Entry, Link, ObjectRange, ObjectRef, parse
 from git_theta.core.names import display
 from git_theta.core.references import References
 from git_theta.core.source import FileSource, head_of
 from git_theta.core.tensors import Spec, Tensor
-from git_theta.errors import ManifestError, ObjectDamaged, ObjectMissing, PayloadError, ThetaError
+from git_theta.errors import (
+    FormatError,
+    ManifestError,
+    ObjectDamaged,
+    ObjectMissing,
+    PayloadError,
+    ThetaError,
+)
 from git_theta.git.config.remotes import Remote
 from git_theta.git.history import manifest_scan, roots
 from git_theta.plugins import registry
-from git_theta.store.local import LocalStore, of_other_bytes
+from git_theta.store.local import LocalStore
 from git_theta.workflows import chains
 from git_theta.workflows.maintenance import prune
 from git_theta.workflows.session import Session
@@ -40,8 +47,9 @@ class Problem:
     """One thing that is wrong with one object or tensor, and where it matters: a path, a blob, the
     commits that brought it.
 
-    ``kind`` is ``missing``, ``damaged`` (its bytes are not what its name says), ``wrong`` (its
-    bytes are, but the tensor is not) or ``broken`` (the manifest). ``oid`` is empty where no single
+    ``kind`` is ``missing``, ``damaged`` (its bytes are not what its name says), ``partial`` (what
+    is needed of it is here, the rest is not), ``wrong`` (its bytes are, but the tensor is not) or
+    ``broken`` (the manifest). ``oid`` is empty where no single
     object is to blame.
     """
 
@@ -57,7 +65,7 @@ class Problem:
 
 @dataclass(slots=True)
 class FsckReport:
-    """What was looked at, and what is wrong with it."""
+    """What was looked at, what is wrong with it, and what can be read of damaged objects."""
 
     manifests: int = 0
     tensors: int = 0
@@ -65,6 +73,7 @@ class FsckReport:
     bytes: int = 0
     problems: list[Problem] = field(default_factory=list)
     repaired: list[str] = field(default_factory=list)
+    readable: set[ObjectRange] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +156,47 @@ def check(session: Session, found: Survey, advance: Callable[[int], None]) -> Fs
         sum(found.objects.values()),
         list(found.broken),
     )
-    look = _hashed(advance)
+    store, pool = session.store, session.pool()
+    refs = [ObjectRef(oid, size) for oid, size in found.objects.items()]
+
+    def verify(ref: ObjectRef) -> ObjectDamaged | ObjectMissing | None:
+        try:
+            store.verify(ref)
+        except (ObjectDamaged, ObjectMissing) as error:
+            return error
+        finally:
+            advance(ref.size)
+        return None
+
+    bad = {ref.oid: error for ref, error in zip(refs, pool.map(verify, refs), strict=True) if error}
     trees = list(_grow(found.held).values())
-    for problems in session.pool().map(lambda tree: list(_walk(session.store, look, tree)), trees):
+    for problems, readable in pool.map(lambda tree: _TreeWalk(store, bad).run(tree), trees):
         report.problems += problems
-    report.problems += _unfit(session.store, found.wholes)
+        report.readable |= readable
+    report.problems += _unblamed(found, bad, report.problems)
+    report.problems += _unfit(store, found.wholes)
     return report
+
+
+def _unblamed(
+    found: Survey,
+    bad: Mapping[str, ObjectDamaged | ObjectMissing],
+    problems: Sequence[Problem],
+) -> Iterator[Problem]:
+    """Objects that are damaged or here in part, though every tensor that lies in them can be
+    read.
+    """
+    left = bad.keys() - {problem.oid for problem in problems}
+    for held in found.held if left else ():
+        for ref in held.entry.objects:
+            if ref.oid in left:
+                left = left - {ref.oid}
+                error = bad[ref.oid]
+                missing = isinstance(error, ObjectMissing)
+                reason = "its tensors can be read, but it cannot be pushed"
+                if not missing:
+                    reason = f"{error.reason}; {reason}"
+                yield _problem("partial" if missing else "damaged", ref.oid, held, reason)
 
 
 def _unfit(store: LocalStore, wholes: Iterable[Whole]) -> Iterator[Problem]:
@@ -197,35 +241,61 @@ def _grow(held: Iterable[Held]) -> dict[Link, _Node]:
     return trees
 
 
-def _hashed(advance: Callable[[int], None]) -> chains.Look:
-    """Looks whether an object is what its name says; :class:`ObjectDamaged` when it is not."""
+class _TreeWalk:
+    """Decodes trees of values; ``bad`` are the objects that are not as they should be.
 
-    def look(ref: ObjectRef, data: memoryview) -> None:
-        advance(ref.size)
-        if hashlib.sha256(data).hexdigest() != ref.oid:
-            raise of_other_bytes(ref)
-
-    return look
-
-
-def _walk(store: LocalStore, look: chains.Look, root: _Node) -> Iterator[Problem]:
-    """Decode a tree, parents before children, holding only the values that still have children to
-    come.
+    A tensor in a damaged object is good all the same if its own bytes are.
     """
-    waiting: list[tuple[_Node, Tensor | None]] = [(root, None)]
-    while waiting:
-        node, base = waiting.pop()
+
+    def __init__(self, store: LocalStore, bad: Mapping[str, ObjectDamaged | ObjectMissing]) -> None:
+        self._store = store
+        self._bad = bad
+        self._readable: set[ObjectRange] = set()
+
+    def run(self, root: _Node) -> tuple[list[Problem], set[ObjectRange]]:
+        """The problems of a tree, and what can be read of damaged objects."""
+        return list(self._walk(root)), self._readable
+
+    def _walk(self, root: _Node) -> Iterator[Problem]:
+        """Decode a tree, parents before children, holding only the values that still have children
+        to come.
+        """
+        waiting: list[tuple[_Node, Tensor | None]] = [(root, None)]
+        while waiting:
+            node, base = waiting.pop()
+            try:
+                value = self._decode(node.link, base)
+            except ObjectDamaged as error:
+                yield from _blame(node, "damaged", error.oid, error.reason)
+            except ObjectMissing as error:
+                yield from _blame(node, "missing", error.oid, "")
+            except ThetaError as error:
+                yield from _blame(node, "wrong", "", str(error))
+            else:
+                yield from _compare(node, value)
+                waiting += [(child, value) for child in node.children.values()]
+
+    def _decode(self, link: Link, base: Tensor | None) -> Tensor:
+        damaged = [
+            (place, error)
+            for place in link.ranges
+            if isinstance(error := self._bad.get(place.oid), ObjectDamaged)
+        ]
+        for place, error in damaged:
+            if place.length == place.size:
+                raise error
         try:
-            value = chains.decode(store, node.link, base, look=look)
-        except ObjectDamaged as error:
-            yield from _blame(node, "damaged", error.oid, error.reason)
-        except ObjectMissing as error:
-            yield from _blame(node, "missing", error.oid, "")
-        except ThetaError as error:
-            yield from _blame(node, "wrong", "", str(error))
-        else:
-            yield from _compare(node, value)
-            waiting += [(child, value) for child in node.children.values()]
+            value = chains.decode(self._store, link, base)
+            if damaged:
+                header, _ = chains.read_payload(self._store, link)
+                if digest(memoryview(value.data).cast("B")) != header.digest:
+                    raise damaged[0][1]
+        except (PayloadError, FormatError):
+            if damaged:
+                raise damaged[0][1] from None
+            raise
+        self._readable.update(place for place, _ in damaged)
+        return value
 
 
 def _compare(node: _Node, value: Tensor) -> Iterator[Problem]:
@@ -322,7 +392,7 @@ def repair(session: Session, found: Survey, report: FsckReport) -> FsckReport:
     once more.
 
     A damaged object is moved aside (into ``theta/damaged``), so that nothing is lost should no
-    other be found.
+    other be found; what can be read of it stays here.
     """
     bad = {problem.oid for problem in report.problems if problem.oid}
     if not bad:
@@ -334,7 +404,9 @@ def repair(session: Session, found: Survey, report: FsckReport) -> FsckReport:
             _set_aside(session.store, refs[oid])
     lacking = routes.bring(session, refs.values())
     if lacking:
-        _make_again(session, found, {ref.oid for ref in lacking})
+        gone = {ref.oid for ref in lacking}
+        _keep_readable(session.store, [each for each in report.readable if each.oid in gone])
+        _make_again(session, found, gone)
     repaired = sorted(
         oid for oid, ref in refs.items() if session.store.find(oid, ref.size) is not None
     )
@@ -342,6 +414,20 @@ def repair(session: Session, found: Survey, report: FsckReport) -> FsckReport:
     still = {problem.oid for problem in again.problems}
     again.repaired = [oid for oid in repaired if oid not in still]
     return again
+
+
+def _keep_readable(store: LocalStore, places: Iterable[ObjectRange]) -> None:
+    """Take over from damaged objects, which were moved aside, what can be read of them."""
+    for place in places:
+        try:
+            with (store.root.parent / _QUARANTINE / place.oid).open("rb") as file:
+                file.seek(place.offset)
+                data = file.read(place.length)
+        except OSError:
+            continue
+        if len(data) == place.length:
+            store.put_part(place, data)
+    store.flush()
 
 
 def _set_aside(store: LocalStore, ref: ObjectRef) -> None:
@@ -374,7 +460,7 @@ def _make_again(session: Session, found: Survey, lacking: set[str]) -> None:
                     session.store, held.entry, by_digest[held.entry.digest, held.entry.spec]
                 )
                 if value is not None:
-                    _encode_again(session.store, held.entry, value, lacking)
+                    _encode_again(session, held.entry, value, lacking)
         session.store.flush()
         lacking = {
             ref.oid
@@ -394,7 +480,8 @@ def _stored(store: LocalStore, entry: Entry, twins: Sequence[Entry]) -> Tensor |
     return None
 
 
-def _encode_again(store: LocalStore, entry: Entry, value: Tensor, lacking: set[str]) -> None:
+def _encode_again(session: Session, entry: Entry, value: Tensor, lacking: set[str]) -> None:
+    store = session.store
     for position, link in enumerate(entry.chain):
         if not lacking & {ref.oid for ref in link.objects}:
             continue
@@ -412,9 +499,9 @@ def _encode_again(store: LocalStore, entry: Entry, value: Tensor, lacking: set[s
                 return
             if encoded is None:
                 continue
+            payload = chains.Payload(link.update, encoded.chunks)
             store.flush()
-            made = chains.stage(store, link.update, value.spec, encoded.chunks).seal()
-            if made[0].objects == link.objects:
+            if chains.put_again(store, link, value.spec, entry.digest, payload):
                 return
             store.discard()
 
@@ -451,9 +538,21 @@ class _Checkouts:
                             if digest(data) == held.entry.digest
                             else None
                         )
+                return _skeleton(held, layout, source)
         except (ThetaError, OSError):
             return None
-        return None
+
+
+def _skeleton(held: Held, layout: Layout, source: FileSource) -> Tensor | None:
+    """The skeleton of a file, if that is what is ``held``."""
+    covered = skeletons.covered(layout)
+    sums = [
+        digest_of_range(source, extent.offset, extent.length, True)[1] if summed else None
+        for extent, summed in zip(layout.extents, covered, strict=True)
+    ]
+    data = skeletons.cut(layout, source, sums)
+    fits = held.entry.spec == Spec("u8", (len(data),)) and held.entry.digest == digest(data)
+    return Tensor("u8", (len(data),), data) if fits else None
 
 
 def describe(problem: Problem) -> str:

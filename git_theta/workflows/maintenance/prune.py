@@ -24,6 +24,7 @@ from git_theta.git.history import manifest_scan, roots
 from git_theta.git.repository import Repository
 from git_theta.store.folder import FolderPlace
 from git_theta.store.local import touched
+from git_theta.store.partial import PartialObject
 from git_theta.workflows.session import Session
 from git_theta.workflows.sharing import routes
 
@@ -73,7 +74,8 @@ def _planned(
     """The plan, and when each object of the store was last touched."""
     repository = session.repository
     needed = _needed(session, _manifests(repository))
-    own = list(_own_objects(session))
+    found = list(_own_objects(session))
+    own = [(ref, changed) for ref, changed, whole in found if whole or ref.oid not in needed]
     limit = time.time() - (0 if now else GRACE)
     unneeded = [(ref, changed) for ref, changed in own if ref.oid not in needed]
     delete = [(ref, Why.UNNEEDED) for ref, changed in unneeded if changed <= limit]
@@ -255,15 +257,16 @@ def _needed(session: Session, manifests: Iterable[manifest_scan.Found]) -> dict[
     return references.objects
 
 
-def _own_objects(session: Session) -> Iterator[tuple[ObjectRef, float]]:
-    """The objects of this store and when each was last written or linked."""
+def _own_objects(session: Session) -> Iterator[tuple[ObjectRef, float, bool]]:
+    """The objects of this store, when each was last written or linked, and whether it is whole."""
     root = session.store.root
     for first in _folders(root):
         for second in _folders(first):
             for entry in os.scandir(second):
-                if HEX.match(entry.name) and entry.is_file(follow_symlinks=False):
+                name = entry.name.removesuffix(PartialObject.SUFFIX)
+                if HEX.match(name) and entry.is_file(follow_symlinks=False):
                     status = entry.stat(follow_symlinks=False)
-                    yield ObjectRef(entry.name, status.st_size), touched(status)
+                    yield ObjectRef(name, status.st_size), touched(status), name == entry.name
 
 
 def _folders(folder: str | os.PathLike[str]) -> list[str]:

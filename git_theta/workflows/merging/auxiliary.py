@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from git_theta.core.contracts import Combination, statistics_of, taken_version
 from git_theta.core.manifest import Entry, Manifest
+from git_theta.git.config import attributes
 from git_theta.merges.items import BASE, MergePlan
 from git_theta.plugins import registry, tables
 from git_theta.workflows.merging.decisions import planned
@@ -269,6 +270,4 @@ def _by_hand(before: Manifest, names: Iterable[str]) -> dict[str, object]:
 
 
 def _would_be_tracked(session: Session, path: str) -> bool:
-    from git_theta.git.config import attributes
-
     return attributes.is_tracked(attributes.check(session.repository, [path], ["filter"])[path])

@@ -19,7 +19,7 @@ from git_theta.workflows.merging.decisions import Decisions, Task, decide, plann
 from git_theta.workflows.merging.load_inputs import gather, load
 from git_theta.workflows.merging.merge_rules import Rules, strategy_of
 from git_theta.workflows.merging.outcome import Merged, MergeProgress, Siblings
-from git_theta.workflows.merging.store_results import Stored, store
+from git_theta.workflows.merging.store_results import Shelves, Stored, store
 from git_theta.workflows.session import Session
 
 
@@ -56,11 +56,14 @@ def _run(session: Session, decisions: Decisions, siblings: Siblings | None) -> R
             case = load(inputs, task)
             computed = compute(task.strategy, case, task.options, inputs.statistics is not None)
             del case  # storing needs memory, too
-            return store(session, task.item, computed, statistics)
+            return store(session, task.item, computed, statistics, shelves)
         except ThetaError as error:
             return str(error)  # an error would hold on to the arrays
+        finally:
+            shelves.done(task.item)
 
     tasks, refused = prepared(inputs, decisions.tasks)
+    shelves = Shelves(session, decisions.plan, tasks, statistics)
     found = zip(tasks, session.pool().map(run, tasks), strict=True)
     return Results((*refused, *found), statistics)
 

@@ -148,7 +148,7 @@ def _is_unwritten(path: Path, manifest: Manifest) -> bool:
         return True
     except OSError:
         return False
-    return held is not None and held.identity == manifest.identity
+    return held is not None and held.same_content(manifest)
 
 
 def _is_other_manifest(path: Path) -> bool:

@@ -108,11 +108,11 @@ class Reader:
         # Only there the skeleton is needed to read tensors
         if self._source is None and self._form is not None:
             entries = [*entries, self.manifest.skeleton]
-        missing = self._session.store.missing(ref for entry in entries for ref in entry.objects)
-        if missing:
+        places = [place for entry in entries for place in entry.ranges]
+        if self._session.store.lacking(places):
             from git_theta.workflows.sharing import routes
 
-            routes.bring(self._session, missing)
+            routes.bring_ranges(self._session, places)
 
     def load(self, name: str) -> Tensor:
         """The tensor called ``name``, whole, verified by its digest, in memory of its own."""

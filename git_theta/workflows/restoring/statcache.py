@@ -15,7 +15,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from git_theta.core.digest import digest
-from git_theta.core.manifest import Manifest, parse_if_manifest
 from git_theta.core.source import stamp
 
 _FINE = 50_000_000  # ns: above any kernel's tick
@@ -35,9 +34,11 @@ class StatCache:
         facts, text = self._entry(path)
         return text if facts == [*stamp(status)] else None
 
-    def last(self, path: str) -> Manifest | None:
-        """The manifest that ``path`` last had, whatever the file is now."""
-        return parse_if_manifest(self._entry(path)[1])
+    def last(self, path: str) -> bytes:
+        """The manifest that ``path`` last had, whatever the file is now; empty if that is not
+        known.
+        """
+        return self._entry(path)[1]
 
     def _entry(self, path: str) -> tuple[list[object], bytes]:
         """What the file was when it was read, and its manifest (empty when there is none, or none

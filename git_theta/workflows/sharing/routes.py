@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from git_theta.core.manifest import ObjectRef
+from git_theta.core.manifest import ObjectRange, ObjectRef
 from git_theta.core.names import display
 from git_theta.errors import ThetaError, TransferError
 from git_theta.git.config import consent, remotes
@@ -59,6 +60,19 @@ class Checked(Protocol):
 
     def lacking(self, refs: Sequence[ObjectRef]) -> list[ObjectRef]:
         """Those objects that are not there with their right size."""
+
+
+@runtime_checkable
+class SendsRanges(Protocol):
+    """A place of which ranges of objects can be fetched."""
+
+    def bring_ranges(
+        self, store: LocalStore, places: Sequence[ObjectRange], advance: Callable[[int], None]
+    ) -> None:
+        """Bring what is there of ``places`` into ``store``, durable.
+
+        :class:`TransferError` tells why others were not.
+        """
 
 
 @runtime_checkable
@@ -223,3 +237,40 @@ def bring(
     for reason in list(dict.fromkeys(reasons))[:_REASONS]:
         session.warn(display(reason))
     return wanted
+
+
+def bring_ranges(session: Session, places: Iterable[ObjectRange]) -> None:
+    """Fetch what is not here of ``places``: ranges of objects, where a place sends these and they
+    are a small part of their object; else the objects.
+
+    What is not found stays missing; why is given to ``session.warn``.
+    """
+    session.store.hold()
+    absent = session.store.lacking(dict.fromkeys(places))
+    wanted = _small_parts(absent)
+    routes = Routes(session)
+    for remote in routes.remotes.every if wanted else ():
+        for source in routes.sources(remote):
+            if isinstance(source, SendsRanges):
+                with (
+                    session.progress.begin(
+                        "Fetching tensors", sum(place.length for place in wanted)
+                    ) as bar,
+                    suppress(TransferError),  # said again when the objects are not there either
+                ):
+                    source.bring_ranges(session.store, wanted, bar.advance)
+                wanted = session.store.lacking(wanted)
+    bring(session, {place.object for place in session.store.lacking(absent)})
+
+
+def _small_parts(places: Iterable[ObjectRange]) -> list[ObjectRange]:
+    """Those ranges that together are at most half of their object."""
+    by_object: dict[ObjectRef, set[ObjectRange]] = {}
+    for place in places:
+        by_object.setdefault(place.object, set()).add(place)
+    return [
+        place
+        for ref, parts in by_object.items()
+        if sum(part.length for part in parts) <= ref.size // 2
+        for place in sorted(parts)
+    ]

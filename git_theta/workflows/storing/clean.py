@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from git_theta.core import earlier_release, lfs_pointer
 from git_theta.core import skeleton as skeletons
@@ -18,24 +19,25 @@ from git_theta.core.manifest import (
     Entry,
     Link,
     Manifest,
-    ObjectRef,
     is_manifest,
     parse,
     unconverted,
 )
+from git_theta.core.objects import BUNDLED
 from git_theta.core.resources.futures import abandon
 from git_theta.core.resources.memory import Scratch, Take
 from git_theta.core.source import Source, head_of
 from git_theta.core.tensors import Spec, Tensor
 from git_theta.errors import FormatError, ManifestError, ThetaError
-from git_theta.workflows import chains
+from git_theta.workflows import bundles, chains
 from git_theta.workflows.session import Session
-from git_theta.workflows.storing import layouts
+from git_theta.workflows.storing import layouts, small_tensors
 from git_theta.workflows.storing.reuse import Elsewhere
+from git_theta.workflows.storing.small_tensors import SmallTensor
 
 # Tensors up to this size are read once and held; larger ones are read twice, in blocks
 _HELD = 64 << 20
-_BATCH = 4 << 20  # small tensors are handed to a thread together
+_BATCH = 4 << 20  # bytes of tensors that are handed to a thread together
 _MANIFEST_LIMIT = 256 << 20
 
 
@@ -85,11 +87,8 @@ def clean(
     elsewhere = Elsewhere(session, path)
     try:
         manifest = _CleanWork(session, source, layout, list(known), elsewhere, job).run()
-        for other in known:
-            if other.identity == manifest.identity:
-                return session.hand_out(other)
-        elsewhere.remember(manifest.entries)
-        return session.hand_out(manifest)
+        same = next((other for other in known if other.same_content(manifest)), manifest)
+        return session.hand_out(same)
     finally:
         elsewhere.close()
 
@@ -114,13 +113,22 @@ def _held_pointer(session: Session, source: Source, known: Sequence[Manifest]) -
     raise FormatError(f"this {lfs_pointer.ADVICE}")
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _CutTensor:
     """A tensor's line, its CRC-32 where one was asked for, and what the user should know."""
 
     staged: chains.StagedEntry
     crc: int | None
-    notices: list[str]
+    notices: Sequence[str] = ()
+
+    def under(self, extent: Extent, crc: int | None) -> _CutTensor:
+        """The same for another tensor of the file with the same bytes."""
+        line = self.staged.entry._replace(name=extent.name, aliases=extent.aliases)
+        return _CutTensor(replace(self.staged, entry=line), crc)
+
+
+_Cut = dict[int, _CutTensor]
+"""Tensors by their number in the file."""
 
 
 class _InFile:
@@ -184,20 +192,20 @@ class _Queue:
     would keep all others waiting.
     """
 
-    def __init__(self, batches: Sequence[range], extents: Sequence[Extent]) -> None:
+    def __init__(self, batches: Sequence[Sequence[int]], extents: Sequence[Extent]) -> None:
         self._lock = threading.Lock()
-        self._large = deque(batch for batch in batches if extents[batch.start].length > _HELD)
-        self._small = deque(batch for batch in batches if extents[batch.start].length <= _HELD)
+        self._large = deque(batch for batch in batches if extents[batch[0]].length > _HELD)
+        self._small = deque(batch for batch in batches if extents[batch[0]].length <= _HELD)
         self._busy = False
 
-    def do_next(self, work: Callable[[range], list[_CutTensor]]) -> tuple[range, list[_CutTensor]]:
-        """Do ``work`` on a batch that nobody has begun; the batch and what came of it."""
+    def do_next(self, work: Callable[[Sequence[int]], _Cut]) -> _Cut:
+        """Do ``work`` on a batch that nobody has begun, and return what came of it."""
         with self._lock:
             large = bool(self._large) and not (self._busy and self._small)
             batch = self._large.popleft() if large else self._small.popleft()
             self._busy = self._busy or large
         try:
-            return batch, work(batch)
+            return work(batch)
         finally:
             if large:
                 with self._lock:
@@ -207,7 +215,8 @@ class _Queue:
 class _CleanWork:
     """One clean: the facts that its tasks share.
 
-    Which task runs when changes nothing of the outcome.
+    Which task runs when changes nothing of the outcome. All small tensors are hashed first, which
+    shows what has to be stored; that is then read again. Larger ones are read once.
     """
 
     def __init__(
@@ -227,65 +236,231 @@ class _CleanWork:
         self.job = job
         self.covered = skeletons.covered(layout)
         self._scratch = Scratch()
+        self._groups = bundles.groups(extent.length for extent in layout.extents)
+        self._skeleton_anew = False
+        self._spool = bundles.Spool(session.store)
+        self._bundles = [bundles.Bundle(session.store, self._spool) for _ in self._groups]
 
     def run(self) -> Manifest:
-        results = self._tensors(list(_batches(self.layout.extents)))
+        """The manifest; everything new is then in the store."""
+        try:
+            return self._run()
+        finally:
+            self._spool.close()
+
+    def _run(self) -> Manifest:
+        extents = self.layout.extents
+        seen = self._look(small_tensors.batches(extents))
+        small = self._decide(seen)
+        found = dict(small.settled)
+        found |= self._spread(
+            [
+                *self._group_tasks(small, small.stored),
+                *self._large_tasks(list(_batches(extents))),
+            ]
+        )
+        found |= self._store_anew(small, found)
+        for number, twin in small.twins.items():
+            found[number] = found[twin].under(extents[number], seen[number].crc)
+        results = [found[number] for number in range(len(extents))]
         self._report(results)
         skeleton = self._skeleton([result.crc for result in results])
+        for bundle in self._bundles:
+            bundle.close()
         entries = _share_equal([result.staged.seal() for result in results])
+        self._remember(results, entries, skeleton)
         return Manifest(self.layout.format, self.layout.size, skeleton.seal(), entries, {})
 
-    def _tensors(self, batches: Sequence[range]) -> list[_CutTensor]:
-        if len(batches) < 2:  # threads would only cost their start
-            return [result for batch in batches for result in self._batch(batch)]
-        pool, work = self.session.pool(), _Queue(batches, self.layout.extents)
-        futures = [pool.submit(work.do_next, self._batch) for _ in batches]
+    def _spread(self, tasks: Sequence[Callable[[], _Cut]]) -> _Cut:
+        """What all ``tasks`` found, worked on side by side."""
+        found: _Cut = {}
+        if len(tasks) < 2:  # threads would only cost their start
+            for task in tasks:
+                found |= task()
+            return found
+        futures = [self.session.pool().submit(task) for task in tasks]
         try:
-            done = sorted((future.result() for future in futures), key=lambda item: item[0].start)
-            return [result for _, results in done for result in results]
+            for future in futures:
+                found |= future.result()
         except BaseException:
             self.job.cancelled = True
             abandon(futures)
             raise
+        return found
 
-    def _batch(self, numbers: range) -> list[_CutTensor]:
-        return [
-            self._tensor(self.layout.extents[number], self.covered[number]) for number in numbers
-        ]
+    # Small tensors
 
-    def _tensor(self, extent: Extent, covered: bool) -> _CutTensor:
-        with self._scratch.lease() as take:
-            value = _InFile(self.source, extent, covered, take, self.job)
-            notices: list[str] = []
-            staged = chains.keep(
-                self.session.store,
-                self.session.settings,
-                (extent.name, extent.aliases),
-                value,
-                lambda identity: self._known_chain(extent, identity),
-                lambda: self._bases(extent.name, value.spec, notices, take),
-                notices.append,
-            )
-            return _CutTensor(staged, value.crc, notices)
+    def _look(self, batches: Sequence[Sequence[int]]) -> dict[int, SmallTensor]:
+        """What is in the small tensors, in the file's order."""
+        extents = self.layout.extents
 
-    def _known_chain(self, extent: Extent, identity: str) -> tuple[Link, ...] | None:
-        """How the same bytes are stored already: under the same name, else under any."""
+        def one(numbers: Sequence[int]) -> dict[int, SmallTensor]:
+            found = small_tensors.look(self.source, extents, self.covered, numbers)
+            self.job.advance(sum(extents[number].length for number in numbers))
+            return found
+
+        several = len(batches) > 1
+        found = self.session.pool().map(one, batches) if several else map(one, batches)
+        return {number: small for some in found for number, small in some.items()}
+
+    def _decide(self, seen: Mapping[int, SmallTensor]) -> _Decided:
+        """What becomes of each small tensor, once all are known."""
+        decided = _Decided(seen)
+        first: dict[tuple[str, str, tuple[int, ...]], int] = {}
+        changed: list[int] = []
+        kept: dict[int, Entry] = {}
+        for number, small in seen.items():
+            extent = self.layout.extents[number]
+            if small.inline is not None:
+                line = _line(extent, small.identity)._replace(inline=small.inline)
+                decided.settle(number, line)
+                continue
+            twin = first.setdefault((small.identity, extent.dtype, extent.shape), number)
+            if twin != number:
+                decided.twins[number] = twin
+                continue
+            entry = self._known_entry(extent, small.identity)
+            if entry is not None:
+                kept[number] = entry
+            else:
+                changed.append(number)
+        places = {place for entry in kept.values() for place in entry.ranges}
+        absent = set(self.session.store.rely_on({place.object for place in places}))
+        for number, entry in kept.items():
+            if absent and not absent.isdisjoint(entry.objects):
+                decided.mended[number] = entry.chain
+            else:
+                decided.settle(number, entry)
+        decided.stored = {*changed, *decided.mended}
+        return decided
+
+    def _known_entry(self, extent: Extent, identity: str) -> Entry | None:
+        """The line of a tensor with these bytes, if they are stored already."""
         for manifest in self.known:
             entry = manifest.by_name.get(extent.name)
             if (
-                entry is None
-                or entry.digest != identity
-                or entry.dtype != extent.dtype
-                or entry.shape != extent.shape
+                entry is not None
+                and entry.digest == identity
+                and entry.dtype == extent.dtype
+                and entry.shape == extent.shape
             ):
-                entry = None
-            if entry is not None:
+                same = entry.name == extent.name and entry.aliases == extent.aliases
+                return entry if same else _line(extent, identity)._replace(chain=entry.chain)
+        chain = self._known_chain(extent, identity)
+        return _line(extent, identity)._replace(chain=chain) if chain else None
+
+    def _group_tasks(
+        self, small: _Decided, numbers: Collection[int], dense: bool = False
+    ) -> list[Callable[[], _Cut]]:
+        """Tasks that store small tensors: one for each group."""
+        members = [
+            [number for number in group if number in numbers] if numbers else []
+            for group in self._groups
+        ]
+        return [
+            partial(self._store_group, at, wanted, small, dense)
+            for at, wanted in enumerate(members)
+            if wanted
+        ]
+
+    def _store_group(self, at: int, numbers: Sequence[int], small: _Decided, dense: bool) -> _Cut:
+        """Store tensors of a group, as ``dense`` ones where that is wanted.
+
+        Its bundle is closed if it cannot change any more: nothing is stored anew where no version
+        is known, and the skeleton joins the last one.
+        """
+        extents, bundle, found = self.layout.extents, self._bundles[at], _Cut()
+        for number, data in small_tensors.read_again(self.source, extents, numbers, small.seen):
+            self.job.advance(0)
+            extent, seen = extents[number], small.seen[number]
+            value = chains.InMemory(Tensor(extent.dtype, extent.shape, data), seen.identity)
+            to = chains.PayloadTarget(self.session.store, self.session.settings, bundle, number)
+            equal = partial(_as_it_was, small.mended.get(number))
+            found[number] = self._keep(to, extent, value, equal, dense, seen.crc)
+        if not self.known and at < len(self._groups) - 1:
+            bundle.close()
+        return found
+
+    def _store_anew(self, small: _Decided, found: _Cut) -> _Cut:
+        """Store small tensors anew that would make a clone fetch too much, if anything is stored;
+        decide that of the skeleton, too.
+        """
+        if not self.known or not small.stored:
+            return {}
+        needed: dict[int, Sequence[Link]] = {}
+        new: dict[int, int] = {}
+        for number in small.seen:
+            if number in found:
+                line = found[number].staged
+                needed[number] = line.chain_below
+                new[number] = line.new_bytes
+        needed[len(self.layout.extents)] = self.known[0].skeleton.chain
+        worn = bundles.to_store_anew(needed, new)
+        self._skeleton_anew = len(self.layout.extents) in worn
+        return self._spread(self._group_tasks(small, worn, dense=True))
+
+    # Large tensors
+
+    def _large_tasks(self, batches: Sequence[Sequence[int]]) -> list[Callable[[], _Cut]]:
+        queue = _Queue(batches, self.layout.extents)
+        return [partial(queue.do_next, self._store_large)] * len(batches)
+
+    def _store_large(self, numbers: Sequence[int]) -> _Cut:
+        return {number: self._store_one(number) for number in numbers}
+
+    def _store_one(self, number: int) -> _CutTensor:
+        extent = self.layout.extents[number]
+        with self._scratch.lease() as take:
+            value = _InFile(self.source, extent, self.covered[number], take, self.job)
+            to = chains.PayloadTarget(self.session.store, self.session.settings)
+            cut = self._keep(to, extent, value, partial(self._known_chain, extent))
+            return replace(cut, crc=value.crc)
+
+    def _keep(
+        self,
+        to: chains.PayloadTarget,
+        extent: Extent,
+        value: chains.Storable,
+        equal: Callable[[str], Sequence[Link] | None],
+        dense: bool = False,
+        crc: int | None = None,
+    ) -> _CutTensor:
+        """Store a tensor, as a ``dense`` one where that is wanted."""
+        notices: list[str] = []
+        with self._scratch.lease() as take:
+            staged = chains.keep(
+                to,
+                (extent.name, extent.aliases),
+                value,
+                equal,
+                lambda: [] if dense else self._bases(extent.name, value.spec, notices, take),
+                notices.append,
+            )
+        return _CutTensor(staged, crc, notices)
+
+    def _known_chain(self, extent: Extent, identity: str) -> tuple[Link, ...] | None:
+        """How the same bytes are stored already: under the same name, else under any, else as an
+        earlier value that the present one is built on.
+        """
+        spec = Spec(extent.dtype, extent.shape)
+        for manifest in self.known:
+            entry = manifest.by_name.get(extent.name)
+            if entry is not None and (entry.digest, entry.spec) == (identity, spec):
                 return entry.chain
         for manifest in self.known:
             entry = manifest.by_digest.get((identity, extent.dtype))
             if entry is not None and entry.shape == extent.shape:
                 return entry.chain
-        return self.elsewhere.chain(identity, Spec(extent.dtype, extent.shape))
+        chain = self.elsewhere.chain(identity, spec)
+        if chain:
+            return chain
+        for manifest in self.known:
+            entry = manifest.by_name.get(extent.name)
+            if entry is not None and len(entry.chain) > 1:
+                chain = chains.earlier(self.session.store, entry.chain, identity, spec)
+                if chain:
+                    return chain
+        return None
 
     def _bases(self, name: str, spec: Spec, notices: list[str], take: Take) -> list[chains.Base]:
         earlier = [m.by_name[name] for m in self.known if name in m.by_name]
@@ -298,19 +473,43 @@ class _CleanWork:
         _check_skeleton(data, self.layout, self.source)
         store, notices = self.session.store, list[str]()
         value = chains.InMemory(Tensor("u8", (len(data),), data))
-        earlier = [manifest.skeleton for manifest in self.known]
-        if len(data) > INLINE_LIMIT:
-            earlier = earlier or self.elsewhere.skeletons()
+        earlier = [] if self._skeleton_anew else [each.skeleton for each in self.known]
+        if not self.known and len(data) > INLINE_LIMIT:
+            earlier = self.elsewhere.skeletons()
         stored = [entry for entry in earlier if entry.chain]
+        bundle = self._bundles[-1] if self._bundles else None
         return chains.keep(
-            store,
-            self.session.settings,
+            chains.PayloadTarget(store, self.session.settings, bundle, len(self.layout.extents)),
             ("skeleton", ()),
             value,
-            chains.equal_among(earlier, value.spec),
+            partial(self._known_skeleton, earlier, value.spec),
             lambda: chains.load_bases(store, stored, notices),
             notices.append,
         )
+
+    def _known_skeleton(
+        self, earlier: Sequence[Entry], spec: Spec, identity: str
+    ) -> Sequence[Link] | None:
+        if self._skeleton_anew or spec.nbytes <= INLINE_LIMIT:
+            return None
+        found = chains.equal_among(earlier, spec)(identity)
+        return found or self.elsewhere.chain(identity, spec)
+
+    def _remember(
+        self, results: Sequence[_CutTensor], entries: Sequence[Entry], skeleton: chains.StagedEntry
+    ) -> None:
+        """Log the new lines, and those that they replace."""
+        new = [
+            entry
+            for result, entry in zip(results, entries, strict=True)
+            if result.staged.staged is not None
+        ]
+        found = [manifest.by_name.get(entry.name) for manifest in self.known for entry in new]
+        old = [entry for entry in found if entry is not None]
+        if skeleton.staged is not None:
+            old += [manifest.skeleton for manifest in self.known]
+            new.append(skeleton.seal())
+        self.elsewhere.remember([*old, *new])
 
     def _report(self, results: Sequence[_CutTensor]) -> None:
         notices = [notice for result in results for notice in result.notices]
@@ -320,18 +519,45 @@ class _CleanWork:
             self.session.warn(f"… and {len(notices) - 3} more tensors likewise")
 
 
-def _batches(extents: Sequence[Extent]) -> Iterator[range]:
-    """Consecutive extents in runs of about :data:`_BATCH` bytes, at least one each and at most
-    1024.
+@dataclass(slots=True)
+class _Decided:
+    """What becomes of the small tensors that were ``seen``: they are ``settled``, or like an
+    earlier one in the file (``twins``), or ``stored``: of these some written again as they were
+    (``mended``: their chains).
     """
-    start = size = 0
+
+    seen: Mapping[int, SmallTensor]
+    settled: _Cut = field(default_factory=dict)
+    twins: dict[int, int] = field(default_factory=dict)
+    stored: set[int] = field(default_factory=set)
+    mended: dict[int, Sequence[Link]] = field(default_factory=dict)
+
+    def settle(self, number: int, line: Entry) -> None:
+        """The tensor has this line."""
+        self.settled[number] = _CutTensor(chains.StagedEntry(line), self.seen[number].crc)
+
+
+def _as_it_was(chain: Sequence[Link] | None, _: str) -> Sequence[Link] | None:
+    return chain
+
+
+def _line(extent: Extent, identity: str) -> Entry:
+    return Entry(extent.name, extent.dtype, extent.shape, identity, (), None, extent.aliases)
+
+
+def _batches(extents: Sequence[Extent]) -> Iterator[list[int]]:
+    """The larger tensors in runs of about :data:`_BATCH` bytes, at least one each."""
+    batch: list[int] = []
+    size = 0
     for number, extent in enumerate(extents):
-        if number > start and (size + extent.length > _BATCH or number - start >= 1024):
-            yield range(start, number)
-            start, size = number, 0
-        size += extent.length
-    if start < len(extents):
-        yield range(start, len(extents))
+        if extent.length >= BUNDLED:
+            if batch and size + extent.length > _BATCH:
+                yield batch
+                batch, size = [], 0
+            batch.append(number)
+            size += extent.length
+    if batch:
+        yield batch
 
 
 def _share_equal(sealed: Sequence[Entry]) -> tuple[Entry, ...]:
@@ -343,8 +569,9 @@ def _share_equal(sealed: Sequence[Entry]) -> tuple[Entry, ...]:
         if entry.chain:
             first.setdefault((entry.digest, entry.dtype, entry.shape), entry)
     return tuple(
-        entry._replace(chain=first[entry.digest, entry.dtype, entry.shape].chain)
+        entry._replace(chain=chain)
         if entry.chain
+        and (chain := first[entry.digest, entry.dtype, entry.shape].chain) is not entry.chain
         else entry
         for entry in sealed
     )
@@ -361,9 +588,3 @@ def _check_skeleton(data: bytes, layout: Layout, source: Source) -> None:
             same = piece.data is None or piece.data == source.read(piece.offset, piece.length)
         if not same:
             raise FormatError("the file changed while it was read, or its layout is not exact")
-
-
-def new_objects(manifest: Manifest, known: Sequence[Manifest]) -> list[ObjectRef]:
-    """The objects that ``manifest`` needs and none of ``known`` does."""
-    old = {oid for other in known for oid in other.objects()}
-    return [ObjectRef(oid, size) for oid, size in manifest.objects().items() if oid not in old]

@@ -46,9 +46,11 @@ def find(
 
 
 def _cut_otherwise(layout: Layout, manifest: Manifest) -> bool:
-    return layout.format != manifest.format or [e.name for e in layout.extents] != [
-        e.name for e in manifest.entries
-    ]
+    return (
+        layout.format != manifest.format
+        or len(layout.extents) != len(manifest.entries)
+        or any(a.name != b.name for a, b in zip(layout.extents, manifest.entries, strict=True))
+    )
 
 
 def scan(session: Session, path: str, source: Source, head: bytes) -> Layout:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from git_theta.core.manifest import Link
     from git_theta.workflows.session import Session
 
-_LOGGED = 256 << 10  # bytes from which a tensor is logged
 # Other models that are looked at; beyond that a repository is a collection, not a history
 _MODELS = 64
 
@@ -141,13 +140,11 @@ class TensorLog:
         return None
 
     def put(self, entries: Iterable[Entry]) -> None:
-        """Log the chains of ``entries``, small ones left out: what is stored dense is found by its
-        bytes anyway.
-        """
+        """Log the chains of ``entries``."""
         rows = [
             (f"{entry.digest} {entry.spec}", dump_chain(entry.chain))
             for entry in entries
-            if entry.nbytes >= _LOGGED
+            if entry.chain
         ]
         if rows:
             import sqlite3

@@ -16,7 +16,7 @@ DATA = bytes(400)
 
 
 def link(update: str, size: int = 100, note: str = "") -> Link:
-    return Link(update, (ObjectRef(object_id(f"{update}{size}".encode()), size),), note)
+    return Link(update, (ObjectRef(object_id(f"{update}{size}".encode()), size).whole,), note)
 
 
 def entry(*links: Link, name: str = "w", aliases: tuple[str, ...] = ()) -> Entry:

@@ -15,10 +15,12 @@ from git_theta.core.digest import digest
 from git_theta.core.manifest import (
     CHAIN_LIMIT,
     INLINE_LIMIT,
+    NOTICE,
     PARTS_LIMIT,
     Entry,
     Link,
     Manifest,
+    ObjectRange,
     ObjectRef,
     dump,
     dump_chain,
@@ -33,10 +35,20 @@ from git_theta.errors import FormatError, ManifestError, ManifestVersionError
 HEX64 = st.binary(min_size=32, max_size=32).map(bytes.hex)
 NAMES = st.text(st.characters(codec=None, categories=None), max_size=12)
 REFS = st.builds(ObjectRef, HEX64, st.integers(1, 2**63 - 1))
+
+
+@st.composite
+def ranges(draw: st.DrawFn) -> ObjectRange:
+    ref = draw(REFS)
+    offset = draw(st.integers(0, ref.size - 1))
+    length = draw(st.integers(1, ref.size - offset))
+    return draw(st.sampled_from([ref.whole, ObjectRange(*ref, offset, length)]))
+
+
 LINKS = st.builds(
     Link,
     st.from_regex(r"[a-z][a-z0-9_-]{0,12}", fullmatch=True),
-    st.lists(REFS, min_size=1, max_size=3).map(tuple),
+    st.lists(ranges(), min_size=1, max_size=3).map(tuple),
     st.from_regex(r"[A-Za-z0-9=.,%_-]{0,12}", fullmatch=True),
 )
 CHAINS = st.lists(LINKS, min_size=1, max_size=4).map(tuple)
@@ -167,7 +179,9 @@ def test_any_bytes_behind_the_magic(data: bytes) -> None:
     for text in (
         data,
         b"git-theta manifest 1\n" + data,
-        b"git-theta manifest 1\nformat x\nsize 9\nskeleton u8[0] inline:\n" + data,
+        f"git-theta manifest 1\n{NOTICE}\n".encode() + data,
+        f"git-theta manifest 1\n{NOTICE}\nformat x\nsize 9\nskeleton u8[0] inline:\n".encode()
+        + data,
     ):
         check(text)
 
@@ -175,6 +189,7 @@ def test_any_bytes_behind_the_magic(data: bytes) -> None:
 ID = "ab" * 32
 GOOD = f"""\
 git-theta manifest 1
+{NOTICE}
 format safetensors
 size 1000
 skeleton u8[100] {ID} dense:{ID}:90
@@ -208,53 +223,57 @@ BROKEN = [
     (1, "this is not a Git-Theta manifest", "git-theta manifest 1\n", "git-theta  manifest 1\n"),
     (1, "'01' is not a size", "manifest 1\n", "manifest 01\n"),
     (1, "there is no manifest version 0", "manifest 1\n", "manifest 0\n"),
-    (2, "expected 'format", "format ", "Format "),
-    (2, "'x y' is not a plain word", "format safetensors", "format x y"),
-    (3, "'9223372036854775808' is not a size", "size 1000", f"size {2**63}"),
-    (3, "'-1' is not a size", "size 1000", "size -1"),
-    (3, "'1e3' is not a size", "size 1000", "size 1e3"),
-    (3, "the tensors hold 82 bytes, more than the file's 81", "size 1000", "size 81"),
-    (4, "the skeleton must be u8[N]", "skeleton u8[100]", "skeleton f32[100]"),
-    (4, "a digest of 64 hex digits", f"u8[100] {ID}", f"u8[100] {ID[:-1]}"),
-    (5, "header 'merge' is not JSON", '"ties"', '"ties" '),
-    (5, "header 'nan' is not JSON", 'merge {"strategy":"ties"}', "nan NaN"),
-    (5, "header 'deep' is not JSON", 'merge {"strategy":"ties"}', "deep " + "[" * 100_000),
-    (5, "header 'huge' is not JSON", 'merge {"strategy":"ties"}', "huge " + "9" * 100_000),
-    (6, "header 'a' is repeated or out of order", 'merge {"strategy":"ties"}', "b 1\na 2"),
-    (6, "header 'merge' is repeated", 'merge {"strategy":"ties"}', "merge 1\nmerge 1"),
-    (7, "a tensor's line needs", "a f32[4,5]", "\na f32[4,5]"),
+    (2, "expected '# This text stands for", NOTICE, NOTICE.lower()),
+    (2, "expected '# This text stands for", f"{NOTICE}\n", ""),
+    (2, "expected '# This text stands for", NOTICE, f"{NOTICE} "),
+    (2, "a conflict marker", NOTICE, f"<<<<<<< ours\n{NOTICE}"),
+    (3, "expected 'format", "format ", "Format "),
+    (3, "'x y' is not a plain word", "format safetensors", "format x y"),
+    (4, "'9223372036854775808' is not a size", "size 1000", f"size {2**63}"),
+    (4, "'-1' is not a size", "size 1000", "size -1"),
+    (4, "'1e3' is not a size", "size 1000", "size 1e3"),
+    (4, "the tensors hold 82 bytes, more than the file's 81", "size 1000", "size 81"),
+    (5, "the skeleton must be u8[N]", "skeleton u8[100]", "skeleton f32[100]"),
+    (5, "a digest of 64 hex digits", f"u8[100] {ID}", f"u8[100] {ID[:-1]}"),
+    (6, "header 'merge' is not JSON", '"ties"', '"ties" '),
+    (6, "header 'nan' is not JSON", 'merge {"strategy":"ties"}', "nan NaN"),
+    (6, "header 'deep' is not JSON", 'merge {"strategy":"ties"}', "deep " + "[" * 100_000),
+    (6, "header 'huge' is not JSON", 'merge {"strategy":"ties"}', "huge " + "9" * 100_000),
+    (7, "header 'a' is repeated or out of order", 'merge {"strategy":"ties"}', "b 1\na 2"),
+    (7, "header 'merge' is repeated", 'merge {"strategy":"ties"}', "merge 1\nmerge 1"),
+    (8, "a tensor's line needs", "a f32[4,5]", "\na f32[4,5]"),
     (
-        3,
+        4,
         "a conflict marker: git merged the manifest as text; 'git theta resolve'",
         "size 1000",
         "<<<<<<< ours\nsize 1000\n=======\nsize 1001",
     ),
     (
-        7,
+        8,
         "a conflict marker: git merged the manifest as text",
         "a f32[4,5]",
         "<<<<<<< ours\na f32[4,5]",
     ),
-    (7, "'F32[4,5]' is not a type and shape", "f32[4,5]", "F32[4,5]"),
-    (7, "unknown element type 'f33'", "f32[4,5]", "f33[4,5]"),
-    (7, "'f32[4,-5]' is not a type", "f32[4,5]", "f32[4,-5]"),
-    (7, "'f32[4,05]' is not a type", "f32[4,5]", "f32[4,05]"),
-    (7, "overflows 63 bits", "f32[4,5]", f"f32[{2**62},{2**62}]"),
-    (7, "a tensor of 64 bytes stands inline", "f32[4,5]", "f32[4,4]"),
-    (7, "is not 'update:object:size'", f"dense:{ID}:55", f"dense:{ID}:0"),
-    (7, "is not 'update:object:size'", f"dense:{ID}:55", f"dense:{ID[:-1]}:55"),
-    (7, "'' is not 'update:object:size'", ":7 ", ":7  "),
-    (7, "'inline:00' is not 'update:object:size'", f" dense:{ID}:55", " inline:00"),
-    (7, "a tensor's name is not escaped", "a f32", "a\\x41 f32"),
-    (8, "a second tensor called 'a'", "b u8", "a u8"),
-    (8, "an inline value must be 2 bytes", "inline:0102", "inline:010203"),
-    (8, "an inline value must be 2 bytes", "inline:0102", "inline:0A02"),
-    (8, "an inline tensor has no objects", "inline:0102 ", f"inline:0102 dense:{ID}:3 "),
-    (8, "a second tensor called 'b'", "also:tied", "also:b"),
-    (8, "expected 'also:", "also:tied", "also:tied tied"),
-    (8, "a byte that is not ASCII", "also:tied", "also:é"),
-    (9, "the manifest ends in the middle of a line", "also:tied\n", "also:tied\nc"),
-    (9, "a tensor's line needs", "also:tied\n", "also:tied\n\n"),
+    (8, "'F32[4,5]' is not a type and shape", "f32[4,5]", "F32[4,5]"),
+    (8, "unknown element type 'f33'", "f32[4,5]", "f33[4,5]"),
+    (8, "'f32[4,-5]' is not a type", "f32[4,5]", "f32[4,-5]"),
+    (8, "'f32[4,05]' is not a type", "f32[4,5]", "f32[4,05]"),
+    (8, "overflows 63 bits", "f32[4,5]", f"f32[{2**62},{2**62}]"),
+    (8, "a tensor of 64 bytes stands inline", "f32[4,5]", "f32[4,4]"),
+    (8, "is not 'update:object:size'", f"dense:{ID}:55", f"dense:{ID}:0"),
+    (8, "is not 'update:object:size'", f"dense:{ID}:55", f"dense:{ID[:-1]}:55"),
+    (8, "'' is not 'update:object:size'", ":7 ", ":7  "),
+    (8, "'inline:00' is not 'update:object:size'", f" dense:{ID}:55", " inline:00"),
+    (8, "a tensor's name is not escaped", "a f32", "a\\x41 f32"),
+    (9, "a second tensor called 'a'", "b u8", "a u8"),
+    (9, "an inline value must be 2 bytes", "inline:0102", "inline:010203"),
+    (9, "an inline value must be 2 bytes", "inline:0102", "inline:0A02"),
+    (9, "an inline tensor has no objects", "inline:0102 ", f"inline:0102 dense:{ID}:3 "),
+    (9, "a second tensor called 'b'", "also:tied", "also:b"),
+    (9, "expected 'also:", "also:tied", "also:tied tied"),
+    (9, "a byte that is not ASCII", "also:tied", "also:é"),
+    (10, "the manifest ends in the middle of a line", "also:tied\n", "also:tied\nc"),
+    (10, "a tensor's line needs", "also:tied\n", "also:tied\n\n"),
 ]
 
 
@@ -362,7 +381,7 @@ def test_twenty_thousand_tensors() -> None:
     lines = "".join(
         f"layer.{number}.weight f32[4,5] {ID} dense:{ID}:55\n" for number in range(20_000)
     )
-    start = "git-theta manifest 1\nformat x\nsize 9000000\nskeleton u8[1] inline:00\n\n"
+    start = f"git-theta manifest 1\n{NOTICE}\nformat x\nsize 9000000\nskeleton u8[1] inline:00\n\n"
     text = f"{start}{lines}".encode()
     manifest = parse(text)
     assert len(manifest.entries) == 20_000
@@ -386,7 +405,7 @@ def test_headers_are_bounded_in_number_and_size(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(manifest_module, "HEADER_SIZE_LIMIT", 100)
     large = with_headers([f'a "{"x" * 96}"'])
     assert dump(parse(large)) == large
-    with pytest.raises(ManifestError, match="line 5: header 'a' is too large"):
+    with pytest.raises(ManifestError, match="line 6: header 'a' is too large"):
         parse(with_headers([f'a "{"x" * 97}"']))
     with pytest.raises(ManifestError, match="too large"):
         dump(replace(parse(large), headers={"a": "x" * 97}))

@@ -44,6 +44,10 @@ EXPONENT = {
 }  # fmt: skip
 FLOATS = ("f16", "bf16", "f32", "f64")
 DECAYS = {"f16": (0, 31), "bf16": (34, 222), "f32": (34, 222), "f64": (34, 2014)}
+NOTICE = (
+    "# This text stands for a machine-learning model. To get the model:"
+    ' pip install "git-theta>=1.0" && git theta install && git theta pull'
+)
 Objects = Callable[[str], bytes]
 Value = tuple[str, tuple[int, ...], bytes]
 
@@ -51,10 +55,10 @@ Value = tuple[str, tuple[int, ...], bytes]
 def rebuild(manifest: bytes, objects: Objects) -> bytes:
     """The checkpoint, given its manifest and a way to get objects by id."""
     lines = manifest.decode("ascii").split("\n")
-    assert lines[0] == "git-theta manifest 1"
+    assert lines[:2] == ["git-theta manifest 1", NOTICE]
     assert lines[-1] == ""
-    size, blank = int(lines[2].removeprefix("size ")), lines.index("")
-    skeleton = tensor(lines[3], objects)
+    size, blank = int(lines[3].removeprefix("size ")), lines.index("")
+    skeleton = tensor(lines[4], objects)
     tensors = [tensor(line, objects) for line in lines[blank + 1 : -1]]
     return splice(skeleton, size, tensors)
 
@@ -72,11 +76,16 @@ def tensor(line: str, objects: Objects) -> bytes:
         update = update.partition("(")[0]
         payload = b""
         for number, ref in enumerate(refs.split("+")):
-            oid, _, length = ref.partition(":")
+            whole, _, place = ref.partition("@")
+            oid, _, size = whole.partition(":")
             data = objects(oid)
-            assert len(data) == int(length)
+            assert len(data) == int(size)
             assert hashlib.sha256(data).hexdigest() == oid
-            name, dtype, shape, part, rest = header(data)
+            if place:
+                offset, _, length = place.partition(":")
+                assert int(offset) + int(length) <= len(data)
+                data = data[int(offset) : int(offset) + int(length)]
+            name, dtype, shape, part, _, rest = header(data)
             assert (name, part) == (update, number)
             payload += rest
         value = dtype, shape, DECODERS[update](Reader(payload), dtype, shape, value)
@@ -124,15 +133,21 @@ def splice(skeleton: bytes, size: int, tensors: list[bytes]) -> bytes:
     return bytes(file)
 
 
-def header(data: bytes) -> tuple[str, str, tuple[int, ...], int, bytes]:
-    """An object's update, element type, shape and part number, and its payload."""
+def header(data: bytes) -> tuple[str, str, tuple[int, ...], int, str, bytes]:
+    """What a payload's header says: update, element type, shape, part number, the value's digest;
+    and what follows it.
+    """
     read = Reader(data)
     assert read.take(4) == b"GTO1"
     update = read.take(read.take(1)[0]).decode("ascii")
     dtype = read.take(read.take(1)[0]).decode("ascii")
     shape = tuple(read.varint() for _ in range(read.take(1)[0]))
-    part = read.varint()
-    return update, dtype, shape, part, read.rest()
+    part, digest, length = read.varint(), read.take(32).hex(), read.varint()
+    rest = read.rest()
+    size, elements = ELEMENT_BYTES[dtype]
+    small = math.prod(shape) // elements * size < 1 << 20
+    assert length == (len(rest) if small else 0)
+    return update, dtype, shape, part, digest, rest
 
 
 class Reader:

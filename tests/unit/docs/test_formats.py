@@ -23,6 +23,7 @@ from git_theta.core.contracts import Encoded, Level
 from git_theta.core.digest import digest, object_id
 from git_theta.core.source import BytesSource
 from git_theta.core.tensors import Spec, Tensor
+from git_theta.settings import Settings
 from git_theta.updates import floats
 from git_theta.updates.delta import Delta
 from git_theta.updates.dense import Dense, chunks
@@ -61,11 +62,11 @@ def test_the_example_is_what_git_theta_writes() -> None:
     layout = SafetensorsFormat().scan(source)
     assert skeleton.cut(layout, source, [None] * len(layout.extents)) == shown("skeleton")
     weight = layout.extents[0]
-    head = objects.dump(objects.Header("dense", Spec(weight.dtype, weight.shape)))
-    payload = b"".join(
-        chunks(weight.dtype, memoryview(source.read(weight.offset, weight.length)), "default")
-    )
-    assert head + payload == shown("object of layer.weight")
+    data = source.read(weight.offset, weight.length)
+    payload = b"".join(chunks(weight.dtype, memoryview(data), "default"))
+    spec = Spec(weight.dtype, weight.shape)
+    head = objects.dump(objects.Header("dense", spec, digest(data), 0, len(payload)))
+    assert (head + payload) in shown("object of both")
     text = EXAMPLE["manifest"].encode()
     parsed = manifest.parse(text)
     assert manifest.dump(parsed) == text
@@ -80,9 +81,12 @@ def test_the_example_is_what_git_theta_writes() -> None:
 def test_the_example_can_be_read_by_git_theta() -> None:
     parsed = manifest.parse(EXAMPLE["manifest"].encode())
     for entry in (parsed.skeleton, parsed.entries[0]):
-        data = memoryview(stored()[entry.objects[0].oid])
+        ((place,),) = [link.ranges for link in entry.chain]
+        end = place.offset + place.length
+        data = memoryview(stored()[place.oid])[place.offset : end]
         head, start = objects.parse(data)
         assert (head.update, head.spec, head.part) == ("dense", entry.spec, 0)
+        assert head.digest == entry.digest
         assert digest(Dense().decode(data[start:], head.spec, None)) == entry.digest
 
 
@@ -315,24 +319,26 @@ def test_skeletons_with_derived_checksums(entries: list[tuple[str, bytes, bool]]
 )
 def test_object_headers(update: str, shape: list[int], part: int) -> None:
     shape = [n % 1000 for n in shape]
-    data = objects.dump(objects.Header(update, Spec("f32", tuple(shape)), part)) + b"payload"
-    assert reader.header(data) == (update, "f32", tuple(shape), part, b"payload")
+    spec, payload = Spec("f32", tuple(shape)), b"payload"
+    length = len(payload) if spec.nbytes < objects.BUNDLED else 0
+    data = objects.dump(objects.Header(update, spec, "ab" * 32, part, length)) + payload
+    assert reader.header(data) == (update, "f32", tuple(shape), part, "ab" * 32, payload)
 
 
 def test_a_payload_in_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from git_theta.store.local import LocalStore
     from git_theta.workflows import chains
 
-    monkeypatch.setattr(objects, "PART_SIZE", 5000)
-    store, tensor = LocalStore(tmp_path / "objects"), a_tensor("f32", (100, 100))
-    (link,) = chains.stage(
-        store, "dense", tensor.spec, chunks("f32", memoryview(tensor.data), "default")
-    ).seal()
+    monkeypatch.setattr(objects, "PART_SIZE", 100_000)
+    store, tensor = LocalStore(tmp_path / "objects"), a_tensor("f32", (600, 500))
+    payload = chains.Payload("dense", chunks("f32", memoryview(tensor.data), "default"))
+    target = chains.PayloadTarget(store, Settings())
+    (link,) = chains.stage(target, tensor.spec, digest(tensor.data), payload).seal()
     store.flush()
-    entry = manifest.Entry("t", "f32", (100, 100), digest(tensor.data), (link,))
+    entry = manifest.Entry("t", "f32", (600, 500), digest(tensor.data), (link,))
     text = manifest.dump(
         manifest.Manifest(
-            "x", 40000, manifest.Entry.of_inline("skeleton", "u8", (0,), b""), (entry,), {}
+            "x", 1_200_000, manifest.Entry.of_inline("skeleton", "u8", (0,), b""), (entry,), {}
         )
     ).decode()
     found = {ref.oid: ref for ref in link.objects}
@@ -342,6 +348,6 @@ def test_a_payload_in_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 def test_the_header_is_laid_out_as_the_page_says() -> None:
     assert (
-        objects.dump(objects.Header("dense", Spec("bf16", (300,)), 2))
-        == b"GTO1\x05dense\x04bf16\x01\xac\x02\x02"
+        objects.dump(objects.Header("dense", Spec("bf16", (300,)), "ab" * 32, 2, 300))
+        == b"GTO1\x05dense\x04bf16\x01\xac\x02\x02" + b"\xab" * 32 + b"\xac\x02"
     )

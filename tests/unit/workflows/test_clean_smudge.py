@@ -236,15 +236,15 @@ def test_large_tensors_come_first_and_one_at_a_time_while_there_are_others(
     sizes = [10, 200, 20, 300, 400]
     extents = [Extent(str(size), "u8", (size,), 0, size) for size in sizes]
     queue, begun = (
-        clean._Queue([range(number, number + 1) for number in range(len(sizes))], extents),
+        clean._Queue([[number] for number in range(len(sizes))], extents),
         list[int](),
     )
 
-    def work(batch: range) -> list[clean._CutTensor]:
-        begun.append(sizes[batch.start])
+    def work(batch: Sequence[int]) -> dict[int, clean._CutTensor]:
+        begun.append(sizes[batch[0]])
         if len(begun) in (1, 2, 4):  # another thread comes while this one works
             queue.do_next(work)
-        return []
+        return {}
 
     queue.do_next(work)
     assert begun == [200, 10, 20]
@@ -285,7 +285,8 @@ def test_a_history(make: Make, tmp_path: Path, threads: int) -> None:
     for (_, before), (_, after) in pairwise(versions):
         changed = {entry.name for entry in after.entries if entry != before.by_name[entry.name]}
         assert changed <= {"a.weight", "step"}
-        assert len(clean.new_objects(after, [before])) <= 1, "what did not change adds no object"
+        added = after.objects().keys() - before.objects().keys()
+        assert len(added) <= 1, "what did not change adds no object"
 
 
 def test_threads_change_nothing_in_a_history(make: Make) -> None:
@@ -329,7 +330,9 @@ def test_equal_tensors_of_one_file_share_their_objects(bench: Bench) -> None:
     one = np.arange(5000, dtype=np.float32)
     manifest = bench.clean(safetensors_file({f"tied.{number}": one for number in range(40)}))
     assert len({entry.chain for entry in manifest.entries}) == 1
-    assert len(bench.store_objects) == 2
+    assert len(bench.store_objects) == 1
+    (place,) = manifest.entries[0].ranges
+    assert manifest.skeleton.ranges[0].offset == place.length, "the payload is there once"
 
 
 def test_small_tensors_stand_in_the_manifest(bench: Bench) -> None:
@@ -345,20 +348,20 @@ def test_small_tensors_stand_in_the_manifest(bench: Bench) -> None:
 def test_large_payloads_are_stored_in_parts(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(objects, "PART_SIZE", 1000)
+    monkeypatch.setattr(objects, "PART_SIZE", 100_000)
     data = safetensors_file(
         {
-            "noise": np.frombuffer(np.random.default_rng(1).bytes(20_000), np.uint8),
+            "noise": np.frombuffer(np.random.default_rng(1).bytes(2_000_000), np.uint8),
             "small": np.arange(100, dtype=np.uint8),
         }
     )
     manifest = bench.clean(data)
     (link,) = manifest.by_name["noise"].chain
     assert len(link.objects) == 21
-    assert all(ref.size <= 1000 for ref in link.objects)
+    assert all(ref.size <= 100_000 for ref in link.objects)
     assert bench.stream(manifest) == data
     assert bench.write(manifest, tmp_path / "out") == data
-    for wrong in (link.objects[::-1], link.objects[:-1], (*link.objects, link.objects[-1])):
+    for wrong in (link.ranges[::-1], link.ranges[:-1], (*link.ranges, link.ranges[-1])):
         entry = manifest.by_name["noise"]
         entries = [
             Entry(e.name, e.dtype, e.shape, e.digest, (Link("dense", wrong),)) if e is entry else e
@@ -475,11 +478,7 @@ def test_missing_objects_are_named(bench: Bench, tmp_path: Path) -> None:
             data = bench.session.store.read(ref)
             bench.session.store.remove(ref.oid)
             assert chains.missing(bench.session.store, manifest) == [ref]
-            name = (
-                "(the file's skeleton)"
-                if entry is manifest.skeleton
-                else entry.name.replace("\x1b", "\\x1b")
-            )
+            names = [each.name.replace("\x1b", "\\x1b") for each in manifest.entries]
             for attempt in (
                 lambda: chains.require(bench.session.store, manifest),
                 lambda: bench.stream(manifest),
@@ -491,7 +490,7 @@ def test_missing_objects_are_named(bench: Bench, tmp_path: Path) -> None:
                 assert "\x1b" not in str(caught.value)
             with pytest.raises(ObjectMissing, match="tensor") as caught:
                 chains.require(bench.session.store, manifest)
-            assert name in str(caught.value)
+            assert any(name in str(caught.value) for name in names)
             bench.session.store.put([data])
             bench.session.store.flush()
     chains.require(bench.session.store, manifest)
@@ -505,15 +504,12 @@ def test_any_damage_to_an_object_is_found(make: Make, tmp_path: Path, threads: i
     bench = make(threads=threads)
     data = safetensors_file({"a": np.arange(40, dtype=np.uint16), "b": np.zeros(3000, np.float32)})
     manifest = bench.clean(data)
-    for entry in manifest.entries:
-        (ref,) = entry.objects
+    for ref in manifest.entries[0].objects:
         path = bench.path_of(ref)
         kept = path.read_bytes()
         path.chmod(0o644)
-        for place in range(len(kept)):
-            path.write_bytes(
-                kept[:place] + bytes([kept[place] ^ (1 << place % 8)]) + kept[place + 1 :]
-            )
+        for at in range(len(kept)):
+            path.write_bytes(kept[:at] + bytes([kept[at] ^ (1 << at % 8)]) + kept[at + 1 :])
             attempts: list[Callable[[], bytes]] = [
                 lambda: bench.stream(manifest),
                 lambda: bench.write(manifest, tmp_path / "out"),
@@ -523,7 +519,7 @@ def test_any_damage_to_an_object_is_found(make: Make, tmp_path: Path, threads: i
                     result = attempt()
                 except ObjectDamaged as error:
                     said = str(error)
-                    assert f"tensor {entry.name}" in said
+                    assert said.startswith("tensor ")
                     assert ref.oid in said
                 else:
                     assert result == data
@@ -555,18 +551,21 @@ def test_manifests_that_lie(bench: Bench) -> None:
         )
     )
     chain, other = manifest.by_name["a"].chain, manifest.by_name["b"].chain
-    (ref,) = chain[0].objects
+    (place,) = chain[0].ranges
     for wrong in (
         lying(manifest, chain=other),
         lying(manifest, digest="0" * 64),
         lying(manifest, dtype="i32"),
         lying(manifest, shape=(10, 10)),
-        lying(manifest, chain=(Link("delta", chain[0].objects),)),
-        lying(manifest, chain=(Link("delta", chain[0].objects), *chain)),
+        lying(manifest, chain=(Link("delta", chain[0].ranges),)),
+        lying(manifest, chain=(Link("delta", chain[0].ranges), *chain)),
         lying(
             manifest,
-            chain=(Link("dense", (ObjectRef(ref.oid, ref.size), ObjectRef(ref.oid, ref.size))),),
+            chain=(Link("dense", (place, place)),),
         ),
+        lying(manifest, chain=(Link("dense", (place.object.whole,)),)),
+        lying(manifest, chain=(Link("dense", (place._replace(offset=place.offset + 1),)),)),
+        lying(manifest, chain=(Link("dense", (place._replace(length=place.length - 1),)),)),
         lying(manifest, shape=(1 << 30,)),
         Manifest(manifest.format, manifest.size + 1, manifest.skeleton, manifest.entries, {}),
         Manifest(manifest.format, manifest.size, manifest.skeleton, manifest.entries[:1], {}),
@@ -577,9 +576,10 @@ def test_manifests_that_lie(bench: Bench) -> None:
             bench.stream(wrong)
         assert "\n" not in str(caught.value)
     with pytest.raises(PluginError, match="'unheard-of'"):
-        bench.stream(lying(manifest, chain=(Link("unheard-of", chain[0].objects),)))
+        bench.stream(lying(manifest, chain=(Link("unheard-of", chain[0].ranges),)))
+    longer = lying(manifest, chain=(Link("dense", (place._replace(size=place.size + 1),)),))
     with pytest.raises(ObjectDamaged, match="bytes instead of"):
-        bench.stream(lying(manifest, chain=(Link("dense", (ObjectRef(ref.oid, ref.size + 1),)),)))
+        bench.stream(longer)
 
 
 def test_a_skeleton_that_is_none(bench: Bench) -> None:
@@ -607,8 +607,9 @@ def test_a_damaged_base_is_told_and_done_without(bench: Bench) -> None:
     first = bench.clean(safetensors_file(tensors))
     (ref,) = first.by_name["a.weight"].objects
     path = bench.path_of(ref)
+    (place,) = first.by_name["a.weight"].ranges
     data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
+    data[place.offset + place.length // 2] ^= 1
     path.chmod(0o644)
     path.write_bytes(data)
     changed = {**tensors, "a.weight": tensors["a.weight"] + np.float32(1e-5)}

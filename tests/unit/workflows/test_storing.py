@@ -19,6 +19,7 @@ from git_theta.plugins import registry
 from git_theta.settings import Settings
 from git_theta.store.local import LocalStore
 from git_theta.workflows import chains
+from git_theta.workflows.chains import PayloadTarget
 
 
 class Constant:
@@ -77,7 +78,14 @@ def saved(store: LocalStore, tensor: Tensor, chain: tuple[Link, ...]) -> Entry:
 def encoded(
     store: LocalStore, tensor: Tensor, bases: Sequence[chains.Base], max_chain: int = 8
 ) -> tuple[Link, ...]:
-    return chains.encode(store, chains.InMemory(tensor), bases, "default", max_chain).seal()
+    return staged(store, chains.InMemory(tensor), bases, max_chain).seal()
+
+
+def staged(
+    store: LocalStore, value: chains.Storable, bases: Sequence[chains.Base], max_chain: int = 8
+) -> chains.StagedLink:
+    payload = chains.encode(value, bases, "default", max_chain)
+    return chains.stage(PayloadTarget(store, Settings()), value.spec, value.digest(), payload)
 
 
 ONES = Tensor("u16", (3000,), b"\1" * 6000)
@@ -205,9 +213,8 @@ def kept(
 ) -> Entry:
     """The line of ``tensor`` beside ``earlier`` ones, the store flushed."""
     told: list[str] = [] if warn is None else warn
-    staged = chains.keep(
-        store,
-        Settings(),
+    line = chains.keep(
+        PayloadTarget(store, Settings()),
         ("w", ("tied",)),
         chains.InMemory(tensor),
         chains.equal_among(earlier, tensor.spec),
@@ -215,7 +222,7 @@ def kept(
         told.append,
     )
     store.flush()
-    return staged.seal()
+    return line.seal()
 
 
 @pytest.mark.parametrize("size", [0, 1, 64])
@@ -273,7 +280,7 @@ def test_a_value_in_blocks_is_stored_as_a_value_in_memory(store: LocalStore) -> 
             yield from (data[start : start + step] for start in range(0, len(data), step))
 
     large = Tensor("f32", (700, 1000), np.random.default_rng(3).bytes(2_800_000))
-    chain = chains.encode(store, InBlocks(large), [], "default", 8).seal()
+    chain = staged(store, InBlocks(large), []).seal()
     assert chain == encoded(store, large, [])
 
 

@@ -106,7 +106,12 @@ class Maker:
     def entry(self, name: str, spec: Spec) -> Entry:
         value = self.fresh()
         return Entry(
-            name, spec.dtype, spec.shape, value, (Link("dense", (ObjectRef(value, 100),)),), None
+            name,
+            spec.dtype,
+            spec.shape,
+            value,
+            (Link("dense", (ObjectRef(value, 100).whole,)),),
+            None,
         )
 
     def file(self, form: str, entries: Sequence[Entry]) -> Manifest:

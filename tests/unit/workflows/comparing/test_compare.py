@@ -40,7 +40,7 @@ def entry(
         dtype,
         shape,
         identity,
-        (Link("dense", (ObjectRef(sha("object" + identity), size),)),),
+        (Link("dense", (ObjectRef(sha("object" + identity), size).whole,)),),
         None,
         tuple(aliases),
     )
@@ -53,7 +53,7 @@ def manifest(*entries: Entry, skeleton: str = "s") -> Manifest:
         "u8",
         (100,),
         sha(skeleton),
-        (Link("dense", (ObjectRef(sha("o" + skeleton), 90),)),),
+        (Link("dense", (ObjectRef(sha("o" + skeleton), 90).whole,)),),
     )
     return Manifest("safetensors", total + 100, head, entries, {})
 

@@ -16,6 +16,7 @@ from git_theta.core.manifest import Entry, Link
 from git_theta.core.tensors import Tensor
 from git_theta.errors import ObjectDamaged, ObjectMissing
 from git_theta.plugins import registry
+from git_theta.settings import Settings
 from git_theta.store.local import LocalStore
 from git_theta.workflows import chains
 from git_theta.workflows.comparing import statistics
@@ -133,15 +134,12 @@ def stored(
     encoded = update.encode(tensor, Tensor.from_array(base[1]) if base else None, "default")
     assert encoded is not None
     chain = base[0].chain if base else ()
-    staged = chains.stage(store, update.name, tensor.spec, encoded.chunks, encoded.note, chain)
+    identity = digest(memoryview(tensor.data).cast("B"))
+    payload = chains.Payload(update.name, encoded.chunks, encoded.note, chain)
+    target = chains.PayloadTarget(store, Settings())
+    staged = chains.stage(target, tensor.spec, identity, payload)
     store.flush()
-    return Entry(
-        name,
-        tensor.dtype,
-        tensor.shape,
-        digest(memoryview(tensor.data).cast("B")),
-        staged.seal(),
-    )
+    return Entry(name, tensor.dtype, tensor.shape, identity, staged.seal())
 
 
 def test_chains_that_meet_are_followed_once(
