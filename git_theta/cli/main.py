@@ -100,6 +100,10 @@ COMMANDS = {
             "git_theta.cli.commands.share.cmd_push:push",
             "Send models' objects to a remote by hand.",
         ),
+        "verify-push": (
+            "git_theta.cli.commands.share.cmd_verify_push:verify_push",
+            "Refuse commits whose models are not complete, on a server or in CI.",
+        ),
         "fetch": (
             "git_theta.cli.commands.share.cmd_fetch:fetch",
             "Bring the objects that models need into the local store.",

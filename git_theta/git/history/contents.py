@@ -47,18 +47,30 @@ class BlobContent:
         return lfs_pointer.is_pointer(self.size, self.data)
 
 
-def read(repository: Repository, blobs: Iterable[str]) -> Iterator[tuple[str, BlobContent]]:
+def read(
+    repository: Repository,
+    blobs: Iterable[str],
+    *,
+    limit: int | None = None,
+    replaced: bool = True,
+) -> Iterator[tuple[str, BlobContent]]:
     """The contents of ``blobs``, each once; those that git has not (as in a partial clone that is
     offline) are left out.
+
+    Of a manifest of more than ``limit`` bytes only the head is read. Without ``replaced``,
+    ``refs/replace`` has no effect.
     """
     every = list(dict.fromkeys(blobs))
     where = repository.git_dir
+    git = [] if replaced else ["--no-replace-objects"]
     if not every:
         return
     sizes = {}
     for line in (
         run(
-            ["cat-file", "--batch-check"], cwd=where, stdin="\n".join(every).encode("ascii") + b"\n"
+            [*git, "cat-file", "--batch-check"],
+            cwd=where,
+            stdin="\n".join(every).encode("ascii") + b"\n",
         )
         .decode("ascii")
         .splitlines()
@@ -66,17 +78,22 @@ def read(repository: Repository, blobs: Iterable[str]) -> Iterator[tuple[str, Bl
         words = line.split(" ")
         if len(words) == 3 and words[1] == "blob":
             sizes[words[0]] = int(words[2])
-    yield from _batch(repository, [blob for blob in every if sizes.get(blob, _WHOLE + 1) <= _WHOLE])
+    small = [blob for blob in every if sizes.get(blob, _WHOLE + 1) <= _WHOLE]
+    yield from _batch(repository, small, git)
     for blob in every:
-        if sizes.get(blob, 0) > _WHOLE:
-            yield blob, BlobContent(sizes[blob], _large(repository, blob))
+        size = sizes.get(blob, 0)
+        if size > _WHOLE:
+            whole = limit is None or size <= limit
+            yield blob, BlobContent(size, _large(repository, blob, git, whole))
 
 
-def _batch(repository: Repository, blobs: Sequence[str]) -> Iterator[tuple[str, BlobContent]]:
+def _batch(
+    repository: Repository, blobs: Sequence[str], git: Sequence[str]
+) -> Iterator[tuple[str, BlobContent]]:
     if not blobs:
         return
     with launch(
-        ["cat-file", "--batch"],
+        [*git, "cat-file", "--batch"],
         cwd=repository.git_dir,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -105,12 +122,12 @@ def _feed(stdin: BinaryIO, blobs: Sequence[str]) -> None:
         pass
 
 
-def _large(repository: Repository, blob: str) -> bytes:
+def _large(repository: Repository, blob: str, git: Sequence[str], whole: bool) -> bytes:
     with launch(
-        ["cat-file", "blob", blob], cwd=repository.git_dir, stdout=subprocess.PIPE
+        [*git, "cat-file", "blob", blob], cwd=repository.git_dir, stdout=subprocess.PIPE
     ) as process:
         stdout = cast(BinaryIO, process.stdout)
         head = stdout.read(HEAD)
-        rest = stdout.read() if is_manifest(head) else b""
+        rest = stdout.read() if whole and is_manifest(head) else b""
         process.kill()
     return head + rest

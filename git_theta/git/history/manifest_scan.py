@@ -273,10 +273,18 @@ def git(
     """
     own = None if grafted else {"GIT_GRAFT_FILE": os.devnull}
     return run(
-        ["--git-dir", str(repository.git_dir), "--no-replace-objects", *arguments],
+        [*own_objects(repository), *arguments],
         stdin=stdin,
         environment=own,
     )
+
+
+def own_objects(repository: Repository) -> list[str]:
+    """The options with which git looks at a repository's own objects, not at replacements; it gives
+    no advice on a file of grafts, which would be taken for its reason if it fails.
+    """
+    advice = ["-c", "advice.graftFileDeprecated=false"]
+    return ["--git-dir", str(repository.git_dir), *advice, "--no-replace-objects"]
 
 
 def _sizes(repository: Repository, named: Iterable[str]) -> list[tuple[str, int]]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from git_theta.core import dtypes
+from git_theta.core import dtypes, strict
 from git_theta.core import manifest as manifest_module
 from git_theta.core.digest import digest
 from git_theta.core.manifest import (
@@ -30,6 +30,7 @@ from git_theta.core.manifest import (
     rename,
 )
 from git_theta.core.references import References
+from git_theta.core.strict import StrictCheck
 from git_theta.errors import FormatError, ManifestError, ManifestVersionError
 
 HEX64 = st.binary(min_size=32, max_size=32).map(bytes.hex)
@@ -429,3 +430,59 @@ def test_lines_are_counted_before_they_take_memory(
     read(text)
     with pytest.raises(ManifestError, match="too large"):
         read(text + b"\n")
+
+
+# The strict check accepts exactly the texts that parse accepts, and names the same objects
+
+
+def reason(text: bytes, checker: StrictCheck) -> str | None:
+    try:
+        list(checker.entries(text))
+    except ManifestError as error:
+        return str(error)
+    return None
+
+
+def refused(text: bytes) -> str | None:
+    try:
+        parse(text)
+    except ManifestError as error:
+        return str(error)
+    return None
+
+
+@given(manifests(), MUTATIONS)
+def test_it_refuses_exactly_what_parse_refuses(
+    manifest: Manifest, mutations: list[tuple[str, int, bytes]]
+) -> None:
+    text = dump(manifest)
+    checker = StrictCheck()
+    assert reason(text, checker) is None
+    for kind, place, data in mutations:
+        text = mutate(text, kind, place, data)
+    assert (reason(text, checker) is None) == (refused(text) is None)
+    assert (reason(text, StrictCheck()) is None) == (refused(text) is None)
+
+
+@pytest.mark.parametrize(("line", "said", "old", "new"), BROKEN, ids=range(len(BROKEN)))
+def test_it_gives_the_same_reason(line: int, said: str, old: str, new: str) -> None:
+    text = GOOD.replace(old, new).encode()
+    checker = StrictCheck()
+    list(checker.entries(GOOD.encode()))
+    assert reason(text, checker) == refused(text) == reason(text, StrictCheck())
+
+
+def test_each_line_is_parsed_once() -> None:
+    checker = StrictCheck()
+    everything = list(checker.entries(GOOD.encode()))
+    assert everything == [parse(GOOD.encode()).skeleton, *parse(GOOD.encode()).entries]
+    other = GOOD.replace("a f32", "c f32").encode()
+    assert [entry.name for entry in checker.entries(other)] == ["skeleton", "c"]
+
+
+def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strict, "_REMEMBERED", 1000)
+    checker = StrictCheck()
+    for number in range(100):
+        list(checker.entries(GOOD.replace("a f32", f"a{number} f32").encode()))
+        assert sum(map(len, checker._sizes)) <= 1000

@@ -1,0 +1,246 @@
+"""Verify a push: every manifest that it brings is well formed and its objects are there, and every
+file is stored as the attributes of its commit say.
+
+For a server, and for CI: it needs no working tree and no installed filter, only reads, and takes
+the push for a stranger's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol
+
+from git_theta.core.manifest import Entry, ObjectRef
+from git_theta.core.names import display
+from git_theta.core.readable.numbers import size
+from git_theta.core.strict import StrictCheck
+from git_theta.errors import ManifestError, UsageError
+from git_theta.git.history import contents, pushed, revisions
+from git_theta.git.history.blobs import SIZE_LIMIT
+from git_theta.git.history.contents import BlobContent
+from git_theta.git.history.pushed import Budget, Change, Scope
+from git_theta.git.lfs_program import lfs_folder
+from git_theta.git.repository import Repository
+from git_theta.store import kvstore
+from git_theta.store.folder import FolderPlace
+from git_theta.store.local import LocalStore
+from git_theta.workflows.restoring import mistracked
+from git_theta.workflows.restoring.mistracked import Kind, Mistracked
+
+_TOGETHER = 4096  # blobs or files that git is asked for at a time
+_OBJECTS = 1000  # objects that a place is asked for at a time
+_REMEMBERED = 500_000  # blobs, and objects, that were looked at
+
+
+class Place(Protocol):
+    """Where objects are looked for."""
+
+    @property
+    def title(self) -> str:
+        """What to call it."""
+
+    def lacking(self, refs: Sequence[ObjectRef]) -> list[ObjectRef]:
+        """Those objects that are not there with their right size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """Objects in folders that are only read: not even a file's times are changed."""
+
+    folder: FolderPlace
+
+    @property
+    def title(self) -> str:
+        """What to call it."""
+        return self.folder.title
+
+    def lacking(self, refs: Sequence[ObjectRef]) -> list[ObjectRef]:
+        """Those objects that are in none of the folders, by name and size."""
+        return [ref for ref in refs if self.folder.find(ref) is None]
+
+
+def own_store(repository: Repository) -> Folders:
+    """Where a push to a repository on this machine puts objects, and what it borrows."""
+    own = repository.objects
+    folders = [own, lfs_folder(repository.common_dir), *repository.alternates()]
+    return Folders(FolderPlace(folders, LocalStore(own), "the repository's object store"))
+
+
+def storage(url: str) -> Place:
+    """A folder or bucket; :class:`~git_theta.errors.UsageError` if ``url`` names none."""
+    found = kvstore.place(url)
+    return Folders(found) if isinstance(found, FolderPlace) else found
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What is verified: the objects' presence in ``place`` (None: not at all), how files are
+    tracked, and at most how many changed files are looked at.
+    """
+
+    place: Place | None
+    attributes: bool = True
+    limit: int = 10_000_000
+
+
+def parse_updates(stdin: bytes, hash_length: int) -> list[tuple[str, str]]:
+    """The refs that a push moves, each with the object that it will name (deleted ones are left
+    out): of the lines ``old new ref`` that git gives to a pre-receive hook.
+
+    :class:`~git_theta.errors.UsageError` for anything else.
+    """
+    found = []
+    for line in filter(None, stdin.decode("utf-8", "surrogateescape").split("\n")):
+        words = line.split(" ", 2)
+        oid = re.compile(rf"[0-9a-f]{{{hash_length}}}\Z")
+        if len(words) != 3 or not words[2] or not all(map(oid.match, words[:2])):
+            raise UsageError(
+                "standard input must hold the lines 'old new ref' that git gives to a pre-receive"
+                " hook; in CI, name revisions instead"
+            )
+        if words[1].strip("0"):
+            found.append((words[2], words[1]))
+    return found
+
+
+def scope_of_updates(repository: Repository, updates: Iterable[tuple[str, str]]) -> Scope:
+    """What a push brings: the commits that no ref reaches yet."""
+    return pushed.scope_of(repository, (oid for _, oid in updates))
+
+
+def scope_of_revisions(repository: Repository, names: Sequence[str]) -> Scope:
+    """What revisions name: of a range all of its commits, of a single one its files.
+
+    :class:`~git_theta.errors.UsageError` for one that does not exist.
+    """
+    commits, trees = list[str](), list[str]()
+    for name in names:
+        found = [] if name.startswith("-") else revisions.in_range(name, repository)
+        if not found:
+            raise UsageError(
+                f"there is no revision {display(name, 80)!r} here (a shallow clone may lack it)"
+            )
+        if len(found) == 1 and ".." not in name:
+            trees += found
+        else:
+            commits += found
+    return Scope(tuple(commits), tuple(trees))
+
+
+def verify(repository: Repository, scope: Scope, rules: Rules) -> Iterator[str]:
+    """What is wrong with the commits in ``scope``, one line for each fault, as it is found.
+
+    What is held while more is read is bounded, whatever was pushed.
+    :class:`~git_theta.errors.GitError` if there is more to look at than ``rules`` allow;
+    :class:`~git_theta.errors.TransferError` if the place does not answer.
+    """
+    budget = Budget(rules.limit)
+    manifests = _Manifests(rules.place)
+    known: dict[str, _Stored] = {}
+    changes = pushed.changes(repository, scope, budget)
+    while group := list(islice(changes, _TOGETHER)):
+        files = [change for change in group if change.is_file]
+        fresh = {change.blob: change for change in reversed(files) if change.blob not in known}
+        if len(known) > _REMEMBERED:
+            known.clear()
+        read = contents.read(repository, fresh, limit=SIZE_LIMIT, replaced=False)
+        for blob, content in read:
+            known[blob] = _Stored.of(content)
+            if content.is_manifest:
+                yield from manifests.check(_where(fresh[blob]), content)
+        if rules.attributes:
+            yield from _mistracked(repository, files, known, budget)
+    yield from manifests.rest()
+
+
+def _where(change: Change) -> str:
+    if not change.path:
+        return f"blob {change.blob}"
+    return f"{display(change.path, 200)} (commit {change.commit[:12]})"
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """What a blob is: a manifest, or something of ``kind`` that no tracked file may be."""
+
+    is_manifest: bool
+    kind: Kind | None
+    size: int
+
+    @classmethod
+    def of(cls, content: BlobContent) -> _Stored:
+        """What a content is. An empty file is none that could be wrong."""
+        kind = None
+        if not content.is_manifest and content.size:
+            kind = Kind.OLD if content.is_old_metadata else Kind.RAW
+            kind = Kind.POINTER if content.is_lfs_pointer else kind
+        return cls(content.is_manifest, kind, content.size)
+
+
+def _mistracked(
+    repository: Repository, files: Sequence[Change], known: dict[str, _Stored], budget: Budget
+) -> Iterator[str]:
+    """The files that are not stored as the attributes of their commit say."""
+    named = [change for change in files if change.path]
+    if not named:
+        return
+    ours = pushed.tracked(repository, named, budget)
+    for change in named:
+        stored = known.get(change.blob)
+        if stored is None:  # git has not got it: a partial clone
+            continue
+        untracked = Kind.UNTRACKED if stored.is_manifest else None
+        kind = stored.kind if ours[change.commit, change.path] else untracked
+        if kind is not None:
+            item = Mistracked(change.path, change.blob, kind, stored.size)
+            yield f"{_where(change)}: {mistracked.reason(item)}"
+
+
+class _Manifests:
+    """Reads manifests and looks for their objects, many at a time."""
+
+    def __init__(self, place: Place | None) -> None:
+        self._place = place
+        self._strict = StrictCheck()
+        self._seen = set[ObjectRef]()
+        self._waiting: dict[ObjectRef, str] = {}  # whose each is
+
+    def check(self, where: str, content: BlobContent) -> Iterator[str]:
+        """What is wrong with the text of a manifest, and with objects of it and of earlier ones."""
+        if content.size > SIZE_LIMIT:
+            yield (
+                f"{where}: a manifest of {size(content.size)}; none is larger than"
+                f" {size(SIZE_LIMIT)}"
+            )
+            return
+        try:
+            for entry in self._strict.entries(content.data):
+                yield from self._need(entry, where)
+        except ManifestError as error:
+            yield f"{where}: no valid manifest: {error}"
+
+    def _need(self, entry: Entry, where: str) -> Iterator[str]:
+        if self._place is None:
+            return
+        for ref in entry.objects:
+            if ref not in self._seen and ref not in self._waiting:
+                self._waiting[ref] = f"{where}: tensor {display(entry.name, 120)}"
+                if len(self._waiting) >= _OBJECTS:
+                    yield from self.rest()
+
+    def rest(self) -> Iterator[str]:
+        """The objects that are not there, of those that were not looked for yet."""
+        if self._place is None or not self._waiting:
+            return
+        waiting, self._waiting = self._waiting, {}
+        if len(self._seen) > _REMEMBERED:
+            self._seen.clear()
+        self._seen.update(waiting)
+        for ref in self._place.lacking(list(waiting)):
+            yield (
+                f"{waiting[ref]}: object {ref.oid} ({ref.size:,} bytes) is not in"
+                f" {self._place.title}"
+            )
