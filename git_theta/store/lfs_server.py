@@ -53,7 +53,7 @@ class LfsServer:
             )
         if parts.query or parts.fragment or url.strip() != url:
             raise UsageError(f"'{shown}' is not a plain URL")
-        self.title = shown
+        self._shown, self._unknown = shown, False
         self._url = url.rstrip("/")
         self._target = f"{quote(parts.path.rstrip('/'), safe='/%~:+,')}/objects/batch"
         self._link = ServerLink(f"{parts.scheme}://{parts.netloc}", limits)
@@ -61,6 +61,13 @@ class LfsServer:
         self._authorise = authorise
         self._headers: Mapping[str, str] | None = None
         self._asked = False
+
+    @property
+    def title(self) -> str:
+        """The server for a person."""
+        if self._unknown:
+            return f"{self._shown} (404: it has none of them, or the URL is wrong)"
+        return self._shown
 
     def lacking(self, refs: Sequence[ObjectRef]) -> list[ObjectRef]:
         """Those objects that the server does not offer for download.
@@ -82,6 +89,8 @@ class LfsServer:
             "hash_algo": "sha256",
         }
         answer = self._ask(json.dumps(question).encode("ascii"))
+        if answer is None:
+            return set()
         try:
             found = json.loads(answer)["objects"]
             return {
@@ -91,10 +100,13 @@ class LfsServer:
             }
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise TransferError(
-                f"{self.title} does not answer as a Git LFS server does; check the URL"
+                f"{self._shown} does not answer as a Git LFS server does; check the URL"
             ) from None
 
-    def _ask(self, body: bytes) -> bytes:
+    def _ask(self, body: bytes) -> bytes | None:
+        """The answer; None if the server has nothing there: no repository or, as some servers mean
+        it, none of the objects.
+        """
         if self._headers is None:
             self._headers = self._authorise(self._url, False)
         pauses: list[float | None] = [*self._limits.pauses, None]
@@ -104,13 +116,16 @@ class LfsServer:
             except (PassingFault, ServerFault) as error:
                 pause = pauses.pop(0) if isinstance(error, PassingFault) else None
                 if pause is None:
-                    raise TransferError(f"{self.title}: {display(str(error), 300)}") from None
+                    raise TransferError(f"{self._shown}: {display(str(error), 300)}") from None
                 time.sleep(pause)
                 continue
             if status == 401 and not self._asked:
                 self._asked = True
                 self._headers = self._authorise(self._url, True)
                 continue
+            if status == 404:
+                self._unknown = True
+                return None
             if status != 200:
                 raise TransferError(self._refusal(status))
             return answer
@@ -134,9 +149,9 @@ class LfsServer:
     def _refusal(self, status: int) -> str:
         if status in (401, 403):
             return (
-                f"{self.title} does not let us in ({status}); 'git credential' must know a user who"
+                f"{self._shown} does not let us in ({status}); 'git credential' must know a user who"
                 " may read there"
             )
         if 300 <= status < 400:
-            return f"{self.title} redirects elsewhere ({status}), which is not followed"
-        return f"{self.title} answers {status}; check the URL"
+            return f"{self._shown} redirects elsewhere ({status}), which is not followed"
+        return f"{self._shown} answers {status}; check the URL"

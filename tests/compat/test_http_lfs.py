@@ -233,3 +233,40 @@ def test_an_object_that_is_damaged_at_the_server_is_found_and_sent_again(
     assert victim.read_bytes() == good
     two.git("checkout", "-q", "-f", "main")
     two.assert_clean()
+
+
+def test_verify_push_asks_the_server(world: HttpWorld, one: Repo) -> None:
+    """With git's credentials, in requests that send nothing."""
+    url = f"http://127.0.0.1:{world.between.port}/org/{world.name}.git/info/lfs"
+
+    def verify(where: str = url) -> tuple[int, str]:
+        done = one.theta_run("verify-push", "HEAD", "--lfs", where)
+        return done.returncode, done.stderr.decode()
+
+    first, *_ = one.manifest("HEAD:model.safetensors").objects()
+    code, told = verify()
+    assert code == 1
+    assert f"model.safetensors (commit {one.head()[:12]}): tensor " in told
+    assert f"object {first} (" in told
+    assert f"is not in {url}" in told
+    one.theta("push", "origin", "main")
+    before = world.objects()
+    assert verify() == (0, "")
+    assert verify(url + "/") == (0, "")
+    assert world.objects() == before
+    world.between.fault = lambda method, path, number: "500" if number == 1 else ""
+    assert verify() == (0, ""), "a fault that passes"
+    world.healed()
+    code, told = verify(f"http://127.0.0.1:{world.between.port}/nothing")
+    assert code == 1
+    assert "/nothing (404: it has none of them, or the URL is wrong)" in told
+    world.between.fault = lambda method, path, number: "302"
+    code, told = verify()
+    assert code == 1
+    assert "redirects elsewhere (302), which is not followed" in told
+    world.healed()
+    world.let_in("another-secret-that-is-quite-as-long-as-the-first")
+    code, told = verify()
+    assert code == 1
+    assert "does not let us in" in told
+    assert told.count("\n") == 1
