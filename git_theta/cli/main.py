@@ -102,7 +102,7 @@ COMMANDS = {
         ),
         "verify-push": (
             "git_theta.cli.commands.share.cmd_verify_push:verify_push",
-            "Refuse commits whose models are not complete, on a server or in CI.",
+            "Refuse commits with incomplete models, on a server or in CI.",
         ),
         "fetch": (
             "git_theta.cli.commands.share.cmd_fetch:fetch",

@@ -6,9 +6,19 @@ thousand versions of three hundred tensors cost little more than one.
 
 from __future__ import annotations
 
+import io
 import re
+from collections.abc import Iterator
 
-from git_theta.core.manifest import Entry, _check_version, _parse_entry, check_size
+from git_theta.core.manifest import (
+    _MARKED,
+    _MARKERS,
+    Entry,
+    _check_version,
+    _parse_entry,
+    check_size,
+    parse,
+)
 from git_theta.errors import FormatError, ManifestError
 
 # An update and its objects, behind a space: a tensor's name stands at the start of the line, an
@@ -17,6 +27,8 @@ _REF = rb"[0-9a-f]{64}:[0-9]{1,19}(?:@[0-9]{1,19}:[0-9]{1,19})?"
 _LINK = re.compile(
     rb" (?!also:)[a-z][a-z0-9_-]*(?:\([^ ()]*\))?:(" + _REF + rb"(?:\+" + _REF + rb")*)(?![^ \r\n])"
 )
+
+_REMEMBERED = 256 << 20  # bytes of lines that are known to be right
 
 
 class References:
@@ -66,3 +78,70 @@ class References:
             for part in match[1].decode("ascii").split("+"):
                 oid, _, size = part.partition("@")[0].partition(":")
                 self.objects.setdefault(oid, int(size))
+
+
+class StrictCheck:
+    """Checks manifests one after another, as strictly as ``parse``, in bounded memory: for input
+    that nobody has looked at yet.
+    """
+
+    def __init__(self) -> None:
+        self._sizes: dict[bytes, int] = {}  # of the tensor on each line that was parsed
+        self._held = 0
+
+    def entries(self, text: bytes) -> Iterator[Entry]:
+        """The skeleton, and the tensors on those lines of a manifest that were not seen before.
+
+        :class:`~git_theta.errors.ManifestError`, at the end or before, exactly if ``parse`` refuses
+        the text.
+        """
+        check_size(text)
+        end = text.find(b"\n\n") + 2
+        if end == 1 or not text.isascii() or not text.endswith(b"\n"):
+            parse(text)  # says what is wrong
+        head = parse(text[:end])
+        yield head.skeleton
+        names, total = set[bytes](), 0
+        body = io.BytesIO(text)
+        body.seek(end)
+        first = text.count(b"\n", 0, end) + 1
+        for number, ended in enumerate(body, start=first):
+            line = ended[:-1]
+            size = self._sizes.get(line)
+            if size is None:
+                entry = _parsed(line, number)
+                size = entry.nbytes
+                self._remember(line, size)
+                yield entry
+            total += size
+            for name in _names(line):
+                if name in names:
+                    shown = name[:60].decode("ascii")
+                    raise ManifestError(f"line {number}: a second tensor called {shown!a}")
+                names.add(name)
+        if total > head.size:
+            raise ManifestError(
+                f"line 4: the tensors hold {total} bytes, more than the file's {head.size}"
+            )
+
+    def _remember(self, line: bytes, size: int) -> None:
+        self._held += len(line) + 100  # about what Python needs beside the bytes
+        if self._held > _REMEMBERED:
+            self._sizes.clear()
+            self._held = 0
+        self._sizes[line] = size
+
+
+def _parsed(line: bytes, number: int) -> Entry:
+    text = line.decode("ascii")
+    try:
+        return _parse_entry(text)
+    except (ManifestError, FormatError) as error:
+        reason = _MARKED if text.startswith(_MARKERS) else error
+        raise ManifestError(f"line {number}: {reason}") from None
+
+
+def _names(line: bytes) -> list[bytes]:
+    """The name and the further names on a line, as they are written: there is one way for each."""
+    first, *others = line.split(b" also:")
+    return [first.partition(b" ")[0], *others]

@@ -149,8 +149,8 @@ class LfsServer:
     def _refusal(self, status: int) -> str:
         if status in (401, 403):
             return (
-                f"{self._shown} does not let us in ({status}); 'git credential' must know a user who"
-                " may read there"
+                f"{self._shown} does not let us in ({status}); 'git credential' must know a user"
+                " who may read there"
             )
         if 300 <= status < 400:
             return f"{self._shown} redirects elsewhere ({status}), which is not followed"

@@ -259,7 +259,7 @@ def test_in_ci_revisions_are_named(world: World, one: Repo) -> None:
         (("--all",), b"", "No such option"),
         ((), b"rubbish\n", "standard input must hold the lines 'old new ref'"),
         ((), b"\xff\0" * 1000, "standard input must hold the lines 'old new ref'"),
-        (("--storage", "x://y"), b"", "is no object storage"),
+        (("--storage", "x://y"), b"", "object storage; it must start with"),
         (("--lfs", "ftp://y"), b"", "is not the URL of a Git LFS server"),
         (("--lfs", "https://a:b@y"), b"", "holds no user name or password"),
         (("--lfs", "https://y", "--no-objects"), b"", "exclude each other"),

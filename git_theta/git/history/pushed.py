@@ -13,21 +13,17 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, NamedTuple, cast
 
 from git_theta.core.names import display
 from git_theta.errors import GitError
 from git_theta.git.command import inherited_environment, launch, run
-from git_theta.git.config import attributes
 from git_theta.git.history.manifest_scan import own_objects
 from git_theta.git.repository import Repository
-from git_theta.git.writing import staging
 
 _CHUNK = 1 << 16
 _LARGEST = 64 << 20  # bytes of a tree: more than a million files
 _KEPT = 16 << 20  # bytes of trees that are kept
-_RULES_COST = 1000  # asking git about another set of attributes files costs as much as many paths
 
 
 class Budget:
@@ -37,7 +33,7 @@ class Budget:
         self._left = self._paths = paths
 
     def spend(self, cost: int) -> None:
-        """Take ``cost`` paths; :class:`GitError` if there are not so many left."""
+        """Take ``cost`` paths; :class:`GitError` if fewer are left."""
         self._left -= cost
         if self._left < 0:
             raise GitError(
@@ -107,46 +103,11 @@ def changes(repository: Repository, scope: Scope, budget: Budget) -> Iterator[Ch
         yield Change("", "", "100644", blob)
 
 
-def tracked(
-    repository: Repository, found: Sequence[Change], budget: Budget
-) -> dict[tuple[str, str], bool]:
-    """Whether Git-Theta tracks each file, by the attributes in the file's own commit: by (commit,
-    path).
+def blobs_at(repository: Repository, places: Sequence[tuple[str, str]]) -> list[str | None]:
+    """The blob at each (commit, path); None if there is none, or a line break in its path, which
+    git could not be asked for.
     """
-    rules = _rules(repository, found)
-    groups: dict[tuple[tuple[str, str], ...], list[Change]] = {}
-    for change in found:
-        mine = [(folder, rules.get((change.commit, folder))) for folder in _folders(change.path)]
-        key = tuple((folder, blob) for folder, blob in mine if blob)
-        groups.setdefault(key, []).append(change)
-    answer: dict[tuple[str, str], bool] = {}
-    for files, group in groups.items():
-        budget.spend(_RULES_COST)
-        with tempfile.TemporaryDirectory(prefix="git-theta-") as folder:
-            index = Path(folder, "index")
-            staging.put(
-                {f"{where}{attributes.FILE}": ("100644", blob) for where, blob in files},
-                repository.git_dir,
-                index=index,
-            )
-            paths = dict.fromkeys(change.path for change in group)
-            values = attributes.check(repository, paths, ["filter"], index=index)
-        for change in group:
-            answer[change.commit, change.path] = attributes.is_tracked(values[change.path])
-    return answer
-
-
-def _rules(repository: Repository, found: Iterable[Change]) -> dict[tuple[str, str], str]:
-    """The attributes files that may say something of the files: (commit, folder) → blob."""
-    asked = list(
-        dict.fromkeys(
-            (change.commit, folder)
-            for change in found
-            for folder in _folders(change.path)
-            if "\n" not in folder  # it could not be asked for
-        )
-    )
-    names = "".join(f"{commit}:{folder}{attributes.FILE}\n" for commit, folder in asked)
+    asked = [f"{commit}:{path}" for commit, path in places if "\n" not in path]
     listed = run(
         [
             *own_objects(repository),
@@ -154,21 +115,17 @@ def _rules(repository: Repository, found: Iterable[Change]) -> dict[tuple[str, s
             "--buffer",
             "--batch-check=%(objecttype) %(objectname)",
         ],
-        stdin=os.fsencode(names),
+        stdin=os.fsencode("".join(f"{name}\n" for name in asked)),
     )
     # Of a missing one git repeats the name, in which blanks may stand
-    rows = listed.split(b"\n")[:-1]
-    return {
-        where: row[5:].decode("ascii")
-        for where, row in zip(asked, rows, strict=True)
+    answers = iter(listed.split(b"\n")[:-1])
+    rows = [b"" if "\n" in path else next(answers) for _, path in places]
+    return [
+        row[5:].decode("ascii")
         if row.startswith(b"blob ") and len(row) == 5 + repository.hash_length
-    }
-
-
-def _folders(path: str) -> list[str]:
-    """The folders above a path, each with a slash at its end, the top (empty) first."""
-    parts = path.split("/")[:-1]
-    return ["".join(f"{part}/" for part in parts[:depth]) for depth in range(len(parts) + 1)]
+        else None
+        for row in rows
+    ]
 
 
 def _commits(

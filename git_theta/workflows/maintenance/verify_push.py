@@ -16,7 +16,7 @@ from typing import Protocol
 from git_theta.core.manifest import Entry, ObjectRef
 from git_theta.core.names import display
 from git_theta.core.readable.numbers import size
-from git_theta.core.strict import StrictCheck
+from git_theta.core.references import StrictCheck
 from git_theta.errors import ManifestError, UsageError
 from git_theta.git.history import contents, pushed, revisions
 from git_theta.git.history.blobs import SIZE_LIMIT
@@ -27,6 +27,7 @@ from git_theta.git.repository import Repository
 from git_theta.store import kvstore
 from git_theta.store.folder import FolderPlace
 from git_theta.store.local import LocalStore
+from git_theta.workflows.maintenance import attributes_of_commits
 from git_theta.workflows.restoring import mistracked
 from git_theta.workflows.restoring.mistracked import Kind, Mistracked
 
@@ -76,7 +77,7 @@ def storage(url: str) -> Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class PushChecks:
     """What is verified: the objects' presence in ``place`` (None: not at all), how files are
     tracked, and at most how many changed files are looked at.
     """
@@ -130,15 +131,15 @@ def scope_of_revisions(repository: Repository, names: Sequence[str]) -> Scope:
     return Scope(tuple(commits), tuple(trees))
 
 
-def verify(repository: Repository, scope: Scope, rules: Rules) -> Iterator[str]:
+def verify(repository: Repository, scope: Scope, checks: PushChecks) -> Iterator[str]:
     """What is wrong with the commits in ``scope``, one line for each fault, as it is found.
 
     What is held while more is read is bounded, whatever was pushed.
-    :class:`~git_theta.errors.GitError` if there is more to look at than ``rules`` allow;
+    :class:`~git_theta.errors.GitError` if there is more to look at than ``checks`` allow;
     :class:`~git_theta.errors.TransferError` if the place does not answer.
     """
-    budget = Budget(rules.limit)
-    manifests = _Manifests(rules.place)
+    budget = Budget(checks.limit)
+    manifests = _Manifests(checks.place)
     known: dict[str, _Stored] = {}
     changes = pushed.changes(repository, scope, budget)
     while group := list(islice(changes, _TOGETHER)):
@@ -151,7 +152,7 @@ def verify(repository: Repository, scope: Scope, rules: Rules) -> Iterator[str]:
             known[blob] = _Stored.of(content)
             if content.is_manifest:
                 yield from manifests.check(_where(fresh[blob]), content)
-        if rules.attributes:
+        if checks.attributes:
             yield from _mistracked(repository, files, known, budget)
     yield from manifests.rest()
 
@@ -187,7 +188,7 @@ def _mistracked(
     named = [change for change in files if change.path]
     if not named:
         return
-    ours = pushed.tracked(repository, named, budget)
+    ours = attributes_of_commits.tracked(repository, named, budget)
     for change in named:
         stored = known.get(change.blob)
         if stored is None:  # git has not got it: a partial clone

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from git_theta.core import dtypes, strict
+from git_theta.core import dtypes, references
 from git_theta.core import manifest as manifest_module
 from git_theta.core.digest import digest
 from git_theta.core.manifest import (
@@ -29,8 +29,7 @@ from git_theta.core.manifest import (
     parse_chain,
     rename,
 )
-from git_theta.core.references import References
-from git_theta.core.strict import StrictCheck
+from git_theta.core.references import References, StrictCheck
 from git_theta.errors import FormatError, ManifestError, ManifestVersionError
 
 HEX64 = st.binary(min_size=32, max_size=32).map(bytes.hex)
@@ -481,7 +480,7 @@ def test_each_line_is_parsed_once() -> None:
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(strict, "_REMEMBERED", 1000)
+    monkeypatch.setattr(references, "_REMEMBERED", 1000)
     checker = StrictCheck()
     for number in range(100):
         list(checker.entries(GOOD.replace("a f32", f"a{number} f32").encode()))

@@ -22,9 +22,8 @@ _INPUT = 64 << 20  # bytes of a hook's standard input
     name="verify-push",
     cls=Command,
     examples="""
-git theta verify-push                        # in hooks/pre-receive
-git theta verify-push origin/main..HEAD      # in CI: each commit of a branch
-git theta verify-push HEAD --lfs https://example.com/team/models.git/info/lfs
+git theta verify-push origin/main..HEAD  # in CI: each commit of a branch
+git theta verify-push v1.0 --no-objects  # the files of a tag
 """,
 )
 @click.argument("revisions", metavar="[REV]...", nargs=-1)
@@ -52,10 +51,12 @@ def verify_push(
     no_attributes: bool,
     limit: int,
 ) -> int:
-    """Check that the models in commits are complete, for teams whose tools skip Git's hooks.
+    """Refuse commits with incomplete models, on a server or in CI.
+
+    For teams whose tools skip Git's hooks.
 
     Each manifest must be well formed and its objects must be there. Each file that an attribute
-    gives to Git-Theta must be a manifest, and no other file may be one.
+    gives to Git-Theta must be a manifest, and other files must not be one.
 
     Without REV, standard input holds the lines 'old new ref' that Git gives to a pre-receive hook,
     and the commits that no ref reaches yet are checked. Of a REV its files are checked, of a range
@@ -78,7 +79,7 @@ def verify_push(
             scope = work.scope_of_updates(repository, updates)
     except UsageError as error:
         raise click.UsageError(str(error)) from None
-    faults = work.verify(repository, scope, work.Rules(place, not no_attributes, limit))
+    faults = work.verify(repository, scope, work.PushChecks(place, not no_attributes, limit))
     shown = 0
     for line in islice(faults, _LINES):
         click.echo(f"git-theta: {line}", err=True)
