@@ -197,6 +197,12 @@ class Manifest:
             )
         )
 
+    @cached_property
+    def updates(self) -> frozenset[str]:
+        """The updates that tensors are stored as."""
+        entries = (self.skeleton, *self.entries)
+        return frozenset(link.update for entry in entries for link in entry.chain)
+
     def objects(self) -> dict[str, int]:
         """Every object needed to rebuild the file: id → size."""
         return {

@@ -23,6 +23,7 @@ from git_theta.git.config import attributes, config_file
 
 DRIVER = "diff-driver"
 _SHOWING = {"diff", "diff-files", "diff-index", "diff-tree", "log", "show", "whatchanged"}
+_COMPARING = {"status", "checkout", "switch", "restore", "reset", "describe"}
 _WITH_VALUE = {
     "-C",
     "-c",
@@ -66,6 +67,12 @@ def shows_working_tree() -> bool:
     """
     arguments = asker()
     return only_shows(arguments) and "--no-index" not in arguments
+
+
+def only_compares() -> bool:
+    """Whether what is cleaned is only compared with what the index holds."""
+    arguments = asker()
+    return only_shows(arguments) or _command(arguments)[:1] in {(name,) for name in _COMPARING}
 
 
 def is_diff() -> bool:

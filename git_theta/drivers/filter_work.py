@@ -59,7 +59,9 @@ class FilterWork:
         self._skip = skip
         self._say = say
         self._progress = Bars()
-        self._session = Session(repository, settings, say, progress=self._progress)
+        self._session = Session(
+            repository, settings, say, progress=self._progress, only_compares=asker.only_compares
+        )
         self._cache = StatCache(repository.cache)
         self._delayed: dict[str, _Delayed] = {}
         self._listed: set[str] = set()

@@ -41,6 +41,7 @@ def main(base: str, ours: str, theirs: str, path: str, *, ancestors: bool = Fals
     """
     try:
         with Session(discover(), load_settings(), _say, progress=Bars()) as session:
+            session.require_release()
             versions = [_read(file) for file in (base, ours, theirs)]
             return (_merge_ancestors if ancestors else _merge)(session, path, versions, Path(ours))
     except ThetaError as error:

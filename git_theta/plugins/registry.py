@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, cast, get_args
 
+from git_theta import __version__
 from git_theta.core.contracts import Change, MeantFor, ScansInside, cuts_bytes, statistics_of
 from git_theta.core.names import did_you_mean
 from git_theta.errors import PluginError
@@ -208,6 +209,24 @@ class Registry:
     def updates(self) -> tuple[Update, ...]:
         """All updates, the built-in ones first."""
         return tuple(cast("Update", row.value) for row in self._rows(_UPDATE))
+
+    def unknown_updates(self, names: Iterable[str]) -> list[str]:
+        """Those of the updates ``names`` that are neither built in nor installed."""
+        unknown = []
+        for name in sorted(set(names).difference(tables.UPDATES)):
+            try:
+                self.update(name)
+            except PluginError:
+                unknown.append(name)
+        return unknown
+
+    def require_updates(self, names: Iterable[str]) -> None:
+        """:class:`PluginError`, with all updates that are not known here, unless all of ``names``
+        are.
+        """
+        unknown = self.unknown_updates(names)
+        if unknown:
+            raise PluginError(unknown_text(unknown))
 
     def added_updates(self) -> tuple[Update, ...]:
         """The updates of plugins alone; where no plugin is installed, nothing is imported to find
@@ -425,6 +444,17 @@ def _clash(kind: _Kind, name: str, owners: Sequence[str]) -> str:
     )
 
 
+def unknown_text(names: Sequence[str]) -> str:
+    """That updates are not known here, and what to do."""
+    shown = ", ".join(f"'{name}'" for name in names)
+    return (
+        f"tensors are stored as {shown}, unknown to Git-Theta {__version__} as it is installed for"
+        f" {sys.executable}; upgrade it, or install the plugin that provides"
+        f" {'them' if len(names) > 1 else 'it'} ('git theta plugins', run where the file was"
+        " committed, names it)"
+    )
+
+
 def _problem(kind: _Kind, value: object) -> str:
     lacking = [attribute for attribute in kind.attributes if not hasattr(value, attribute)]
     if isinstance(value, type):
@@ -478,6 +508,8 @@ detect = _registry.detect
 update = _registry.update
 updates = _registry.updates
 added_updates = _registry.added_updates
+unknown_updates = _registry.unknown_updates
+require_updates = _registry.require_updates
 merge_strategy = _registry.merge_strategy
 merge_strategies = _registry.merge_strategies
 statistics = _registry.statistics

@@ -598,7 +598,10 @@ def _lacking(store: LocalStore, manifest: Manifest) -> list[ObjectRange]:
 def require(store: LocalStore, manifest: Manifest) -> None:
     """:class:`ObjectMissing`, naming a tensor and its object, unless everything that ``manifest``
     needs is here.
+
+    :class:`~git_theta.errors.PluginError` if an update is not known: then no object helps.
     """
+    registry.require_updates(manifest.updates)
     absent = set(_lacking(store, manifest))
     for entry in (*manifest.entries, manifest.skeleton) if absent else ():
         for place in entry.ranges:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from git_theta.core.manifest import Manifest, ObjectRef, dump, object_refs, parse_if_manifest
 from git_theta.core.resources.memory import keep_buffers
+from git_theta.errors import UsageError
+from git_theta.git.config import required_release
 from git_theta.git.history.blobs import BlobReader
 from git_theta.git.repository import Repository
 from git_theta.store.local import LocalStore
@@ -31,8 +33,9 @@ class Session:
     """One command's view of a repository.
 
     ``executor`` spreads the work on tensors; by default threads of this process. ``warn`` receives
-    one-line messages for the user, ``progress`` how far long work is. ``cwd`` is where git is run;
-    None: the current directory (for git's own children it has set everything up there).
+    one-line messages for the user, ``progress`` how far long work is. ``only_compares`` says
+    whether what is cleaned is compared and not kept. ``cwd`` is where git is run; None: the current
+    directory (for git's own children it has set everything up there).
     """
 
     repository: Repository
@@ -41,6 +44,7 @@ class Session:
     executor: Executor | None = None
     cwd: Path | None = None
     progress: Progress = field(default_factory=Unwatched)
+    only_compares: Callable[[], bool] = field(default=lambda: False)
     _own: list[Executor] = field(default_factory=list)
     _others: list[LocalStore] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -90,6 +94,21 @@ class Session:
         """Keep others from deleting other repositories' objects until ``process`` has ended."""
         for store in self._others:
             store.keep_for(process)
+
+    def require_release(self) -> None:
+        """:class:`~git_theta.errors.UsageError` if the repository asks for a newer release: then
+        nothing new may be stored.
+        """
+        if self._refusal is not None and not self.only_compares():
+            raise self._refusal
+
+    @cached_property
+    def _refusal(self) -> UsageError | None:
+        try:
+            required_release.check(self.repository, self.blobs.read)
+        except UsageError as error:
+            return error
+        return None
 
     def hand_out(self, manifest: Manifest) -> bytes:
         """The text of ``manifest`` for git to keep.

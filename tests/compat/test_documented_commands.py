@@ -625,6 +625,7 @@ SCENES = [
     scene("docs/migrating.md", published, Step("git push -q --force --all", check=cloned)),
     scene("docs/migrating.md", migrated, Step("git theta migrate export", check=whole)),
     scene("docs/migrating.md", migrated, Step('git theta untrack "*.safetensors"', check=whole)),
+    scene("docs/configuration.md", models, "git config --file .thetaconfig theta.requires 1.0"),
     scene("docs/python.md", installed, "git init -b main models"),
     scene("docs/sharing.md", shared, Step('git theta track "*.safetensors"', check=cloned)),
     scene("docs/sharing.md", unshared, Step("git init --bare", check=cloned)),

@@ -44,7 +44,7 @@ def imported(tree: ast.AST) -> Iterator[str]:
                 full = f"{node.module}.{alias.name}"
                 if full in MODULES:
                     yield full
-                elif node.module in MODULES:
+                elif node.module in MODULES and full != "git_theta.__version__":  # a plain text
                     yield node.module
 
 

@@ -198,6 +198,7 @@ def siblings(
 
 def merge_model(session: Session, model: BranchModel, rules: Rules) -> Merged:
     """Merge one model of several commits."""
+    session.require_release()
     return merge(
         session,
         model.path,
@@ -216,6 +217,8 @@ def merged_tree(
 
     :class:`GitError` naming the files that conflict.
     """
+    if merged:
+        session.require_release()
     changes = {}
     for path, (mode, manifest) in merged.items():
         changes[path] = (mode, plumbing.blob(session.hand_out(manifest), session.cwd))

@@ -203,6 +203,7 @@ def stage(session: Session, target: Target, mode: str) -> None:
     """Write ``target`` into the working tree and put its manifest into the index, as resolved and
     unchanged; or neither.
     """
+    session.require_release()
     cwd = session.repository.worktree
     blob = plumbing.blob(session.hand_out(target.manifest), cwd)
     before = listing.index([listing.literal(target.path)], cwd)

@@ -112,6 +112,7 @@ class Reader:
         if self._session.store.lacking(places):
             from git_theta.workflows.sharing import routes
 
+            registry.require_updates(link.update for entry in entries for link in entry.chain)
             routes.bring_ranges(self._session, places)
 
     def load(self, name: str) -> Tensor:

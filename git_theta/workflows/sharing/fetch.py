@@ -13,6 +13,8 @@ from git_theta.core.references import References
 from git_theta.errors import ManifestError, UsageError
 from git_theta.git.config.remotes import Remote
 from git_theta.git.history import manifest_scan, revisions
+from git_theta.plugins import registry
+from git_theta.plugins.registry import unknown_text
 from git_theta.workflows import chains
 from git_theta.workflows.session import Session
 from git_theta.workflows.sharing import routes
@@ -45,10 +47,14 @@ class Needed:
 def fetch_missing(session: Session, manifests: Sequence[Manifest]) -> None:
     """Bring what ``manifests`` need and the store has not.
 
-    What cannot be had stays missing: the caller looks again.
+    What cannot be had stays missing: the caller looks again. Nothing is brought for a manifest with
+    an update that is not known here. :class:`~git_theta.errors.PluginError` if all are such.
     """
+    readable = [each for each in manifests if not registry.unknown_updates(each.updates)]
+    if manifests and not readable:
+        registry.require_updates(name for each in manifests for name in each.updates)
     routes.bring(
-        session, [ref for manifest in manifests for ref in chains.missing(session.store, manifest)]
+        session, [ref for manifest in readable for ref in chains.missing(session.store, manifest)]
     )
 
 
@@ -126,19 +132,24 @@ def of_recent(session: Session, days: int, glob: str | None = None) -> Needed:
 
 
 def _objects(session: Session, blobs: dict[str, str], glob: str | None) -> Needed:
-    references, chosen, unread = References(), dict[str, int](), 0
+    references, chosen, unread, updates = References(), dict[str, int](), 0, set[str]()
     matches = re.compile(translate(glob)).match if glob is not None else None
     for found in manifest_scan.manifests(session.repository, blobs):
         try:
             if matches is None:
-                references.add(found.text)
+                entries = references.add(found.text)
+                updates.update(link.update for entry in entries for link in entry.chain)
                 continue
             for entry in parse(found.text).entries:
                 if any(matches(name) for name in (entry.name, *entry.aliases)):
+                    updates.update(link.update for link in entry.chain)
                     chosen.update((ref.oid, ref.size) for ref in entry.objects)
         except ManifestError as error:
             unread += 1
             session.warn(f"{display(found.path)} (blob {found.blob[:12]}) is left out: {error}")
+    unknown = registry.unknown_updates(updates)
+    if unknown:  # objects may be fetched for another program, or for a release to come
+        session.warn(unknown_text(unknown))
     return Needed(references.objects if matches is None else chosen, unread)
 
 

@@ -88,6 +88,8 @@ def clean(
     try:
         manifest = _CleanWork(session, source, layout, list(known), elsewhere, job).run()
         same = next((other for other in known if other.same_content(manifest)), manifest)
+        if same is manifest:
+            session.require_release()
         return session.hand_out(same)
     finally:
         elsewhere.close()
