@@ -6,10 +6,21 @@ See the pointer specification of Git LFS
 
 from __future__ import annotations
 
+import re
+
 SIZE_LIMIT = 1024  # a pointer is smaller
 ADVICE = "is a Git LFS pointer, not the model: run 'git lfs pull' first"
 
 _STARTS = (b"version https://git-lfs.github.com/spec/", b"version https://hawser.github.com/spec/")
+_EXACT = b"version https://git-lfs.github.com/spec/v1\noid sha256:%s\nsize %d\n"
+_FORM = re.compile(
+    rb"version https://git-lfs\.github\.com/spec/v1\noid sha256:([0-9a-f]{64})\n"
+    rb"size (0|[1-9][0-9]{0,17})\n"
+)
+SMALLEST = len(_EXACT % (bytes(64), 0))
+"""Bytes of the shortest exact pointer."""
+LARGEST = SMALLEST + 17
+"""Bytes of the longest exact pointer."""
 
 
 def is_pointer(size: int, head: bytes) -> bool:
@@ -17,3 +28,18 @@ def is_pointer(size: int, head: bytes) -> bool:
     LFS pointer.
     """
     return size < SIZE_LIMIT and head.startswith(_STARTS)
+
+
+def dump(oid: str, size: int) -> bytes:
+    """The pointer of an object, in the one form that every server recognises byte for byte."""
+    return _EXACT % (oid.encode("ascii"), size)
+
+
+def parse(data: bytes) -> tuple[str, int] | None:
+    """The SHA-256 and the size in bytes that ``data`` names if it is exactly what :func:`dump`
+    writes; None otherwise.
+    """
+    match = _FORM.fullmatch(data) if len(data) <= LARGEST else None
+    if match is None:
+        return None
+    return match[1].decode("ascii"), int(match[2])

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
+from git_theta.core import lfs_pointer
 from git_theta.core.manifest import ObjectRef
 from git_theta.core.names import display
 from git_theta.errors import (
@@ -376,8 +377,7 @@ def _converse(
         raise GitError("this git-lfs cannot delay; Git-Theta needs git-lfs 3.0 or newer")
     waiting: dict[str, ObjectRef] = {}
     for ref in refs:
-        fields = f"oid sha256:{ref.oid}\nsize {ref.size}\n"
-        pointer = b"version https://git-lfs.github.com/spec/v1\n" + fields.encode("ascii")
+        pointer = lfs_pointer.dump(ref.oid, ref.size)
         say("command=smudge", f"pathname={ref.oid}", "can-delay=1")
         stdin.write(b"%04x" % (len(pointer) + 4) + pointer + pktline.FLUSH)
         stdin.flush()

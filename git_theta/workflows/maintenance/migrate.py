@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from git_theta.core import earlier_release
+from git_theta.core import earlier_release, lfs_pointer
 from git_theta.core.manifest import Manifest, is_manifest, parse
 from git_theta.core.names import display
 from git_theta.core.references import References
@@ -637,11 +637,7 @@ class _Export(_Rewriter):
             target = self._dock / oid[:2] / oid[2:4] / oid
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(path, target)
-        return self._scratch.store(
-            f"version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {size}\n".encode(
-                "ascii"
-            )
-        )
+        return self._scratch.store(lfs_pointer.dump(oid, size))
 
     # The other direction needs ``models``.
     def _attributes_file(self, path: str, data: bytes | None, models: bool) -> bytes | None:
