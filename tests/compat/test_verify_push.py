@@ -13,6 +13,7 @@ import sharing
 from gitrepo import Repo
 from sharing import World, changed, model
 
+from git_theta.core import lfs_pointer
 from git_theta.core.manifest import NOTICE
 
 HOOK = "#!/bin/sh\nexec git theta verify-push"
@@ -311,3 +312,69 @@ def test_trees_that_describe_too_many_files_are_refused(world: World, one: Repo)
 def test_deep_trees_are_no_trouble(world: World, one: Repo) -> None:
     one.git("update-ref", "refs/heads/deep", bomb(one, 1500, 1))
     one.git("push", "-q", "--no-verify", "origin", "deep")
+
+
+# Pointers
+
+
+def point(repo: Repo, refs: Mapping[str, int], **others: bytes) -> str:
+    """A commit of pointers to objects, and of ``others``."""
+    files = {oid[:8]: lfs_pointer.dump(oid, size) for oid, size in refs.items()} | others
+    lines = b""
+    for name, data in files.items():
+        blob = repo.git("hash-object", "-w", "--stdin", stdin=data).decode().strip()
+        lines += f"100644 blob {blob}\t{name}\n".encode()
+    tree = repo.git("mktree", stdin=lines).decode().strip()
+    return repo.git("commit-tree", "-m", "pointers", tree).decode().strip()
+
+
+@pytest.mark.parametrize("ref", ["refs/theta/objects", "refs/heads/theta/objects"])
+def test_each_object_needs_a_pointer_once_there_are_some(world: World, one: Repo, ref: str) -> None:
+    one.theta("push", "origin", "main")
+    one.git("push", "-q", "--no-verify", "origin", "main")  # nobody uses them yet
+    first = one.manifest("HEAD:model.safetensors").objects()
+    one.git("push", "-q", "--no-verify", "origin", f"{point(one, first)}:{ref}")
+    one.commit("second", model__safetensors=changed(model(1), 0, 5))
+    one.theta("push", "origin", "main")
+    new = one.manifest("HEAD:model.safetensors").objects().keys() - first.keys()
+    lines = refused(one, "main")
+    assert len(lines) == 1 + len(new)
+    assert lines[0].endswith("has no Git LFS pointer at the ref theta/objects")
+    assert lines[0].partition("object ")[2][:64] in new
+    guard(world, " --pointers off")
+    one.git("push", "-q", "--no-verify", "origin", "main:off")
+    guard(world)
+    one.git("push", "-q", "--no-verify", "origin", ":off")
+    both = one.manifest("HEAD:model.safetensors").objects()
+    one.git("push", "-q", "--no-verify", "origin", f"+{point(one, both)}:{ref}", "main")
+
+
+def test_pointers_can_be_required(world: World, one: Repo) -> None:
+    guard(world, " --pointers require")
+    one.theta("push", "origin", "main")
+    assert "has no Git LFS pointer" in refused(one, "main")[0]
+
+
+def test_a_commit_of_pointers_holds_nothing_else_and_points_to_what_is_there(
+    world: World, one: Repo
+) -> None:
+    refs = one.manifest("HEAD:model.safetensors").objects()
+    (oid, size), *_ = refs.items()
+    commit = point(one, refs)
+    lines = refused(one, f"{commit}:refs/theta/objects")
+    assert lines[0].startswith(f"{oid[:8]} (commit {commit[:12]}): object {oid} ({size:,} bytes)")
+    assert lines[0].endswith("is not in the repository's object store")
+    one.theta("push", "origin", "main")
+    one.git("push", "-q", "--no-verify", "origin", f"{commit}:refs/theta/objects")
+    bad = [
+        b"",
+        b"something",
+        lfs_pointer.dump(oid, size) + b"\n",
+        lfs_pointer.dump(oid, size).replace(b"\n", b"\r\n"),
+        one.blob("HEAD:model.safetensors"),
+    ]
+    for data in bad:
+        commit = point(one, refs, other=data)
+        lines = refused(one, f"+{commit}:refs/theta/objects")
+        assert lines[0].startswith(f"other (commit {commit[:12]}): not exactly a Git LFS pointer")
+        assert len(lines) == 2

@@ -86,6 +86,14 @@ def scope_of(repository: Repository, tips: Iterable[str]) -> Scope:
     return Scope(tuple(found["commit"]), tuple(found["tree"]), tuple(found["blob"]), new=True)
 
 
+def refs(repository: Repository, patterns: Sequence[str]) -> dict[str, str]:
+    """The refs that match (as ``git for-each-ref`` matches), each with the object that it names."""
+    form = "--format=%(objectname) %(refname)"
+    listed = run([*own_objects(repository), "for-each-ref", form, "--", *patterns])
+    rows = (os.fsdecode(line).partition(" ") for line in listed.splitlines())
+    return {name: oid for oid, _, name in rows}
+
+
 def changes(repository: Repository, scope: Scope, budget: Budget) -> Iterator[Change]:
     """The files that commits of the scope change; of its trees all files; its blobs, without a
     path.

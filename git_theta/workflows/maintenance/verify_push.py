@@ -10,15 +10,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Protocol
 
+from git_theta.core import lfs_pointer
 from git_theta.core.manifest import Entry, ObjectRef
 from git_theta.core.names import display
 from git_theta.core.readable.numbers import size
 from git_theta.core.references import StrictCheck
 from git_theta.errors import ManifestError, UsageError
-from git_theta.git.history import contents, pushed, revisions
+from git_theta.git.history import contents, pointer_scan, pushed, revisions
 from git_theta.git.history.blobs import SIZE_LIMIT
 from git_theta.git.history.contents import BlobContent
 from git_theta.git.history.pushed import Budget, Change, Scope
@@ -33,6 +35,8 @@ from git_theta.workflows.restoring.mistracked import Kind, Mistracked
 
 _TOGETHER = 4096  # blobs or files that git is asked for at a time
 _OBJECTS = 1000  # objects that a place is asked for at a time
+# Where pointers to objects are kept, as refs of any kind that a forge takes
+POINTERS = ("refs/theta/objects", "refs/heads/theta/objects", "refs/tags/theta/objects")
 _REMEMBERED = 500_000  # blobs, and objects, that were looked at
 
 
@@ -78,13 +82,37 @@ def storage(url: str) -> Place:
 
 @dataclass(frozen=True, slots=True)
 class PushChecks:
-    """What is verified: the objects' presence in ``place`` (None: not at all), how files are
-    tracked, and at most how many changed files are looked at.
+    """What is verified: the objects' presence in ``place`` and among those that pointers name in
+    ``pointers`` (None: not at all), how files are tracked, and at most how many changed files are
+    looked at.
     """
 
     place: Place | None
+    pointers: PointedObjects | None = None
     attributes: bool = True
     limit: int = 10_000_000
+
+
+class PointedObjects:
+    """The objects that Git LFS pointers name in the histories of ``tips``, read when they are first
+    asked for.
+    """
+
+    def __init__(self, repository: Repository, tips: Sequence[str]) -> None:
+        self._repository = repository
+        self._tips = tuple(tips)
+
+    @cached_property
+    def _keys(self) -> set[bytes]:
+        named = pointer_scan.named(self._repository.git_dir, self._tips)
+        return {self._key(ref) for ref in named}
+
+    @staticmethod
+    def _key(ref: ObjectRef) -> bytes:
+        return bytes.fromhex(ref.oid) + ref.size.to_bytes(8, "big")  # there may be millions
+
+    def __contains__(self, ref: ObjectRef) -> bool:
+        return self._key(ref) in self._keys
 
 
 def parse_updates(stdin: bytes, hash_length: int) -> list[tuple[str, str]]:
@@ -107,9 +135,29 @@ def parse_updates(stdin: bytes, hash_length: int) -> list[tuple[str, str]]:
     return found
 
 
-def scope_of_updates(repository: Repository, updates: Iterable[tuple[str, str]]) -> Scope:
-    """What a push brings: the commits that no ref reaches yet."""
-    return pushed.scope_of(repository, (oid for _, oid in updates))
+def scope_of_updates(
+    repository: Repository, updates: Iterable[tuple[str, str]]
+) -> tuple[Scope, Scope]:
+    """What a push brings: the commits that no ref reaches yet, those of models and those of
+    pointers.
+    """
+    tips: dict[bool, list[str]] = {False: [], True: []}
+    for name, oid in updates:
+        tips[name in POINTERS].append(oid)
+    return pushed.scope_of(repository, tips[False]), pushed.scope_of(repository, tips[True])
+
+
+def pointed(
+    repository: Repository, updates: Iterable[tuple[str, str]], required: bool
+) -> PointedObjects | None:
+    """The objects that pointers name once the push is accepted; None if nobody uses pointers here
+    and they are not ``required``.
+
+    In a clone, the branch of a remote counts too.
+    """
+    found = pushed.refs(repository, [*POINTERS, "refs/remotes/*/theta/objects"])
+    found.update((name, oid) for name, oid in updates if name in POINTERS)
+    return PointedObjects(repository, list(found.values())) if found or required else None
 
 
 def scope_of_revisions(repository: Repository, names: Sequence[str]) -> Scope:
@@ -139,7 +187,7 @@ def verify(repository: Repository, scope: Scope, checks: PushChecks) -> Iterator
     :class:`~git_theta.errors.TransferError` if the place does not answer.
     """
     budget = Budget(checks.limit)
-    manifests = _Manifests(checks.place)
+    manifests = _Manifests(checks)
     known: dict[str, _Stored] = {}
     changes = pushed.changes(repository, scope, budget)
     while group := list(islice(changes, _TOGETHER)):
@@ -155,6 +203,34 @@ def verify(repository: Repository, scope: Scope, checks: PushChecks) -> Iterator
         if checks.attributes:
             yield from _mistracked(repository, files, known, budget)
     yield from manifests.rest()
+
+
+def verify_pointers(repository: Repository, scope: Scope, checks: PushChecks) -> Iterator[str]:
+    """What is wrong with commits of pointers: a file that is not exactly a pointer, an object that
+    is not there.
+    """
+    budget = Budget(checks.limit)
+    changes = pushed.changes(repository, scope, budget)
+    while group := list(islice(changes, _OBJECTS)):
+        files = {change.blob: change for change in group if change.is_file}
+        read = contents.read(repository, files, limit=0, replaced=False)
+        named = {blob: lfs_pointer.parse(content.data) for blob, content in read}
+        refs: dict[ObjectRef, Change] = {}
+        for change in group:
+            found = named.get(change.blob) if change.is_file else None
+            if found is None:
+                yield (
+                    f"{_where(change)}: not exactly a Git LFS pointer; the ref theta/objects holds"
+                    " nothing else"
+                )
+            else:
+                refs[ObjectRef(*found)] = change
+        if checks.place is not None:
+            for ref in checks.place.lacking(list(refs)):
+                yield (
+                    f"{_where(refs[ref])}: object {ref.oid} ({ref.size:,} bytes) is not in"
+                    f" {checks.place.title}"
+                )
 
 
 def _where(change: Change) -> str:
@@ -203,8 +279,8 @@ def _mistracked(
 class _Manifests:
     """Reads manifests and looks for their objects, many at a time."""
 
-    def __init__(self, place: Place | None) -> None:
-        self._place = place
+    def __init__(self, checks: PushChecks) -> None:
+        self._place, self._pointers = checks.place, checks.pointers
         self._strict = StrictCheck()
         self._seen = set[ObjectRef]()
         self._waiting: dict[ObjectRef, str] = {}  # whose each is
@@ -224,7 +300,7 @@ class _Manifests:
             yield f"{where}: no valid manifest: {error}"
 
     def _need(self, entry: Entry, where: str) -> Iterator[str]:
-        if self._place is None:
+        if self._place is None and self._pointers is None:
             return
         for ref in entry.objects:
             if ref not in self._seen and ref not in self._waiting:
@@ -234,14 +310,17 @@ class _Manifests:
 
     def rest(self) -> Iterator[str]:
         """The objects that are not there, of those that were not looked for yet."""
-        if self._place is None or not self._waiting:
-            return
         waiting, self._waiting = self._waiting, {}
         if len(self._seen) > _REMEMBERED:
             self._seen.clear()
         self._seen.update(waiting)
-        for ref in self._place.lacking(list(waiting)):
-            yield (
-                f"{waiting[ref]}: object {ref.oid} ({ref.size:,} bytes) is not in"
-                f" {self._place.title}"
-            )
+        absent = set[ObjectRef]()
+        if self._place is not None and waiting:
+            absent.update(self._place.lacking(list(waiting)))
+        for ref, where in waiting.items():
+            what = f"{where}: object {ref.oid} ({ref.size:,} bytes)"
+            if ref in absent:
+                assert self._place is not None
+                yield f"{what} is not in {self._place.title}"
+            elif self._pointers is not None and ref not in self._pointers:
+                yield f"{what} has no Git LFS pointer at the ref theta/objects"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 
 import click
 
@@ -34,6 +34,13 @@ git theta verify-push v1.0 --no-objects  # the files of a tag
 )
 @click.option("--lfs", metavar="URL", help="Look for objects at a Git LFS server.")
 @click.option("--no-objects", is_flag=True, help="Do not look for objects.")
+@click.option(
+    "--pointers",
+    type=click.Choice(["auto", "require", "off"]),
+    default="auto",
+    show_default=True,
+    help="Require a Git LFS pointer for each object; auto: if the repository has pointers.",
+)
 @click.option("--no-attributes", is_flag=True, help="Accept files not stored as attributes say.")
 @click.option(
     "--limit",
@@ -48,6 +55,7 @@ def verify_push(
     storage: str | None,
     lfs: str | None,
     no_objects: bool,
+    pointers: str,
     no_attributes: bool,
     limit: int,
 ) -> int:
@@ -63,6 +71,9 @@ def verify_push(
     A..B each of its commits. Neither a working tree nor 'git theta install' is needed, and nothing
     is written.
 
+    If the repository keeps Git LFS pointers to its objects at the ref theta/objects, each object
+    must have one, and commits of that ref must hold pointers alone, to objects that are there.
+
     Objects are looked for in the repository's own store (theta/objects and lfs/objects), unless an
     option names another place. The exit code is 1 when something is wrong, each fault is a line on
     standard error, and 2 when the command was not called as it should be.
@@ -72,14 +83,19 @@ def verify_push(
     repository = discover()
     try:
         place = None if no_objects else _place(repository, storage, lfs)
+        updates = [] if revisions else work.parse_updates(_updates(), repository.hash_length)
+        scope, of_pointers = work.scope_of_updates(repository, updates)
         if revisions:
             scope = work.scope_of_revisions(repository, revisions)
-        else:
-            updates = work.parse_updates(_updates(), repository.hash_length)
-            scope = work.scope_of_updates(repository, updates)
     except UsageError as error:
         raise click.UsageError(str(error)) from None
-    faults = work.verify(repository, scope, work.PushChecks(place, not no_attributes, limit))
+    required = pointers == "require"
+    named = None if pointers == "off" else work.pointed(repository, updates, required)
+    checks = work.PushChecks(place, named, not no_attributes, limit)
+    faults = chain(
+        work.verify_pointers(repository, of_pointers, checks),
+        work.verify(repository, scope, checks),
+    )
     shown = 0
     for line in islice(faults, _LINES):
         click.echo(f"git-theta: {line}", err=True)
