@@ -18,9 +18,9 @@ from git_theta.core.names import display
 from git_theta.errors import TransferError, UsageError
 from git_theta.git.command import run, run_code
 from git_theta.git.config.remotes import BY_URL, Remote, without_secret
+from git_theta.git.config.required_release import FILE as FILE
 from git_theta.git.repository import Repository
 
-FILE = ".thetaconfig"
 CONFIRMED = "theta.confirmedUrl"
 # Ours: it is no server, and takes Git LFS's own files alone
 AGENT = ("lfs.standalonetransferagent", "git-theta")

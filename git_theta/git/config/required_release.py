@@ -14,9 +14,9 @@ from git_theta import __version__
 from git_theta.core.names import display
 from git_theta.errors import UsageError
 from git_theta.git.command import run_code
-from git_theta.git.config.consent import FILE
 from git_theta.git.repository import Repository
 
+FILE = ".thetaconfig"
 KEY = "theta.requires"
 _RELEASE = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9}){0,3}\Z")
 _LARGEST = 1 << 20  # bytes of a file that is looked at
