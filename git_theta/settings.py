@@ -195,6 +195,19 @@ class Settings:
             "manual",
         ),
     )
+    pointers: str = field(
+        default="auto",
+        metadata=_one_of(
+            "theta.pointers",
+            "where pushes to Git LFS servers name their objects in pointers: in refs/theta/objects,"
+            " in a branch or tag theta/objects, or nowhere; auto: as the host needs it",
+            "auto",
+            "ref",
+            "branch",
+            "tag",
+            "off",
+        ),
+    )
     recent_days: int = field(
         default=7,
         metadata=_number(

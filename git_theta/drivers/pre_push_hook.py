@@ -18,7 +18,7 @@ from git_theta.git.history import listing, manifest_scan
 from git_theta.git.repository import Repository, discover
 from git_theta.terminal.bars import Bars
 from git_theta.workflows.session import Session
-from git_theta.workflows.sharing import push
+from git_theta.workflows.sharing import pointers, push
 
 _ANCESTORS = 32  # that are looked at
 
@@ -50,7 +50,7 @@ def pre_push(name: str, url: str, stdin: bytes, say: Callable[[str], None]) -> i
         return 0
     with Session(repository, load_settings(), say, progress=Bars()) as session:
         plan = push.plan_update(session, remote, updates, subtract=True)
-        push.deliver(session, plan)
+        pointers.deliver(session, plan, tips)
         pushing = git_process()
         # It has yet to move the remote's branch, which then tells a prune there what is needed
         if pushing is not None:

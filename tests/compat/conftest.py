@@ -36,6 +36,7 @@ FORKED = {
     "test_mistracked",
     "test_object_storage",
     "test_plumbing",
+    "test_pointers",
     "test_python_api",
     "test_round_trip",
     "test_sharded",

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -14,15 +13,14 @@ import pytest
 import serving
 import sharing
 from gitrepo import Repo
-from serving import Proxy
-from sharing import World, changed, model, needed_by
+from http_world import SECRET, HttpWorld
+from sharing import changed, model, needed_by
 
 pytest.importorskip("giftless", reason="giftless is the Git LFS server")
-jwt = pytest.importorskip("jwt", reason="giftless takes its tokens")
+pytest.importorskip("jwt", reason="giftless takes its tokens")
 if shutil.which("git-lfs") is None:
     pytest.skip("git-lfs is not installed", allow_module_level=True)
 
-SECRET = "a-secret-of-the-servers-that-is-long-enough"
 DATA = bytes(range(256)) * 400
 
 
@@ -31,49 +29,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path
     folder = tmp_path_factory.mktemp("lfs-server")
     with serving.lfs(folder, SECRET) as port:
         yield port, folder
-
-
-class HttpWorld(World):
-    """A remote whose objects are at a Git LFS server over HTTP, behind a proxy."""
-
-    def __init__(
-        self, folder: Path, environment: Mapping[str, str], between: Proxy, storage: Path
-    ) -> None:
-        super().__init__(folder, environment, server=False)
-        self.between = between
-        self.name = hashlib.sha256(str(folder).encode()).hexdigest()[:12]
-        self.storage = storage / "org" / self.name
-        self.credentials = folder / "credentials"
-        self.let_in(SECRET)
-        config = folder / "gitconfig"
-        config.write_text(
-            Path(environment["GIT_CONFIG_GLOBAL"]).read_text() + "[lfs]\n\turl ="
-            f" http://127.0.0.1:{between.port}/org/{self.name}.git/info/lfs\n\tlocksverify ="
-            " false\n"
-            + '\tbasicTransfersOnly = true\n[lfs "transfer"]\n\tmaxRetries = 3\n\tmaxRetryDelay'
-            " = 1\n"
-            + f'[credential]\n\thelper = "store --file={self.credentials}"\n'
-            + '[filter "lfs"]\n\tprocess = git-lfs filter-process\n\trequired = true\n\tclean ='
-            " git-lfs clean -- %f\n"
-        )
-        self.environment["GIT_CONFIG_GLOBAL"] = str(config)
-
-    def let_in(self, secret: str) -> None:
-        """Have git know a token that is signed with ``secret``."""
-        words = {"exp": int(time.time()) + 3600, "scopes": f"obj:org/{self.name}/*:read,write"}
-        token = jwt.encode(words, secret, algorithm="HS256")
-        self.credentials.write_text(f"http://_jwt:{token}@127.0.0.1:{self.between.port}\n")
-
-    def objects(self) -> set[str]:
-        found = set()
-        for path in self.storage.rglob("*"):
-            if path.is_file():
-                assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name
-                found.add(path.name)
-        return found
-
-    def healed(self) -> None:
-        self.between.fault = lambda method, path, number: ""
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from git_theta.core.names import display
 from git_theta.errors import TransferError, UsageError
 from git_theta.git.command import run, run_code
-from git_theta.git.config.remotes import BY_URL, Remote, without_secret
+from git_theta.git.config.remotes import BY_URL, Remote, host_of, without_secret
 from git_theta.git.config.required_release import FILE as FILE
 from git_theta.git.repository import Repository
 
@@ -188,23 +188,13 @@ def _pairs(raw: bytes) -> list[tuple[str, str]]:
 
 def _same_host(url: str, other: str) -> bool:
     """Whether ``url`` is on the host of ``other``, reached as safely."""
-    if _host(url) == "" or _host(url) != _host(other):
+    if host_of(url) == "" or host_of(url) != host_of(other):
         return False
     return (
         url.startswith(("https://", "ssh://"))
         or "://" not in url
         or urlsplit(url)[:2] == urlsplit(other)[:2]
     )
-
-
-def _host(url: str) -> str:
-    if "://" not in url:  # host:path, git's short form of ssh
-        head, colon, _ = url.partition(":")
-        return head.rpartition("@")[2].lower() if colon and "/" not in head else ""
-    try:
-        return (urlsplit(url).hostname or "").lower()
-    except ValueError:
-        return ""
 
 
 def _ask(file: str, what: str, url: str) -> str:

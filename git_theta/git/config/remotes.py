@@ -290,6 +290,17 @@ def without_secret(url: str) -> str:
     return f"{scheme}://{name}{'@' if name else ''}{host}{rest[netloc.end() :]}"
 
 
+def host_of(url: str) -> str:
+    """The name of the server that a URL leads to, in lower case; empty for a path."""
+    if "://" not in url:  # host:path, git's short form of ssh
+        head, colon, _ = url.partition(":")
+        return head.rpartition("@")[2].lower() if colon and "/" not in head else ""
+    try:
+        return (urlsplit(url).hostname or "").lower()
+    except ValueError:
+        return ""
+
+
 def current_branch(repository: Repository) -> str:
     """The branch that HEAD is on; empty when it is detached."""
     name = run(

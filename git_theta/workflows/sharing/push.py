@@ -115,10 +115,21 @@ def plan_revisions(session: Session, remote: Remote, revisions: Sequence[str]) -
     """Everything that ``revisions`` need in their own files, and in the commits before them that
     ``remote`` is not known to have.
     """
-    tips = [_resolved(session.repository, revision) for revision in revisions]
+    tips = resolved(session.repository, revisions)
     return _with_trees(
         session, _plan(session, remote, tips, _had(session, remote, tips, []), subtract=False), tips
     )
+
+
+def plan_history(
+    session: Session, remote: Remote, tips: Sequence[str], covered: Sequence[str]
+) -> PushPlan:
+    """Everything that ``tips`` (object ids) and the commits before them need, without the commits
+    ``covered`` and those before them.
+    """
+    blobs = manifest_scan.blobs(session.repository, tips, covered, _options(remote, []))
+    read = _needs(manifest_scan.manifests(session.repository, blobs))
+    return PushPlan(remote, read.manifests, tuple(read.needs), tuple(read.broken))
 
 
 def plan_all(session: Session, remote: Remote) -> PushPlan:
@@ -316,6 +327,11 @@ def _options(remote: Remote, options: list[str]) -> list[str]:
     """A partial clone has not all blobs; the remote that it is partial of has."""
     partial_of = remote.values("promisor") == ["true"] and remote.url == remote.push_url
     return [*options, "--missing=allow-promisor"] if partial_of else options
+
+
+def resolved(repository: Repository, revisions: Sequence[str]) -> list[str]:
+    """The objects that ``revisions`` name; :class:`UsageError` if there is none."""
+    return [_resolved(repository, revision) for revision in revisions]
 
 
 def _resolved(repository: Repository, revision: str) -> str:

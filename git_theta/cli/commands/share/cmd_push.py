@@ -38,6 +38,7 @@ def push(words: tuple[str, ...], everything: bool, dry_run: bool) -> int:
     commits before it that the remote does not have. Of commits that it has, the objects of older
     versions are sent by --all.
     """
+    from git_theta.workflows.sharing import pointers
     from git_theta.workflows.sharing import push as work
 
     with open_session() as session:
@@ -56,7 +57,8 @@ def push(words: tuple[str, ...], everything: bool, dry_run: bool) -> int:
                 f"{needed} would be sent to {remote.title}, as far as they are not there already."
             )
             return 0
-        work.deliver(session, plan, thorough=True)
+        tips = [] if everything else work.resolved(session.repository, revisions or ("HEAD",))
+        pointers.deliver(session, plan, tips, thorough=True)
         click.echo(
             f"All of {needed} are at {remote.title}."
             if plan.needs
