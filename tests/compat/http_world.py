@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import os
 import re
+import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 from gitrepo import Repo
+from served import ManyConnections, served
 from serving import Proxy
 from sharing import World
 
@@ -96,3 +103,84 @@ def needed_sizes(repo: Repo, *revisions: str) -> dict[str, int]:
             if text.startswith(b"git-theta manifest "):
                 found |= parse(text).objects()
     return found
+
+
+@dataclass(frozen=True)
+class GitServer:
+    """A server of git over HTTP that wants a password."""
+
+    port: int
+    folder: Path
+    user: str = "somebody"
+    password: str = "a-password"
+
+    @property
+    def root(self) -> str:
+        return f"http://127.0.0.1:{self.port}/"
+
+    @property
+    def header(self) -> str:
+        word = base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
+        return f"Authorization: Basic {word}"
+
+    def url(self, repository: Path) -> str:
+        return f"{self.root}{repository.relative_to(self.folder)}"
+
+
+@contextmanager
+def git_server(folder: Path) -> Iterator[GitServer]:
+    """Serve the repositories below ``folder`` by git's own program."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *words: object) -> None:
+            pass
+
+        def answer(self) -> None:
+            given = self.headers.get("Authorization")
+            if given is None or f"Authorization: {given}" != state[0].header:
+                self.send_response(401)
+                self.send_header("WWW-Authenticate", 'Basic realm="git"')
+                self.end_headers()
+                return
+            path, _, query = self.path.partition("?")
+            variables = {
+                "GIT_PROJECT_ROOT": str(folder),
+                "GIT_HTTP_EXPORT_ALL": "1",
+                "REMOTE_USER": state[0].user,
+                "REQUEST_METHOD": self.command,
+                "PATH_INFO": path,
+                "QUERY_STRING": query,
+                "CONTENT_TYPE": self.headers.get("Content-Type", ""),
+                "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
+                "GIT_PROTOCOL": self.headers.get("Git-Protocol", ""),
+            }
+            if self.headers.get("Transfer-Encoding") == "chunked":
+                body = b""
+                while size := int(self.rfile.readline(), 16):
+                    body += self.rfile.read(size)
+                    self.rfile.readline()
+            else:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            done = subprocess.run(
+                ["git", "http-backend"],
+                input=body,
+                capture_output=True,
+                env={"PATH": os.environ["PATH"], "CONTENT_LENGTH": str(len(body)), **variables},
+                check=True,
+            )
+            head, _, data = done.stdout.partition(b"\r\n\r\n")
+            lines = [line.split(": ", 1) for line in head.decode().split("\r\n")]
+            status = next((text for name, text in lines if name == "Status"), "200 OK")
+            self.send_response(int(status.split()[0]))
+            for name, text in lines:
+                if name != "Status":
+                    self.send_header(name, text)
+            self.end_headers()
+            self.wfile.write(data)
+
+        do_GET = do_POST = answer
+
+    state: list[GitServer] = []
+    with served(ManyConnections(("127.0.0.1", 0), Handler)) as server:
+        state.append(GitServer(server.server_port, folder))
+        yield state[0]

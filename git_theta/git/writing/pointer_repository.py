@@ -12,6 +12,7 @@ import enum
 import hashlib
 import os
 import secrets
+import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -109,15 +110,21 @@ class PointerRepository:
         self.path = repository.common_dir / "theta" / "pointers.git"
 
     def prepare(self) -> None:
-        """Make it, unless it is there."""
-        if (self.path / "HEAD").is_file() and (self.path / "prepared").is_file():
+        """Make it, unless it is there. It appears at once: a kill leaves nothing half made."""
+        if (self.path / "HEAD").is_file():
             return
+        new = self.path.with_name(f"pointers-{secrets.token_hex(8)}")
         form = "sha256" if self._repository.hash_length == 64 else "sha1"
         made = ["init", "--quiet", "--bare", "--template=", f"--object-format={form}"]
-        self._git([*made, str(self.path)], inside=False)
-        config = ["config", "--file", str(self.path / "config"), "--replace-all", "include.path"]
-        self._git([*config, "../../config"], inside=False)
-        (self.path / "prepared").touch()
+        self._git([*made, str(new)], inside=False)
+        with (new / "config").open("a", encoding="ascii") as file:
+            file.write("[include]\n\tpath = ../../config\n")
+        try:
+            new.replace(self.path)
+        except OSError:
+            shutil.rmtree(new, ignore_errors=True)
+            if not (self.path / "HEAD").is_file():
+                raise
 
     def tip(self, target: PointersRef) -> str:
         """The commit that the ref had after the last push from here; empty if there was none."""
@@ -131,10 +138,11 @@ class PointerRepository:
             return []
 
     def remember(self, target: PointersRef, tip: str, covered: Sequence[str]) -> None:
-        """Note that the ref has ``tip``, and that it names all objects of the clone's commits
-        ``covered``.
+        """Note that the ref has ``tip`` (empty: none), and that it names all objects of the clone's
+        commits ``covered``.
         """
-        self._git(["update-ref", _remembered(target), tip])
+        if tip:
+            self._git(["update-ref", _remembered(target), tip])
         folder = self.path / "covered"
         folder.mkdir(exist_ok=True)
         every = list(dict.fromkeys([*covered, *self.covered(target)]))[:_COVERED]

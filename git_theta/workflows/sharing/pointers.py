@@ -7,6 +7,7 @@ earlier commit of this ref names. The order is: objects, pointers, the user's ow
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import time
 from collections.abc import Sequence
@@ -16,10 +17,12 @@ from git_theta.core.manifest import ObjectRef
 from git_theta.errors import GitError, TransferError
 from git_theta.git.config.remotes import Remote, host_of
 from git_theta.git.writing.pointer_repository import PointerRepository, PointersRef, Pushed
+from git_theta.store.lfs import LfsPlace
 from git_theta.workflows.session import Session
 from git_theta.workflows.sharing import push, routes
 
 _ATTEMPTS = 60
+_UNMOVED = 6  # attempts that fail although the ref does not move
 _LONGEST_PAUSE = 4.0  # seconds
 
 _REFS = {
@@ -34,12 +37,18 @@ _BY_HEADS = ("huggingface.co", "hf.co", "gitlab.com")
 
 
 class _NotTakenError(Exception):
-    """The server did not take pointers; the text says why."""
+    """Pointers did not reach the remote; the text says why, ``by_server`` that the server refused
+    them.
+    """
+
+    def __init__(self, reason: str, by_server: bool = False) -> None:
+        super().__init__(reason)
+        self.by_server = by_server
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What a host's name tells of its Git LFS server: whether it deletes objects without pointers,
+    """What a host's name says of its Git LFS server: whether it deletes objects without pointers,
     and the ref that suits it.
     """
 
@@ -64,8 +73,6 @@ def place(session: Session, remote: Remote) -> PointersRef | None:
     """The ref for pointers at ``remote``; None if it needs none: its objects are in a folder or in
     object storage, or the user switched pointers off.
     """
-    from git_theta.store.lfs import LfsPlace
-
     mode = session.settings.pointers
     if mode == "off" or not isinstance(routes.Routes(session).destination(remote), LfsPlace):
         return None
@@ -87,35 +94,72 @@ def deliver(
     if target is None:
         return push.deliver(session, plan, thorough)
     scratch = PointerRepository(session.repository)
-    tip = scratch.tip(target)
-    covered = scratch.covered(target) if tip else []
-    history = push.plan_history(session, plan.remote, tips, covered)
+    try:
+        return _deliver(session, plan, tips, thorough, _Known(scratch, target, fresh=False))
+    except _NotTakenError as error:
+        refused = error
+    try:
+        # Perhaps what it named before is gone there: then only what is needed can be named
+        if refused.by_server and scratch.tip(target):
+            return _deliver(session, plan, tips, thorough, _Known(scratch, target, fresh=True))
+    except _NotTakenError as error:
+        refused = error
+    _not_taken(session, scratch, target, refused)
+    return len(plan.needs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known of a remote's pointers; with ``fresh``, nothing."""
+
+    scratch: PointerRepository
+    target: PointersRef
+    fresh: bool
+
+    @property
+    def tip(self) -> str:
+        """The commit that the ref had last; empty if none is known."""
+        return "" if self.fresh else self.scratch.tip(self.target)
+
+    @property
+    def covered(self) -> list[str]:
+        """The commits of this repository whose objects it names."""
+        return [] if self.fresh else self.scratch.covered(self.target)
+
+
+def _deliver(
+    session: Session, plan: push.PushPlan, tips: Sequence[str], thorough: bool, known: _Known
+) -> int:
+    scratch, tip = known.scratch, known.tip
+    history = push.plan_history(session, plan.remote, tips, known.covered)
     planned = {need.ref for need in plan.needs}
     others = [need for need in history.needs if need.ref not in planned]
-    if tip and others:
+    try:
         left = set(scratch.unnamed(tip, [need.ref for need in others]))
-        others = [need for need in others if need.ref in left]
+    except GitError as error:
+        raise GitError(f"{error}; delete {scratch.path}, which is then made anew") from None
+    others = [need for need in others if need.ref in left]
     lacking = set(session.store.missing([need.ref for need in others]))
     here = [need for need in others if need.ref not in lacking]
     whole = replace(plan, needs=(*plan.needs, *here))
     sent = push.deliver(session, whole, thorough)
     wanted = [need.ref for need in whole.needs]
-    if not wanted and not tip:
-        return sent
-    scratch.prepare()
+    named = ""
     try:
-        named = _publish(scratch, target, wanted)
-    except (_NotTakenError, GitError) as error:
-        _not_taken(session, target, str(error))
-        return sent
-    absent = scratch.unnamed(named, lacking)
+        scratch.prepare()
+        if wanted or tip:
+            named = _publish(known, wanted)
+        absent = scratch.unnamed(named, lacking)
+    except GitError as error:
+        raise _NotTakenError(str(error)) from None
     if absent:
         session.warn(
             f"{len(absent):,} objects of earlier commits have no Git LFS pointer at"
             f" {plan.remote.title} and are not here; 'git theta push --all' fetches and names them"
         )
-    scratch.remember(target, named, tips)
-    scratch.tidy()
+    with contextlib.suppress(GitError, OSError):  # then the next push asks the remote
+        scratch.remember(known.target, named, tips)
+        scratch.tidy()
     return sent
 
 
@@ -136,13 +180,15 @@ def unnamed(session: Session, remote: Remote, refs: Sequence[ObjectRef]) -> list
         raise TransferError(f"{remote.title}: {target.ref} cannot be read: {error}") from None
 
 
-def _publish(scratch: PointerRepository, target: PointersRef, wanted: Sequence[ObjectRef]) -> str:
+def _publish(known: _Known, wanted: Sequence[ObjectRef]) -> str:
     """Have the ref name ``wanted`` and all that it was known to name; the commit it has then.
 
     Without anything new, the known commit is pushed: that restores a ref which was deleted.
     """
-    known = there = scratch.tip(target)
-    new = scratch.unnamed(known, wanted)
+    scratch, target = known.scratch, known.target
+    before = there = known.tip
+    new = scratch.unnamed(there, wanted)
+    unmoved = 0
     for attempt in range(_ATTEMPTS):
         tip = scratch.commit(new, there) if new else there
         if not tip:
@@ -150,23 +196,27 @@ def _publish(scratch: PointerRepository, target: PointersRef, wanted: Sequence[O
         outcome, words = scratch.push(target, there, tip)
         if outcome is Pushed.DONE:
             return tip
-        if outcome is not Pushed.BEHIND:
-            raise _NotTakenError(words)
+        if outcome is not Pushed.BEHIND or unmoved >= _UNMOVED:
+            raise _NotTakenError(words, by_server=outcome is not Pushed.FAILED)
         if attempt:
             longest = min(_LONGEST_PAUSE, 0.05 * 2**attempt)
             time.sleep(longest * secrets.randbelow(1000) / 1000)
-        there = scratch.fetch(target)
+        found = scratch.fetch(target)
+        unmoved = unmoved + 1 if found == there else 0
+        there = found
         new = scratch.unnamed(there, wanted)
-        if known and not (there and scratch.descends(there, known)):
+        if before and not (there and scratch.descends(there, before)):
             # The ref was made anew: whatever it named is named again
-            lost = scratch.unnamed(there, scratch.named(known, [there]))
+            lost = scratch.unnamed(there, scratch.named(before, [there]))
             new = list(dict.fromkeys([*new, *lost]))
         if not new and there:
             return there
     raise _NotTakenError(f"others moved it at each of {_ATTEMPTS} attempts")
 
 
-def _not_taken(session: Session, target: PointersRef, reason: str) -> None:
+def _not_taken(
+    session: Session, scratch: PointerRepository, target: PointersRef, reason: _NotTakenError
+) -> None:
     remote = target.remote
     said = f"{remote.title} did not take the Git LFS pointers of models' objects ({reason})"
     if Host.of(remote.push_url).collects:
@@ -174,7 +224,6 @@ def _not_taken(session: Session, target: PointersRef, reason: str) -> None:
             f"{said}, and deletes objects that have none; allow pushes to {target.ref} there, or"
             " run 'git config theta.pointers off' to push without them"
         )
-    scratch = PointerRepository(session.repository)
     if scratch.warn_once(target):
         session.warn(
             f"{said}; mirrors and imports of it may lack these objects ('git config theta.pointers"
