@@ -551,3 +551,53 @@ def test_push_all_names_what_was_pushed_without_pointers(world: HttpWorld, one: 
     two = world.clone("two")
     two.theta("push", "--all")
     assert_kept(world)
+
+
+def test_fsck_names_objects_without_a_pointer(world: HttpWorld, one: Repo) -> None:
+    one = Ssh(world, "gitlab.com").connect(one)
+    one.git("config", "theta.pointers", "off")
+    one.git("push", "-q", "origin", "main")
+    one.theta("fsck", "--remote")  # the user does without
+    one.git("config", "--unset", "theta.pointers")
+    said = one.theta_run("fsck", "--remote")
+    assert said.returncode == 1
+    for oid in needed_sizes(one):
+        assert b"unnamed  object %s" % oid.encode() in said.stdout
+    assert b"git theta push --all" in said.stderr
+    one.theta("push", "--all")
+    one.theta("fsck", "--remote")
+    assert_kept(world)
+
+
+def test_objects_of_a_fork_are_carried_to_the_target(
+    world: HttpWorld,
+    one: Repo,
+    tmp_path: Path,
+    environment: Mapping[str, str],
+    server: tuple[int, Path],
+) -> None:
+    """The steps of docs/sharing.md for a merge request from a fork."""
+    one.git("push", "-q", "origin", "main")
+    with serving.proxy(server[0]) as between:
+        (tmp_path / "new").mkdir()
+        own = sharing.with_program(environment, tmp_path / "new" / "bin")
+        target = HttpWorld(tmp_path / "new", own, between, server[1])
+        with target.credentials.open("a") as file:
+            file.write(world.credentials.read_text())
+        config = Path(target.environment["GIT_CONFIG_GLOBAL"])
+        text = config.read_text()
+        url = next(line.split()[2] for line in text.splitlines() if "/info/lfs" in line)
+        config.write_text(text.replace(f"url = {url}", ""))
+        (tmp_path / "carry").mkdir()
+        carry = Repo(tmp_path / "carry", target.environment)
+        carry.git("init", "-q")
+        for name, place, lfs in (
+            ("origin", target.url, url),
+            ("fork", world.url, one.git("config", "lfs.url").decode().strip()),
+        ):
+            carry.git("remote", "add", name, place)
+            carry.git("config", f"remote.{name}.lfsurl", lfs)
+        carry.git("fetch", "-q", "fork", "main")
+        carry.theta("push", "origin", "FETCH_HEAD")
+        needed = needed_sizes(one)
+        assert needed.keys() == target.objects() == named_at(remote(target))

@@ -35,7 +35,7 @@ from git_theta.store.local import LocalStore
 from git_theta.workflows import chains
 from git_theta.workflows.maintenance import prune
 from git_theta.workflows.session import Session
-from git_theta.workflows.sharing import fetch, routes
+from git_theta.workflows.sharing import fetch, pointers, routes
 from git_theta.workflows.storing import layouts
 
 _QUARANTINE = "damaged"
@@ -48,9 +48,9 @@ class Problem:
     commits that brought it.
 
     ``kind`` is ``missing``, ``damaged`` (its bytes are not what its name says), ``partial`` (what
-    is needed of it is here, the rest is not), ``wrong`` (its bytes are, but the tensor is not) or
-    ``broken`` (the manifest). ``oid`` is empty where no single
-    object is to blame.
+    is needed of it is here, the rest is not), ``wrong`` (its bytes are, but the tensor is not),
+    ``unnamed`` (no Git LFS pointer at the remote names it) or ``broken`` (the manifest). ``oid`` is
+    empty where no single object is to blame.
     """
 
     kind: str
@@ -362,7 +362,8 @@ def locate(session: Session, found: Survey, problems: Sequence[Problem]) -> list
 
 
 def check_remote(session: Session, found: Survey, remote: Remote) -> list[Problem]:
-    """What ``remote`` has not, or has damaged, of a survey's objects: each is read there.
+    """What ``remote`` lacks, or has damaged, of a survey's objects (each is read there), and what
+    it may delete as no pointer names it.
 
     :class:`TransferError` when that cannot be done.
     """
@@ -374,7 +375,10 @@ def check_remote(session: Session, found: Survey, remote: Remote) -> list[Proble
     for held in found.held:
         for ref in held.entry.objects:
             whose.setdefault(ref.oid, held)
-    problems = []
+    problems = [
+        _problem("unnamed", ref.oid, whose[ref.oid], f"no Git LFS pointer at {remote.title}")
+        for ref in (pointers.unnamed(session, remote, refs) if pointers.matter(remote) else ())
+    ]
     for ref, reason in place.audit(refs):
         kind = "missing" if reason.startswith("missing") else "damaged"
         said = reason.partition(" ")[2]

@@ -163,6 +163,11 @@ def _deliver(
     return sent
 
 
+def matter(remote: Remote) -> bool:
+    """Whether the host of ``remote`` deletes objects that no pointer names."""
+    return Host.of(remote.push_url).collects
+
+
 def unnamed(session: Session, remote: Remote, refs: Sequence[ObjectRef]) -> list[ObjectRef]:
     """Those of ``refs`` that no pointer at ``remote`` names, as it is now; none if it needs none.
 

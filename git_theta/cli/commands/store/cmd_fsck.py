@@ -93,5 +93,7 @@ def fsck(
         hint = "; 'git theta fetch' or 'git theta fsck --repair' may bring what is missing"
     elif any(problem.kind == "missing" for problem in elsewhere):
         hint = "; 'git theta push --all' sends what is missing there"
+    elif any(problem.kind == "unnamed" for problem in elsewhere):
+        hint = "; 'git theta push --all' names these objects, so that the server keeps them"
     click.echo(f"git-theta: checked {looked}: {plural(bad, 'problem')}{hint}", err=True)
     return 1
