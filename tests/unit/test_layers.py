@@ -66,7 +66,7 @@ PARTS: dict[tuple[str, ...], str] = {
     ("comparing",): "what changed between versions",
     ("storing",): "from a checkpoint's bytes to a manifest: clean, commit",
     ("restoring",): "from a manifest back to bytes: smudge, checkout, reading single tensors",
-    ("sharing",): "objects to and from remotes: routes, fetch, push",
+    ("sharing",): "objects to and from remotes: routes, fetch, push, pointers",
     (
         "chains",
         "bundles",

@@ -226,7 +226,7 @@ class PointerRepository:
     def fetch(self, target: PointersRef) -> str:
         """The commit that the ref has there, with its history; empty if there is no such ref.
 
-        :class:`GitError` if it cannot be had.
+        :class:`GitError` if it cannot be fetched.
         """
         place = f"refs/theta/new/{secrets.token_hex(8)}"
         asked = ["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--refmap="]
