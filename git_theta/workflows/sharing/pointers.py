@@ -134,6 +134,10 @@ def _deliver(
     history = push.plan_history(session, plan.remote, tips, known.covered)
     planned = {need.ref for need in plan.needs}
     others = [need for need in history.needs if need.ref not in planned]
+    if others and not tip and not known.fresh:  # mostly a fresh clone: all is named already
+        with contextlib.suppress(GitError):
+            scratch.prepare()
+            tip = scratch.fetch(known.target)
     try:
         left = set(scratch.unnamed(tip, [need.ref for need in others]))
     except GitError as error:
@@ -148,7 +152,7 @@ def _deliver(
     try:
         scratch.prepare()
         if wanted or tip:
-            named = _publish(known, wanted)
+            named = _publish(scratch, known.target, tip, wanted)
         absent = scratch.unnamed(named, lacking)
     except GitError as error:
         raise _NotTakenError(str(error)) from None
@@ -185,13 +189,15 @@ def unnamed(session: Session, remote: Remote, refs: Sequence[ObjectRef]) -> list
         raise TransferError(f"{remote.title}: {target.ref} cannot be read: {error}") from None
 
 
-def _publish(known: _Known, wanted: Sequence[ObjectRef]) -> str:
-    """Have the ref name ``wanted`` and all that it was known to name; the commit it has then.
+def _publish(
+    scratch: PointerRepository, target: PointersRef, before: str, wanted: Sequence[ObjectRef]
+) -> str:
+    """Have the ref name ``wanted`` and all that it named at ``before`` (empty: nothing is known);
+    the commit it has then.
 
-    Without anything new, the known commit is pushed: that restores a ref which was deleted.
+    Without anything new, ``before`` is pushed: that restores a ref which was deleted.
     """
-    scratch, target = known.scratch, known.target
-    before = there = known.tip
+    there = before
     new = scratch.unnamed(there, wanted)
     unmoved = 0
     for attempt in range(_ATTEMPTS):
