@@ -40,8 +40,10 @@ __all__ = [
     "MergeStrategy",
     "NotesTies",
     "Option",
+    "Read",
     "ReadsContents",
     "ReadsSibling",
+    "ReadsSlices",
     "SavesObjects",
     "SaysNumbers",
     "SaysOrderFree",
@@ -66,6 +68,11 @@ Change = Literal["text", "small", "few", "rule"]
 
 Combination = Literal["sum", "weighted", "mean"]
 """How a statistic combines when its models are merged: see :class:`UsesStatistics`."""
+
+Read = Callable[[int, int], "np.ndarray"]
+"""``read(start, stop)``: integers ``start`` to before ``stop`` of a tensor's bytes, seen as
+unsigned ones of its type's width. The array is valid until the next call, and not to be written to.
+"""
 
 
 @runtime_checkable
@@ -292,6 +299,21 @@ class ExactUpdate(Protocol):
     """
 
     exact_by_construction: bool
+
+
+@runtime_checkable
+class ReadsSlices(Protocol):
+    """An update that can decode some of a tensor's elements without the others."""
+
+    def reader(
+        self, payload: memoryview, spec: Spec, base: Spec | None, read: Read | None
+    ) -> Read | None:
+        """How to read stretches of the tensor, given how to ``read`` those of the ``base``; None
+        where this payload has to be decoded whole.
+
+        It and what it returns raise :class:`~git_theta.errors.PayloadError` as
+        :meth:`Update.decode` does.
+        """
 
 
 @runtime_checkable

@@ -6,7 +6,7 @@ The base predicts the tensor; what is coded is the residual (see
 
 ``flags`` byte | where flagged DECAY: factor (f64), steps (varint) | where flagged ROWS: the runs of
 rows that the base predicts | residual of the predicted elements | where flagged ROWS: byte planes
-of the elements in no run.
+of the elements in no run. The last two are cut in frames (see :mod:`git_theta.updates.frames`).
 
 GROUPED: elements are ordered by the prediction's exponent. CONVERTED: the base has another float
 type and is rounded to the tensor's.
@@ -15,14 +15,15 @@ type and is rounded to the tensor's.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
 import numpy as np
 
 from git_theta.core import dtypes, varint
-from git_theta.core.contracts import Change, Level
+from git_theta.core.contracts import Change, Level, Read
 from git_theta.core.tensors import Buffer, Encoded, Spec, Tensor
 from git_theta.errors import PayloadError
-from git_theta.updates import floats, planes
+from git_theta.updates import floats, frames, planes
 from git_theta.updates.prediction import decay, delta_plan, residual, runs
 
 _GROUPED, _ROWS, _CONVERTED, _DECAY = 1, 2, 4, 8
@@ -46,7 +47,25 @@ class Delta:
         """The tensor's bytes."""
         if base is None:
             raise PayloadError("a delta needs the value it is based on")
-        return _decode(payload, spec, base).data.cast("B")
+        plan, position = _parse_head(payload, spec, base.spec)
+        found, read = frames.Frames(payload, position, spec), residual.reading(base.bits())
+        if plan.runs is None:
+            out = frames.fill(found, _in_place(plan, spec, base.spec, read))
+        else:
+            out = _fill_rows(found, plan, spec, base)
+        return out.data.cast("B")
+
+    def reader(
+        self, payload: memoryview, spec: Spec, base: Spec | None, read: Read | None
+    ) -> Read | None:
+        """How to read some of the tensor's integers; None where rows moved."""
+        if base is None or read is None:
+            raise PayloadError("a delta needs the value it is based on")
+        plan, position = _parse_head(payload, spec, base)
+        if plan.runs is not None:
+            return None
+        found = frames.Frames(payload, position, spec)
+        return frames.Reading(found, _in_place(plan, spec, base, read))
 
 
 def encode(tensor: Tensor, base: Tensor, plan: delta_plan.DeltaPlan, level: Level) -> Encoded:
@@ -73,7 +92,7 @@ def _encode_in_place(
         return block
 
     predict = plan.predict(residual.reading(source), tensor.spec, base.spec)
-    chunks = [head, *residual.encode(read, predict, len(target), level, plan.group)]
+    chunks = [head, *residual.coded(tensor.spec, read, predict, level, plan.group)]
     return Encoded(chunks, f"changed={changed}" if comparable else "")
 
 
@@ -86,9 +105,13 @@ def _encode_rows(
     source = runs.Gathered(base.bits(), [(run.source, run.length) for run in plan.runs], width)
     added = runs.Gathered(tensor.bits(), runs.between(plan.runs, tensor.shape[0]), width)
     predict = plan.predict(source, tensor.spec, base.spec)
-    chunks = [head, *residual.encode(paired, predict, paired.count, level, plan.group)]
-    for start in range(0, added.count, planes.BLOCK):
-        chunks += planes.encode_block(added(start, min(start + planes.BLOCK, added.count)), level)
+
+    def code(start: int, stop: int) -> Iterator[Buffer]:
+        middle = min(max(start, paired.count), stop)
+        yield from residual.stretch(paired, predict, start, middle, level, plan.group)
+        yield from planes.encode(added(middle - paired.count, stop - paired.count), level)
+
+    chunks = [head, *frames.coded(tensor.spec, code)]
     return Encoded(chunks, f"kept={paired.count // width},new={added.count // width}")
 
 
@@ -103,24 +126,30 @@ def _head(plan: delta_plan.DeltaPlan, spec: Spec, base: Spec) -> bytes:
     return b"".join(fields)
 
 
-def _decode(payload: memoryview, spec: Spec, base: Tensor) -> np.ndarray:
-    plan, position = _parse_head(payload, spec, base.spec)
-    width = dtypes.get(spec.dtype).width
-    source, count = base.bits(), spec.nbytes // width
-    out = residual.allocate(payload, position, count, width)
-    if plan.runs is None:
-        if len(source) != count:
-            raise PayloadError(f"a delta of {count} values is based on {len(source)}")
-        predict = plan.predict(residual.reading(source), spec, base.spec)
-        residual.finish(payload, residual.decode(payload, position, out, predict, plan.group))
-        return out
+def _in_place(plan: delta_plan.DeltaPlan, spec: Spec, base: Spec, read: Read) -> frames.Decode:
+    count, own = (each.nbytes // dtypes.get(each.dtype).width for each in (spec, base))
+    if own != count:
+        raise PayloadError(f"a delta of {count} values is based on {own}")
+    return residual.decoder(plan.predict(read, spec, base), plan.group)
+
+
+def _fill_rows(
+    found: frames.Frames, plan: delta_plan.DeltaPlan, spec: Spec, base: Tensor
+) -> np.ndarray:
+    assert plan.runs is not None
     row = delta_plan.row_width(spec, base.spec)
-    gathered = runs.Gathered(source, [(run.source, run.length) for run in plan.runs], row)
-    predict, paired = plan.predict(gathered, spec, base.spec), gathered.count
-    position = residual.decode(payload, position, out[:paired], predict, plan.group)
-    for start in range(paired, count, planes.BLOCK):
-        position = planes.decode_block(payload, position, out[start : start + planes.BLOCK])
-    residual.finish(payload, position)
+    source = runs.Gathered(base.bits(), [(run.source, run.length) for run in plan.runs], row)
+    predict = plan.predict(source, spec, base.spec)
+
+    def decode(frame: frames.Frame, out: np.ndarray) -> None:
+        middle, position = min(max(0, source.count - frame.start), len(out)), 0
+        if middle:
+            position = residual.decode(
+                frame.body, position, out[:middle], predict, plan.group, frame.start
+            )
+        planes.fill(frame.body[position:], out[middle:])
+
+    out = frames.fill(found, decode)
     runs.put_in_place(out.reshape(-1, row), plan.runs)
     return out
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from git_theta.core import dtypes, varint
-from git_theta.core.contracts import Change, Level
+from git_theta.core.contracts import Change, Level, Read
 from git_theta.core.tensors import Buffer, Encoded, Spec, Tensor
 from git_theta.errors import PayloadError, UsageError
-from git_theta.updates import floats, planes
+from git_theta.updates import floats, frames, planes
 from git_theta.updates.prediction import residual
 
 _GROUPED, _NO_RESIDUAL, _DOUBLE = 1, 2, 4
@@ -50,21 +50,34 @@ class IA3:
 
     def decode(self, payload: memoryview, spec: Spec, base: Tensor | None) -> Buffer:
         """The tensor's bytes."""
-        if base is None or base.spec != spec or spec.dtype not in floats.KINDS:
-            raise PayloadError("an ia3 update needs a base of the same float type and shape")
-        flags, scaling, position = _parse(payload, spec)
-        predict = _predict(scaling, base)
-        if flags & _NO_RESIDUAL:
-            residual.finish(payload, position)
+        if base is None:
+            raise PayloadError("an ia3 update needs the value it is based on")
+        predict, rest = _open(payload, spec, base.spec, residual.reading(base.bits()))
+        if rest is None:
             return residual.predicted(predict, base.bits())
-        out = residual.allocate(payload, position, len(base.bits()), base.bits().itemsize)
-        residual.finish(
-            payload,
-            residual.decode(
-                payload, position, out, predict, spec.dtype if flags & _GROUPED else ""
-            ),
-        )
-        return out.data.cast("B")
+        return frames.fill(*rest).data.cast("B")
+
+    def reader(self, payload: memoryview, spec: Spec, base: Spec | None, read: Read | None) -> Read:
+        """How to read some of the tensor's integers."""
+        if base is None or read is None:
+            raise PayloadError("an ia3 update needs the value it is based on")
+        predict, rest = _open(payload, spec, base, read)
+        return predict if rest is None else frames.Reading(*rest)
+
+
+def _open(
+    payload: memoryview, spec: Spec, base: Spec, read: Read
+) -> tuple[Read, tuple[frames.Frames, frames.Decode] | None]:
+    """What the factors and the base's elements predict, and the residual, if there is one."""
+    if base != spec or spec.dtype not in floats.KINDS:
+        raise PayloadError("an ia3 update needs a base of the same float type and shape")
+    flags, scaling, position = _parse(payload, spec)
+    predict = _predict(scaling, read, spec)
+    if flags & _NO_RESIDUAL:
+        residual.finish(payload, position)
+        return predict, None
+    decode = residual.decoder(predict, spec.dtype if flags & _GROUPED else "")
+    return predict, (frames.Frames(payload, position, spec), decode)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,7 +124,8 @@ def encode_given(
     scaling = Scaling(first, axes, np.ascontiguousarray(wide).reshape(-1))
     if tensor is not None:
         return tensor, _dump(scaling, base, tensor, level)
-    new = Tensor(base.dtype, base.shape, residual.predicted(_predict(scaling, base), base.bits()))
+    predict = _predict(scaling, residual.reading(base.bits()), base.spec)
+    new = Tensor(base.dtype, base.shape, residual.predicted(predict, base.bits()))
     return new, Encoded([*_head(scaling, _NO_RESIDUAL, level)], f"channels={len(scaling.factors)}")
 
 
@@ -131,7 +145,7 @@ def find(tensor: Tensor, base: Tensor) -> Scaling | None:
     best, least = None, float(residual.lengths(new, old).mean()) - _WORTH
     for choice in _coherent(new, old, tensor.dtype, views):
         trial = _fit(new.reshape(-1), old.reshape(-1), tensor.dtype, views[choice], *choice)
-        predict = _predict(trial, Tensor(tensor.dtype, new.shape, old.data.cast("B")))
+        predict = _predict(trial, residual.reading(old.reshape(-1)), Spec(tensor.dtype, new.shape))
         cost = float(residual.lengths(new, predict(0, new.size).reshape(new.shape)).mean())
         if cost < least:
             best, least = choice, cost
@@ -266,20 +280,19 @@ def _settle(
     return np.where(np.isfinite(factors), factors, 1.0)
 
 
-def _predict(scaling: Scaling, base: Tensor) -> residual.Read:
-    bits = base.bits()
-    _, channels, behind = _channels(base.shape, scaling.first, scaling.axes)
+def _predict(scaling: Scaling, base: Read, spec: Spec) -> Read:
+    _, channels, behind = _channels(spec.shape, scaling.first, scaling.axes)
 
     def read(start: int, stop: int) -> np.ndarray:
-        before = bits[start:stop]
+        before = base(start, stop)
         groups = np.arange(start // behind, (stop - 1) // behind + 1)
         factors = scaling.factors[groups % channels]
         if behind > 1:
             lengths = np.minimum((groups + 1) * behind, stop) - np.maximum(groups * behind, start)
             factors = np.repeat(factors, lengths)
         with np.errstate(all="ignore"):
-            values = floats.widen(before, base.dtype) * factors
-        return floats.settle(values, before, factors == 1, base.dtype)
+            values = floats.widen(before, spec.dtype) * factors
+        return floats.settle(values, before, factors == 1, spec.dtype)
 
     return read
 
@@ -301,7 +314,8 @@ def _head(scaling: Scaling, flags: int, level: Level) -> Iterator[Buffer]:
 def _dump(scaling: Scaling, base: Tensor, tensor: Tensor, level: Level) -> Encoded:
     bits = tensor.bits()
     group = tensor.dtype if level == "best" else ""
-    rest = residual.encode(residual.reading(bits), _predict(scaling, base), len(bits), level, group)
+    predict = _predict(scaling, residual.reading(base.bits()), base.spec)
+    rest = residual.coded(tensor.spec, residual.reading(bits), predict, level, group)
     return Encoded(
         [*_head(scaling, _GROUPED * bool(group), level), *rest], f"channels={len(scaling.factors)}"
     )

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from git_theta.core import dtypes
-from git_theta.core.contracts import Change, Level
+from git_theta.core.contracts import Change, Level, Read
 from git_theta.core.tensors import Buffer, Encoded, Spec, Tensor
 from git_theta.errors import PayloadError, UsageError
-from git_theta.updates import floats
+from git_theta.updates import floats, frames
 from git_theta.updates.prediction import factors, residual, sketch
 
 _GROUPED, _NO_RESIDUAL = 1, 2
@@ -43,23 +43,36 @@ class LowRank:
 
     def decode(self, payload: memoryview, spec: Spec, base: Tensor | None) -> Buffer:
         """The tensor's bytes."""
-        if base is None or base.spec != spec or not _is_matrix(spec):
-            raise PayloadError("a low-rank update needs a base of the same float type and shape")
-        if not len(payload) or payload[0] > 2:
-            raise PayloadError("this is not a low-rank update, or one that a newer Git-Theta wrote")
-        found, position = factors.parse(payload, 1, _matrix_shape(spec))
-        predict = factors.predict(found, residual.reading(base.bits()), spec.dtype)
-        if payload[0] == _NO_RESIDUAL:
-            residual.finish(payload, position)
+        if base is None:
+            raise PayloadError("a low-rank update needs the value it is based on")
+        predict, rest = _open(payload, spec, base.spec, residual.reading(base.bits()))
+        if rest is None:
             return residual.predicted(predict, base.bits())
-        out = residual.allocate(payload, position, len(base.bits()), base.bits().itemsize)
-        residual.finish(
-            payload,
-            residual.decode(
-                payload, position, out, predict, spec.dtype if payload[0] == _GROUPED else ""
-            ),
-        )
-        return out.data.cast("B")
+        return frames.fill(*rest).data.cast("B")
+
+    def reader(self, payload: memoryview, spec: Spec, base: Spec | None, read: Read | None) -> Read:
+        """How to read some of the tensor's integers."""
+        if base is None or read is None:
+            raise PayloadError("a low-rank update needs the value it is based on")
+        predict, rest = _open(payload, spec, base, read)
+        return predict if rest is None else frames.Reading(*rest)
+
+
+def _open(
+    payload: memoryview, spec: Spec, base: Spec, read: Read
+) -> tuple[Read, tuple[frames.Frames, frames.Decode] | None]:
+    """What the factors and the base's elements predict, and the residual, if there is one."""
+    if base != spec or not _is_matrix(spec):
+        raise PayloadError("a low-rank update needs a base of the same float type and shape")
+    if not len(payload) or payload[0] > 2:
+        raise PayloadError("this is not a low-rank update, or one that a newer Git-Theta wrote")
+    found, position = factors.parse(payload, 1, _matrix_shape(spec))
+    predict = factors.predict(found, read, spec.dtype)
+    if payload[0] == _NO_RESIDUAL:
+        residual.finish(payload, position)
+        return predict, None
+    decode = residual.decoder(predict, spec.dtype if payload[0] == _GROUPED else "")
+    return predict, (frames.Frames(payload, position, spec), decode)
 
 
 def encode_given(
@@ -120,7 +133,7 @@ def _dump(found: factors.Factors, base: Tensor, tensor: Tensor, level: Level) ->
     bits = tensor.bits()
     # How far a prediction is off, in steps of the last digit, depends on the exponent above all:
     # grouping pays at any level.
-    rest = residual.encode(residual.reading(bits), predict, len(bits), level, tensor.dtype)
+    rest = residual.coded(tensor.spec, residual.reading(bits), predict, level, tensor.dtype)
     return Encoded([bytes([_GROUPED]), *factors.dump(found, level), *rest], f"rank={found.rank}")
 
 

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from git_theta.core.contracts import Level
-    from git_theta.core.resources.memory import Take
     from git_theta.core.tensors import Buffer
 
 BLOCK = 256 * 1024
@@ -183,27 +182,25 @@ def decode(payload: memoryview, count: int, width: int) -> np.ndarray:
     import numpy as np
 
     _check_count(payload, count, width)
-    return _decode(payload, np.empty(count, dtype=np.dtype(f"<u{width}")))
+    out = np.empty(count, dtype=np.dtype(f"<u{width}"))
+    fill(payload, out)
+    return out
 
 
-def decode_into(payload: memoryview, count: int, width: int, take: Take) -> memoryview:
-    """As :func:`decode`, the integers as little-endian bytes in the memory that ``take`` gives for
-    their number.
-    """
-    import numpy as np
-
-    _check_count(payload, count, width)
-    memory = take(count * width)
-    _decode(payload, np.frombuffer(memory, dtype=np.dtype(f"<u{width}")))
-    return memory
+def fill(payload: memoryview, out: np.ndarray) -> None:
+    """Fill ``out`` with the integers in ``payload``, which holds no more and no less."""
+    for _ in filling(payload, out):
+        pass
 
 
-def _decode(payload: memoryview, out: np.ndarray) -> np.ndarray:
+def filling(payload: memoryview, out: np.ndarray) -> Iterator[np.ndarray]:
+    """As :func:`fill`, block after block: each is yielded once it is filled."""
     position = 0
     for start in range(0, len(out), BLOCK):
-        position = decode_block(payload, position, out[start : start + BLOCK])
-    _check_end(payload, position)
-    return out
+        block = out[start : start + BLOCK]
+        position = decode_block(payload, position, block)
+        yield block
+    finish(payload, position)
 
 
 def decode_bytes(payload: memoryview, count: int, width: int) -> Buffer:
@@ -217,21 +214,8 @@ def decode_bytes(payload: memoryview, count: int, width: int) -> Buffer:
         for number in range(width):
             plane, position = _decode_plane(payload, position, stop - start)
             out[start * width + number : stop * width : width] = plane
-    _check_end(payload, position)
+    finish(payload, position)
     return out
-
-
-def blocks(payload: memoryview, count: int, width: int) -> Iterator[memoryview]:
-    """As :func:`decode_bytes`, block after block. Each is valid until the next is asked for."""
-    import numpy as np
-
-    _check_count(payload, count, width)
-    out, position = np.empty(min(BLOCK, count), dtype=np.dtype(f"<u{width}")), 0
-    for start in range(0, count, BLOCK):
-        block = out[: min(BLOCK, count - start)]
-        position = decode_block(payload, position, block)
-        yield block.data.cast("B")
-    _check_end(payload, position)
 
 
 def _check_count(payload: memoryview, count: int, width: int) -> None:
@@ -240,7 +224,8 @@ def _check_count(payload: memoryview, count: int, width: int) -> None:
         raise PayloadError(f"the payload is too small to hold {count} values")
 
 
-def _check_end(payload: memoryview, position: int) -> None:
+def finish(payload: memoryview, position: int) -> None:
+    """:class:`PayloadError` unless ``position`` is the end of ``payload``."""
     if position != len(payload):
         raise PayloadError("the payload goes on behind its last block")
 

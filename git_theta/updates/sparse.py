@@ -1,26 +1,28 @@
 """sparse: where elements changed, and by how much. The smallest when few of them did.
 
-Positions are stored in whichever of two ways is smaller: the gaps between them, as byte planes of
-32-bit (or, for a gap beyond that, 64-bit) integers, or one bit an element through zstd. The changed
-elements follow as a residual against the base's elements in the same places.
+Each frame (see :mod:`git_theta.updates.frames`) stands for itself. Positions are stored in
+whichever of two ways is smaller: the gaps between them, as byte planes of 16-bit (or, for a gap
+beyond that, 32-bit) integers, or one bit an element through zstd. The changed elements follow as a
+residual against the base's elements in the same places.
 
-Payload: form byte (0 gaps of 32 bits, 1 gaps of 64 bits, 2 bits) | number of changes (varint) |
-length of the positions (varint) | positions | residual.
+A frame: form byte (0 gaps of 16 bits, 1 gaps of 32 bits, 2 bits) | number of changes (varint) |
+length of the positions (varint) | positions | residual. A frame of a larger tensor in which nothing
+changed is empty.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from git_theta.core import dtypes, varint
-from git_theta.core.contracts import Change, Level
+from git_theta.core.contracts import Change, Level, Read
 from git_theta.core.tensors import Buffer, Encoded, Spec, Tensor
 from git_theta.errors import PayloadError, UsageError
-from git_theta.updates import floats, planes
+from git_theta.updates import floats, frames, planes
 from git_theta.updates.prediction import delta_plan, residual
 
 _BITS = 2
@@ -55,23 +57,35 @@ class Sparse:
         if base is None or base.dtype != tensor.dtype or base.spec.nbytes != tensor.spec.nbytes:
             return None
         changes = _changes(tensor.bits(), base.bits(), min(_LIMIT, int(_MOST * len(tensor.bits()))))
-        return None if changes is None else _dump(changes, len(tensor.bits()), level)
+        return None if changes is None else _dump(changes, tensor.spec, level)
 
     def decode(self, payload: memoryview, spec: Spec, base: Tensor | None) -> Buffer:
         """The tensor's bytes."""
-        if base is None or base.dtype != spec.dtype or base.spec.nbytes != spec.nbytes:
+        if base is None:
             raise PayloadError("a sparse update needs a base of the same type and size")
-        source = base.bits()
-        form, changed, length, position = _parse_head(payload, len(source))
-        places = _parse_places(payload[position : position + length], form, changed, len(source))
-        position += length
-        values = residual.allocate(payload, position, changed, source.itemsize)
-        residual.finish(
-            payload, residual.decode(payload, position, values, residual.reading(source[places]))
-        )
-        out = source.copy()
-        out[places] = values
+        out = frames.fill(*_open(payload, spec, base.spec, residual.reading(base.bits())))
         return out.data.cast("B")
+
+    def reader(self, payload: memoryview, spec: Spec, base: Spec | None, read: Read | None) -> Read:
+        """How to read some of the tensor's integers."""
+        if base is None or read is None:
+            raise PayloadError("a sparse update needs a base of the same type and size")
+        return frames.Reading(*_open(payload, spec, base, read))
+
+
+def _open(
+    payload: memoryview, spec: Spec, base: Spec, read: Read
+) -> tuple[frames.Frames, frames.Decode]:
+    if base.dtype != spec.dtype or base.nbytes != spec.nbytes:
+        raise PayloadError("a sparse update needs a base of the same type and size")
+    found = frames.Frames(payload, 0, spec, hollow=True)
+
+    def decode(frame: frames.Frame, out: np.ndarray) -> None:
+        out[:] = read(frame.start, frame.stop)
+        if len(frame.body) or not found.cut:
+            _change(frame.body, out)
+
+    return found, decode
 
 
 def estimate(tensor: Tensor, base: Tensor, count: int) -> float:
@@ -82,7 +96,8 @@ def estimate(tensor: Tensor, base: Tensor, count: int) -> float:
     target, source = delta_plan.sample(tensor.bits(), count), delta_plan.sample(base.bits(), count)
     changes = _changes(target, source, len(target))
     assert changes is not None
-    return _dump(changes, len(target), "default").size * len(tensor.bits()) / len(target)
+    chunks = _dump_frame(changes, len(target), "default")
+    return _size(list(chunks)) * len(tensor.bits()) / len(target)
 
 
 def encode_given(
@@ -126,7 +141,7 @@ def encode_given(
     new = Tensor(base.dtype, base.shape, bits.data.cast("B") if len(bits) else b"")
     changes = _changes(bits, base.bits(), len(bits))
     assert changes is not None
-    return new, _dump(changes, len(bits), level)
+    return new, _dump(changes, base.spec, level)
 
 
 def _flat_places(
@@ -186,17 +201,27 @@ def _changes(target: np.ndarray, source: np.ndarray, limit: int) -> _Changes | N
     return _Changes(np.concatenate(places), np.concatenate(ours), np.concatenate(theirs))
 
 
-def _dump(changes: _Changes, count: int, level: Level) -> Encoded:
+def _dump(changes: _Changes, spec: Spec, level: Level) -> Encoded:
+    places = changes.places
+
+    def code(start: int, stop: int) -> Iterable[Buffer]:
+        low, high = np.searchsorted(places, np.array([start, stop], places.dtype))
+        if low == high and frames.size(spec):
+            return ()
+        own = (places[low:high] - places.dtype.type(start)).astype(np.uint32)
+        part = _Changes(own, changes.target[low:high], changes.source[low:high])
+        return _dump_frame(part, stop - start, level)
+
+    return Encoded(list(frames.coded(spec, code)), f"changed={len(places)}")
+
+
+def _dump_frame(changes: _Changes, count: int, level: Level) -> Iterator[Buffer]:
     form, position_chunks = _dump_places(changes.places, count, level)
     length = _size(position_chunks)
-    head = bytes([form]) + varint.dump(len(changes.places)) + varint.dump(length)
-    values = residual.encode(
-        residual.reading(changes.target),
-        residual.reading(changes.source),
-        len(changes.places),
-        level,
-    )
-    return Encoded([head, *position_chunks, *values], f"changed={len(changes.places)}")
+    yield bytes([form]) + varint.dump(len(changes.places)) + varint.dump(length)
+    yield from position_chunks
+    target, source = residual.reading(changes.target), residual.reading(changes.source)
+    yield from residual.encode(target, source, len(changes.places), level)
 
 
 def _dump_places(places: np.ndarray, count: int, level: Level) -> tuple[int, Sequence[Buffer]]:
@@ -216,9 +241,9 @@ def _dump_gaps(places: np.ndarray, level: Level) -> tuple[int, Sequence[Buffer]]
     gaps[:1] = places[:1]
     np.subtract(places[1:], places[:-1], out=gaps[1:])
     gaps[1:] -= 1
-    form = 1 if gaps.itemsize == 8 and len(gaps) and int(gaps.max()) > 0xFFFFFFFF else 0
+    form = 1 if len(gaps) and int(gaps.max()) > 0xFFFF else 0
     return form, list(
-        planes.encode(gaps.astype(np.uint64 if form else np.uint32, copy=False), level)
+        planes.encode(gaps.astype(np.uint32 if form else np.uint16, copy=False), level)
     )
 
 
@@ -264,6 +289,17 @@ def _unmark(marks: np.ndarray, count: int) -> np.ndarray:
     return np.concatenate(found)
 
 
+def _change(body: memoryview, out: np.ndarray) -> None:
+    """Turn the base's elements in ``out`` into those of the frame with that ``body``."""
+    form, changed, length, position = _parse_head(body, len(out))
+    places = _parse_places(body[position : position + length], form, changed, len(out))
+    position += length
+    values = residual.allocate(body, position, changed, out.itemsize)
+    predict = residual.reading(out[places])
+    residual.finish(body, residual.decode(body, position, values, predict))
+    out[places] = values
+
+
 def _parse_head(payload: memoryview, count: int) -> tuple[int, int, int, int]:
     if not len(payload) or payload[0] > _BITS:
         raise PayloadError("this is not a sparse update, or one that a newer Git-Theta wrote")
@@ -279,7 +315,7 @@ def _parse_places(data: memoryview, form: int, changed: int, count: int) -> np.n
         packed = np.frombuffer(planes.expand(data, -(-count // 8)), np.uint8)
         places = _unmark(packed, count)
     else:
-        gaps = planes.decode(data, changed, 8 if form else 4)
+        gaps = planes.decode(data, changed, 4 if form else 2)
         if changed and int(gaps.max()) >= count:
             raise PayloadError("a changed element lies outside the tensor")
         places = np.cumsum(gaps.astype(np.int64) + 1) - 1

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import blake3
 
-from git_theta.core import dtypes, objects
+from git_theta.core import objects
 from git_theta.core.contracts import ExactUpdate
 from git_theta.core.digest import digest, object_id
 from git_theta.core.manifest import (
@@ -510,13 +510,9 @@ def encode(value: Storable, candidates: Sequence[Base], level: Level, max_chain:
 
 def _dense(value: Storable, level: Level) -> Iterator[Buffer]:
     """The dense payload of a tensor, which need not be held for it."""
-    from git_theta.updates import dense, planes
+    from git_theta.updates import dense, frames
 
-    dtype = value.spec.dtype
-    if is_bundled(value.spec.nbytes):
-        return dense.chunks(dtype, memoryview(value.tensor().data).cast("B"), level)
-    blocks = value.blocks(planes.BLOCK * dtypes.get(dtype).width)
-    return (chunk for block in blocks for chunk in dense.chunks(dtype, block, level))
+    return dense.chunks(value.spec, value.blocks(frames.step(value.spec)), level)
 
 
 def _accepted(update: Update, encoded: Encoded, tensor: Tensor, base: Base | None) -> Payload:

@@ -11,8 +11,8 @@ and saves nothing (bf16: 0.1145 of the size either way), and after weight decay,
 positive and negative weights alike, it costs a bit (fp32: 0.378 instead of 0.364). A change of sign
 lands at the far end of the scale either way.
 
-With ``group`` (the float type's name) the elements of each 1 Mi window are ordered by the exponent
-of the prediction, which decides how many steps of the last digit a given change makes. The decoder
+With ``group`` (the float type's name) the elements of a frame are ordered by the exponent of the
+prediction, which decides how many steps of the last digit a given change makes. The decoder
 knows the prediction, hence the order. Statistics then change along a block, so that a Huffman table
 for every 16 KiB of a plane pays (bf16: 0.095 of the size instead of 0.101, and instead of 0.1145
 without grouping).
@@ -22,27 +22,26 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import zstandard
 
 from git_theta.core.contracts import Level
-from git_theta.core.tensors import Buffer
+from git_theta.core.contracts import Read as Read
+from git_theta.core.tensors import Buffer, Spec
 from git_theta.errors import PayloadError
-from git_theta.updates import floats, planes
-
-WINDOW = 4 * planes.BLOCK
-Read = Callable[[int, int], np.ndarray]
-"""``read(start, stop)``: elements ``start`` to ``stop`` as unsigned integers.
-
-Valid until the next call.
-"""
+from git_theta.updates import floats, frames, planes
 
 
 def reading(bits: np.ndarray) -> Read:
     """The elements of an array."""
     return lambda start, stop: bits[start:stop]
+
+
+def _from(read: Read, first: int) -> Read:
+    """The elements from ``first`` on, counted from there."""
+    return lambda start, stop: read(first + start, first + stop)
 
 
 def fold(
@@ -94,6 +93,9 @@ def lengths(target: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     return np.asarray(np.log2(folded.astype(np.float32) + np.float32(1)))
 
 
+finish = planes.finish
+
+
 def predicted(predict: Read, like: np.ndarray) -> memoryview:
     """The bytes of a tensor that is just as predicted, with integers as many and as wide as those
     of ``like``.
@@ -124,21 +126,38 @@ def encode(
         yield from planes.encode_block(folded, level)
 
 
+def coded(
+    spec: Spec, target: Read, predict: Read, level: Level, group: str = ""
+) -> Iterator[Buffer]:
+    """As :func:`encode`, all elements of a tensor of ``spec`` in frames."""
+    return frames.coded(
+        spec, lambda start, stop: stretch(target, predict, start, stop, level, group)
+    )
+
+
+def stretch(
+    target: Read, predict: Read, start: int, stop: int, level: Level, group: str = ""
+) -> Iterator[Buffer]:
+    """As :func:`encode`, the elements from ``start`` to before ``stop``."""
+    return encode(_from(target, start), _from(predict, start), stop - start, level, group)
+
+
 def _encode_grouped(
     target: Read, predict: Read, count: int, level: Level, group: str
 ) -> Iterator[Buffer]:
-    for window in range(0, count, WINDOW):
-        parts, keys = [], []
-        for start in range(window, min(window + WINDOW, count), planes.BLOCK):
-            stop = min(start + planes.BLOCK, count)
-            block, prediction = target(start, stop), predict(start, stop)
-            folded = np.empty_like(block)
-            fold(block, prediction, folded)
-            parts.append(folded)
-            keys.append(floats.exponents(prediction, group))
-        whole, order = np.concatenate(parts), np.argsort(np.concatenate(keys), kind="stable")
-        for first in range(0, len(order), planes.BLOCK):
-            yield from _encode_ordered(whole[order[first : first + planes.BLOCK]], level)
+    parts, keys = [], []
+    for start in range(0, count, planes.BLOCK):
+        stop = min(start + planes.BLOCK, count)
+        block, prediction = target(start, stop), predict(start, stop)
+        folded = np.empty_like(block)
+        fold(block, prediction, folded)
+        parts.append(folded)
+        keys.append(floats.exponents(prediction, group))
+    if not parts:
+        return
+    whole, order = np.concatenate(parts), np.argsort(np.concatenate(keys), kind="stable")
+    for first in range(0, count, planes.BLOCK):
+        yield from _encode_ordered(whole[order[first : first + planes.BLOCK]], level)
 
 
 class _ResidualCoders(threading.local):
@@ -203,35 +222,44 @@ def allocate(payload: memoryview, position: int, count: int, width: int) -> np.n
     return np.empty(count, dtype=np.dtype(f"<u{width}"))
 
 
+def decoder(predict: Read, group: str = "") -> frames.Decode:
+    """How to decode a frame that holds a residual and nothing else."""
+
+    def decode_frame(frame: frames.Frame, out: np.ndarray) -> None:
+        finish(frame.body, decode(frame.body, 0, out, predict, group, frame.start))
+
+    return decode_frame
+
+
 def decode(
-    payload: memoryview, position: int, out: np.ndarray, predict: Read, group: str = ""
+    payload: memoryview,
+    position: int,
+    out: np.ndarray,
+    predict: Read,
+    group: str = "",
+    first: int = 0,
 ) -> int:
-    """Fill ``out`` from ``payload`` at ``position``; returns the position behind.
+    """Fill ``out`` from ``payload`` at ``position``; returns the position behind. ``predict``
+    counts its elements from ``first`` on.
 
     The inverse of :func:`encode`.
     """
-    for start in range(0, len(out), WINDOW if group else planes.BLOCK):
-        if not group:
-            block = out[start : start + planes.BLOCK]
-            position = planes.decode_block(payload, position, block)
-            unfold(block, predict(start, start + len(block)))
-        else:
-            position = _decode_window(
-                payload, position, out[start : start + WINDOW], predict, start, group
-            )
+    if group:
+        return _decode_grouped(payload, position, out, _from(predict, first), group)
+    for start in range(0, len(out), planes.BLOCK):
+        block = out[start : start + planes.BLOCK]
+        position = planes.decode_block(payload, position, block)
+        unfold(block, predict(first + start, first + start + len(block)))
     return position
 
 
-def _decode_window(
-    payload: memoryview, position: int, out: np.ndarray, predict: Read, start: int, group: str
+def _decode_grouped(
+    payload: memoryview, position: int, out: np.ndarray, predict: Read, group: str
 ) -> int:
-    parts = [
-        slice(first, min(first + planes.BLOCK, len(out)))
-        for first in range(0, len(out), planes.BLOCK)
-    ]
     predictions, sorted_ = np.empty_like(out), np.empty_like(out)
+    parts = [slice(at, min(at + planes.BLOCK, len(out))) for at in range(0, len(out), planes.BLOCK)]
     for part in parts:
-        predictions[part] = predict(start + part.start, start + part.stop)
+        predictions[part] = predict(part.start, part.stop)
         position = planes.decode_block(payload, position, sorted_[part])
     out[np.argsort(floats.exponents(predictions, group), kind="stable")] = sorted_
     for part in parts:
@@ -247,9 +275,3 @@ def take(payload: memoryview, position: int, count: int, width: int) -> tuple[np
     for start in range(0, count, planes.BLOCK):
         position = planes.decode_block(payload, position, out[start : start + planes.BLOCK])
     return out, position
-
-
-def finish(payload: memoryview, position: int) -> None:
-    """:class:`PayloadError` unless ``position`` is the end of ``payload``."""
-    if position != len(payload):
-        raise PayloadError("the payload goes on behind its last block")

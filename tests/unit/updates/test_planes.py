@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from git_theta.core import dtypes
 from git_theta.core.contracts import Level
-from git_theta.core.tensors import Tensor
+from git_theta.core.tensors import Spec, Tensor
 from git_theta.errors import PayloadError
-from git_theta.updates import dense, planes
+from git_theta.updates import dense, frames, planes
 
 WIDTHS = [1, 2, 4, 8]
 LEVELS: list[Level] = ["fast", "default", "best"]
@@ -106,17 +106,16 @@ def test_any_small_content(data: bytes, width: int, level: Level) -> None:
 
 def test_stretches_make_the_payload_of_the_whole() -> None:
     for dtype in ("bf16", "f32", "c64", "q4_0", "bool"):
-        width = dtypes.get(dtype).width
         data = memoryview(values("floats", 3 * planes.BLOCK + 36, 8).tobytes())
         data = data[: len(data) // 144 * 144]
-        whole = b"".join(map(bytes, dense.chunks(dtype, data, "default")))
-        step = planes.BLOCK * width
-        parts = [
-            bytes(chunk)
-            for start in range(0, len(data), step)
-            for chunk in dense.chunks(dtype, data[start : start + step], "default")
-        ]
-        assert b"".join(parts) == whole
+        known = dtypes.get(dtype)
+        elements = len(data) // known.block_bytes * known.block_elements
+        spec = Spec(dtype, (3, elements // 3) if elements % 3 == 0 else (elements,))
+        assert frames.size(spec)
+        whole = b"".join(map(bytes, dense.chunks(spec, [data], "default")))
+        step = frames.step(spec)
+        parts = (data[start : start + step] for start in range(0, len(data), step))
+        assert b"".join(map(bytes, dense.chunks(spec, parts, "default"))) == whole
 
 
 @pytest.mark.parametrize("dtype", dtypes.names())

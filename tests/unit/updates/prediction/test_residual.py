@@ -45,7 +45,7 @@ def test_zigzag(kind: type[np.signedinteger]) -> None:
     assert (residual.unzigzag(folded.copy()) == values).all()
 
 
-COUNTS = (0, 1, 1000, planes.BLOCK, planes.BLOCK + 1, residual.WINDOW + 3)
+COUNTS = (0, 1, 1000, planes.BLOCK, planes.BLOCK + 1, 4 * planes.BLOCK + 3)
 
 
 @pytest.mark.parametrize("count", COUNTS)
