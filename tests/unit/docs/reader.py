@@ -9,6 +9,7 @@ tested elsewhere.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import re
 import struct
@@ -20,6 +21,7 @@ import numpy as np
 import zstandard
 
 BLOCK = 262_144
+LARGE = 1 << 20
 ELEMENT_BYTES = {
     "bool": (1, 1), "u8": (1, 1), "i8": (1, 1), "u16": (2, 1), "i16": (2, 1), "u32": (4, 1),
     "i32": (4, 1), "u64": (8, 1), "i64": (8, 1),
@@ -212,18 +214,38 @@ class Reader:
 
         ``group`` is the type whose exponent field orders them.
         """
-        window, parts = 4 * BLOCK if group else BLOCK, []
-        for start in range(0, len(prediction), window):
-            guess = prediction[start : start + window]
-            difference = self.signed(len(guess), guess.itemsize).view(guess.dtype)
-            if group:
-                shift, bits = EXPONENT[group]
-                fields = [int(value) >> shift & (1 << bits) - 1 for value in guess]
-                order = sorted(range(len(guess)), key=fields.__getitem__)
-                sorted_, difference = difference, np.empty_like(difference)
-                difference[order] = sorted_
-            parts.append(guess + difference)
-        return np.concatenate(parts) if parts else prediction
+        difference = self.signed(len(prediction), prediction.itemsize).view(prediction.dtype)
+        if group:
+            shift, bits = EXPONENT[group]
+            fields = [int(value) >> shift & (1 << bits) - 1 for value in prediction]
+            order = sorted(range(len(prediction)), key=fields.__getitem__)
+            sorted_, difference = difference, np.empty_like(difference)
+            difference[order] = sorted_
+        return prediction + difference
+
+    def frames(
+        self, dtype: str, shape: tuple[int, ...], decode: Callable[[Reader, int, int], np.ndarray]
+    ) -> np.ndarray:
+        """All integers of a tensor; ``decode`` reads those from one number to before another."""
+        count, rest = count_of(dtype, shape), self.rest()
+        if count * width_of(dtype) <= LARGE:
+            whole = Reader(rest)
+            values = decode(whole, 0, count)
+            assert whole.at_end
+            return values
+        (length,) = struct.unpack("<I", rest[-4:])
+        table, place = Reader(rest[-4 - length : -4]), 0
+        size, first = table.varint(), table.varint()
+        edges = [0, *range(first, count, size), count]
+        parts = []
+        for start, stop in itertools.pairwise(edges):
+            (length,) = struct.unpack("<I", table.take(4))
+            frame = Reader(rest[place : place + length])
+            place += length
+            parts.append(decode(frame, start, stop))
+            assert frame.at_end
+        assert table.at_end
+        return np.concatenate(parts)
 
 
 def width_of(dtype: str) -> int:
@@ -289,8 +311,8 @@ def settle(values: np.ndarray, idle: np.ndarray, base: np.ndarray, dtype: str) -
 
 def dense(read: Reader, dtype: str, shape: tuple[int, ...], base: Value | None) -> bytes:
     """Planes of the tensor."""
-    values = read.planes(count_of(dtype, shape), width_of(dtype))
-    assert read.at_end
+    width = width_of(dtype)
+    values = read.frames(dtype, shape, lambda frame, start, stop: frame.planes(stop - start, width))
     return values.tobytes()
 
 
@@ -316,12 +338,16 @@ def delta(read: Reader, dtype: str, shape: tuple[int, ...], base: Value | None) 
     prediction = _convert(old, base[0], dtype) if flags & 4 else old
     if decay is not None:
         prediction = _decay(prediction, dtype, *decay)
-    predicted = read.residual(prediction, dtype if flags & 1 else "")
+
+    def decode(frame: Reader, start: int, stop: int) -> np.ndarray:
+        known = frame.residual(prediction[start:stop], dtype if flags & 1 else "")
+        others = frame.planes(stop - start - len(known), width_of(dtype))
+        return np.concatenate([known, others])
+
+    values = read.frames(dtype, shape, decode)
     if not flags & 2:
-        assert read.at_end
-        return predicted.tobytes()
-    others = read.planes(count - len(predicted), width_of(dtype)).reshape(-1, width)
-    assert read.at_end
+        return values.tobytes()
+    predicted, others = values[: len(prediction)], values[len(prediction) :].reshape(-1, width)
     table, is_kept, place = (
         np.empty((shape[0], width), predicted.dtype),
         np.zeros(shape[0], bool),
@@ -359,20 +385,25 @@ def _decay(bits: np.ndarray, dtype: str, factor: float, steps: int) -> np.ndarra
 def sparse(read: Reader, dtype: str, shape: tuple[int, ...], base: Value | None) -> bytes:
     """Changed places, and a residual for them."""
     assert base is not None
-    out = integers(base).copy()
-    (form,), changed, length = read.take(1), read.varint(), read.varint()
-    positions = Reader(read.take(length))
-    if form == 2:
-        marks = zstandard.decompress(positions.rest(), -(-len(out) // 8))
-        places = [i for i in range(len(out)) if marks[i // 8] >> i % 8 & 1]
-    else:
-        places = (
-            np.cumsum(positions.planes(changed, 8 if form else 4).astype(np.int64) + 1) - 1
-        ).tolist()
-    assert len(places) == changed
-    out[places] = read.residual(out[places])
-    assert read.at_end
-    return out.tobytes()
+    old, large = integers(base), len(base[2]) > LARGE
+
+    def decode(frame: Reader, start: int, stop: int) -> np.ndarray:
+        out = old[start:stop].copy()
+        if large and frame.at_end:
+            return out
+        (form,), changed, length = frame.take(1), frame.varint(), frame.varint()
+        positions = Reader(frame.take(length))
+        if form == 2:
+            marks = zstandard.decompress(positions.rest(), -(-len(out) // 8))
+            places = [i for i in range(len(out)) if marks[i // 8] >> i % 8 & 1]
+        else:
+            gaps = positions.planes(changed, 4 if form else 2).astype(np.int64)
+            places = (np.cumsum(gaps + 1) - 1).tolist()
+        assert len(places) == changed
+        out[places] = frame.residual(out[places])
+        return out
+
+    return read.frames(dtype, shape, decode).tobytes()
 
 
 def low_rank(read: Reader, dtype: str, shape: tuple[int, ...], base: Value | None) -> bytes:
@@ -393,9 +424,7 @@ def low_rank(read: Reader, dtype: str, shape: tuple[int, ...], base: Value | Non
         ]
     )
     prediction = settle(widen(bits, dtype) + product, product == 0, bits, dtype)
-    out = prediction if form == 2 else read.residual(prediction, dtype if form == 1 else "")
-    assert read.at_end
-    return out.tobytes()
+    return _corrected(read, dtype, shape, prediction, form == 2, dtype if form == 1 else "")
 
 
 def ia3(read: Reader, dtype: str, shape: tuple[int, ...], base: Value | None) -> bytes:
@@ -409,9 +438,23 @@ def ia3(read: Reader, dtype: str, shape: tuple[int, ...], base: Value | None) ->
     behind = math.prod(shape[first + axes :])
     each = factors[np.arange(len(bits)) // behind % channels]
     prediction = settle(widen(bits, dtype) * each, each == 1, bits, dtype)
-    out = prediction if flags & 2 else read.residual(prediction, dtype if flags & 1 else "")
-    assert read.at_end
-    return out.tobytes()
+    return _corrected(read, dtype, shape, prediction, flags & 2, dtype if flags & 1 else "")
+
+
+def _corrected(
+    read: Reader,
+    dtype: str,
+    shape: tuple[int, ...],
+    prediction: np.ndarray,
+    whole: int,
+    group: str,
+) -> bytes:
+    if whole:
+        assert read.at_end
+        return prediction.tobytes()
+    return read.frames(
+        dtype, shape, lambda frame, start, stop: frame.residual(prediction[start:stop], group)
+    ).tobytes()
 
 
 def patch(read: Reader, dtype: str, shape: tuple[int, ...], base: Value | None) -> bytes:

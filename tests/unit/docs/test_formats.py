@@ -24,7 +24,7 @@ from git_theta.core.digest import digest, object_id
 from git_theta.core.source import BytesSource
 from git_theta.core.tensors import Spec, Tensor
 from git_theta.settings import Settings
-from git_theta.updates import floats
+from git_theta.updates import floats, frames
 from git_theta.updates.delta import Delta
 from git_theta.updates.dense import Dense, chunks
 from git_theta.updates.ia3 import IA3
@@ -32,7 +32,7 @@ from git_theta.updates.ia3 import encode_given as encode_ia3
 from git_theta.updates.low_rank import LowRank
 from git_theta.updates.low_rank import encode_given as encode_low_rank
 from git_theta.updates.patch import Patch
-from git_theta.updates.prediction import factors, residual
+from git_theta.updates.prediction import factors
 from git_theta.updates.sparse import Sparse
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
@@ -63,8 +63,8 @@ def test_the_example_is_what_git_theta_writes() -> None:
     assert skeleton.cut(layout, source, [None] * len(layout.extents)) == shown("skeleton")
     weight = layout.extents[0]
     data = source.read(weight.offset, weight.length)
-    payload = b"".join(chunks(weight.dtype, memoryview(data), "default"))
     spec = Spec(weight.dtype, weight.shape)
+    payload = b"".join(chunks(spec, [memoryview(data)], "default"))
     head = objects.dump(objects.Header("dense", spec, digest(data), 0, len(payload)))
     assert (head + payload) in shown("object of both")
     text = EXAMPLE["manifest"].encode()
@@ -117,8 +117,8 @@ def test_the_tables_of_exponents_and_decays_are_complete() -> None:
     assert reader.EXPONENT == floats.EXPONENTS
     assert "1 to 512" in PAGE
     assert factors.MAX_RANK == 512
-    assert "1,048,576" in PAGE
-    assert residual.WINDOW == 1_048_576
+    assert "1 MiB (2^20 bytes)" in PAGE
+    assert frames.LIMIT == reader.LARGE == 1 << 20
 
 
 # -- the reader against the real thing -------------------------------------------------------------
@@ -177,11 +177,52 @@ def test_dense(dtype: str) -> None:
         ) == bytes(tensor.data)
 
 
-def test_dense_over_several_blocks() -> None:
-    tensor = a_tensor("bf16", (600, 1000))
-    assert decoded("dense", tensor, joined(Dense().encode(tensor, None, "default")), None) == bytes(
-        tensor.data
-    )
+@pytest.mark.parametrize("dtype", ["bf16", "f64", "c64", "u8"])
+def test_dense_in_frames(dtype: str) -> None:
+    for shape in ((1100, 1000), (2, 1_100_000), (1_500_000,)):
+        tensor = a_tensor(dtype, shape)
+        payload = joined(Dense().encode(tensor, None, "default"))
+        assert decoded("dense", tensor, payload, None) == bytes(tensor.data)
+
+
+@pytest.mark.parametrize("level", ["default", "best"])
+def test_delta_and_sparse_in_frames(level: Level) -> None:
+    base = a_tensor("f32", (600, 700))
+    for part, update in ((0.9, Delta()), (0.01, Sparse()), (0.2, Sparse())):
+        tensor = changed(base, part)
+        payload = joined(update.encode(tensor, base, level))
+        assert decoded(update.name, tensor, payload, base) == bytes(tensor.data)
+    bits = base.bits().copy()
+    bits[:3] ^= 1
+    tensor = Tensor("f32", base.shape, bits.tobytes())
+    payload = joined(Sparse().encode(tensor, base, level))
+    assert decoded("sparse", tensor, payload, base) == bytes(tensor.data)
+    assert payload.endswith(bytes(4) + (6 + 8).to_bytes(4, "little")), "the second frame is empty"
+
+
+def test_delta_of_aligned_rows_in_frames() -> None:
+    base = a_tensor("f32", (900, 512), scale=1.0)
+    rows = np.frombuffer(base.data, np.float32).reshape(900, 512)
+    more = np.frombuffer(a_tensor("f32", (700, 512), seed=9).data, np.float32).reshape(700, 512)
+    new = np.concatenate([rows[500:], more[:30], rows[:450], more[30:]])
+    tensor = Tensor("f32", new.shape, new.tobytes())
+    payload = joined(Delta().encode(tensor, base, "default"))
+    assert payload[0] & 2
+    assert decoded("delta", tensor, payload, base) == bytes(tensor.data)
+
+
+def test_factors_with_frames_behind_them() -> None:
+    base, random = a_tensor("bf16", (800, 700)), np.random.default_rng(4)
+    left, right = random.standard_normal((800, 2)), random.standard_normal((2, 700))
+    for encode, parts, update in (
+        (encode_low_rank, (left, right, 0.01), "low-rank"),
+        (encode_ia3, (1 + left[:, :1] / 10,), "ia3"),
+    ):
+        made, _ = encode(None, base, *parts)
+        tensor = changed(made, 0.1)
+        _, encoded = encode(tensor, base, *parts)
+        with np.errstate(all="ignore"):
+            assert decoded(update, tensor, joined(encoded), base) == bytes(tensor.data)
 
 
 @pytest.mark.parametrize("level", ["default", "best"])
@@ -331,7 +372,7 @@ def test_a_payload_in_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
     monkeypatch.setattr(objects, "PART_SIZE", 100_000)
     store, tensor = LocalStore(tmp_path / "objects"), a_tensor("f32", (600, 500))
-    payload = chains.Payload("dense", chunks("f32", memoryview(tensor.data), "default"))
+    payload = chains.Payload("dense", chunks(tensor.spec, [memoryview(tensor.data)], "default"))
     target = chains.PayloadTarget(store, Settings())
     (link,) = chains.stage(target, tensor.spec, digest(tensor.data), payload).seal()
     store.flush()
