@@ -158,12 +158,16 @@ class Checkpoint(Mapping[str, Any]):
     def __repr__(self) -> str:
         return f"<{len(self)} tensors of {display(self.path)}>"
 
-    def get_slice(self, name: str) -> Slice:
+    def get_slice(self, name: str, verify: bool = True) -> Slice:
         """The tensor called ``name``, to be indexed: ``get_slice("word")[:10]`` holds no more than
         ten rows in memory.
+
+        Rows are checked by the digest of the whole tensor, which takes decoding all of it. With
+        ``verify=False`` only the parts of the tensor (of at most 1 MiB) that hold them are decoded,
+        and nothing tells whether an object was damaged since it was fetched.
         """
         self._check(name)
-        return Slice(self._reader, name, self._framework)
+        return Slice(self._reader, name, self._framework, verify)
 
     def close(self) -> None:
         """End the git process that it reads from."""
@@ -203,10 +207,13 @@ class Checkpoint(Mapping[str, Any]):
 class Slice:
     """A tensor that is read when it is indexed, as numpy would index it."""
 
-    def __init__(self, reader: Reader, name: str, framework: Framework) -> None:
+    def __init__(
+        self, reader: Reader, name: str, framework: Framework, verify: bool = True
+    ) -> None:
         self._reader = reader
         self._name = name
         self._framework = framework
+        self._verify = verify
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -226,7 +233,9 @@ class Slice:
             chosen = arrays.to_numpy(self._reader.load(self._name))[index]
         else:
             low, high, within = rows
-            chosen = arrays.to_numpy(self._reader.rows(self._name, low, high))[(within, *rest)]
+            chosen = arrays.to_numpy(self._reader.rows(self._name, low, high, self._verify))[
+                (within, *rest)
+            ]
         tensor = Tensor.from_array(chosen.copy())
         return arrays.to_framework(tensor, self._framework)
 

@@ -81,7 +81,7 @@ def pour(
     from git_theta.updates import dense
 
     hasher, crc, offset = blake3.blake3(), 0, 0
-    with _naming_faults(store, entry):
+    with naming_faults(store, entry):
         for block in dense.blocks(_payload(store, entry), entry.spec):
             hasher.update(block)
             crc = zlib.crc32(block, crc) if summed else 0
@@ -111,7 +111,7 @@ def _payload(store: LocalStore, entry: Entry) -> memoryview:
 
 
 @contextmanager
-def _naming_faults(store: LocalStore, entry: Entry) -> Iterator[None]:
+def naming_faults(store: LocalStore, entry: Entry) -> Iterator[None]:
     """Errors of a tensor's objects, with the tensor's name; of several possible causes, a damaged
     object is the one to tell.
     """
@@ -135,7 +135,7 @@ def bases(store: LocalStore, entry: Entry, take: Take | None = None) -> list[Bas
     """
     if entry.inline is not None:
         return []
-    with _naming_faults(store, entry):
+    with naming_faults(store, entry):
         root = follow(store, entry.chain[-1:], None, take)
         newest = follow(store, entry.chain[:-1], root, take)
         check(newest, entry)

@@ -19,7 +19,7 @@ from git_theta.core.tensors import Buffer, Spec, Tensor
 from git_theta.errors import FormatError, GitError, ManifestError, UsageError
 from git_theta.git.writing import index, plumbing
 from git_theta.plugins import registry
-from git_theta.workflows import chains
+from git_theta.workflows import chains, slices
 from git_theta.workflows.session import Session
 
 
@@ -125,16 +125,19 @@ class Reader:
         assert self._source is not None
         return Tensor.from_array(view.read(self._source.view(view.offset, view.length)).copy())
 
-    def rows(self, name: str, start: int, stop: int) -> Tensor:
+    def rows(self, name: str, start: int, stop: int, verify: bool = True) -> Tensor:
         """The rows from ``start`` to before ``stop`` of the tensor called ``name``.
 
-        All of it is decoded, as its digest must be checked, but where it is stored dense no more
-        than the rows is held.
+        To ``verify`` them, all of it is decoded, as its digest is that of the whole; where it is
+        stored dense, no more than the rows is held. Else no more is decoded than
+        :func:`slices.rows` needs.
         """
         spec = self.specs[name]
         part = Spec(spec.dtype, (stop - start, *spec.shape[1:]))
         if name in self._views:
             return Tensor.from_array(self.load(name).array()[start:stop].copy())
+        if not verify:
+            return slices.rows(self._session.store, self.manifest.by_name[name], start, stop)
         row = spec.nbytes // spec.shape[0]
         out = bytearray(part.nbytes)
         first, last = start * row, stop * row
