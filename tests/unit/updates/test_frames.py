@@ -40,8 +40,10 @@ def read_stretches(update: Update, data: memoryview, spec: Spec, base: Tensor | 
     out = update.decode(data, spec, base)
     whole = np.frombuffer(out, f"<u{dtypes.get(spec.dtype).width}")
     assert isinstance(update, ReadsSlices)
-    bits = residual.reading((base or Tensor("u8", (0,), b"")).bits())
-    read = update.reader(data, spec, base and base.spec, base and bits)
+    if base is None:
+        read = update.reader(data, spec, None, None)
+    else:
+        read = update.reader(data, spec, base.spec, residual.reading(base.bits()))
     if read is None:
         assert data[0] & 2, "rows that moved"
         return

@@ -59,24 +59,26 @@ def entry(value: Tensor, chain: list[Link]) -> Entry:
     return Entry("t", value.dtype, value.shape, digest(value.data), tuple(chain))
 
 
+def successor(name: str, old: Tensor, new: Tensor) -> tuple[Tensor, Encoded | None]:
+    """A version that follows ``old``, and how the update stores it."""
+    if name == "low-rank":
+        left, right = weights((ROWS, 1), 5), weights((1, COLUMNS), 6)
+        return low_rank.encode_given(new, old, left, right)
+    if name == "ia3":
+        return ia3.encode_given(new, old, 1 + weights((ROWS, 1), 7))
+    return new, Delta().encode(new, old, "best" if name == "best" else "default")
+
+
 def versions(store: LocalStore) -> Iterator[tuple[Tensor, list[Link]]]:
     """A tensor stored dense, then each time as another update of the last one."""
     array = weights((ROWS, COLUMNS))
     value = tensor(array)
     chain = [link(store, "dense", value, Dense().encode(value, None, "default"))]
     yield value, chain
-    steps = (
-        lambda old, new: ("delta", new, Delta().encode(new, old, "default")),
-        lambda old, new: ("delta", new, Delta().encode(new, old, "best")),
-        lambda old, new: (
-            "low-rank",
-            *low_rank.encode_given(new, old, weights((ROWS, 1), 5), weights((1, COLUMNS), 6)),
-        ),
-        lambda old, new: ("ia3", *ia3.encode_given(new, old, 1 + weights((ROWS, 1), 7))),
-    )
-    for number, step in enumerate(steps):
-        array = array + weights((ROWS, COLUMNS), number + 1, 1e-4)
-        name, new, encoded = step(value, tensor(array))
+    for number, name in enumerate(("delta", "best", "low-rank", "ia3"), 1):
+        array = array + weights((ROWS, COLUMNS), number, 1e-4)
+        new, encoded = successor(name, value, tensor(array))
+        name = name.replace("best", "delta")
         value, chain = new, [link(store, name, new, encoded), *chain]
         yield value, chain
     array = array.copy()
