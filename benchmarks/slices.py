@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from git_theta.core.digest import digest
-from git_theta.core.manifest import Entry
+from git_theta.core.manifest import Entry, Link
 from git_theta.core.tensors import Tensor
 from git_theta.store.local import LocalStore
 from git_theta.updates import planes
@@ -41,7 +41,8 @@ def main() -> None:
     count, count_rows = Counter(), ROWS // 100
     planes.decode_block = count
     with tempfile.TemporaryDirectory() as folder:
-        store, value, chain = LocalStore(Path(folder) / "objects"), Tensor.from_array(array), ()
+        store, value = LocalStore(Path(folder) / "objects"), Tensor.from_array(array)
+        chain: tuple[Link, ...] = ()
         for length in range(1, CHAIN + 1):
             if length == 1:
                 name, encoded = "dense", Dense().encode(value, None, "default")

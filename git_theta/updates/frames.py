@@ -1,7 +1,7 @@
 """frames: how the payload of a large tensor is cut, so that some of its rows can be decoded alone.
 
 A tensor of more than 1 MiB is coded in frames: runs of consecutive integers, each coded without
-regard to any other, of at most 1 MiB and of whole rows where a row is no larger. Their lengths
+regard to any other, of at most 1 MiB and of whole rows where these are not larger. Their lengths
 stand behind them, since a tensor is written to the store while it is coded. A payload is then
 
 what is common to all frames | the frames | the table: integers in a frame (varint), integers in the

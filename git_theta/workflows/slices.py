@@ -23,11 +23,11 @@ def rows(store: LocalStore, entry: Entry, start: int, stop: int) -> Tensor:
 
     A digest is that of a whole tensor, so the rows are **not checked by it**: an object that was
     damaged after it came gives wrong values, unless its coding is damaged as well. Use
-    :func:`chains.load` or :func:`chains.pour` where that matters.
+    :func:`chains.load` where that matters.
 
     Each update of the chain decodes the frames that hold the rows. What lies below one that cannot
     (plugins' updates, ``patch``, rows that moved) is decoded whole, and so is a tensor whose rows
-    are no whole number of integers. Errors as of :func:`chains.load`.
+    are not whole numbers of integers. Errors as of :func:`chains.load`.
     """
     if not entry.shape or not 0 <= start <= stop <= entry.shape[0]:
         raise ValueError(f"rows {start} to {stop} of shape {entry.shape}")

@@ -70,6 +70,7 @@ PARTS: dict[tuple[str, ...], str] = {
     (
         "chains",
         "bundles",
+        "slices",
         "session",
         "progress",
     ): "a tensor and its chain of objects; which of them share an object; what one command shares",

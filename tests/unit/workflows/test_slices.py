@@ -78,8 +78,8 @@ def versions(store: LocalStore) -> Iterator[tuple[Tensor, list[Link]]]:
     for number, name in enumerate(("delta", "best", "low-rank", "ia3"), 1):
         array = array + weights((ROWS, COLUMNS), number, 1e-4)
         new, encoded = successor(name, value, tensor(array))
-        name = name.replace("best", "delta")
-        value, chain = new, [link(store, name, new, encoded), *chain]
+
+        value, chain = new, [link(store, name.replace("best", "delta"), new, encoded), *chain]
         yield value, chain
     array = array.copy()
     array[::7, 3] += 1
