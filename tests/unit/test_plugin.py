@@ -24,6 +24,7 @@ ALIASES = {
     "Change": contracts,
     "Combination": contracts,
     "Level": contracts,
+    "Read": contracts,
     "hookimpl": hookspecs,
 }
 OFFERED = {name: getattr(plugin, name) for name in plugin.__all__}
