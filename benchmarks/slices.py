@@ -13,6 +13,7 @@ import numpy as np
 from git_theta.core.digest import digest
 from git_theta.core.manifest import Entry, Link
 from git_theta.core.tensors import Tensor
+from git_theta.settings import Settings
 from git_theta.store.local import LocalStore
 from git_theta.updates import planes
 from git_theta.updates.delta import Delta
@@ -42,6 +43,7 @@ def main() -> None:
     planes.decode_block = count
     with tempfile.TemporaryDirectory() as folder:
         store, value = LocalStore(Path(folder) / "objects"), Tensor.from_array(array)
+        target = chains.PayloadTarget(store, Settings())
         chain: tuple[Link, ...] = ()
         for length in range(1, CHAIN + 1):
             if length == 1:
@@ -52,7 +54,9 @@ def main() -> None:
                 found = Delta().encode(new, value, "default")
                 assert found is not None
                 name, value, encoded = "delta", new, found
-            chain = (*chains.stage(store, name, value.spec, encoded.chunks).seal(), *chain)
+            payload = chains.Payload(name, encoded.chunks)
+            (link,) = chains.stage(target, value.spec, digest(value.data), payload).seal()
+            chain = (link, *chain)
             store.flush()
             entry = Entry("t", value.dtype, value.shape, digest(value.data), chain)
             worst = 0.0

@@ -51,7 +51,8 @@ def _read(store: LocalStore, entry: Entry) -> Read:
         update = registry.update(link.update)
         if update.needs_base and read is None:
             raise PayloadError(f"its chain ends with '{link.update}', which needs a base")
-        own, payload = chains.read_payload(store, link)
+        header, payload = chains.read_payload(store, link)
+        own = header.spec
         opened = (
             update.reader(payload, own, spec, read) if isinstance(update, ReadsSlices) else None
         )

@@ -14,6 +14,7 @@ from git_theta.core.digest import digest
 from git_theta.core.manifest import Entry, Link
 from git_theta.core.tensors import Encoded, Tensor
 from git_theta.errors import ObjectDamaged
+from git_theta.settings import Settings
 from git_theta.store.local import LocalStore
 from git_theta.updates import frames, ia3, low_rank, planes
 from git_theta.updates.delta import Delta
@@ -51,7 +52,8 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def link(store: LocalStore, name: str, value: Tensor, encoded: Encoded | None) -> Link:
     assert encoded is not None
-    (made,) = chains.stage(store, name, value.spec, encoded.chunks).seal()
+    target, payload = chains.PayloadTarget(store, Settings()), chains.Payload(name, encoded.chunks)
+    (made,) = chains.stage(target, value.spec, digest(value.data), payload).seal()
     return made
 
 
