@@ -32,11 +32,12 @@ from git_theta.store.local import LocalStore
 from git_theta.workflows.maintenance import attributes_of_commits
 from git_theta.workflows.restoring import mistracked
 from git_theta.workflows.restoring.mistracked import Kind, Mistracked
+from git_theta.workflows.sharing.pointers import REFS
 
 _TOGETHER = 4096  # blobs or files that git is asked for at a time
 _OBJECTS = 1000  # objects that a place is asked for at a time
 # Where pointers to objects are kept, as refs of any kind that a forge takes
-POINTERS = ("refs/theta/objects", "refs/heads/theta/objects", "refs/tags/theta/objects")
+POINTERS = tuple(REFS.values())
 _REMEMBERED = 500_000  # blobs, and objects, that were looked at
 
 

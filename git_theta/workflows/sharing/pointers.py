@@ -25,7 +25,7 @@ _ATTEMPTS = 60
 _UNMOVED = 6  # attempts that fail although the ref does not move
 _LONGEST_PAUSE = 4.0  # seconds
 
-_REFS = {
+REFS = {
     "ref": "refs/theta/objects",
     "branch": "refs/heads/theta/objects",
     "tag": "refs/tags/theta/objects",
@@ -76,7 +76,7 @@ def place(session: Session, remote: Remote) -> PointersRef | None:
     mode = session.settings.pointers
     if mode == "off" or not isinstance(routes.Routes(session).destination(remote), LfsPlace):
         return None
-    return PointersRef(remote, _REFS[Host.of(remote.push_url).mode if mode == "auto" else mode])
+    return PointersRef(remote, REFS[Host.of(remote.push_url).mode if mode == "auto" else mode])
 
 
 def deliver(

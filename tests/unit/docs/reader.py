@@ -221,7 +221,8 @@ class Reader:
             order = sorted(range(len(prediction)), key=fields.__getitem__)
             sorted_, difference = difference, np.empty_like(difference)
             difference[order] = sorted_
-        return prediction + difference
+        values: np.ndarray = prediction + difference
+        return values
 
     def frames(
         self, dtype: str, shape: tuple[int, ...], decode: Callable[[Reader, int, int], np.ndarray]
