@@ -73,7 +73,12 @@ def chunks(spec: Spec, pieces: Iterable[memoryview], level: Level) -> Iterator[B
     """The payload of a tensor whose bytes are ``pieces``, one behind the other; each but the last
     is a multiple of :func:`frames.step` long.
     """
-    table, step, width = frames.Table(spec), frames.step(spec), dtypes.get(spec.dtype).width
+    width = dtypes.get(spec.dtype).width
+    if not frames.size(spec):
+        for piece in pieces:
+            yield from planes.encode_bytes(piece, width, level)
+        return
+    table, step = frames.Table(spec), frames.step(spec)
     for piece in pieces:
         for start in range(0, len(piece), step):
             yield from table.frame(planes.encode_bytes(piece[start : start + step], width, level))

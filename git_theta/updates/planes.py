@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 BLOCK = 256 * 1024
 _SAMPLE = 4096
+_PROBES, _PROBE = 2, 6  # how many stretches of a small plane are looked for again; their bytes
 _NO_GAIN = 0.995  # of a sample: a plane that shrinks less is kept as it is
 _SMALL = 1 << 20  # bytes up to which importing numpy would take longer than doing without
 _SIZE = struct.Struct("<I")
@@ -159,7 +160,29 @@ def shrink(plane: Buffer, level: Level) -> bytes:
     The frame is copied, since it lies in memory that would have held the plane, and frames are kept
     until a tensor is complete.
     """
+    if len(plane) <= 2 * _SAMPLE:
+        return _shrink_small(plane, level)
     return bytes(memoryview(_choose_coder(plane, level).compress(plane)))
+
+
+def _shrink_small(plane: Buffer, level: Level) -> bytes:
+    """As :func:`shrink`, of a plane that a sample would hold all of: coded at once, and for matches
+    once more where there seem to be any.
+    """
+    packed = _coders.huffman.compress(plane)
+    if not _seems_to_repeat(bytes(plane)):
+        return packed
+    matched = _coders.matching.compress(plane)
+    if len(matched) >= 0.95 * len(packed):
+        return packed
+    return _coders.thorough.compress(plane) if level == "best" else matched
+
+
+def _seems_to_repeat(plane: bytes) -> bool:
+    """Whether one of a few short stretches is there twice."""
+    step = max(1, len(plane) // _PROBES)
+    probes = (plane[at : at + _PROBE] for at in range(step // 2, len(plane) - _PROBE + 1, step))
+    return any(plane.count(probe) > 1 for probe in probes)
 
 
 def _choose_coder(plane: Buffer, level: Level) -> zstandard.ZstdCompressor:
