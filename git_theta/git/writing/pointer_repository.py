@@ -167,7 +167,13 @@ class PointerRepository:
 
     def unnamed(self, tip: str, wanted: Iterable[ObjectRef]) -> list[ObjectRef]:
         """Those of ``wanted`` that neither ``tip`` nor a commit before it names."""
-        return pointer_scan.unnamed(self.path, [tip] if tip else [], wanted, hidden=_HIDDEN)
+        every = list(dict.fromkeys(wanted))
+        if not every or not tip:
+            return every
+        # Mostly no pointer to them was ever made here: then the history need not be read
+        made = self._made(every)
+        left = set(pointer_scan.unnamed(self.path, [tip], made, hidden=_HIDDEN))
+        return [ref for ref in every if ref in left or ref not in made]
 
     def commit(self, refs: Iterable[ObjectRef], parent: str) -> str:
         """Make a commit that names ``refs``, and nothing else, after ``parent`` (empty: none)."""
@@ -256,6 +262,19 @@ class PointerRepository:
             call(self._own(["gc", "--quiet"]), capture_output=True, env=self._environment())
 
     # Running git
+
+    def _made(self, refs: Sequence[ObjectRef]) -> set[ObjectRef]:
+        """Those of ``refs`` whose pointer is here, in whatever commit."""
+        algorithm = "sha256" if self._repository.hash_length == 64 else "sha1"
+        blobs = {}
+        for ref in refs:
+            text = lfs_pointer.dump(*ref)
+            blob = b"blob %d\0%s" % (len(text), text)
+            blobs[hashlib.new(algorithm, blob, usedforsecurity=False).hexdigest()] = ref
+        asked = "".join(f"{blob}\n" for blob in blobs).encode("ascii")
+        listed = self._git(["cat-file", "--buffer", "--batch-check=%(objectname)"], asked)
+        lines = listed.decode("ascii").splitlines()
+        return {blobs[line] for line in lines if line in blobs}
 
     def _commit(self, name: str) -> str:
         asked = self._own(["rev-parse", "--verify", "--quiet", f"{name}^{{commit}}"])
