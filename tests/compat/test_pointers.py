@@ -427,18 +427,20 @@ def test_push_options_and_other_settings_are_for_the_user_own_refs(
     assert_kept(world)
 
 
-@pytest.mark.parametrize("way", ["askpass", "config", "command", "worktree"])
+@pytest.mark.parametrize("way", ["helper", "no helper", "config", "command", "worktree"])
 def test_credentials_reach_the_pointers(world: HttpWorld, one: Repo, way: str) -> None:
     remote(world).git("config", "http.receivepack", "true")
     with git_server(world.folder) as server:
         one.git("remote", "set-url", "origin", server.url(world.remote))
         command = one
-        if way == "askpass":
+        if way in ("helper", "no helper"):
+            if way == "no helper":
+                one.git("config", f"credential.{server.root}.helper", "")
             command = one.under({"GIT_ASKPASS": str(askpass(world, server))})
             command.git("push", "-q", "origin", "main")
             asked = (world.folder / "asked").read_text().splitlines()
-            # The helper of this world keeps them, so git asks for name and password once
-            assert len(asked) == 2
+            # Name and password: once if a helper keeps them, else once for each connection
+            assert len(asked) == (2 if way == "helper" else 4)
         elif way == "config":
             one.git("config", f"http.{server.root}.extraHeader", server.header)
             one.git("push", "-q", "origin", "main")
