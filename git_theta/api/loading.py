@@ -164,7 +164,7 @@ class Checkpoint(Mapping[str, Any]):
 
         Rows are checked by the digest of the whole tensor, which takes decoding all of it. With
         ``verify=False`` only the parts of the tensor (of at most 1 MiB) that hold them are decoded,
-        and nothing tells whether an object was damaged since it was fetched.
+        and an object that was damaged since it was fetched goes unnoticed.
         """
         self._check(name)
         return Slice(self._reader, name, self._framework, verify)

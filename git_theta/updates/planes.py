@@ -167,7 +167,7 @@ def shrink(plane: Buffer, level: Level) -> bytes:
 
 def _shrink_small(plane: Buffer, level: Level) -> bytes:
     """As :func:`shrink`, of a plane that a sample would hold all of: coded at once, and for matches
-    once more where there seem to be any.
+    once more if there seem to be any.
     """
     packed = _coders.huffman.compress(plane)
     if not _seems_to_repeat(bytes(plane)):

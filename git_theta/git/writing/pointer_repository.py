@@ -230,7 +230,7 @@ class PointerRepository:
         return Pushed.FAILED, reason
 
     def fetch(self, target: PointersRef) -> str:
-        """The commit that the ref has there, with its history; empty if there is no such ref.
+        """The commit that the ref has there, with its history; empty if the ref is not there.
 
         :class:`GitError` if it cannot be fetched.
         """

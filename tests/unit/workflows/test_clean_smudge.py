@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import struct
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +38,7 @@ from git_theta.settings import Settings
 from git_theta.workflows import chains
 from git_theta.workflows.restoring import smudge
 from git_theta.workflows.session import Session
-from git_theta.workflows.storing import clean
+from git_theta.workflows.storing import clean, recut
 from git_theta.workflows.storing.reuse import Elsewhere
 
 Tensors = dict[str, np.ndarray]
@@ -763,3 +764,137 @@ def test_what_only_starts_like_a_pointer_is_stored(make: Make) -> None:
     data = POINTER + bytes(1024)
     bench = make()
     assert bench.stream(bench.clean(data, path="m.bin")) == data
+
+
+# Many small tensors
+
+
+def many(seed: int, count: int = 3000, size: int = 800) -> Tensors:
+    random = np.random.default_rng(seed)
+    return {
+        f"block.{number}.norm": random.standard_normal(size).astype(np.float32)
+        for number in range(count)
+    }
+
+
+def moved(tensors: Tensors, names: Sequence[str], seed: int) -> Tensors:
+    random = np.random.default_rng(seed)
+    step = {
+        name: tensors[name]
+        + (random.standard_normal(tensors[name].shape) * 1e-6).astype(np.float32)
+        for name in names
+    }
+    return {**tensors, **step}
+
+
+def test_small_tensors_share_few_objects(bench: Bench) -> None:
+    data = safetensors_file(many(1))
+    manifest = bench.clean(data)
+    assert len(bench.store_objects) == 2, "9.6 MB in groups of 8 MiB, with the skeleton"
+    assert bench.stream(manifest) == data
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_bundles_are_the_same_for_all(make: Make, threads: int) -> None:
+    """Whatever the threads, and whatever else is in the store."""
+    texts = set()
+    for name, before in (("plain", []), ("other", [many(9, size=700)])):
+        bench = make(f"{name}{threads}", threads=threads)
+        for tensors in before:
+            bench.clean(safetensors_file(tensors), path="other.safetensors")
+        first = bench.clean(safetensors_file(many(1)))
+        names = [f"block.{number}.norm" for number in range(0, 3000, 7)]
+        second = bench.clean(safetensors_file(moved(many(1), names, 2)), first)
+        texts.add((dump(first), dump(second)))
+    bench = make(f"again{threads}", threads=5 - threads)
+    first = bench.clean(safetensors_file(many(1)))
+    second = bench.clean(safetensors_file(moved(many(1), names, 2)), first)
+    assert texts == {(dump(first), dump(second))}
+
+
+def test_one_tensor_that_is_known_leaves_the_other_bundles_as_they_are(make: Make) -> None:
+    alone, beside = make("alone"), make("beside")
+    first = alone.clean(safetensors_file(many(1)))
+    name = "block.5.norm"
+    old = beside.clean(safetensors_file({**many(2), name: many(1)[name]}))
+    second = beside.clean(safetensors_file(many(1)), old)
+    objects = [set(each.objects()) for each in (first, second)]
+    assert len(objects[0] & objects[1]) >= len(objects[0]) - 1
+    assert beside.stream(second) == alone.stream(first)
+
+
+def test_back_to_an_earlier_version_nothing_is_stored(make: Make) -> None:
+    bench = make()
+    files = [safetensors_file(many(1)), safetensors_file(moved(many(1), list(many(1)), 2))]
+    a = bench.clean(files[0])
+    b = bench.clean(files[1], a)
+    held = bench.store_objects
+    again = bench.clean(files[0], b)
+    assert bench.store_objects == held
+    assert {entry.chain for entry in again.entries} == {entry.chain for entry in a.entries}
+    # A fresh clone has no log of what was stored: the payloads themselves say what they give
+    shutil.rmtree(bench.session.repository.cache)
+    once_more = bench.clean(files[0], b)
+    assert bench.store_objects == held
+    assert {entry.chain for entry in once_more.entries} == {entry.chain for entry in a.entries}
+
+
+def test_a_payload_that_lies_about_its_value_is_not_believed(make: Make) -> None:
+    bench = make()
+    a, b, c = (safetensors_file({"w": many(seed)["block.0.norm"]}) for seed in (1, 1, 3))
+    first = bench.clean(a)
+    near = safetensors_file(moved({"w": many(1)["block.0.norm"]}, ["w"], 2))
+    second = bench.clean(near, first)
+    assert [link.update for link in second.by_name["w"].chain] == ["delta", "dense"]
+    (place,) = second.by_name["w"].chain[1].ranges
+    path = bench.path_of(place.object)
+    data = bytearray(path.read_bytes())
+    truth = bytes.fromhex(first.by_name["w"].digest)
+    wanted = bytes.fromhex(bench.clean(c).by_name["w"].digest)
+    at = data.index(truth)
+    data[at : at + 32] = wanted
+    path.chmod(0o644)
+    path.write_bytes(data)
+    shutil.rmtree(bench.session.repository.cache)
+    for ref in bench.session.store:
+        if ref.oid != place.oid and ref.oid not in second.objects():
+            bench.session.store.remove(ref.oid)
+    third = bench.clean(c, second)
+    assert bench.stream(third) == c
+    assert b == a
+
+
+def test_a_clone_needs_little_more_than_it_fetches(make: Make) -> None:
+    """Fifty versions that change a twentieth of the tensors each."""
+    bench = make()
+    tensors, random = many(1, 400), np.random.default_rng(4)
+    known: list[Manifest] = []
+    for version in range(50):
+        manifest = bench.clean(safetensors_file(tensors), *known[-1:])
+        known.append(manifest)
+        entries = (manifest.skeleton, *manifest.entries)
+        needed = sum(p.length for p in {p for entry in entries for p in entry.ranges})
+        assert sum(manifest.objects().values()) <= 1.5 * needed, version
+        names = random.choice(list(tensors), 20, replace=False).tolist()
+        tensors = moved(tensors, names, version)
+    for manifest in known[::10]:
+        bench.stream(manifest)
+
+
+def test_unchanged_content_is_recognised_without_parsing(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make()
+    tensors = {**many(1), "empty": np.zeros((0, 4), np.float32), "one": np.array(7)}
+    data = safetensors_file(tensors)
+    text = dump(bench.clean(data))
+    assert recut.is_unchanged(bench.session, text, BytesSource(data))
+    for place in (20, len(data) // 3, len(data) - 1):
+        other = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+        assert not recut.is_unchanged(bench.session, text, BytesSource(other))
+    assert not recut.is_unchanged(bench.session, text, BytesSource(data + b" "))
+    assert not recut.is_unchanged(bench.session, text[:-1], BytesSource(data))
+    few = dump(bench.clean(safetensors_file(model())))
+    assert not recut.is_unchanged(bench.session, few, BytesSource(safetensors_file(model())))
+    swapped = safetensors_file({**tensors, "block.0.norm": tensors["block.1.norm"]})
+    assert not recut.is_unchanged(bench.session, text, BytesSource(swapped))
