@@ -904,7 +904,8 @@ def test_a_manifest_that_needs_a_plugin_names_it(history: Repo) -> None:
     history.git("update-index", "--cacheinfo", f"100644,{blob},model.safetensors")
     (history.path / "model.safetensors").unlink()
     complaint = history.git_fails("checkout", "--", "model.safetensors")
-    assert "update 'weaving' is neither built in nor offered by a plugin" in complaint
+    assert "tensors are stored as 'weaving', unknown to Git-Theta" in complaint
+    assert "git theta plugins" in complaint
 
 
 # Config values, by git itself
