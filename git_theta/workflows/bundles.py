@@ -8,9 +8,11 @@ as they are.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import BinaryIO
 
@@ -53,35 +55,39 @@ class Spool:
     def __init__(self, store: LocalStore) -> None:
         self._store = store
         self._lock = threading.Lock()
+        self._numbers = count()
         self._held: dict[int, bytes] = {}
-        self._size = 0
+        self._size = 0  # bytes in memory
+        self._written: dict[int, tuple[int, int]] = {}
         self._file: BinaryIO | None = None
         self._path: Path | None = None
 
-    def put(self, payload: bytes) -> tuple[int, int]:
-        """Keep a payload; the place at which :meth:`take` gives it back."""
+    def put(self, payload: bytes) -> int:
+        """Keep a payload; the number by which :meth:`take` gives it back."""
         with self._lock:
-            place = self._size, len(payload)
-            self._size += len(payload)
-            if self._size <= _SPOOLED:
-                self._held[place[0]] = payload
-                return place
+            number = next(self._numbers)
+            if self._size + len(payload) <= _SPOOLED:
+                self._held[number] = payload
+                self._size += len(payload)
+                return number
             if self._file is None:
                 self._path = self._store.temporary_path()
                 self._file = self._path.open("x+b")
-            self._file.seek(place[0])
+            self._written[number] = self._file.seek(0, os.SEEK_END), len(payload)
             self._file.write(payload)
-            return place
+            return number
 
-    def take(self, place: tuple[int, int]) -> bytes:
-        """The payload that was put."""
+    def take(self, number: int) -> bytes:
+        """The payload that was put, which is then forgotten."""
         with self._lock:
-            held = self._held.get(place[0])
-            if held is not None:
-                return held
+            payload = self._held.pop(number, None)
+            if payload is not None:
+                self._size -= len(payload)
+                return payload
             assert self._file is not None
-            self._file.seek(place[0])
-            return self._file.read(place[1])
+            offset, length = self._written.pop(number)
+            self._file.seek(offset)
+            return self._file.read(length)
 
     def close(self) -> None:
         """Forget all payloads."""
@@ -102,16 +108,19 @@ class Bundle:
         self._store = store
         self._spool = spool
         self._lock = threading.Lock()
-        self._waiting: dict[int, tuple[int, int]] = {}
+        self._waiting: dict[int, int] = {}
         self._ranges: dict[int, ObjectRange] = {}
 
     def add(self, number: int, payload: bytes) -> BundledPayload:
         """Take in the payload of the tensor ``number``, header and all, in place of an earlier one
         of that tensor.
         """
-        place = self._spool.put(payload)
+        kept = self._spool.put(payload)
         with self._lock:
-            self._waiting[number] = place
+            before = self._waiting.get(number)
+            self._waiting[number] = kept
+        if before is not None:
+            self._spool.take(before)
         return BundledPayload(self, number, len(payload))
 
     def close(self) -> None:

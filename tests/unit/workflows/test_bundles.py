@@ -79,10 +79,21 @@ def test_many_payloads_wait_in_a_file(store: LocalStore, monkeypatch: pytest.Mon
     spool = Spool(store)
     payloads = [random.Random(number).randbytes(30) for number in range(20)]
     places = [spool.put(payload) for payload in payloads]
-    assert [spool.take(place) for place in places] == payloads
     assert len(list((store.root.parent / "tmp").iterdir())) == 1
+    order = random.Random(1).sample(range(20), 20)
+    assert [spool.take(places[at]) for at in order] == [payloads[at] for at in order]
     spool.close()
     assert list((store.root.parent / "tmp").iterdir()) == []
+
+
+def test_payloads_that_were_taken_make_room(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundles, "_SPOOLED", 100)
+    spool = Spool(store)
+    for number in range(20):
+        assert spool.take(spool.put(bytes([number]) * 60)) == bytes([number]) * 60
+    assert not (store.root.parent / "tmp").exists(), "one at a time, none is written to a file"
 
 
 def test_bundles_close_when_all_their_tensors_are_done_in_any_order(store: LocalStore) -> None:
