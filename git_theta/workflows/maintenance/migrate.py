@@ -217,7 +217,7 @@ def _scratch(session: Session, keep: bool) -> Iterator[tuple[RewriteScratch, Loc
 
 
 def _with_store(session: Session, store: LocalStore) -> Session:
-    """The session with another store; the threads are shared."""
+    """The session with another store; threads and what reads git's blobs are shared."""
     other = Session(
         session.repository,
         session.settings,
@@ -226,6 +226,7 @@ def _with_store(session: Session, store: LocalStore) -> Session:
         progress=session.progress,
     )
     other.__dict__["store"] = store
+    other.__dict__["blobs"] = session.blobs
     return other
 
 
